@@ -1,0 +1,70 @@
+/** Settings from the environment, parsed once at the start. Every variable of ours begins with UNDERSTUDY_. */
+import { hostname } from 'node:os';
+import { resolve } from 'node:path';
+import { z } from 'zod';
+import { issuesOf, Refused } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
+
+const schema = z.object({
+  UNDERSTUDY_NATS_URL: z.string().default('nats://127.0.0.1:4222').describe('comma-separated for a cluster'),
+  UNDERSTUDY_NATS_USER: z.string().optional(),
+  UNDERSTUDY_NATS_PASSWORD: z.string().optional(),
+  UNDERSTUDY_REDIS_URL: z.string().default('redis://127.0.0.1:6379'),
+  UNDERSTUDY_PREFIX: z.string().regex(/^[a-z0-9-]+$/).default('understudy').describe('of subjects, streams and keys'),
+  UNDERSTUDY_SHARDS: z.coerce.number().int().positive().max(4_096).default(limits.shardsDefault).describe('fixed at install'),
+  UNDERSTUDY_INSTANCE: z.string().regex(/^[A-Za-z0-9-]+$/, 'letters, digits and - only').optional().describe('stable name of this process; default: host name and pid'),
+  UNDERSTUDY_SPECS: z.string().default('agents').describe('folder of Agent, Tool, Model and Tenant documents'),
+  UNDERSTUDY_FILES: z.string().default('.').describe('folder that the built-in file tools may read'),
+  UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),
+  UNDERSTUDY_SCRATCH: z.string().optional(),
+  UNDERSTUDY_HTTP_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('probes and metrics; 0 takes a free port'),
+  UNDERSTUDY_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
+  UNDERSTUDY_CONCURRENCY: z.coerce.number().int().positive().default(limits.performMax),
+  UNDERSTUDY_LEASE_MS: z.coerce.number().int().min(500).default(limits.leaseMs),
+  UNDERSTUDY_REPLICAS: z.coerce.number().int().min(1).max(5).default(1).describe('copies of each stream'),
+});
+
+export interface Settings {
+  readonly natsUrl: string;
+  readonly natsUser: string | undefined;
+  readonly natsPassword: string | undefined;
+  readonly redisUrl: string;
+  readonly prefix: string;
+  readonly shards: number;
+  readonly instance: string;
+  readonly specs: string;
+  readonly files: string;
+  readonly pool: string;
+  readonly scratch: string | undefined;
+  readonly httpPort: number;
+  readonly logLevel: string;
+  readonly concurrency: number;
+  readonly leaseMs: number;
+  readonly replicas: number;
+}
+
+/** @throws Refused naming the variable */
+export function settingsFrom(environment: Readonly<Record<string, string | undefined>>): Settings {
+  const given = Object.fromEntries(Object.entries(environment).filter(([name, value]) => name.startsWith('UNDERSTUDY_') && value !== ''));
+  const parsed = schema.safeParse(given);
+  if (!parsed.success) throw new Refused('SETTINGS_INVALID', `environment: ${issuesOf(parsed.error)}`);
+  const value = parsed.data;
+  return {
+    natsUrl: value.UNDERSTUDY_NATS_URL,
+    natsUser: value.UNDERSTUDY_NATS_USER,
+    natsPassword: value.UNDERSTUDY_NATS_PASSWORD,
+    redisUrl: value.UNDERSTUDY_REDIS_URL,
+    prefix: value.UNDERSTUDY_PREFIX,
+    shards: value.UNDERSTUDY_SHARDS,
+    instance: value.UNDERSTUDY_INSTANCE ?? `${hostname().replace(/[^A-Za-z0-9-]/g, '-')}-${process.pid}`,
+    specs: resolve(value.UNDERSTUDY_SPECS),
+    files: resolve(value.UNDERSTUDY_FILES),
+    pool: value.UNDERSTUDY_POOL,
+    scratch: value.UNDERSTUDY_SCRATCH,
+    httpPort: value.UNDERSTUDY_HTTP_PORT,
+    logLevel: value.UNDERSTUDY_LOG_LEVEL,
+    concurrency: value.UNDERSTUDY_CONCURRENCY,
+    leaseMs: value.UNDERSTUDY_LEASE_MS,
+    replicas: value.UNDERSTUDY_REPLICAS,
+  };
+}

@@ -1,0 +1,82 @@
+/** One NATS connection with what every part of this folder needs of it. */
+import { connect, type ConnectionOptions, type JetStreamManager, type NatsConnection } from 'nats';
+import { Unavailable } from '../../core/errors.ts';
+import { type Streams, streamsOf, type Subjects, subjectsOf } from '../../core/wire/subjects.ts';
+import { LeanPublisher } from './publisher.ts';
+
+export interface Nats {
+  readonly connection: NatsConnection;
+  readonly manager: JetStreamManager;
+  readonly publisher: LeanPublisher;
+  readonly subjects: Subjects;
+  readonly streams: Streams;
+  /** Called after every reconnect: what lived in the server's memory may be gone. */
+  onReconnect(listener: () => void): void;
+  close(): Promise<void>;
+}
+
+export interface NatsSettings {
+  readonly url: string;
+  readonly name: string;
+  readonly prefix?: string | undefined;
+  readonly user?: string | undefined;
+  readonly password?: string | undefined;
+}
+
+/** @throws Unavailable when no server answers within 10 s */
+export async function connectNats({ url, name, prefix, user, password }: NatsSettings): Promise<Nats> {
+  const options: ConnectionOptions = {
+    servers: url.split(','),
+    name,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 100,
+    reconnectJitter: 100,
+    waitOnFirstConnect: true,
+    pingInterval: 5_000,
+    maxPingOut: 2,
+    inboxPrefix: '_INBOX',
+    ...(user ? { user, pass: password ?? '' } : {}),
+  };
+  const deadline = Date.now() + 10_000;
+  let connection: NatsConnection | undefined;
+  while (!connection) {
+    try {
+      connection = await connect({ ...options, waitOnFirstConnect: false, timeout: 2_000 });
+    } catch (error) {
+      if (Date.now() > deadline) throw new Unavailable('NATS_UNAVAILABLE', `no NATS server answers at ${url}`, { cause: error });
+      await new Promise((resolve) => setTimeout(resolve, 150));
+    }
+  }
+  const open = connection;
+  const listeners: (() => void)[] = [];
+  void (async () => {
+    for await (const status of open.status()) {
+      if (status.type === 'reconnect') for (const listener of listeners) listener();
+    }
+  })();
+  const manager = await open.jetstreamManager({ checkAPI: false, timeout: 5_000 });
+  const publisher = new LeanPublisher(open);
+  listeners.push(() => publisher.resendAll());
+  return {
+    connection: open,
+    manager,
+    publisher,
+    subjects: subjectsOf(prefix),
+    streams: streamsOf(prefix),
+    onReconnect: (listener) => listeners.push(listener),
+    async close() {
+      publisher.close();
+      await open.close();
+    },
+  };
+}
+
+/** Ask the JetStream API, in JSON. @throws Unavailable on no answer; an `error` in the answer is returned. */
+export async function ask<Answer>(nats: Pick<Nats, 'connection'>, subject: string, body: unknown, timeoutMs = 5_000): Promise<Answer & { error?: { code: number; err_code?: number; description: string } }> {
+  try {
+    const reply = await nats.connection.request(subject, body === undefined ? '' : JSON.stringify(body), { timeout: timeoutMs });
+    return JSON.parse(reply.string()) as Answer & { error?: { code: number; err_code?: number; description: string } };
+  } catch (error) {
+    throw new Unavailable('NATS_UNAVAILABLE', `NATS did not answer (${subject.split('.').slice(0, 5).join('.')})`, { cause: error });
+  }
+}

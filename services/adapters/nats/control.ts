@@ -1,0 +1,46 @@
+/** The control API as a NATS service (ADR-32): `$SRV.*` finds it, `nats req` talks to it. */
+import { z } from 'zod';
+import { Unavailable, UnderstudyError, messageOf } from '../../core/errors.ts';
+import type { Control, ControlAnswer } from '../../ports/control.ts';
+import type { Nats } from './connection.ts';
+
+const answerSchema = z.union([z.object({ ok: z.literal(true), value: z.unknown() }), z.object({ ok: z.literal(false), code: z.string(), message: z.string() })]);
+
+export function natsControl(nats: Nats, version = '0.1.0'): Control {
+  const { connection, subjects } = nats;
+  return {
+    async serve(handlers) {
+      const service = await connection.services.add({ name: 'understudy-control', version, description: 'list, inspect, pause, resume, halt, approve, reject, dead letters, verify' });
+      const group = service.addGroup(`${subjects.prefix}.control`);
+      for (const [verb, handle] of Object.entries(handlers)) {
+        group.addEndpoint(verb, {
+          handler: (error, message) => {
+            if (error) return;
+            void (async () => {
+              let answer: ControlAnswer;
+              try {
+                answer = await handle(message.data.length === 0 ? {} : JSON.parse(message.string()));
+              } catch (failure) {
+                answer = { ok: false, code: failure instanceof UnderstudyError ? failure.code : failure instanceof SyntaxError ? 'NOT_JSON' : 'DEFECT', message: messageOf(failure) };
+              }
+              message.respond(JSON.stringify(answer));
+            })();
+          },
+        });
+      }
+      return { stop: async () => void (await service.stop()) };
+    },
+    async ask(verb, body, waitMs) {
+      try {
+        const reply = await connection.request(subjects.control(verb), JSON.stringify(body), { timeout: waitMs });
+        return answerSchema.parse(JSON.parse(reply.string()));
+      } catch (error) {
+        throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms; is one running? (understudy doctor)`, { cause: error });
+      }
+    },
+    announceReleased: () => connection.publish(subjects.released, ''),
+    onReleased(listener) {
+      connection.subscribe(subjects.released, { callback: (error) => (error ? undefined : listener()) });
+    },
+  };
+}

@@ -1,0 +1,58 @@
+/**
+ * Natural batching: what gathers for one subject while a publish is under way leaves as one message.
+ * An idle subject sends at the end of the event-loop turn; there are no timers.
+ */
+import { limits } from '../../core/limits.ts';
+
+interface Item {
+  readonly text: string;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class Gatherer {
+  readonly #publish: (key: string, texts: readonly string[]) => Promise<unknown>;
+  readonly #lanes = new Map<string, { items: Item[]; isBusy: boolean }>();
+
+  constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>) {
+    this.#publish = publish;
+  }
+
+  add(key: string, text: string): Promise<void> {
+    let lane = this.#lanes.get(key);
+    if (!lane) {
+      lane = { items: [], isBusy: false };
+      this.#lanes.set(key, lane);
+    }
+    const held = lane;
+    return new Promise((resolve, reject) => {
+      held.items.push({ text, resolve, reject });
+      if (held.isBusy) return;
+      held.isBusy = true;
+      setImmediate(() => void this.#drain(key, held));
+    });
+  }
+
+  async #drain(key: string, lane: { items: Item[]; isBusy: boolean }): Promise<void> {
+    while (lane.items.length > 0) {
+      let bytes = 0;
+      let count = 0;
+      while (count < lane.items.length && count < limits.batchMessagesMax) {
+        bytes += lane.items[count]!.text.length;
+        if (count > 0 && bytes > limits.batchBytesMax) break;
+        count += 1;
+      }
+      const batch = lane.items.splice(0, count);
+      try {
+        await this.#publish(key, batch.map((item) => item.text));
+        for (const item of batch) item.resolve();
+      } catch (error) {
+        for (const item of batch) item.reject(error);
+      }
+    }
+    lane.isBusy = false;
+    this.#lanes.delete(key);
+  }
+}
+
+export const joined = (texts: readonly string[]): string => (texts.length === 1 ? texts[0]! : `[${texts.join(',')}]`);

@@ -1,0 +1,37 @@
+/** MAIL: the log of what sessions hear. Envelopes for one shard that gather during a publish leave as one message. */
+import { Unavailable } from '../../core/errors.ts';
+import { encodeEnvelope, parseMail } from '../../core/wire/envelopes.ts';
+import type { Mailbox } from '../../ports/mailbox.ts';
+import { ask, type Nats } from './connection.ts';
+import { Gatherer, joined } from './gatherer.ts';
+import { lastSequenceOf, OrderedReader } from './ordered-reader.ts';
+
+export function natsMailbox(nats: Nats): Mailbox {
+  const { subjects, streams, publisher } = nats;
+  const gatherer = new Gatherer((shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), joined(texts)));
+  return {
+    deliver: (shard, envelope) => gatherer.add(String(shard), encodeEnvelope(envelope)),
+
+    async read(shard, afterSequence, onBatch) {
+      const reader = new OrderedReader(nats, { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence }, (message) => {
+        onBatch({ shard, sequence: message.sequence, at: message.at, items: parseMail(message.text()) });
+      });
+      await reader.start();
+      return reader;
+    },
+
+    async bounds() {
+      const info = await ask<{ created: string; state: { first_seq: number; last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${streams.mail}`, undefined);
+      if (info.error) throw new Unavailable('NATS_UNAVAILABLE', `stream ${streams.mail}: ${info.error.description}`);
+      return { first: info.state.first_seq, last: info.state.last_seq, created: Date.parse(info.created) };
+    },
+
+    lastOf: (shard) => lastSequenceOf(nats, streams.mail, subjects.mailOf(shard)),
+
+    async trim(beforeSequence) {
+      if (beforeSequence <= 1) return;
+      // By sequence only: a purge by subject stalls all publishers on NATS 2.9.
+      await ask(nats, `$JS.API.STREAM.PURGE.${streams.mail}`, { seq: beforeSequence }, 30_000);
+    },
+  };
+}

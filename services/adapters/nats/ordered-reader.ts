@@ -1,0 +1,190 @@
+/**
+ * Reads one subject filter of a stream in order, without acks, for ever: an ephemeral push consumer that is
+ * made again from the last sequence + 1 whenever it fell silent, skipped a number, or the server came back.
+ *
+ * O1  Messages are handed on in stream order, each once, without gaps.
+ * O2  A consumer that is silent for three heartbeats is taken for dead.
+ */
+import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
+import { type Nats, ask } from './connection.ts';
+
+const heartbeatMs = 500;
+
+export interface OrderedMessage {
+  readonly sequence: number;
+  readonly at: number;
+  readonly subject: string;
+  /** How many more the stream has for this reader now. */
+  readonly remaining: number;
+  text(): string;
+  bytes(): Uint8Array;
+}
+
+export class OrderedReader {
+  readonly #nats: Nats;
+  readonly #stream: string;
+  readonly #filter: string;
+  readonly #onMessage: (message: OrderedMessage) => void;
+  #last: number;
+  #expected = 1;
+  #subscription: Subscription | undefined;
+  #consumer: string | undefined;
+  #heardAt = 0;
+  #watch: NodeJS.Timeout | undefined;
+  #isMaking = false;
+  #isPaused = false;
+  #isStopped = false;
+  #deliver: 'from' | 'last-per-subject';
+
+  constructor(nats: Nats, options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject' }, onMessage: (message: OrderedMessage) => void) {
+    this.#nats = nats;
+    this.#stream = options.stream;
+    this.#filter = options.filter;
+    this.#last = options.afterSequence;
+    this.#deliver = options.deliver ?? 'from';
+    this.#onMessage = onMessage;
+  }
+
+  async start(): Promise<void> {
+    await this.#make();
+    this.#watch = setInterval(() => {
+      if (!this.#isPaused && !this.#isMaking && Date.now() - this.#heardAt > 3 * heartbeatMs + 500) void this.#remake();
+    }, heartbeatMs);
+    this.#watch.unref();
+  }
+
+  pause(): void {
+    if (this.#isPaused) return;
+    this.#isPaused = true;
+    this.#drop();
+  }
+
+  resume(): void {
+    if (!this.#isPaused) return;
+    this.#isPaused = false;
+    void this.#remake();
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    clearInterval(this.#watch);
+    this.#drop();
+  }
+
+  #drop(): void {
+    this.#subscription?.unsubscribe();
+    this.#subscription = undefined;
+    const consumer = this.#consumer;
+    this.#consumer = undefined;
+    if (consumer && !this.#nats.connection.isClosed()) {
+      this.#nats.connection.publish(`$JS.API.CONSUMER.DELETE.${this.#stream}.${consumer}`, '');
+    }
+  }
+
+  async #remake(): Promise<void> {
+    if (this.#isMaking || this.#isStopped || this.#isPaused) return;
+    this.#drop();
+    try {
+      await this.#make();
+    } catch {
+      // The server is away or still waking up: the watch tries again.
+      this.#heardAt = Date.now() - 2 * heartbeatMs;
+    }
+  }
+
+  async #make(): Promise<void> {
+    this.#isMaking = true;
+    try {
+      const inbox = createInbox();
+      this.#expected = 1;
+      const subscription = this.#nats.connection.subscribe(inbox, { callback: (error, message) => (error ? undefined : this.#heard(message, subscription)) });
+      this.#subscription = subscription;
+      const isFrom = this.#deliver === 'from' || this.#last > 0;
+      const answer = await ask<{ name: string }>(this.#nats, `$JS.API.CONSUMER.CREATE.${this.#stream}`, {
+        stream_name: this.#stream,
+        config: {
+          deliver_subject: inbox,
+          filter_subject: this.#filter,
+          deliver_policy: isFrom ? DeliverPolicy.StartSequence : DeliverPolicy.LastPerSubject,
+          ...(isFrom ? { opt_start_seq: this.#last + 1 } : {}),
+          ack_policy: AckPolicy.None,
+          max_deliver: 1,
+          replay_policy: ReplayPolicy.Instant,
+          flow_control: true,
+          idle_heartbeat: nanos(heartbeatMs),
+          inactive_threshold: nanos(5_000),
+          mem_storage: true,
+          num_replicas: 1,
+        },
+      });
+      if (answer.error) throw new Error(answer.error.description);
+      this.#heardAt = Date.now();
+      if (this.#isStopped || this.#isPaused) {
+        this.#consumer = answer.name;
+        this.#drop();
+      } else this.#consumer = answer.name;
+    } finally {
+      this.#isMaking = false;
+    }
+  }
+
+  #heard(message: Msg, subscription: Subscription): void {
+    if (subscription !== this.#subscription) return;
+    this.#heardAt = Date.now();
+    if (message.data.length === 0 && message.headers?.code === 100) {
+      // A heartbeat (it may ask us to move on a stalled flow) or a flow-control request, which wants an answer.
+      if (message.reply) message.respond();
+      const stalled = message.headers.get('Nats-Consumer-Stalled');
+      if (stalled) this.#nats.connection.publish(stalled, '');
+      const lastConsumer = Number(message.headers.get('Nats-Last-Consumer'));
+      if (Number.isFinite(lastConsumer) && lastConsumer >= this.#expected && lastConsumer > 0 && !message.reply) void this.#remake();
+      return;
+    }
+    // $JS.ACK.<stream>.<consumer>.<tries>.<stream sequence>.<consumer sequence>.<time>.<pending>, with two more tokens after ACK on newer servers
+    const tokens = (message.reply ?? '').split('.');
+    if (tokens.length < 9) return;
+    const end = tokens.length >= 11 ? 10 : 8;
+    const [sequence, consumerSequence, time, remaining] = [Number(tokens[end - 3]), Number(tokens[end - 2]), tokens[end - 1]!, Number(tokens[end])];
+    if (consumerSequence !== this.#expected) return void this.#remake();
+    this.#expected += 1;
+    if (sequence <= this.#last) return;
+    this.#last = sequence;
+    this.#onMessage({
+      sequence,
+      at: Math.floor(Number(time.slice(0, -3)) / 1_000),
+      subject: message.subject,
+      remaining,
+      text: () => message.string(),
+      bytes: () => message.data,
+    });
+  }
+}
+
+/** Read what a filter holds now, and end. */
+export async function readAll(nats: Nats, options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject' }, onMessage: (message: OrderedMessage) => void): Promise<void> {
+  // What is asked for may end before the stream does: the last message of the filter tells.
+  const last = await lastSequenceOf(nats, options.stream, options.filter);
+  const upTo = Math.min(options.upTo ?? Number.MAX_SAFE_INTEGER, last);
+  if (upTo <= options.afterSequence) return;
+  await new Promise<void>((resolve, reject) => {
+    let isDone = false;
+    const done = () => {
+      if (isDone) return;
+      isDone = true;
+      void reader.stop();
+      resolve();
+    };
+    const reader = new OrderedReader(nats, options, (message) => {
+      if (isDone) return;
+      if (message.sequence <= upTo) onMessage(message);
+      if (message.sequence >= upTo || message.remaining === 0) done();
+    });
+    reader.start().catch(reject);
+  });
+}
+
+/** The sequence of the last message that a filter matches, 0 for none. */
+export async function lastSequenceOf(nats: Nats, stream: string, filter: string): Promise<number> {
+  const answer = await ask<{ message?: { seq: number } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, { last_by_subj: filter });
+  return answer.message?.seq ?? 0;
+}

@@ -1,0 +1,133 @@
+/**
+ * A lean JetStream publisher: one reply inbox for all publishes, numbered tokens, acks matched by number.
+ *
+ * Owns     publishes without an ack yet.
+ *
+ * L1  A publish resolves when the stream has acknowledged it, and rejects when the stream refused it.
+ * L2  What got no ack in time is sent again, and at once after a reconnect: at least once, until `tries` are used up.
+ * L3  At most `window` publishes are out at a time; the rest wait in order.
+ *
+ * The package's own `js.publish` costs three to four times the CPU of this (request bookkeeping and ack parsing).
+ */
+import { createInbox, headers as natsHeaders, type Msg, type MsgHdrs, type NatsConnection } from 'nats';
+import { Refused, Unavailable } from '../../core/errors.ts';
+
+interface Waiting {
+  readonly subject: string;
+  readonly body: string;
+  readonly headers: MsgHdrs | undefined;
+  readonly resolve: (sequence: number) => void;
+  readonly reject: (error: Error) => void;
+  sentAt: number;
+  tries: number;
+}
+
+export interface PublishRefusal {
+  readonly code: number;
+  readonly errCode: number;
+  readonly description: string;
+}
+
+const resendAfterMs = 2_000;
+const tries = 30;
+
+export class LeanPublisher {
+  readonly #connection: NatsConnection;
+  readonly #inbox: string;
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #queue: Waiting[] = [];
+  readonly #window: number;
+  readonly #sweep: NodeJS.Timeout;
+  #next = 0;
+  #isClosed = false;
+
+  constructor(connection: NatsConnection, window = 1_024) {
+    this.#connection = connection;
+    this.#window = window;
+    this.#inbox = `${createInbox()}.`;
+    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? undefined : this.#acknowledged(message)) });
+    this.#sweep = setInterval(() => this.#resendOld(), 500);
+    this.#sweep.unref();
+  }
+
+  /** Publishes without an ack yet. */
+  get pending(): number {
+    return this.#waiting.size + this.#queue.length;
+  }
+
+  /** @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent */
+  publish(subject: string, body: string, headers?: Readonly<Record<string, string>>): Promise<number> {
+    return new Promise((resolve, reject) => {
+      if (this.#isClosed) return reject(new Unavailable('NATS_CLOSED', 'the connection is closed'));
+      let encoded: MsgHdrs | undefined;
+      if (headers) {
+        encoded = natsHeaders();
+        for (const [name, value] of Object.entries(headers)) encoded.set(name, value);
+      }
+      const waiting: Waiting = { subject, body, headers: encoded, resolve, reject, sentAt: 0, tries: 0 };
+      if (this.#waiting.size >= this.#window) this.#queue.push(waiting);
+      else this.#send(this.#next++, waiting);
+    });
+  }
+
+  resendAll(): void {
+    for (const [number, waiting] of this.#waiting) this.#send(number, waiting);
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    clearInterval(this.#sweep);
+    const error = new Unavailable('NATS_CLOSED', 'the connection is closed');
+    for (const waiting of [...this.#waiting.values(), ...this.#queue]) waiting.reject(error);
+    this.#waiting.clear();
+    this.#queue.length = 0;
+  }
+
+  #send(number: number, waiting: Waiting): void {
+    waiting.sentAt = Date.now();
+    waiting.tries += 1;
+    this.#waiting.set(number, waiting);
+    try {
+      this.#connection.publish(waiting.subject, waiting.body, {
+        reply: this.#inbox + number.toString(36),
+        ...(waiting.headers ? { headers: waiting.headers } : {}),
+      });
+    } catch (error) {
+      this.#waiting.delete(number);
+      waiting.reject(new Unavailable('NATS_UNAVAILABLE', 'could not publish', { cause: error }));
+    }
+  }
+
+  #acknowledged(message: Msg): void {
+    const number = Number.parseInt(message.subject.slice(this.#inbox.length), 36);
+    const waiting = this.#waiting.get(number);
+    if (!waiting) return;
+    // No responders: no stream listens on the subject now; the sweep tries again.
+    if (message.data.length === 0) return;
+    this.#waiting.delete(number);
+    const text = message.string();
+    if (text.includes('"error"')) {
+      const { error } = JSON.parse(text) as { error: { code: number; err_code?: number; description: string } };
+      const refusal: PublishRefusal = { code: error.code, errCode: error.err_code ?? 0, description: error.description };
+      if (error.code === 503) waiting.reject(new Unavailable('NATS_UNAVAILABLE', error.description, { refusal }));
+      else waiting.reject(new Refused('STREAM_REFUSED', `the stream refused a publish: ${error.description}`, { refusal }));
+    } else {
+      const at = text.indexOf('"seq":');
+      waiting.resolve(at < 0 ? 0 : Number.parseInt(text.slice(at + 6), 10));
+    }
+    const queued = this.#queue.shift();
+    if (queued) this.#send(this.#next++, queued);
+  }
+
+  #resendOld(): void {
+    if (this.#connection.isClosed()) return this.close();
+    const before = Date.now() - resendAfterMs;
+    for (const [number, waiting] of this.#waiting) {
+      if (waiting.sentAt > before) continue;
+      if (waiting.tries >= tries) {
+        this.#waiting.delete(number);
+        waiting.reject(new Unavailable('NATS_UNAVAILABLE', `the stream did not answer after ${tries} tries`));
+      } else this.#send(number, waiting);
+    }
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * Takes from a work queue through a durable pull consumer, with acks, heartbeats and no surprises after a restart.
+ *
+ * C1  Asks for no more than there is room for.
+ * C2  What is in hand is kept alive with in-progress acks until it is acked or handed back.
+ * C3  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
+ */
+import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy } from 'nats';
+import { ask, type Nats } from './connection.ts';
+import { declareStreams, type StreamName } from './streams.ts';
+
+export interface PulledMessage {
+  readonly subject: string;
+  readonly sequence: number;
+  readonly tries: number;
+  readonly headers: Msg['headers'];
+  text(): string;
+  ack(): void;
+  /** Offer it again after `delayMs`. */
+  handBack(delayMs: number): void;
+}
+
+export interface PullOptions {
+  readonly stream: StreamName;
+  readonly durable: string;
+  readonly filter: string;
+  readonly ackWaitMs: number;
+  readonly heartbeatMs: number;
+  readonly capacity: () => number;
+  readonly onMessage: (message: PulledMessage) => void;
+  /** The stream was gone and has been made again: it holds nothing of what was in it. */
+  readonly onStreamMade?: () => void;
+}
+
+const requestMs = 5_000;
+
+export class PullConsumer {
+  readonly #nats: Nats;
+  readonly #options: PullOptions;
+  readonly #inHand = new Set<{ readonly reply: string }>();
+  #inbox = '';
+  #asked = 0;
+  #askedAt = 0;
+  #isStopped = false;
+  #isEnsuring = false;
+  #beat: NodeJS.Timeout | undefined;
+  #watch: NodeJS.Timeout | undefined;
+
+  constructor(nats: Nats, options: PullOptions) {
+    this.#nats = nats;
+    this.#options = options;
+  }
+
+  async start(): Promise<void> {
+    this.#inbox = createInbox();
+    this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
+    await this.#ensure();
+    this.#nats.onReconnect(() => {
+      this.#asked = 0;
+      void this.#ensure().then(() => this.pull());
+    });
+    this.#beat = setInterval(() => {
+      for (const { reply } of this.#inHand) this.#nats.connection.publish(reply, '+WPI');
+    }, this.#options.heartbeatMs);
+    this.#watch = setInterval(() => {
+      // Requests expire at the server; one that was answered by nobody is asked again.
+      if (this.#asked > 0 && Date.now() - this.#askedAt > requestMs + 1_000) {
+        this.#asked = 0;
+        void this.#ensure().then(() => this.pull());
+      } else this.pull();
+    }, 250);
+    this.pull();
+  }
+
+  /** Ask for as many as there is room for. Call it when room was made. */
+  pull(): void {
+    if (this.#isStopped || this.#isEnsuring || this.#nats.connection.isClosed()) return;
+    const room = this.#options.capacity() - this.#asked;
+    // Small requests for small room cost as much as large ones: wait until a quarter is free, unless all is quiet.
+    if (room <= 0 || (this.#asked > 0 && room < this.#asked / 2)) return;
+    this.#asked += room;
+    this.#askedAt = Date.now();
+    try {
+      this.#nats.connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${this.#nats.streams[this.#options.stream]}.${this.#options.durable}`, JSON.stringify({ batch: room, expires: nanos(requestMs) }), {
+        reply: this.#inbox,
+      });
+    } catch {
+      this.#asked = 0;
+    }
+  }
+
+  get inHand(): number {
+    return this.#inHand.size;
+  }
+
+  /** Ask for nothing new; what is in hand goes on. */
+  drain(): void {
+    this.#isStopped = true;
+    clearInterval(this.#watch);
+  }
+
+  stop(): void {
+    this.drain();
+    clearInterval(this.#beat);
+  }
+
+  async #ensure(): Promise<void> {
+    if (this.#isEnsuring) return;
+    this.#isEnsuring = true;
+    try {
+      for (let attempt = 0; !this.#isStopped; attempt += 1) {
+        try {
+          const made = await declareStreams(this.#nats, [this.#options.stream]);
+          const { stream, durable, filter, ackWaitMs } = this.#options;
+          const name = this.#nats.streams[stream];
+          const answer = await ask<object>(this.#nats, `$JS.API.CONSUMER.DURABLE.CREATE.${name}.${durable}`, {
+            stream_name: name,
+            config: {
+              durable_name: durable,
+              filter_subject: filter,
+              deliver_policy: DeliverPolicy.All,
+              ack_policy: AckPolicy.Explicit,
+              ack_wait: nanos(ackWaitMs),
+              max_ack_pending: 20_000,
+              max_deliver: -1,
+              max_waiting: 512,
+              replay_policy: ReplayPolicy.Instant,
+            },
+          });
+          if (answer.error && answer.error.err_code !== 10_148) throw new Error(answer.error.description);
+          if (made.length > 0) this.#options.onStreamMade?.();
+          return;
+        } catch (error) {
+          if (attempt > 100) throw error;
+          await new Promise((resolve) => setTimeout(resolve, 200));
+        }
+      }
+    } finally {
+      this.#isEnsuring = false;
+    }
+  }
+
+  #heard(message: Msg): void {
+    const code = message.headers?.code ?? 0;
+    if (message.data.length === 0 && code > 0) {
+      // 404 no messages, 408 expired: the request is over. 409: the consumer is gone or the server shuts down.
+      this.#asked = 0;
+      if (code === 409 || code === 503) void this.#ensure();
+      return;
+    }
+    this.#asked = Math.max(0, this.#asked - 1);
+    const reply = message.reply ?? '';
+    const tokens = reply.split('.');
+    const end = tokens.length >= 11 ? 10 : 8;
+    const held = { reply };
+    this.#inHand.add(held);
+    const settle = (word: string) => {
+      if (!this.#inHand.delete(held)) return;
+      if (!this.#nats.connection.isClosed()) this.#nats.connection.publish(reply, word);
+      this.pull();
+    };
+    this.#options.onMessage({
+      subject: message.subject,
+      sequence: Number(tokens[end - 3]),
+      tries: Number(tokens[end - 4]),
+      headers: message.headers,
+      text: () => message.string(),
+      ack: () => settle('+ACK'),
+      handBack: (delayMs) => settle(`-NAK ${JSON.stringify({ delay: nanos(delayMs) })}`),
+    });
+  }
+}

@@ -1,0 +1,72 @@
+/** The streams, spelled out: retention, storage and limits stand here even where they equal the defaults. */
+import { DiscardPolicy, nanos, RetentionPolicy, type StreamConfig, StorageType } from 'nats';
+import { Unavailable } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
+import type { Nats } from './connection.ts';
+
+export type StreamName = keyof Nats['streams'];
+
+const day = 86_400_000;
+
+function configOf(nats: Pick<Nats, 'streams' | 'subjects'>, name: StreamName, replicas: number): Partial<StreamConfig> & { name: string; subjects: string[] } {
+  const { streams, subjects } = nats;
+  const common = { num_replicas: replicas, storage: StorageType.File, retention: RetentionPolicy.Limits, discard: DiscardPolicy.Old, max_age: 0, allow_direct: true };
+  switch (name) {
+    case 'tasks':
+      // A publisher that repeats itself within two minutes is told so by the broker; later, the session knows the task.
+      return { ...common, name: streams.tasks, subjects: [subjects.all('task')], retention: RetentionPolicy.Workqueue, discard: DiscardPolicy.New, duplicate_window: nanos(120_000) };
+    case 'mail':
+      // Nothing rests on the broker's dedupe, and an id in it costs 140 bytes: the shortest window.
+      return { ...common, name: streams.mail, subjects: [subjects.all('mail')], discard: DiscardPolicy.New, duplicate_window: nanos(1_000) };
+    case 'effects':
+      // What is pending stands in the session store and is offered again: this may live in memory.
+      return { ...common, name: streams.effects, subjects: [subjects.all('effect')], retention: RetentionPolicy.Workqueue, storage: StorageType.Memory, discard: DiscardPolicy.New, duplicate_window: nanos(1_000) };
+    case 'starts':
+      return { ...common, name: streams.starts, subjects: [subjects.all('start')], max_age: nanos(limits.startsMaxAgeMs), max_msgs_per_subject: 1, discard: DiscardPolicy.New, discard_new_per_subject: false, duplicate_window: nanos(1_000) };
+    case 'events':
+      return { ...common, name: streams.events, subjects: [subjects.all('event')], max_age: nanos(7 * day), max_bytes: 4 * 1024 ** 3, duplicate_window: nanos(1_000) };
+    case 'dead':
+      return { ...common, name: streams.dead, subjects: [subjects.all('dead')], duplicate_window: nanos(120_000) };
+    case 'archive':
+      return { ...common, name: streams.archive, subjects: [subjects.all('archive')], max_age: nanos(limits.archiveMaxAgeMs), duplicate_window: nanos(1_000) };
+    case 'bundles':
+      return { ...common, name: streams.bundles, subjects: [subjects.all('bundle')], max_msgs_per_subject: 1, duplicate_window: nanos(1_000) };
+  }
+}
+
+export const allStreams: readonly StreamName[] = ['tasks', 'mail', 'effects', 'starts', 'events', 'dead', 'archive', 'bundles'];
+
+/**
+ * Make the streams that are missing. An existing stream is left as it is: its limits belong to the operator.
+ *
+ * @returns the names of those that were made now
+ */
+export async function declareStreams(nats: Nats, names: readonly StreamName[] = allStreams, replicas = 1): Promise<StreamName[]> {
+  const made: StreamName[] = [];
+  for (const name of names) {
+    const config = configOf(nats, name, replicas);
+    try {
+      await nats.manager.streams.info(config.name);
+      continue;
+    } catch (error) {
+      if (!isNotFound(error)) throw new Unavailable('NATS_UNAVAILABLE', `could not look at stream ${config.name}`, { cause: error });
+    }
+    try {
+      await nats.manager.streams.add(config as never);
+      made.push(name);
+    } catch (error) {
+      // Another service may have made it in the meantime.
+      try {
+        await nats.manager.streams.info(config.name);
+      } catch {
+        throw new Unavailable('NATS_UNAVAILABLE', `could not make stream ${config.name}`, { cause: error });
+      }
+    }
+  }
+  return made;
+}
+
+export function isNotFound(error: unknown): boolean {
+  const api = (error as { api_error?: { code?: number; err_code?: number } }).api_error;
+  return api?.code === 404;
+}

@@ -1,0 +1,47 @@
+/** TASKS: the front door. Whatever is published there is handed on as it is; judging it is the runtime's part. */
+import type { RawTask, Tasks } from '../../ports/tasks.ts';
+import type { Nats } from './connection.ts';
+import { PullConsumer } from './pull-consumer.ts';
+
+export function natsTasks(nats: Nats): Tasks {
+  const { subjects, publisher } = nats;
+  return {
+    async publish(tenant, agent, body, headers) {
+      await publisher.publish(subjects.task(tenant, agent), body, Object.keys(headers).length > 0 ? headers : undefined);
+    },
+    async take(capacity, accept) {
+      let inHand = 0;
+      const consumer = new PullConsumer(nats, {
+        stream: 'tasks',
+        durable: 'intake',
+        filter: subjects.all('task'),
+        ackWaitMs: 10_000,
+        heartbeatMs: 3_000,
+        capacity: () => Math.max(0, capacity() - inHand),
+        onMessage: (message) => {
+          const [, , tenant = '', ...rest] = message.subject.slice(subjects.prefix.length).split('.');
+          const agent = rest.join('.');
+          const headers: Record<string, string> = {};
+          for (const [name] of message.headers ?? []) headers[name] = message.headers!.get(name);
+          const task: RawTask = { tenant, agent, subject: message.subject, body: message.text(), headers, sequenceId: `task-${message.sequence}` };
+          inHand += 1;
+          accept(task).then(
+            () => message.ack(),
+            () => message.handBack(1_000),
+          ).finally(() => {
+            inHand -= 1;
+            consumer.pull();
+          });
+        },
+      });
+      await consumer.start();
+      return {
+        async drain() {
+          consumer.drain();
+          while (inHand > 0) await new Promise((resolve) => setTimeout(resolve, 10));
+          consumer.stop();
+        },
+      };
+    },
+  };
+}

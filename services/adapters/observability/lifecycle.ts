@@ -1,0 +1,33 @@
+/** Start in order, stop in reverse, under a deadline; a second signal ends at once. */
+export interface Part {
+  readonly name: string;
+  stop(): Promise<void> | void;
+}
+
+export async function runService(start: (started: (part: Part) => void) => Promise<void>, deadlineMs = 20_000): Promise<void> {
+  const parts: Part[] = [];
+  let isStopping = false;
+  const stop = async (code: number) => {
+    if (isStopping) process.exit(code || 1);
+    isStopping = true;
+    const timer = setTimeout(() => process.exit(1), deadlineMs);
+    timer.unref();
+    for (const part of parts.reverse()) {
+      try {
+        await part.stop();
+      } catch (error) {
+        process.stderr.write(`could not stop ${part.name}: ${error instanceof Error ? error.message : String(error)}\n`);
+      }
+    }
+    process.exit(code);
+  };
+  process.on('SIGTERM', () => void stop(0));
+  process.on('SIGINT', () => void stop(0));
+  try {
+    await start((part) => parts.push(part));
+  } catch (error) {
+    const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
+    process.stderr.write(`${JSON.stringify({ level: 'fatal', code, message, cause: cause?.message })}\n`);
+    await stop(1);
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * Tools that are programs: JSON on stdin, JSON on stdout, in a process group of their own, with an empty
+ * environment, limits on time, memory and output, and a scratch folder per session.
+ *
+ * This is fencing against accidents, not against an attacker: what must not be trusted runs in a sandbox pod.
+ */
+import { spawn } from 'node:child_process';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { failed, type Outcome } from '../../core/tools/job.ts';
+import type { ToolRun } from '../../core/tools/tool-spec.ts';
+import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
+
+type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
+
+const sandboxMain = fileURLToPath(new URL('../../sandbox/main.ts', import.meta.url));
+
+export interface ProcessSettings {
+  /** Scratch folders are made below it. */
+  readonly scratch?: string | undefined;
+}
+
+export async function processRunner(settings: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
+  const root = settings.scratch ?? (await mkdtemp(join(tmpdir(), 'understudy-scratch-')));
+  return {
+    kind: 'process',
+    async run(job, run, signal) {
+      const scratch = join(root, job.tenant, job.session);
+      await mkdir(scratch, { recursive: true, mode: 0o700 });
+      return runProgram(commandOf(run, scratch), job, run, scratch, signal);
+    },
+    async close() {
+      if (!settings.scratch) await rm(root, { recursive: true, force: true });
+    },
+  };
+}
+
+/** `${sandbox}` stands for our job runner under Node's permission model: no file outside its scratch, no processes, no workers. */
+function commandOf(run: ProcessRun, scratch: string): string[] {
+  return run.command.flatMap((word) =>
+    word === '${sandbox}'
+      ? [process.execPath, '--permission', `--allow-fs-read=${sandboxMain}`, `--allow-fs-read=${scratch}`, `--allow-fs-write=${scratch}`, `--max-old-space-size=${Math.min(run.memoryMiB, 256)}`, '--disable-warning=SecurityWarning', sandboxMain]
+      : [word],
+  );
+}
+
+function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, scratch: string, signal: AbortSignal): Promise<Outcome<unknown>> {
+  return new Promise((resolve) => {
+    const isNode = command[0] === process.execPath;
+    // Node reserves far more address space than it uses, so its memory is bounded by its own heap limit instead.
+    const limitMemory = isNode ? '' : `ulimit -v ${run.memoryMiB * 1024}; `;
+    const child = spawn('/bin/sh', ['-c', `${limitMemory}ulimit -c 0; ulimit -f 131072; exec "$@"`, 'tool', ...command], {
+      cwd: scratch,
+      detached: true,
+      env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: scratch, LANG: 'C.UTF-8' },
+      stdio: ['pipe', 'pipe', 'pipe'],
+    });
+    const bytesMax = Math.max(64_000, job.spec.outputBytesMax * 4);
+    const out: Buffer[] = [];
+    let bytes = 0;
+    let complaint = '';
+    let verdict: Outcome<unknown> | undefined;
+    const kill = () => {
+      if (child.pid === undefined) return;
+      try {
+        process.kill(-child.pid, 'SIGKILL'); // the whole group: a tool may have started others
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+      }
+    };
+    const onAbort = () => {
+      verdict = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} was stopped`);
+      kill();
+    };
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+    child.stdout.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes > bytesMax) {
+        verdict ??= failed('permanent', 'TOOL_OUTPUT_TOO_LARGE', `tool ${job.tool} wrote more than ${bytesMax} bytes`);
+        kill();
+      } else out.push(chunk);
+    });
+    child.stderr.on('data', (chunk: Buffer) => {
+      if (complaint.length < 500) complaint += chunk.toString('utf8').slice(0, 500);
+    });
+    child.on('error', () => {
+      verdict ??= failed('permanent', 'TOOL_NOT_STARTED', `tool ${job.tool}: ${command[0]} could not be started`);
+    });
+    child.on('close', (code, killedBy) => {
+      signal.removeEventListener('abort', onAbort);
+      kill(); // whatever it left behind in its group
+      resolve(verdict ?? outcomeOf(job, code, killedBy, Buffer.concat(out).toString('utf8'), complaint));
+    });
+    child.stdin.on('error', () => undefined); // it may end without reading: its exit code tells
+    child.stdin.end(JSON.stringify({ arguments: job.arguments, idempotencyKey: job.idempotencyKey, timeoutMs: job.spec.timeoutMs }));
+  });
+}
+
+function outcomeOf(job: ToolJob, code: number | null, killedBy: NodeJS.Signals | null, text: string, complaint: string): Outcome<unknown> {
+  if (killedBy) return failed('permanent', 'TOOL_KILLED', `tool ${job.tool} was ended by ${killedBy}; it may have used too much memory`);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return failed(code === 0 ? 'permanent' : 'semantic', code === 0 ? 'TOOL_OUTPUT_NOT_JSON' : 'TOOL_FAILED', `tool ${job.tool} ended with code ${code} and wrote no JSON${complaint ? `: ${complaint.slice(0, 300)}` : ''}`);
+  }
+  if (code === 0) return { ok: true, value };
+  return failed('semantic', 'TOOL_FAILED', `tool ${job.tool} ended with code ${code}: ${JSON.stringify(value).slice(0, 500)}`);
+}

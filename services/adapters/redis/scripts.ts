@@ -1,0 +1,101 @@
+/** The Lua of this adapter, and the ioredis client that knows it. Each script says what it promises. */
+import { readFileSync } from 'node:fs';
+import { Redis, type RedisOptions } from 'ioredis';
+import { Unavailable } from '../../core/errors.ts';
+
+const commit = readFileSync(new URL('./commit.lua', import.meta.url), 'utf8');
+
+/** acquire: KEYS owner; ARGV token, ms, `<host>#`. A lease of the same host counts as free: it asks only for shards that it has let go, or lost with an earlier life. */
+const acquire = `
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1`;
+
+/** renew: KEYS owner; ARGV token, ms. Only its holder can prolong it. */
+const renew = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1`;
+
+/** release: KEYS owner; ARGV token. Only its holder can give it up. */
+const release = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+return 1`;
+
+/** heartbeat: KEYS hosts; ARGV host, ms. By the store's own clock, so that hosts need not agree on theirs. */
+const heartbeat = `
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+return redis.call('ZRANGE', KEYS[1], 0, -1)`;
+
+/** claimCall: KEYS pending, claim, conversation; ARGV effect, holder, ms, from, to. */
+const claimCall = `
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'settled' end
+local holder = redis.call('GET', KEYS[2])
+if holder and holder ~= ARGV[2] then return 'held' end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+if tonumber(ARGV[5]) <= tonumber(ARGV[4]) then return {} end
+return redis.call('LRANGE', KEYS[3], ARGV[4], tonumber(ARGV[5]) - 1)`;
+
+/** discard: KEYS owner, versions, records; ARGV token, session. The record is gone; the log builds it again. */
+const discard = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
+redis.call('HDEL', KEYS[2], ARGV[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
+redis.call('DEL', KEYS[4])
+return 'OK'`;
+
+export interface ScriptedRedis extends Redis {
+  understudyCommit(...args: (string | number)[]): Promise<'OK' | 'FENCED' | 'STALE'>;
+  understudyAcquire(owner: string, token: string, ms: number, host: string): Promise<number>;
+  understudyRenew(owner: string, token: string, ms: number): Promise<number>;
+  understudyRelease(owner: string, token: string): Promise<number>;
+  understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
+  understudyClaim(pending: string, claim: string, conversation: string, effect: string, holder: string, ms: number, from: number, to: number): Promise<string[] | 'settled' | 'held'>;
+  understudyDiscard(owner: string, versions: string, records: string, conversation: string, token: string, session: string): Promise<'OK' | 'FENCED'>;
+}
+
+/** Connect with our scripts. Nothing is queued while Redis is away: callers learn at once, and open their shards again. */
+export function connectRedis(url: string, options: RedisOptions = {}): ScriptedRedis {
+  const redis = new Redis(url, {
+    lazyConnect: true,
+    enableAutoPipelining: true,
+    enableOfflineQueue: false,
+    autoResendUnfulfilledCommands: false,
+    maxRetriesPerRequest: 0,
+    commandTimeout: 5_000,
+    retryStrategy: (times) => Math.min(50 * times, 500),
+    ...options,
+  });
+  redis.defineCommand('understudyCommit', { numberOfKeys: 9, lua: commit });
+  redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
+  redis.defineCommand('understudyRenew', { numberOfKeys: 1, lua: renew });
+  redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
+  redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
+  redis.defineCommand('understudyClaim', { numberOfKeys: 3, lua: claimCall });
+  redis.defineCommand('understudyDiscard', { numberOfKeys: 4, lua: discard });
+  return redis as ScriptedRedis;
+}
+
+/** Connect and wait until Redis answers, for 15 s at the most. */
+export async function connectedRedis(url: string): Promise<ScriptedRedis> {
+  const deadline = Date.now() + 15_000;
+  for (;;) {
+    const redis = connectRedis(url);
+    // ioredis reports every failed try here; callers learn of it by the command that fails.
+    redis.on('error', () => undefined);
+    try {
+      await redis.connect();
+      await redis.ping();
+      return redis;
+    } catch (error) {
+      redis.disconnect();
+      if (Date.now() > deadline) throw new Unavailable('REDIS_UNAVAILABLE', `no Redis answers at ${url.replace(/\/\/[^@]*@/, '//')}`, { cause: error });
+      await new Promise((resolve) => setTimeout(resolve, 150));
+    }
+  }
+}

@@ -1,0 +1,178 @@
+/** Sessions of a shard in Redis: one hash tag, one commit script. Every answer is parsed here; no error of ioredis leaves this folder. */
+import { z } from 'zod';
+import { Defect, Refused, Unavailable } from '../../core/errors.ts';
+import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
+import { limits } from '../../core/limits.ts';
+import { type Entry, entrySchema } from '../../core/session/conversation.ts';
+import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
+import type { Position } from '../../core/session/record.ts';
+import { clusterKeys, keysOf } from '../../core/wire/keys.ts';
+import type { Commit, CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
+import type { ScriptedRedis } from './scripts.ts';
+
+export async function answering<Value>(what: string, promise: Promise<Value>): Promise<Value> {
+  try {
+    return await promise;
+  } catch (error) {
+    throw new Unavailable('STORE_UNAVAILABLE', `Redis did not answer (${what})`, { cause: error });
+  }
+}
+
+const positionText = (position: Position): string => `${position.incarnation}:${position.sequence}:${position.index}`;
+const parsePosition = (text: string): Position => {
+  const parts = text.split(':').map(Number);
+  if (parts.length !== 3 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
+  return { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! };
+};
+const parseEntries = (texts: readonly string[]): Entry[] =>
+  texts.map((text, index) => {
+    const parsed = entrySchema.safeParse(JSON.parse(text));
+    if (!parsed.success) throw new Refused('CONVERSATION_POISONED', `conversation entry ${index} does not parse`);
+    return parsed.data;
+  });
+
+export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
+  const keyCache = new Map<number, ReturnType<typeof keysOf>>();
+  const keys = (shard: ShardId) => {
+    let found = keyCache.get(shard);
+    if (!found) {
+      found = keysOf(prefix, shard);
+      keyCache.set(shard, found);
+    }
+    return found;
+  };
+  return {
+    async open(shard): Promise<ShardState> {
+      const k = keys(shard);
+      const [position, outbox, floors] = await answering('open', Promise.all([redis.get(k.position), redis.hgetall(k.outbox), redis.zrange(k.floors, '0', '-1', 'WITHSCORES')]));
+      const floorMap = new Map<SessionId, number>();
+      for (let index = 0; index < floors.length; index += 2) floorMap.set(floors[index] as SessionId, Number(floors[index + 1]));
+      return {
+        position: position === null ? undefined : parsePosition(position),
+        outbox: Object.entries(outbox)
+          .map(([id, body]) => ({ id: Number(id), body }))
+          .sort((left, right) => left.id - right.id),
+        floors: floorMap,
+      };
+    },
+
+    async commit(shard, token, commit): Promise<CommitResult> {
+      const k = keys(shard);
+      const from = commit.from.incarnation === 0 && commit.from.sequence === 0 && commit.from.index === 0 ? '' : positionText(commit.from);
+      const result = await answering(
+        'commit',
+        redis.understudyCommit(k.owner, k.position, k.records, k.versions, k.pending, k.outbox, k.wakes, k.floors, k.recent, ...commitArguments(commit, token, from, k.conversation(''))),
+      );
+      if (result === 'OK') return 'committed';
+      if (result === 'FENCED') return 'fenced';
+      if (result === 'STALE') return 'stale';
+      throw new Defect('COMMIT_ANSWER', `the commit script answered ${String(result)}`);
+    },
+
+    async load(shard, session) {
+      return (await answering('load', redis.hget(keys(shard).records, session))) ?? undefined;
+    },
+
+    async conversation(shard, session, from, to) {
+      if (to <= from) return [];
+      return parseEntries(await answering('conversation', redis.lrange(keys(shard).conversation(session), from, to - 1)));
+    },
+
+    async pending(shard) {
+      const stored = await answering('pending', redis.hvals(keys(shard).pending));
+      const effects: PendingEffect[] = [];
+      for (const body of stored) {
+        const parsed = pendingEffectSchema.safeParse(JSON.parse(body));
+        if (parsed.success) effects.push(parsed.data);
+      }
+      return effects;
+    },
+
+    async due(shard, now, max) {
+      return (await answering('due', redis.zrangebyscore(keys(shard).wakes, '-inf', now, 'LIMIT', 0, max))) as SessionId[];
+    },
+
+    async *records(shard) {
+      let cursor = '0';
+      do {
+        const [next, flat] = await answering('records', redis.hscan(keys(shard).records, cursor, 'COUNT', 500));
+        cursor = next;
+        for (let index = 0; index < flat.length; index += 2) yield { session: flat[index] as SessionId, record: flat[index + 1]! };
+      } while (cursor !== '0');
+    },
+
+    async recent(shard) {
+      return answering('recent', redis.lrange(keys(shard).recent, 0, limits.recentSessions - 1));
+    },
+
+    async lowest(shard) {
+      const k = keys(shard);
+      const [position, floors] = await answering('lowest', Promise.all([redis.get(k.position), redis.zrange(k.floors, '0', '0', 'WITHSCORES')]));
+      if (position === null) return undefined;
+      return Math.min(parsePosition(position).sequence + 1, floors.length === 2 ? Number(floors[1]) : Number.MAX_SAFE_INTEGER);
+    },
+
+    async discard(shard, token, session) {
+      const k = keys(shard);
+      const result = await answering('discard', redis.understudyDiscard(k.owner, k.versions, k.records, k.conversation(session), token, session));
+      return result === 'OK' ? 'committed' : 'fenced';
+    },
+
+    async fixShards(shards) {
+      const key = clusterKeys(prefix).settings;
+      await answering('fixShards', redis.hsetnx(key, 'shards', String(shards)));
+      return z.coerce.number().int().positive().parse(await answering('fixShards', redis.hget(key, 'shards')));
+    },
+  };
+}
+
+function commitArguments(commit: Commit, token: OwnerToken, from: string, conversationPrefix: string): (string | number)[] {
+  const args: (string | number)[] = [token, from, positionText(commit.to), conversationPrefix, limits.recentSessions, commit.outbox?.id ?? '', commit.outbox?.body ?? ''];
+  args.push(commit.settled.length, ...commit.settled, commit.archived.length);
+  for (const { session, version, summary, floor } of commit.archived) args.push(session, version, summary ?? '', floor ?? '');
+  args.push(commit.sessions.length);
+  for (const one of commit.sessions) {
+    args.push(one.session, one.expectedVersion, one.version, one.record, one.wakeAt ?? '', one.floor ?? '', one.entries.length, ...one.entries, one.pending.length);
+    for (const { id, body } of one.pending) args.push(id, body);
+    args.push(one.resolved.length, ...one.resolved);
+  }
+  return args;
+}
+
+/**
+ * The gateway's view. Entries of a conversation are never rewritten, so what was read once is kept
+ * (up to `bytesMax` characters) and only the tail is read again.
+ */
+export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', bytesMax = 64 * 1024 * 1024): ModelCalls {
+  const cache = new Map<SessionId, { from: number; entries: Entry[]; bytes: number }>();
+  let bytes = 0;
+  const keep = (session: SessionId, from: number, entries: Entry[], size: number) => {
+    bytes += size - (cache.get(session)?.bytes ?? 0);
+    cache.delete(session);
+    cache.set(session, { from, entries, bytes: size });
+    for (const [oldest, { bytes: freed }] of cache) {
+      if (bytes <= bytesMax) break;
+      cache.delete(oldest);
+      bytes -= freed;
+    }
+  };
+  return {
+    async claim({ shard, session, effect, from, to }, holder, durationMs) {
+      const k = keysOf(prefix, shard);
+      const known = cache.get(session);
+      const usable = known && known.from === from && from + known.entries.length <= to ? known : undefined;
+      const readFrom = from + (usable?.entries.length ?? 0);
+      const answer = await answering('claim', redis.understudyClaim(k.pending, k.claim(effect), k.conversation(session), effect, holder, durationMs, readFrom, to));
+      if (answer === 'settled' || answer === 'held') return answer;
+      if (answer.length !== to - readFrom) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
+      const entries = [...(usable?.entries ?? []), ...parseEntries(answer)];
+      let size = usable?.bytes ?? 0;
+      for (const text of answer) size += text.length;
+      keep(session, from, entries, size);
+      return entries;
+    },
+    async renew(shard, effect, holder, durationMs) {
+      await answering('renew', redis.understudyRenew(keysOf(prefix, shard).claim(effect as EffectId), holder, durationMs));
+    },
+  };
+}

@@ -1,0 +1,58 @@
+/**
+ * Errors, by the one question that matters: what may the caller do?
+ *
+ * Unavailable  try again later        Refused  do not: the input or the policy is at fault
+ * Fenced       stop: not the owner    Defect   our own mistake; the supervisor decides
+ *
+ * Codes are stable and listed in docs/errors.md.
+ */
+import type { z } from 'zod';
+
+export interface ErrorDetails {
+  readonly cause?: unknown;
+  readonly [field: string]: unknown;
+}
+
+export class UnderstudyError extends Error {
+  readonly code: string;
+  readonly details: Readonly<Record<string, unknown>>;
+  constructor(code: string, message: string, details: ErrorDetails = {}) {
+    const { cause, ...rest } = details;
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = new.target.name;
+    this.code = code;
+    this.details = rest;
+  }
+}
+
+/** Try again later; nothing is known to have happened. */
+export class Unavailable extends UnderstudyError {}
+/** Do not try again with the same input. */
+export class Refused extends UnderstudyError {}
+/** Another host owns the shard now: write nothing, release nothing. */
+export class Fenced extends UnderstudyError {}
+/** A mistake of ours: an invariant did not hold. */
+export class Defect extends UnderstudyError {}
+
+export function assertNever(value: never): never {
+  throw new Defect('NEVER', `unexpected case ${JSON.stringify(value)}`);
+}
+
+/** An invariant that would hurt where it is checked: before a write, after a read. */
+export function invariant(holds: boolean, sentence: string): asserts holds {
+  if (!holds) throw new Defect('INVARIANT', sentence);
+}
+
+/** The first zod issues as one sentence: `limits.stepsMax: expected number, got string`. */
+export function issuesOf(error: z.ZodError, max = 3): string {
+  const lines = error.issues.map((issue) => {
+    const path = issue.path.join('.');
+    return path ? `${path}: ${issue.message}` : issue.message;
+  });
+  const rest = lines.length > max ? ` (+${lines.length - max} more)` : '';
+  return lines.slice(0, max).join('; ') + rest;
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

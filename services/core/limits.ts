@@ -1,0 +1,32 @@
+/** Every limit of the system, each with its unit and its reason. */
+export const limits = {
+  shardsDefault: 16, // four times the most runtimes most people will want; fixed at install
+  leaseMs: 2_000, // a dead owner's shards move after this; three renewals fit into it
+  leaseRenewMs: 600, // two failed renewals still leave time to drain
+  heartbeatMs: 500, // how often a runtime says that it lives and looks at who else does
+
+  taskBytesMax: 256 * 1024, // a task is an order, not a file
+  batchMessagesMax: 128, // envelopes in one publish; beyond it latency suffers more than CPU gains
+  batchBytesMax: 512 * 1024, // half of the default max_payload of NATS
+  shardBacklogMax: 1_024, // envelopes read and not yet committed, per shard; beyond it reading pauses
+
+  idleMs: 30_000, // an actor that heard nothing for so long is passivated
+  mailBufferBytes: 256 * 1024, // mail kept per actor for its next baseline; beyond it a baseline is due
+  mailBufferMessages: 400, // the same by count
+  stepTries: 5, // a session that crashes its step so often is parked
+  deferredMax: 64, // messages that a paused session keeps for later
+  queueMax: 32, // tasks that a busy keyed session keeps waiting
+
+  toolOutputBytesMax: 256_000, // about 64k tokens: more would crowd out the conversation
+  toolTimeoutMs: 60_000, // default of a tool that names none
+  modelTimeoutMs: 120_000, // default of a model that names none
+  deadlineSlackMs: 30_000, // a session waits this much longer than the performer's own time-outs
+  approvalExpiryMs: 24 * 3_600_000, // an approval nobody answers is a rejection after a day
+  effectAckWaitMs: 5_000, // a performer that is silent for so long is taken for dead
+  effectHeartbeatMs: 1_500, // three fit into the ack wait
+  performMax: 512, // effects in flight per gateway or executor
+
+  recentSessions: 200, // ended sessions per shard that `ps --all` shows without reading the archive
+  startsMaxAgeMs: 30 * 86_400_000, // how long "never twice" is remembered
+  archiveMaxAgeMs: 30 * 86_400_000, // how long an ended session can be verified, and its task id is known
+} as const;

@@ -1,0 +1,89 @@
+/** What a session can want: a closed union. Effects are described by the step and performed elsewhere, after the commit. */
+import { z } from 'zod';
+import { limitsSchema } from '../budget/budget.ts';
+import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import { effectClassSchema } from '../tools/tool-spec.ts';
+import { parentSchema } from './messages.ts';
+
+const addressed = {
+  id: effectIdSchema,
+  tenant: tenantIdSchema,
+  session: sessionIdSchema,
+  agent: agentNameSchema,
+  revision: revisionSchema,
+  deadlineAt: z.number().describe('epoch ms; the session stops waiting then'),
+  traceparent: z.string().optional(),
+};
+
+export const callModelSchema = z.object({
+  kind: z.literal('callModel'),
+  ...addressed,
+  /** The prompt is conversation entries [from, to), read where they lie: the effect carries an address, never a copy. */
+  from: z.number(),
+  to: z.number(),
+  purpose: z.enum(['turn', 'summary', 'input']),
+  /** Only of a machine of the user's own: the prompt itself. */
+  prompt: z.string().optional(),
+  outputTokensMax: z.number(),
+  tokensReserved: z.number(),
+});
+export type CallModel = z.infer<typeof callModelSchema>;
+
+export const runToolSchema = z.object({
+  kind: z.literal('runTool'),
+  ...addressed,
+  tool: z.string(),
+  class: effectClassSchema,
+  pool: z.string(),
+  arguments: z.record(z.string(), z.unknown()),
+});
+export type RunTool = z.infer<typeof runToolSchema>;
+
+export const startAgentSchema = z.object({
+  kind: z.literal('startAgent'),
+  ...addressed,
+  child: sessionIdSchema,
+  childAgent: agentNameSchema,
+  childRevision: revisionSchema,
+  input: z.string(),
+  limits: limitsSchema,
+});
+export type StartAgent = z.infer<typeof startAgentSchema>;
+
+/** An approval or a question: nobody performs it, a person answers it with a message. */
+export const askHumanSchema = z.object({ kind: z.literal('askHuman'), ...addressed, tool: z.string(), hash: z.string() });
+export type AskHuman = z.infer<typeof askHumanSchema>;
+
+/** Effects that stay pending until a message answers them. */
+export const pendingEffectSchema = z.discriminatedUnion('kind', [callModelSchema, runToolSchema, startAgentSchema, askHumanSchema]);
+export type PendingEffect = z.infer<typeof pendingEffectSchema>;
+/** Effects that gateways and executors take from a pool. */
+export type PooledEffect = CallModel | RunTool;
+
+export const outcomeSchema = z.enum(['completed', 'failed', 'halted', 'dead-lettered']);
+export type TaskOutcome = z.infer<typeof outcomeSchema>;
+
+/** Effects that are done as soon as they have been sent. */
+export type PromptEffect =
+  | {
+      readonly kind: 'reply';
+      readonly task: z.infer<typeof taskIdSchema>;
+      readonly outcome: TaskOutcome;
+      readonly output: string;
+      readonly reason?: string | undefined;
+      readonly parent?: z.infer<typeof parentSchema> | undefined;
+      readonly spent: { readonly steps: number; readonly toolCalls: number; readonly tokens: number; readonly costMicros: number };
+    }
+  | { readonly kind: 'cancel'; readonly effects: readonly { readonly id: string; readonly pool: string }[] }
+  | { readonly kind: 'haltChild'; readonly child: z.infer<typeof sessionIdSchema>; readonly actor: string; readonly reason: string };
+
+export type Effect = PendingEffect | PromptEffect;
+
+export const isPending = (effect: Effect): effect is PendingEffect =>
+  effect.kind === 'callModel' || effect.kind === 'runTool' || effect.kind === 'startAgent' || effect.kind === 'askHuman';
+
+export const isPooled = (effect: Effect): effect is PooledEffect => effect.kind === 'callModel' || effect.kind === 'runTool';
+
+/** The pool that model calls are offered to. */
+export const modelPool = 'models';
+export const poolOf = (effect: PooledEffect): string => (effect.kind === 'callModel' ? modelPool : effect.pool);

@@ -1,0 +1,131 @@
+/**
+ * Drives any XState v5 machine as a pure function, message by message.
+ *
+ * `transition()` of the package builds a throw-away actor on every call; here one inert scope serves a
+ * machine for ever (a test compares the two). Nothing a machine invokes is ever started: an invoke is
+ * reported as something wanted, and its result comes back as an event.
+ */
+import { type AnyActorRef, type AnyMachineSnapshot, type AnyStateMachine, createActor, type EventObject, fromPromise, type Snapshot } from 'xstate';
+import { Defect } from '../errors.ts';
+
+/** What a machine did besides moving: the host turns these into effects and timers. */
+export interface MachineAction {
+  readonly type: string;
+  readonly params: unknown;
+}
+
+/** A transition that was taken, and those that stood beside it. */
+export interface Choice {
+  readonly event: string;
+  readonly chosen: string;
+  readonly options: readonly string[];
+}
+
+export interface Transitioned {
+  readonly snapshot: AnyMachineSnapshot;
+  readonly actions: readonly MachineAction[];
+  readonly choices: readonly Choice[];
+}
+
+interface Transition {
+  readonly target?: readonly { readonly key: string }[] | undefined;
+  readonly guard?: unknown;
+  readonly eventType: string;
+  readonly source: { readonly transitions: ReadonlyMap<string, readonly Transition[]>; readonly always?: readonly Transition[] };
+}
+
+export interface MachineDriver {
+  readonly machine: AnyStateMachine;
+  initial(input: unknown): Transitioned;
+  transition(snapshot: AnyMachineSnapshot, event: EventObject): Transitioned;
+  /** From stored JSON: value, context, history; children are ours to remember. */
+  restore(stored: { value: unknown; context: unknown; status?: string; output?: unknown; history?: unknown }): AnyMachineSnapshot;
+}
+
+/** The logic that stands in for everything a machine invokes: it is never started. */
+const inert = fromPromise(async () => undefined);
+
+/** Sources that a machine may invoke: `model`, `tool`, `agent`, `human`. */
+export const invokable = ['model', 'tool', 'agent', 'human'] as const;
+
+export function driverOf(given: AnyStateMachine): MachineDriver {
+  const machine = given.provide({ actors: Object.fromEntries(invokable.map((name) => [name, inert])) } as never);
+  const self = createActor(machine, { input: undefined as never, inspect: () => {} }) as unknown as AnyActorRef;
+  let actions: MachineAction[] = [];
+  let choices: Choice[] = [];
+  const system = Object.create((self as unknown as { system: object }).system) as Record<string, unknown>;
+  system._sendInspectionEvent = (event: { type: string; event?: EventObject; _transitions?: readonly Transition[] }) => {
+    if (event.type !== '@xstate.microstep') return;
+    for (const transition of event._transitions ?? []) {
+      const beside = transition.eventType ? transition.source.transitions.get(transition.eventType) : transition.source.always;
+      choices.push({ event: event.event?.type ?? '', chosen: labelOf(transition), options: (beside ?? [transition]).map(labelOf) });
+    }
+  };
+  // A child of the machine registers with the system; none lives longer than the transition.
+  system._register = (sessionId: string) => sessionId;
+  system._unregister = () => {};
+  system._set = () => {};
+  system._relay = () => {};
+  (self as unknown as { system: unknown }).system = system;
+  const scope = {
+    self,
+    id: machine.id,
+    sessionId: '',
+    logger: () => {},
+    defer: () => {},
+    stopChild: () => {},
+    system,
+    emit: () => {},
+    actionExecutor: (action: MachineAction) => actions.push({ type: action.type, params: action.params }),
+  } as never;
+
+  const collect = (run: () => AnyMachineSnapshot): Transitioned => {
+    actions = [];
+    choices = [];
+    const snapshot = run();
+    return { snapshot, actions, choices };
+  };
+  return {
+    machine,
+    initial: (input) => collect(() => machine.getInitialSnapshot(scope, input as never) as AnyMachineSnapshot),
+    transition: (snapshot, event) => collect(() => machine.transition(snapshot as never, event as never, scope) as AnyMachineSnapshot),
+    restore: ({ value, context, status, output, history }) => {
+      const restored = machine.restoreSnapshot(
+        { value, context, status: status ?? 'active', output, error: undefined, children: {}, historyValue: history ?? {} } as unknown as Snapshot<unknown>,
+        scope,
+      ) as AnyMachineSnapshot;
+      if (!restored.machine) throw new Defect('RESTORE', `machine ${machine.id} could not be restored`);
+      return restored;
+    },
+  };
+}
+
+function labelOf(transition: Transition): string {
+  const target = transition.target?.map((node) => node.key).join('+') ?? 'stay';
+  const { guard } = transition;
+  const name = guard === undefined ? 'otherwise' : typeof guard === 'string' ? guard : guardName(guard);
+  return `${name} → ${target}`;
+}
+
+function guardName(guard: unknown): string {
+  if (typeof guard === 'function') return guard.name || 'guard';
+  if (typeof guard === 'object' && guard !== null && 'type' in guard) return String((guard as { type: unknown }).type);
+  return 'guard';
+}
+
+/** History in a form that survives JSON: state nodes by their ids. */
+export function historyOf(snapshot: AnyMachineSnapshot): Record<string, { id: string }[]> | undefined {
+  const history = snapshot.historyValue as Record<string, readonly { id: string }[]>;
+  const keys = Object.keys(history);
+  if (keys.length === 0) return undefined;
+  return Object.fromEntries(keys.map((key) => [key, history[key]!.map(({ id }) => ({ id }))]));
+}
+
+/** Ids of the invokes that are alive in a snapshot. */
+export function liveInvokes(snapshot: AnyMachineSnapshot): Set<string> {
+  const ids = new Set<string>();
+  for (const node of (snapshot as unknown as { _nodes: readonly { invoke: readonly { id: string }[] }[] })._nodes) {
+    for (const { id } of node.invoke) ids.add(id);
+  }
+  return ids;
+}

@@ -1,0 +1,79 @@
+/** What a session can hear: a closed union, the same for the default agent and for users' own machines. */
+import { z } from 'zod';
+import { limitsSchema } from '../budget/budget.ts';
+import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import { failureSchema } from '../tools/job.ts';
+
+export const toolCallSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  arguments: z.string().describe('as the model wrote it: JSON, one hopes'),
+});
+export type ToolCall = z.infer<typeof toolCallSchema>;
+
+export const modelReplySchema = z.object({
+  content: z.string(),
+  calls: z.array(toolCallSchema),
+  finish: z.string().describe('the provider word: stop, tool_calls, length, content_filter'),
+  usage: z.object({ promptTokens: z.number(), completionTokens: z.number(), cachedTokens: z.number() }),
+  costMicros: z.number(),
+  model: z.string(),
+  latencyMs: z.number(),
+  attempts: z.number(),
+});
+export type ModelReply = z.infer<typeof modelReplySchema>;
+
+export const parentSchema = z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: effectIdSchema });
+export type Parent = z.infer<typeof parentSchema>;
+
+const by = { actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') };
+
+export const messageSchema = z.discriminatedUnion('kind', [
+  z.object({
+    kind: z.literal('task'),
+    task: taskIdSchema,
+    agent: agentNameSchema,
+    revision: revisionSchema,
+    input: z.string(),
+    isKeyed: z.boolean().default(false),
+    limits: limitsSchema.partial().optional(),
+    parent: parentSchema.optional(),
+    traceparent: z.string().optional(),
+  }),
+  z.object({ kind: z.literal('modelReplied'), effect: effectIdSchema, reply: modelReplySchema }),
+  z.object({ kind: z.literal('modelFailed'), effect: effectIdSchema, failure: failureSchema, attempts: z.number().default(1) }),
+  z.object({
+    kind: z.literal('toolReturned'),
+    effect: effectIdSchema,
+    value: z.unknown(),
+    bytes: z.number(),
+    truncated: z.boolean().default(false),
+    latencyMs: z.number(),
+    attempts: z.number(),
+    executor: z.string(),
+  }),
+  z.object({
+    kind: z.literal('toolFailed'),
+    effect: effectIdSchema,
+    failure: failureSchema,
+    latencyMs: z.number(),
+    attempts: z.number(),
+    executor: z.string(),
+  }),
+  z.object({
+    kind: z.literal('agentEnded'),
+    effect: effectIdSchema,
+    outcome: z.enum(['completed', 'failed', 'halted']),
+    output: z.string(),
+    spent: z.object({ steps: z.number(), toolCalls: z.number(), tokens: z.number(), costMicros: z.number() }),
+  }),
+  z.object({ kind: z.literal('wake') }),
+  z.object({ kind: z.literal('approve'), approval: effectIdSchema, hash: z.string(), arguments: z.string().optional(), ...by }),
+  z.object({ kind: z.literal('reject'), approval: effectIdSchema, hash: z.string(), ...by }),
+  z.object({ kind: z.literal('pause'), ...by }),
+  z.object({ kind: z.literal('resume'), ...by }),
+  z.object({ kind: z.literal('halt'), ...by }),
+  z.object({ kind: z.literal('park'), reason: z.string() }),
+]);
+export type Message = z.infer<typeof messageSchema>;
+export type MessageOf<Kind extends Message['kind']> = Extract<Message, { kind: Kind }>;

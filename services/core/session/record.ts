@@ -1,0 +1,89 @@
+/**
+ * The stored record of a session: our own format, never XState's persisted snapshot.
+ *
+ * It names the machine, the machine's version and its own schema, so that a deploy can tell what it
+ * reads; `migrate.ts` lifts older ones.
+ */
+import { z } from 'zod';
+import { agentNameSchema, revisionSchema, sessionIdSchema, sha256, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import canonicalize from 'canonicalize';
+import { messageSchema, parentSchema } from './messages.ts';
+
+export const recordSchemaVersion = 2;
+
+/** Where a message stands in MAIL. A stream that went back opens a new incarnation. */
+export const positionSchema = z.object({ incarnation: z.number(), sequence: z.number(), index: z.number() });
+export type Position = z.infer<typeof positionSchema>;
+export const beginning: Position = { incarnation: 0, sequence: 0, index: 0 };
+
+export function comparePositions(left: Position, right: Position): number {
+  return left.incarnation - right.incarnation || left.sequence - right.sequence || left.index - right.index;
+}
+
+export const statusSchema = z.enum(['active', 'paused', 'completed', 'failed', 'halted', 'parked']);
+export type SessionStatus = z.infer<typeof statusSchema>;
+
+/** What a session waits for, and since when. */
+export const pendingNoteSchema = z.object({
+  kind: z.enum(['callModel', 'runTool', 'startAgent', 'askHuman']),
+  what: z.string().describe('model, tool or agent name'),
+  pool: z.string().optional(),
+  child: sessionIdSchema.optional(),
+  invoke: z.string().optional().describe("id of the invoke in a user's own machine"),
+  since: z.number(),
+  deadlineAt: z.number(),
+});
+export type PendingNote = z.infer<typeof pendingNoteSchema>;
+
+export const recordSchema = z.object({
+  schema: z.literal(recordSchemaVersion),
+  machine: z.string(),
+  machineVersion: z.number(),
+  session: sessionIdSchema,
+  tenant: tenantIdSchema,
+  agent: agentNameSchema,
+  revision: revisionSchema,
+  task: taskIdSchema,
+  isKeyed: z.boolean(),
+  parent: parentSchema.optional(),
+  traceparent: z.string().optional(),
+  version: z.number().int().positive(),
+  position: positionSchema,
+  status: statusSchema,
+  value: z.unknown(),
+  context: z.record(z.string(), z.unknown()),
+  history: z.record(z.string(), z.array(z.object({ id: z.string() }))).optional(),
+  output: z.unknown().optional(),
+  reason: z.string().optional().describe('why it stopped or is paused, one sentence'),
+  startedAt: z.number(),
+  changedAt: z.number(),
+  length: z.number().describe('conversation entries'),
+  pending: z.record(z.string(), pendingNoteSchema),
+  timers: z.record(z.string(), z.object({ dueAt: z.number(), event: z.unknown().optional() })),
+  deferred: z.array(z.object({ message: messageSchema, at: z.number() })),
+});
+export type SessionRecord = z.infer<typeof recordSchema>;
+
+export const isEnded = (record: SessionRecord): boolean =>
+  record.status === 'completed' || record.status === 'failed' || record.status === 'halted';
+
+/** SHA-256 of the record in canonical JSON (RFC 8785): equal states have equal hashes, whatever order their keys have. */
+export function stateHashOf(record: SessionRecord): string {
+  return sha256(canonicalize(JSON.parse(JSON.stringify(record))) ?? '');
+}
+
+/** When the session next wants to be woken: its earliest deadline or timer, epoch ms. */
+export function wakeAtOf(record: SessionRecord): number | undefined {
+  // The deadlines of a paused session stand still until it is resumed.
+  if (record.status !== 'active') return undefined;
+  let earliest: number | undefined;
+  for (const id in record.pending) {
+    const { deadlineAt } = record.pending[id]!;
+    if (earliest === undefined || deadlineAt < earliest) earliest = deadlineAt;
+  }
+  for (const id in record.timers) {
+    const { dueAt } = record.timers[id]!;
+    if (earliest === undefined || dueAt < earliest) earliest = dueAt;
+  }
+  return earliest;
+}

@@ -1,0 +1,212 @@
+/**
+ * Agents, tools, models and tenants as data: YAML documents with the Kubernetes envelope.
+ *
+ * A bundle is an agent with everything it names, and its revision is a hash of that: a session runs on
+ * the bundle that it began with.
+ */
+import canonicalize from 'canonicalize';
+import { z } from 'zod';
+import { limitsSchema, priceSchema } from '../budget/budget.ts';
+import { agentNameSchema, type AgentName, type Revision, sha256 } from '../ids.ts';
+import { limits } from '../limits.ts';
+import { toolSpecSchema } from '../tools/tool-spec.ts';
+
+const toolName = z.string().regex(/^[a-zA-Z0-9_-]{1,64}$/, 'a tool name has letters, digits, _ and - only, as model APIs ask');
+
+export const modelSpecSchema = z
+  .object({
+    model: z.string().min(1).describe('the name the provider knows'),
+    baseUrl: z.string().optional().describe('an OpenAI-compatible address, may contain ${env:NAME}; default: OPENAI_BASE_URL of the gateway'),
+    apiKeyEnv: z.string().default('OPENAI_API_KEY').describe('name of the environment variable of the gateway that holds the key'),
+    api: z.enum(['chat', 'responses']).default('chat').describe('Chat Completions, or the Responses API'),
+    stream: z.boolean().default(true),
+    price: priceSchema,
+    timeoutMs: z.number().int().positive().default(limits.modelTimeoutMs).describe('one attempt, first byte to last'),
+    attempts: z.number().int().min(1).max(10).default(3).describe('tries at this provider for transient failures'),
+    backoffMs: z.number().int().positive().default(250),
+    fallback: z.string().optional().describe('another Model to ask when this one has failed'),
+  })
+  .strict();
+export type ModelSpec = z.infer<typeof modelSpecSchema>;
+
+const approvalRuleSchema = z
+  .object({
+    tool: toolName,
+    when: z
+      .object({ argument: z.string(), above: z.number() })
+      .strict()
+      .optional()
+      .describe('only when this number among the arguments is above the value (or is no number); default: always'),
+    expiresMs: z.number().int().positive().default(limits.approvalExpiryMs).describe('an answer that comes later counts as a rejection'),
+  })
+  .strict();
+export type ApprovalRule = z.infer<typeof approvalRuleSchema>;
+
+export const agentSpecSchema = z
+  .object({
+    description: z.string().default(''),
+    instructions: z.string().default('').describe('the system message'),
+    model: z.string().default('default').describe('a Model'),
+    tools: z.array(toolName).default([]),
+    agents: z.array(agentNameSchema).default([]).describe('agents that it may delegate to'),
+    temperature: z.number().min(0).max(2).default(0),
+    outputTokensMax: z.number().int().positive().default(1_024).describe('completion tokens of one model call; also what is reserved for it'),
+    contextTokensMax: z.number().int().positive().default(120_000).describe('prompt tokens beyond which the conversation is compacted'),
+    limits: limitsSchema.prefault({}),
+    approvals: z.array(approvalRuleSchema).default([]),
+    loop: z
+      .object({
+        sameCallMax: z.number().int().min(2).default(4).describe('the same tool with the same arguments so often is a loop'),
+        failuresMax: z.number().int().min(1).default(5).describe('so many turns in a row in which every call failed are no progress'),
+        then: z.enum(['fail', 'escalate']).default('fail'),
+      })
+      .strict()
+      .prefault({}),
+    onModelFailure: z.enum(['fail', 'pause']).default('fail').describe('when every try and fallback has failed'),
+    machine: z.string().optional().describe('path of a module that exports an XState machine, for a fixed pipeline'),
+  })
+  .strict();
+export type AgentSpec = z.infer<typeof agentSpecSchema>;
+
+export const tenantSpecSchema = z
+  .object({
+    agents: z.array(z.string()).default(['*']).describe('agents its tasks may name; * is all'),
+    requestsPerMinute: z.number().int().positive().optional().describe('model calls'),
+    tokensPerMinute: z.number().int().positive().optional().describe('prompt and completion tokens'),
+  })
+  .strict();
+export type TenantSpec = z.infer<typeof tenantSpecSchema>;
+
+const documentOf = <Kind extends string, Spec extends z.ZodType>(kind: Kind, spec: Spec, name: z.ZodType<string>) =>
+  z
+    .object({
+      apiVersion: z.literal('understudy.dev/v1'),
+      kind: z.literal(kind),
+      metadata: z.object({ name, labels: z.record(z.string(), z.string()).optional() }).strict(),
+      spec,
+    })
+    .strict();
+
+export const documentSchema = z.discriminatedUnion('kind', [
+  documentOf('Agent', agentSpecSchema, agentNameSchema),
+  documentOf('Tool', toolSpecSchema, toolName),
+  documentOf('Model', modelSpecSchema, z.string().min(1)),
+  documentOf('Tenant', tenantSpecSchema, agentNameSchema),
+]);
+export type SpecDocument = z.infer<typeof documentSchema>;
+
+/** Everything a session of an agent needs to run, on whichever host. */
+export const bundleSchema = z.object({
+  name: agentNameSchema,
+  agent: agentSpecSchema,
+  tools: z.record(z.string(), toolSpecSchema),
+  models: z.array(modelSpecSchema.extend({ name: z.string() })).describe('the model, then its fallbacks in order'),
+  agents: z.record(z.string(), z.object({ description: z.string(), limits: limitsSchema, revision: z.string() })),
+  machineHash: z.string().optional(),
+});
+export type Bundle = z.infer<typeof bundleSchema>;
+
+export interface Catalog {
+  readonly agents: ReadonlyMap<AgentName, { readonly bundle: Bundle; readonly revision: Revision }>;
+  readonly tenants: ReadonlyMap<string, TenantSpec>;
+}
+
+export function revisionOf(bundle: Bundle): Revision {
+  return sha256(canonicalize(bundle) ?? '').slice(0, 16) as Revision;
+}
+
+/** What is wrong with a document, with the name of the file that holds it. */
+export interface SpecProblem {
+  readonly file: string;
+  readonly field: string;
+  readonly message: string;
+}
+
+/**
+ * Put documents together into a catalog. An agent that names what is not there is left out and
+ * reported; the others stand.
+ */
+export function catalogOf(
+  documents: readonly { readonly document: SpecDocument; readonly file: string; readonly machineHash?: string | undefined }[],
+): { catalog: Catalog; problems: SpecProblem[] } {
+  const problems: SpecProblem[] = [];
+  const byKind = <Kind extends SpecDocument['kind']>(kind: Kind) => {
+    type Spec = Extract<SpecDocument, { kind: Kind }>['spec'];
+    const found = new Map<string, { readonly spec: Spec; readonly file: string; readonly machineHash?: string | undefined }>();
+    for (const { document, file, machineHash } of documents) {
+      if (document.kind !== kind) continue;
+      const { name } = document.metadata;
+      if (found.has(name)) problems.push({ file, field: 'metadata.name', message: `${kind} ${name} is defined twice` });
+      else found.set(name, { spec: (document as { spec: unknown }).spec as Spec, file, machineHash });
+    }
+    return found;
+  };
+  const tools = byKind('Tool');
+  const models = byKind('Model');
+  const agents = byKind('Agent');
+  const tenants = byKind('Tenant');
+
+  const done = new Map<AgentName, { bundle: Bundle; revision: Revision }>();
+  const building = new Set<string>();
+  const build = (name: string, neededBy: string): { bundle: Bundle; revision: Revision } | undefined => {
+    const ready = done.get(name as AgentName);
+    if (ready) return ready;
+    const source = agents.get(name);
+    if (!source) {
+      problems.push({ file: neededBy, field: 'spec.agents', message: `there is no Agent ${name}` });
+      return undefined;
+    }
+    const { spec, file, machineHash } = source;
+    if (building.has(name)) {
+      problems.push({ file, field: 'spec.agents', message: `Agent ${name} delegates to itself in a circle` });
+      return undefined;
+    }
+    building.add(name);
+    let isWhole = true;
+    const missing = (field: string, message: string) => {
+      problems.push({ file, field, message });
+      isWhole = false;
+    };
+    const bundle: Bundle = { name: name as AgentName, agent: spec, tools: {}, models: [], agents: {}, ...(machineHash ? { machineHash } : {}) };
+    for (const tool of spec.tools) {
+      const found = tools.get(tool);
+      if (found) bundle.tools[tool] = found.spec;
+      else missing('spec.tools', `Agent ${name} names the tool ${tool}, and there is no such Tool`);
+    }
+    for (const rule of spec.approvals) {
+      if (!spec.tools.includes(rule.tool)) missing('spec.approvals', `Agent ${name} wants approvals for ${rule.tool}, which is not among its tools`);
+    }
+    let modelName: string | undefined = spec.model;
+    const seen = new Set<string>();
+    while (modelName !== undefined && !seen.has(modelName)) {
+      seen.add(modelName);
+      const model = models.get(modelName);
+      if (!model) missing('spec.model', `Agent ${name} needs the model ${modelName}, and there is no such Model`);
+      else bundle.models.push({ ...model.spec, name: modelName });
+      modelName = model?.spec.fallback;
+    }
+    for (const child of spec.agents) {
+      const built = build(child, file);
+      if (built) bundle.agents[child] = { description: built.bundle.agent.description, limits: built.bundle.agent.limits, revision: built.revision };
+      else isWhole = false;
+    }
+    building.delete(name);
+    if (!isWhole) return undefined;
+    const built = { bundle, revision: revisionOf(bundle) };
+    done.set(name as AgentName, built);
+    return built;
+  };
+  for (const [name, { file }] of agents) build(name, file);
+  return {
+    catalog: { agents: done, tenants: new Map([...tenants].map(([name, { spec }]) => [name, spec])) },
+    problems: dedupe(problems),
+  };
+}
+
+function dedupe(problems: SpecProblem[]): SpecProblem[] {
+  const seen = new Set<string>();
+  return problems.filter((problem) => {
+    const key = JSON.stringify(problem);
+    return seen.has(key) ? false : seen.add(key);
+  });
+}

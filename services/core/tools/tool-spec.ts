@@ -1,0 +1,75 @@
+/** A tool as data: what the model sees, what the executor does, and what may happen after a death. */
+import { z } from 'zod';
+import { limits } from '../limits.ts';
+
+/**
+ * What an executor may do when its predecessor died after the start record:
+ * pure, keyed and workspace run again; queryable asks first; opaque never runs again (outcome unknown).
+ */
+export const effectClassSchema = z.enum(['pure', 'keyed', 'queryable', 'opaque', 'workspace']);
+export type EffectClass = z.infer<typeof effectClassSchema>;
+
+const jsonSchema = z.record(z.string(), z.unknown()).describe('a JSON Schema object');
+
+const headers = z
+  .record(z.string(), z.string())
+  .default({})
+  .describe('values may name a secret of the executor as ${env:NAME}; the value itself never stands here');
+
+const builtin = z.object({ kind: z.literal('builtin'), name: z.string().min(1).describe('the function in services/executor/builtin') }).strict();
+
+const http = z
+  .object({
+    kind: z.literal('http'),
+    method: z.enum(['GET', 'POST', 'PUT', 'DELETE']).default('POST'),
+    url: z.string().min(1).describe('may contain ${env:NAME} and {argument}; GET puts the other arguments in the query'),
+    headers,
+    query: z
+      .object({ method: z.enum(['GET', 'POST']).default('GET'), url: z.string().min(1) })
+      .strict()
+      .optional()
+      .describe('class queryable: answers 200 with the result if the effect {idempotencyKey} happened, 404 if it did not'),
+  })
+  .strict();
+
+const mcp = z
+  .object({
+    kind: z.literal('mcp'),
+    tool: z.string().optional().describe('the name at the server, when it differs'),
+    command: z.array(z.string()).min(1).optional().describe('stdio: program and arguments'),
+    url: z.string().optional().describe('streamable HTTP: address, may contain ${env:NAME}'),
+    headers,
+  })
+  .strict()
+  .refine((spec) => (spec.command === undefined) !== (spec.url === undefined), 'give either command (stdio) or url (streamable HTTP)');
+
+const processKind = z
+  .object({
+    kind: z.literal('process'),
+    command: z.array(z.string()).min(1).describe('program and arguments; JSON on stdin, JSON on stdout; ${sandbox} is our own job runner'),
+    memoryMiB: z.number().int().positive().default(512).describe('address space of the program, MiB'),
+  })
+  .strict();
+
+export const toolSpecSchema = z
+  .object({
+    description: z.string().min(1).describe('what the model reads'),
+    class: effectClassSchema.default('opaque'),
+    pool: z.string().regex(/^[a-z0-9-]+$/).default('tools').describe('which executors run it'),
+    input: jsonSchema.default({ type: 'object', properties: {} }),
+    output: jsonSchema.optional().describe('a result that breaks it is an error'),
+    timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),
+    retry: z
+      .object({
+        attempts: z.number().int().min(1).max(20).default(4).describe('tries for transient failures; opaque tools get one'),
+        backoffMs: z.number().int().positive().default(200).describe('first wait; doubles, with jitter, up to backoffMaxMs'),
+        backoffMaxMs: z.number().int().positive().default(5_000),
+      })
+      .strict()
+      .prefault({}),
+    outputBytesMax: z.number().int().positive().max(limits.toolOutputBytesMax).default(32_000).describe('bytes kept of the result'),
+    run: z.discriminatedUnion('kind', [builtin, http, mcp, processKind]),
+  })
+  .strict();
+export type ToolSpec = z.infer<typeof toolSpecSchema>;
+export type ToolRun = ToolSpec['run'];

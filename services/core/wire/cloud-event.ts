@@ -1,0 +1,87 @@
+/** Events at the edge: CloudEvents 1.0, structured JSON. One per step, named by session and version, so a repeat is known as one. */
+import type { SessionRecord } from '../session/record.ts';
+import type { Happened } from '../session/step.ts';
+import type { Effect } from '../session/effects.ts';
+
+export interface UnderstudyEvent {
+  readonly specversion: '1.0';
+  readonly id: string;
+  readonly source: string;
+  readonly type: string;
+  readonly subject: string;
+  readonly time: string;
+  readonly traceparent?: string | undefined;
+  readonly data: EventData;
+}
+
+export interface EventData {
+  readonly tenant: string;
+  readonly agent: string;
+  readonly session: string;
+  readonly task: string;
+  readonly version: number;
+  readonly from: string;
+  readonly to: string;
+  readonly status: string;
+  /** What was chosen, and what stood beside it: the machine's own guards, in order. */
+  readonly decisions: Happened['choices'];
+  readonly effects: readonly { readonly id?: string | undefined; readonly kind: string; readonly what?: string | undefined }[];
+  readonly details: Happened['details'];
+  readonly reason?: string | undefined;
+  /** Only of an end: the answer to whoever published the task, and what it came to. */
+  readonly output?: string | undefined;
+  readonly spent?: Extract<Effect, { kind: 'reply' }>['spent'] | undefined;
+}
+
+export function eventOf(record: SessionRecord, happened: Happened, effects: readonly Effect[], at: number): UnderstudyEvent {
+  return {
+    specversion: '1.0',
+    id: `${record.session}-${record.version}`,
+    source: `understudy/${record.tenant}/${record.agent}`,
+    type: `dev.understudy.${happened.kind}`,
+    subject: record.session,
+    time: new Date(at).toISOString(),
+    ...(record.traceparent ? { traceparent: record.traceparent } : {}),
+    data: {
+      tenant: record.tenant,
+      agent: record.agent,
+      session: record.session,
+      task: record.task,
+      version: record.version,
+      from: happened.from,
+      to: happened.to,
+      status: record.status,
+      decisions: happened.choices,
+      effects: effects.map(briefly),
+      details: happened.details,
+      ...(record.reason ? { reason: record.reason } : {}),
+    },
+  };
+}
+
+/** A task ended: what its publisher waits for. */
+export function endEventOf(record: SessionRecord, reply: Extract<Effect, { kind: 'reply' }>, at: number, index: number): UnderstudyEvent {
+  const base = eventOf(record, { kind: reply.outcome, from: '', to: reply.outcome, choices: [], details: {} }, [], at);
+  return {
+    ...base,
+    id: `${base.id}-end${index}`,
+    data: { ...base.data, task: reply.task, output: reply.output, spent: reply.spent, ...(reply.reason ? { reason: reply.reason } : {}) },
+  };
+}
+
+function briefly(effect: Effect): { id?: string; kind: string; what?: string } {
+  switch (effect.kind) {
+    case 'runTool':
+      return { id: effect.id, kind: effect.kind, what: `${effect.tool} (${effect.class})` };
+    case 'startAgent':
+      return { id: effect.id, kind: effect.kind, what: effect.child };
+    case 'askHuman':
+      return { id: effect.id, kind: effect.kind, what: effect.tool };
+    case 'callModel':
+      return { id: effect.id, kind: effect.kind };
+    case 'reply':
+      return { kind: effect.kind, what: effect.outcome };
+    default:
+      return { kind: effect.kind };
+  }
+}

@@ -1,0 +1,52 @@
+/** What travels in MAIL and EFFECTS: plain JSON with a schema version, one or many to a message. */
+import { z } from 'zod';
+import { issuesOf } from '../errors.ts';
+import { type SessionId, sessionIdSchema, type TenantId, tenantIdSchema } from '../ids.ts';
+import { callModelSchema, type PooledEffect, runToolSchema } from '../session/effects.ts';
+import { type Message, messageSchema } from '../session/messages.ts';
+
+export const wireVersion = 1;
+
+const envelopeSchema = z.object({ v: z.literal(wireVersion), tenant: tenantIdSchema, session: sessionIdSchema, message: messageSchema });
+
+/** A message with its address. */
+export interface Envelope {
+  readonly tenant: TenantId;
+  readonly session: SessionId;
+  readonly message: Message;
+}
+
+export type ParsedEnvelope = { readonly ok: true; readonly envelope: Envelope } | { readonly ok: false; readonly problem: string; readonly raw: string };
+
+export const encodeEnvelope = ({ tenant, session, message }: Envelope): string => JSON.stringify({ v: wireVersion, tenant, session, message });
+
+/** One stream message may hold one envelope or an array; each is judged alone, so a bad one spoils no other. */
+export function parseMail(text: string): ParsedEnvelope[] {
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    return [{ ok: false, problem: 'not JSON', raw: text }];
+  }
+  return (Array.isArray(body) ? body : [body]).map((item) => {
+    const parsed = envelopeSchema.safeParse(item);
+    return parsed.success ? { ok: true, envelope: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: JSON.stringify(item) };
+  });
+}
+
+const pooledSchema = z.discriminatedUnion('kind', [callModelSchema, runToolSchema]);
+
+export type ParsedEffect = { readonly ok: true; readonly effect: PooledEffect } | { readonly ok: false; readonly problem: string; readonly raw: string };
+
+export function parseEffects(text: string): ParsedEffect[] {
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    return [{ ok: false, problem: 'not JSON', raw: text }];
+  }
+  return (Array.isArray(body) ? body : [body]).map((item) => {
+    const parsed = pooledSchema.safeParse(item);
+    return parsed.success ? { ok: true, effect: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: JSON.stringify(item) };
+  });
+}

@@ -1,0 +1,40 @@
+/** The only place that spells NATS subjects and stream names. Tokens never contain dots. */
+import type { AgentName, EffectId, Revision, SessionId, ShardId, TenantId } from '../ids.ts';
+
+export function subjectsOf(prefix = 'understudy') {
+  return {
+    prefix,
+    task: (tenant: TenantId | '*' | string, agent: AgentName | '*' | string) => `${prefix}.task.${tenant}.${agent}`,
+    mail: (shard: ShardId | number, tenant: TenantId, session: SessionId) => `${prefix}.mail.${shard}.${tenant}.${session}`,
+    mailBatch: (shard: ShardId | number) => `${prefix}.mail.${shard}.batch`,
+    mailOf: (shard: ShardId | number) => `${prefix}.mail.${shard}.>`,
+    effect: (pool: string, tenant: TenantId | '*') => `${prefix}.effect.${pool}.${tenant}`,
+    cancel: (pool: string) => `${prefix}.cancel.${pool}`,
+    start: (effect: EffectId | string) => `${prefix}.start.${effect}`,
+    holds: (performer: string) => `${prefix}.holds.${performer}`,
+    event: (tenant: string, agent: string, session: string, kind: string) => `${prefix}.event.${tenant}.${agent}.${session}.${kind}`,
+    dead: (tenant: string, agent: string) => `${prefix}.dead.${tenant}.${agent}`,
+    stream: (tenant: TenantId, session: SessionId) => `${prefix}.stream.${tenant}.${session}`,
+    archive: (shard: ShardId | number, session: SessionId | '*') => `${prefix}.archive.${shard}.${session}`,
+    bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
+    control: (verb: string) => `${prefix}.control.${verb}`,
+    released: `${prefix}.cluster.released`,
+    all: (family: string) => `${prefix}.${family}.>`,
+  } as const;
+}
+export type Subjects = ReturnType<typeof subjectsOf>;
+
+export function streamsOf(prefix = 'understudy') {
+  const base = prefix === 'understudy' ? '' : `${prefix.toUpperCase()}_`;
+  return {
+    tasks: `${base}TASKS`,
+    mail: `${base}MAIL`,
+    effects: `${base}EFFECTS`,
+    starts: `${base}STARTS`,
+    events: `${base}EVENTS`,
+    dead: `${base}DEAD`,
+    archive: `${base}ARCHIVE`,
+    bundles: `${base}BUNDLES`,
+  } as const;
+}
+export type Streams = ReturnType<typeof streamsOf>;

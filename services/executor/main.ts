@@ -1,0 +1,48 @@
+/** The executor as a process: NATS only, no Redis, no provider key. */
+import { settingsFrom } from '../adapters/files/environment.ts';
+import { httpRunner } from '../adapters/http/tool.ts';
+import { mcpRunner } from '../adapters/mcp/tool.ts';
+import { natsArchive } from '../adapters/nats/archive.ts';
+import { connectNats } from '../adapters/nats/connection.ts';
+import { natsEffects } from '../adapters/nats/effects.ts';
+import { natsMailbox } from '../adapters/nats/mailbox.ts';
+import { natsStarts } from '../adapters/nats/starts.ts';
+import { systemClock } from '../adapters/observability/clock.ts';
+import { runService } from '../adapters/observability/lifecycle.ts';
+import { serveProbes } from '../adapters/observability/probes.ts';
+import { observability } from '../adapters/observability/telemetry.ts';
+import { processRunner } from '../adapters/process/tool.ts';
+import { builtinRunner, builtinTools } from './builtin.ts';
+import { startExecutor } from './worker.ts';
+
+await runService(async (started) => {
+  const settings = settingsFrom(process.env);
+  const { telemetry, registry } = observability('executor', settings.instance, settings.logLevel);
+  let isReady = false;
+  const probes = await serveProbes(settings.httpPort, registry, () => (isReady ? '' : 'starting'));
+  started({ name: 'probes', stop: () => probes.stop() });
+  const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
+  started({ name: 'nats', stop: () => nats.close() });
+  const runners = [builtinRunner(builtinTools(settings.files)), httpRunner(process.env), mcpRunner(process.env), await processRunner({ scratch: settings.scratch })];
+  started({ name: 'tools', stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))) });
+  // A start record names its process, so a second life of the same name does not answer for the first.
+  const performer = `${settings.instance}-${process.pid}-${Date.now().toString(36)}`;
+  const taking = await startExecutor(
+    performer,
+    settings.pool,
+    { effects: natsEffects(nats), starts: natsStarts(nats), mailbox: natsMailbox(nats), archive: natsArchive(nats), runners, telemetry, clock: systemClock, shards: settings.shards },
+    settings.concurrency,
+  );
+  const gauge = systemClock.every(1_000, () => telemetry.gauge('inFlight', taking.inFlight()));
+  started({
+    name: 'executor',
+    stop: async () => {
+      gauge.stop();
+      isReady = false;
+      await taking.drain();
+      await taking.stop();
+    },
+  });
+  isReady = true;
+  telemetry.log('info', 'serving', { port: probes.port });
+});

@@ -1,0 +1,178 @@
+/**
+ * Performs tool calls, each at most once where it matters.
+ *
+ * Owns     the effects in hand of this executor.
+ *
+ * X1  What is not pure begins with a start record; who did not create it does not simply begin.
+ * X2  After a death the class decides: keyed and workspace run again, queryable asks first, opaque is `unknown`.
+ * X3  The result is mailed before the effect is acknowledged.
+ * X4  Retries happen here, bounded, only for transient failures, and never for opaque tools.
+ */
+import { Refused, Unavailable, messageOf } from '../core/errors.ts';
+import { type EffectId, shardOf } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import { validatorOf } from '../core/session/agent-plan.ts';
+import type { RunTool } from '../core/session/effects.ts';
+import type { Message } from '../core/session/messages.ts';
+import { capped, failed, type Outcome } from '../core/tools/job.ts';
+import type { ToolSpec } from '../core/tools/tool-spec.ts';
+import type { Archive } from '../ports/archive.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Effects, Taken, Taking } from '../ports/effects.ts';
+import type { Mailbox } from '../ports/mailbox.ts';
+import type { ToolJob, ToolRunner } from '../ports/performers.ts';
+import type { Starts } from '../ports/starts.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+
+export interface ExecutorPorts {
+  readonly effects: Effects;
+  readonly starts: Starts;
+  readonly mailbox: Mailbox;
+  readonly archive: Pick<Archive, 'bundle'>;
+  readonly runners: readonly ToolRunner[];
+  readonly telemetry: Telemetry;
+  readonly clock: Clock;
+  readonly shards: number;
+}
+
+export function startExecutor(executor: string, pool: string, ports: ExecutorPorts, concurrency: number = limits.performMax): Promise<Taking> {
+  const inHand = new Set<EffectId>();
+  ports.starts.answerHolds(executor, (effect) => inHand.has(effect));
+  return ports.effects.take(
+    pool,
+    concurrency,
+    async (taken) => {
+      inHand.add(taken.effect.id);
+      try {
+        await perform(executor, taken, ports);
+      } finally {
+        inHand.delete(taken.effect.id);
+      }
+    },
+    (_raw, problem) => ports.telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
+  );
+}
+
+async function perform(executor: string, { effect, signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<void> {
+  if (effect.kind !== 'runTool') throw new Refused('WRONG_POOL', `a ${effect.kind} came to a pool of tools`);
+  const { telemetry, clock } = ports;
+  const from = performance.now();
+  if (effect.deadlineAt < clock.now()) return; // its session has stopped waiting
+  const bundle = await ports.archive.bundle(effect.revision);
+  const spec = bundle?.tools[effect.tool];
+  if (!spec) return mail(executor, effect, failed('permanent', 'TOOL_UNKNOWN', `revision ${effect.revision} has no tool ${effect.tool}`), 0, from, ports);
+
+  const begun = await begin(executor, effect, spec, signal, ports);
+  if (begun.kind === 'elsewhere') return; // the executor that began it lives, and will answer
+  if (begun.kind === 'answer') {
+    telemetry.performed('tool', effect.tool, begun.outcome.ok ? 'ok' : begun.outcome.failure.class, (performance.now() - from) / 1_000);
+    return mail(executor, effect, begun.outcome, 0, from, ports);
+  }
+  const { outcome, attempts } = await runWithRetries(effect, spec, signal, ports);
+  if (signal.aborted) return;
+  telemetry.performed('tool', effect.tool, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
+  telemetry.log(outcome.ok ? 'debug' : 'warn', outcome.ok ? 'tool returned' : 'tool failed', {
+    effect: effect.id,
+    session: effect.session,
+    tool: effect.tool,
+    class: spec.class,
+    attempts,
+    isRedelivered,
+    code: outcome.ok ? undefined : outcome.failure.code,
+    trace: effect.traceparent,
+  });
+  await mail(executor, effect, outcome, attempts, from, ports);
+}
+
+type Begun = { readonly kind: 'run' } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<unknown> };
+
+/** May this effect be run, and if it was begun before, what does its class say? */
+async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: AbortSignal, { starts, runners, telemetry }: ExecutorPorts): Promise<Begun> {
+  if (spec.class === 'pure') return { kind: 'run' };
+  const start = await starts.create(effect.id, executor, spec.class);
+  if (start.created) return { kind: 'run' };
+  telemetry.startRefused(spec.class);
+  const { first } = start;
+  if (first.performer !== executor && (await starts.isHeld(first.performer, effect.id, 1_000))) return { kind: 'elsewhere' };
+  telemetry.log('warn', 'begun before by an executor that is gone', { effect: effect.id, session: effect.session, tool: effect.tool, class: spec.class, first: first.performer });
+  switch (spec.class) {
+    case 'keyed':
+    case 'workspace':
+      return { kind: 'run' };
+    case 'queryable': {
+      const runner = runners.find(({ kind }) => kind === spec.run.kind);
+      const answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, AbortSignal.any([signal, AbortSignal.timeout(spec.timeoutMs)]));
+      if (answer === 'never') return { kind: 'run' };
+      if (answer?.ok) return { kind: 'answer', outcome: answer };
+      if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
+      return { kind: 'answer', outcome: unknownOf(effect, first.performer) };
+    }
+    case 'opaque':
+      return { kind: 'answer', outcome: unknownOf(effect, first.performer) };
+  }
+}
+
+const unknownOf = (effect: RunTool, performer: string): Outcome<never> =>
+  failed('unknown', 'OUTCOME_UNKNOWN', `executor ${performer} died after it had begun ${effect.tool}; nobody can say whether it took effect, and it was not run again`);
+
+const jobOf = (effect: RunTool, spec: ToolSpec): ToolJob => ({
+  tool: effect.tool,
+  spec,
+  arguments: effect.arguments,
+  tenant: effect.tenant,
+  session: effect.session,
+  idempotencyKey: effect.id,
+  traceparent: effect.traceparent,
+});
+
+async function runWithRetries(effect: RunTool, spec: ToolSpec, signal: AbortSignal, { runners, clock }: ExecutorPorts): Promise<{ outcome: Outcome<unknown>; attempts: number }> {
+  const runner = runners.find(({ kind }) => kind === spec.run.kind);
+  if (!runner) return { outcome: failed('permanent', 'TOOL_KIND_UNKNOWN', `this executor runs no tools of kind ${spec.run.kind}`), attempts: 0 };
+  const tries = spec.class === 'opaque' ? 1 : spec.retry.attempts;
+  let outcome: Outcome<unknown> = failed('permanent', 'NOT_RUN', 'the tool was not run');
+  let attempts = 0;
+  while (attempts < tries && !signal.aborted) {
+    attempts += 1;
+    outcome = await runOnce(runner, jobOf(effect, spec), spec, signal);
+    if (outcome.ok || outcome.failure.class !== 'transient') break;
+    // Whether a request that broke off took effect, an opaque tool cannot say.
+    if (spec.class === 'opaque') outcome = failed('unknown', outcome.failure.code, `${outcome.failure.message}; it is not tried again, because it may have taken effect`);
+    else if (attempts < tries) {
+      const waitMs = Math.max(outcome.failure.retryAfterMs ?? 0, Math.random() * Math.min(spec.retry.backoffMaxMs, spec.retry.backoffMs * 2 ** (attempts - 1)));
+      await clock.sleep(waitMs, signal);
+    }
+  }
+  return { outcome, attempts };
+}
+
+async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal: AbortSignal): Promise<Outcome<unknown>> {
+  const timeout = AbortSignal.timeout(spec.timeoutMs);
+  let outcome: Outcome<unknown>;
+  try {
+    outcome = await runner.run(job, spec.run as never, AbortSignal.any([signal, timeout]));
+  } catch (error) {
+    outcome = failed('permanent', 'TOOL_CRASHED', `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`);
+  }
+  if (timeout.aborted && !outcome.ok) return failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
+  if (!outcome.ok) return outcome;
+  if (spec.output) {
+    const checked = validatorOf(spec.output)?.safeParse(outcome.value);
+    if (checked && !checked.success) {
+      return failed('permanent', 'TOOL_OUTPUT_INVALID', `tool ${job.tool} returned what its schema does not allow: ${checked.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).slice(0, 3).join('; ')}`);
+    }
+  }
+  return outcome;
+}
+
+async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>, attempts: number, from: number, { mailbox, archive, shards }: ExecutorPorts): Promise<void> {
+  const common = { effect: effect.id, latencyMs: Math.round(performance.now() - from), attempts, executor };
+  let message: Message;
+  if (outcome.ok) {
+    const spec = (await archive.bundle(effect.revision))?.tools[effect.tool];
+    const { value, bytes, truncated } = capped(outcome.value, spec?.outputBytesMax ?? limits.toolOutputBytesMax);
+    message = { kind: 'toolReturned', ...common, value, bytes, truncated };
+  } else {
+    message = { kind: 'toolFailed', ...common, failure: { ...outcome.failure, message: outcome.failure.message.slice(0, 2_000) } };
+  }
+  await mailbox.deliver(shardOf(effect.tenant, effect.session, shards), { tenant: effect.tenant, session: effect.session, message });
+}

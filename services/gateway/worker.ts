@@ -1,0 +1,168 @@
+/**
+ * Performs model calls: claims the call, reads the prompt where it lies, asks provider after provider, and
+ * mails the answer.
+ *
+ * G1  A call is made only while its session waits for it and no other gateway makes it.
+ * G2  The answer is mailed before the effect is acknowledged: a gateway that dies is followed by another.
+ * G3  Failures are retried here, bounded and by class; what comes out of here is final.
+ */
+import { costMicrosOf } from '../core/budget/budget.ts';
+import { Refused, Unavailable } from '../core/errors.ts';
+import { shardOf } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import { delegateTool } from '../core/session/agent-plan.ts';
+import { type CallModel, modelPool } from '../core/session/effects.ts';
+import type { Message, ModelReply } from '../core/session/messages.ts';
+import type { Bundle, TenantSpec } from '../core/session/specs.ts';
+import type { Entry } from '../core/session/conversation.ts';
+import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
+import type { Archive } from '../ports/archive.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Effects, Taken, Taking } from '../ports/effects.ts';
+import type { Mailbox } from '../ports/mailbox.ts';
+import type { Model, Prompt, RateLimits } from '../ports/performers.ts';
+import type { ModelCalls } from '../ports/session-store.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+
+export interface GatewayPorts {
+  readonly effects: Effects;
+  readonly calls: ModelCalls;
+  readonly mailbox: Mailbox;
+  readonly archive: Pick<Archive, 'bundle'>;
+  readonly model: Model;
+  readonly rates: RateLimits;
+  readonly tenants: () => ReadonlyMap<string, TenantSpec>;
+  readonly telemetry: Telemetry;
+  readonly clock: Clock;
+  readonly shards: number;
+  /** Tokens as they come, for whoever watches. */
+  readonly onText?: (tenant: string, session: string, text: string) => void;
+}
+
+/** A retry that hands the effect back to the queue. */
+class Later extends Unavailable {
+  readonly retryAfterMs: number;
+  constructor(code: string, message: string, retryAfterMs: number) {
+    super(code, message);
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
+export function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
+  return ports.effects.take(
+    modelPool,
+    concurrency,
+    (taken) => perform(gateway, taken, ports),
+    (_raw, problem) => ports.telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
+  );
+}
+
+async function perform(gateway: string, { effect, signal }: Taken, ports: GatewayPorts): Promise<void> {
+  if (effect.kind !== 'callModel') throw new Refused('WRONG_POOL', `a ${effect.kind} came to the pool of models`);
+  const { calls, clock, shards, telemetry } = ports;
+  const shard = shardOf(effect.tenant, effect.session, shards);
+  const claimMs = limits.effectAckWaitMs;
+  const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, claimMs);
+  if (entries === 'settled') return; // halted, timed out, or answered already
+  if (entries === 'held') throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
+
+  const from = performance.now();
+  const renewing = clock.every(limits.effectHeartbeatMs, () => void calls.renew(shard, effect.id, gateway, claimMs).catch(() => undefined));
+  try {
+    const bundle = await ports.archive.bundle(effect.revision);
+    if (!bundle) return mail(effect, { kind: 'modelFailed', effect: effect.id, failure: { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` }, attempts: 0 }, ports);
+    await throttle(effect, ports, signal);
+    const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, ports);
+    if (signal.aborted) return; // nobody waits any more
+    telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
+    if (outcome.ok) {
+      const { usage, costMicros } = outcome.value;
+      telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
+      telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
+      await mail(effect, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, ports);
+    } else {
+      telemetry.log('warn', 'model failed', { effect: effect.id, session: effect.session, model, attempts, code: outcome.failure.code, class: outcome.failure.class, trace: effect.traceparent });
+      await mail(effect, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, ports);
+    }
+  } finally {
+    renewing.stop();
+  }
+}
+
+const mail = (effect: CallModel, message: Message, { mailbox, shards }: GatewayPorts): Promise<void> =>
+  mailbox.deliver(shardOf(effect.tenant, effect.session, shards), { tenant: effect.tenant, session: effect.session, message });
+
+/** Wait for the tenant's share of requests and tokens; the others do not wait for it. */
+async function throttle(effect: CallModel, { tenants, rates, clock, telemetry }: GatewayPorts, signal: AbortSignal): Promise<void> {
+  const spec = tenants().get(effect.tenant);
+  for (const [what, points, perMinute] of [
+    ['requests', 1, spec?.requestsPerMinute],
+    ['tokens', effect.tokensReserved, spec?.tokensPerMinute],
+  ] as const) {
+    if (perMinute === undefined) continue;
+    for (;;) {
+      const waitMs = await rates.take(effect.tenant, what, points, perMinute);
+      if (waitMs === 0 || signal.aborted) break;
+      telemetry.log('debug', 'throttled', { tenant: effect.tenant, what, waitMs });
+      await clock.sleep(Math.min(waitMs, 5_000), signal);
+    }
+  }
+}
+
+function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]): Prompt {
+  const { agent } = bundle;
+  const common = { temperature: agent.temperature, outputTokensMax: effect.outputTokensMax, traceparent: effect.traceparent };
+  if (effect.purpose === 'input') return { ...common, instructions: agent.instructions, entries: [{ role: 'user', content: effect.prompt ?? '' }], tools: [] };
+  if (effect.purpose === 'summary') {
+    const ask: Entry = { role: 'user', content: 'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount.' };
+    return { ...common, instructions: agent.instructions, entries: [...entries, ask], tools: [] };
+  }
+  return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };
+}
+
+const toolsByBundle = new WeakMap<Bundle, Prompt['tools']>();
+function toolsOf(bundle: Bundle): Prompt['tools'] {
+  let tools = toolsByBundle.get(bundle);
+  if (!tools) {
+    const names = Object.keys(bundle.agents);
+    const delegate = {
+      name: delegateTool,
+      description: `Give a task to another agent and wait for its answer. ${names.map((name) => `${name}: ${bundle.agents[name]!.description}`).join('; ')}`,
+      input: { type: 'object', properties: { agent: { type: 'string', enum: names }, input: { type: 'string' } }, required: ['agent', 'input'] },
+    };
+    tools = [...Object.entries(bundle.tools).map(([name, { description, input }]) => ({ name, description, input })), ...(names.length > 0 ? [delegate] : [])];
+    toolsByBundle.set(bundle, tools);
+  }
+  return tools;
+}
+
+/** Provider after provider, each with its own bounded tries. */
+async function askAll(
+  effect: CallModel,
+  prompt: Prompt,
+  bundle: Bundle,
+  signal: AbortSignal,
+  { model, clock, onText }: GatewayPorts,
+): Promise<{ outcome: Outcome<Omit<ModelReply, 'attempts'>>; attempts: number; model: string }> {
+  let last: Failure = { class: 'permanent', code: 'MODEL_MISSING', message: `agent ${effect.agent} has no model` };
+  let attempts = 0;
+  let name = 'none';
+  for (const spec of bundle.models) {
+    name = spec.name;
+    for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
+      attempts += 1;
+      const outcome = await model.complete(spec, prompt, { signal, ...(onText ? { onText: (text: string) => onText(effect.tenant, effect.session, text) } : {}) });
+      if (outcome.ok) return { outcome: { ok: true, value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) } }, attempts, model: name };
+      last = outcome.failure;
+      if (signal.aborted || last.class !== 'transient') break;
+      if (attempt + 1 < spec.attempts) await clock.sleep(backoffMs(spec.backoffMs, attempt, last.retryAfterMs), signal);
+    }
+    if (signal.aborted) break;
+  }
+  return { outcome: failed(last.class === 'transient' ? 'permanent' : last.class, last.code, `${last.message} (after ${attempts} ${attempts === 1 ? 'try' : 'tries'})`), attempts, model: name };
+}
+
+/** Exponential with full jitter, never less than the provider asked for (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). */
+export function backoffMs(baseMs: number, attempt: number, retryAfterMs: number | undefined, maxMs = 20_000): number {
+  return Math.max(retryAfterMs ?? 0, Math.random() * Math.min(maxMs, baseMs * 2 ** attempt));
+}

@@ -1,0 +1,28 @@
+import type { Revision, SessionId, ShardId } from '../core/ids.ts';
+import type { Bundle } from '../core/session/specs.ts';
+import type { Incoming } from '../core/session/step.ts';
+import type { SessionRecord } from '../core/session/record.ts';
+
+/** A record with the mail that made it out of the baseline before. */
+export interface Baseline {
+  readonly record: SessionRecord;
+  readonly mail: readonly Incoming[];
+}
+
+/**
+ * Baselines and bundles: what a fold needs once the mail has been trimmed.
+ *
+ * Guarantee: what `append` has resolved for is kept for `archiveMaxAgeMs`, in order, per session; a second
+ *            append of the same version changes nothing that a reader can tell.
+ * Errors:    Unavailable.
+ */
+export interface Archive {
+  append(shard: ShardId, baseline: Baseline): Promise<void>;
+  latest(shard: ShardId, session: SessionId): Promise<Baseline | undefined>;
+  /** All baselines of a session, oldest first. */
+  chain(shard: ShardId, session: SessionId): Promise<Baseline[]>;
+  /** The last baseline of every session of a shard. */
+  latestOf(shard: ShardId): AsyncIterable<Baseline>;
+  putBundle(revision: Revision, bundle: Bundle): Promise<void>;
+  bundle(revision: Revision): Promise<Bundle | undefined>;
+}

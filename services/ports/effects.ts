@@ -1,0 +1,35 @@
+import type { PooledEffect } from '../core/session/effects.ts';
+
+export interface Taken {
+  readonly effect: PooledEffect;
+  /** Aborted when nobody waits for the result any more, or the taker stops. */
+  readonly signal: AbortSignal;
+  /** True when somebody may have begun this before. */
+  readonly isRedelivered: boolean;
+}
+
+export interface Taking {
+  /** Effects in hand. */
+  inFlight(): number;
+  /** Take nothing new, and wait for what is in hand. */
+  drain(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/**
+ * What sessions want, on its way to those who do it.
+ *
+ * Guarantee: an offered effect is taken by somebody at least once, as long as the queue lives; one that
+ *            is being performed is kept alive, and offered again after its performer has been silent for
+ *            `effectAckWaitMs`. The queue itself may be lost: what is pending is in the session store.
+ * Errors:    Unavailable from `offer`; offer again.
+ */
+export interface Effects {
+  offer(effect: PooledEffect): Promise<void>;
+  /** @param perform  resolves when the result is delivered; a rejection offers the effect again */
+  take(pool: string, concurrency: number, perform: (taken: Taken) => Promise<void>, onRefused: (raw: string, problem: string) => void): Promise<Taking>;
+  /** Nobody waits for these any more: best effort, at once. */
+  cancel(pool: string, ids: readonly string[]): void;
+  /** Tells when the queue was found empty-handed: what is pending must be offered again. */
+  onLost(listener: () => void): void;
+}

@@ -1,0 +1,42 @@
+import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+
+export interface DeadLetter {
+  /** Sequence in DEAD: its name for requeueing. */
+  readonly id: number;
+  readonly tenant: string;
+  readonly agent: string;
+  readonly at: number;
+  readonly code: string;
+  readonly reason: string;
+  readonly session?: string | undefined;
+  readonly task?: string | undefined;
+  /** Where it came from, to be published there again. */
+  readonly subject: string;
+  readonly body: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+export interface EventFilter {
+  readonly tenant?: string | undefined;
+  readonly agent?: string | undefined;
+  readonly session?: string | undefined;
+}
+
+/**
+ * What happened, for everybody who wants to know.
+ *
+ * Guarantee: at least once, with an id that is the same each time; per session in order of versions.
+ * Errors:    Unavailable from publish; publish again.
+ */
+export interface Events {
+  publish(event: UnderstudyEvent): Promise<void>;
+  /** True when an event with this session, kind and id is there already. */
+  has(event: UnderstudyEvent): Promise<boolean>;
+  /** @param fromStart  also what happened before now */
+  follow(filter: EventFilter, fromStart: boolean, onEvent: (event: UnderstudyEvent) => void): Promise<{ stop(): Promise<void> }>;
+  bury(letter: Omit<DeadLetter, 'id' | 'at'>): Promise<void>;
+  deadLetters(max: number): Promise<DeadLetter[]>;
+  deadLetter(id: number): Promise<DeadLetter | undefined>;
+  /** Take a dead letter away after it was requeued. */
+  unbury(id: number): Promise<void>;
+}

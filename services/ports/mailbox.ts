@@ -1,0 +1,37 @@
+import type { ShardId } from '../core/ids.ts';
+import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
+
+/** One stream message of a shard: one envelope or several, in order. */
+export interface MailBatch {
+  readonly shard: ShardId;
+  readonly sequence: number;
+  /** The broker's timestamp, epoch ms: the time of every step that comes of it. */
+  readonly at: number;
+  readonly items: readonly ParsedEnvelope[];
+}
+
+export interface Reading {
+  /** Read no further until `resume`; what is under way still arrives. */
+  pause(): void;
+  resume(): void;
+  stop(): Promise<void>;
+}
+
+/**
+ * The log of everything that sessions hear.
+ *
+ * Guarantee: what `deliver` has resolved for is stored, and every reader of its shard sees it, in one
+ *            order, the same for all. Envelopes of one call for one shard keep their order.
+ * Errors:    Unavailable when nobody can say whether it was stored; deliver again, the fold drops repeats.
+ */
+export interface Mailbox {
+  deliver(shard: ShardId, envelope: Envelope): Promise<void>;
+  /** Read a shard from after a sequence, without end and without gaps, over restarts of the broker too. */
+  read(shard: ShardId, afterSequence: number, onBatch: (batch: MailBatch) => void): Promise<Reading>;
+  /** First and last sequence of the log; last is 0 for one that never held anything. `created` names its life (epoch ms). */
+  bounds(): Promise<{ readonly first: number; readonly last: number; readonly created: number }>;
+  /** The last sequence that a shard has, 0 if none: how far a fold must come to know everything. */
+  lastOf(shard: ShardId): Promise<number>;
+  /** Forget what lies before a sequence. */
+  trim(beforeSequence: number): Promise<void>;
+}

@@ -1,0 +1,48 @@
+import type { Entry } from '../core/session/conversation.ts';
+import type { ModelReply } from '../core/session/messages.ts';
+import type { ModelSpec } from '../core/session/specs.ts';
+import type { Outcome } from '../core/tools/job.ts';
+import type { ToolRun, ToolSpec } from '../core/tools/tool-spec.ts';
+
+export interface Prompt {
+  readonly instructions: string;
+  readonly entries: readonly Entry[];
+  readonly tools: readonly { readonly name: string; readonly description: string; readonly input: Record<string, unknown> }[];
+  readonly temperature: number;
+  readonly outputTokensMax: number;
+  readonly traceparent?: string | undefined;
+}
+
+/**
+ * One attempt at one provider. Never throws for what a provider does: failures are classified here, once.
+ * `onText` hears the answer as it comes.
+ */
+export interface Model {
+  complete(spec: ModelSpec & { readonly name: string }, prompt: Prompt, options: { readonly signal: AbortSignal; readonly onText?: (text: string) => void }): Promise<Outcome<Omit<ModelReply, 'attempts' | 'costMicros'>>>;
+}
+
+export interface ToolJob {
+  readonly tool: string;
+  readonly spec: ToolSpec;
+  readonly arguments: Readonly<Record<string, unknown>>;
+  readonly tenant: string;
+  readonly session: string;
+  /** The effect id: give it to the outside world with every side effect. */
+  readonly idempotencyKey: string;
+  readonly traceparent?: string | undefined;
+}
+
+/** Runs tools of one kind. Never throws for what a tool does. */
+export interface ToolRunner<Run extends ToolRun = ToolRun> {
+  readonly kind: Run['kind'];
+  run(job: ToolJob, run: Run, signal: AbortSignal): Promise<Outcome<unknown>>;
+  /** Class queryable: did the effect with this key happen? undefined when the tool cannot say. */
+  query?(job: ToolJob, run: Run, signal: AbortSignal): Promise<Outcome<unknown> | 'never' | undefined>;
+  close?(): Promise<void>;
+}
+
+/** Requests and tokens per minute of a tenant. */
+export interface RateLimits {
+  /** @returns 0 when it may go on, else how long to wait, ms */
+  take(tenant: string, what: 'requests' | 'tokens', points: number, perMinute: number): Promise<number>;
+}

@@ -1,0 +1,87 @@
+import type { EffectId, OwnerToken, SessionId, ShardId } from '../core/ids.ts';
+import type { Entry } from '../core/session/conversation.ts';
+import type { PendingEffect } from '../core/session/effects.ts';
+import type { Position } from '../core/session/record.ts';
+
+/** What a commit writes of one session; several steps of it may stand in one. */
+export interface SessionCommit {
+  readonly session: SessionId;
+  /** The version that must be stored now: 0 for a new session. */
+  readonly expectedVersion: number;
+  readonly version: number;
+  /** The record as JSON. */
+  readonly record: string;
+  /** Conversation entries to append, as JSON. */
+  readonly entries: readonly string[];
+  readonly pending: readonly { readonly id: EffectId; readonly body: string }[];
+  readonly resolved: readonly string[];
+  /** When the session wants to be woken, epoch ms; undefined for not at all. */
+  readonly wakeAt: number | undefined;
+  /** The first mail sequence that its next baseline needs; undefined when it needs none. */
+  readonly floor: number | undefined;
+}
+
+export interface Commit {
+  /** The shard's position before and after. The stored one must be `from`, or nothing is written. */
+  readonly from: Position;
+  readonly to: Position;
+  readonly sessions: readonly SessionCommit[];
+  /** What to release once this is committed. */
+  readonly outbox?: { readonly id: number; readonly body: string } | undefined;
+  /** Outbox entries that have been released. */
+  readonly settled: readonly number[];
+  /**
+   * Sessions whose mail up to `version` has been archived. One that has not moved since needs no mail any more, and
+   * with a summary (it has ended) it is dropped; one that has moved on needs mail from `floor` only.
+   */
+  readonly archived: readonly { readonly session: SessionId; readonly version: number; readonly summary: string | undefined; readonly floor: number | undefined }[];
+}
+
+/** committed; fenced: another owns the shard; stale: the store is not where the caller thought (it lost its tail, or the caller erred). */
+export type CommitResult = 'committed' | 'fenced' | 'stale';
+
+export interface ShardState {
+  /** Undefined when the store knows nothing of the shard: it is new, or everything was lost. */
+  readonly position: Position | undefined;
+  readonly outbox: readonly { readonly id: number; readonly body: string }[];
+  /** Sessions with mail since their last baseline, and the first sequence of it. */
+  readonly floors: ReadonlyMap<SessionId, number>;
+}
+
+/**
+ * The state of sessions, shard by shard. It is a cache of the fold: losing its tail or all of it loses nothing.
+ *
+ * Guarantee: a commit is all or nothing, and happens only while `token` owns the shard and position and versions are as expected.
+ * Errors:    Unavailable when the store did not answer: the caller does not know what is written and must open the shard again.
+ */
+export interface SessionStore {
+  open(shard: ShardId): Promise<ShardState>;
+  commit(shard: ShardId, token: OwnerToken, commit: Commit): Promise<CommitResult>;
+  /** The record as stored, JSON. */
+  load(shard: ShardId, session: SessionId): Promise<string | undefined>;
+  conversation(shard: ShardId, session: SessionId, from: number, to: number): Promise<Entry[]>;
+  pending(shard: ShardId): Promise<PendingEffect[]>;
+  /** Sessions whose wake time has come, the longest overdue first. */
+  due(shard: ShardId, now: number, max: number): Promise<SessionId[]>;
+  /** All records of a shard, JSON by session: for lists, not for steps. */
+  records(shard: ShardId): AsyncIterable<{ readonly session: SessionId; readonly record: string }>;
+  /** Summaries of sessions that ended lately, newest first. */
+  recent(shard: ShardId): Promise<string[]>;
+  /** The first mail sequence that a shard still needs; undefined when the store knows nothing of the shard. */
+  lowest(shard: ShardId): Promise<number | undefined>;
+  /** Overwrites what does not parse, so that it can be built again from the log. Needs the owner token as a commit does. */
+  discard(shard: ShardId, token: OwnerToken, session: SessionId): Promise<CommitResult>;
+  /** The number of shards fixed at install; the first caller fixes it. */
+  fixShards(shards: number): Promise<number>;
+}
+
+/** What a gateway asks of the store before it calls a model. */
+export interface ModelCalls {
+  /**
+   * Claim a model call for `holder`, for `durationMs` without renewal.
+   *
+   * @returns the prompt's entries; 'settled' when nobody waits for the answer any more; 'held' while another calls
+   */
+  claim(call: { shard: ShardId; session: SessionId; effect: EffectId; from: number; to: number }, holder: string, durationMs: number): Promise<Entry[] | 'settled' | 'held'>;
+  renew(shard: ShardId, effect: EffectId, holder: string, durationMs: number): Promise<void>;
+}

@@ -1,0 +1,63 @@
+/** A session in memory: its record, its machine's snapshot, and the mail since its last baseline. */
+import type { AnyMachineSnapshot } from 'xstate';
+import type { SessionId, TenantId } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import type { SessionRecord } from '../core/session/record.ts';
+import type { Definition, Incoming } from '../core/session/step.ts';
+
+export interface Waiting {
+  readonly incoming: Incoming;
+  /** Tells the shard that this message no longer holds its position back. */
+  readonly done: () => void;
+}
+
+export class Actor {
+  readonly tenant: TenantId;
+  readonly session: SessionId;
+  record: SessionRecord | undefined;
+  live: AnyMachineSnapshot | undefined;
+  definition: Definition | undefined;
+  /** What came while the record was being loaded. */
+  readonly waiting: Waiting[] = [];
+  isLoading = true;
+  /** The session ended and was archived: whatever comes is late. */
+  isGone = false;
+  heardAt: number;
+  committedVersion = 0;
+  /** Outbox entries with something of this session that has not been released. */
+  unreleased = 0;
+  isArchiving = false;
+
+  /** Applied since the last baseline, as JSON; incomplete after a take-over. */
+  #mail: { readonly version: number; readonly sequence: number; readonly text: string }[] = [];
+  #mailBytes = 0;
+  isMailComplete = true;
+
+  constructor(tenant: TenantId, session: SessionId, now: number) {
+    this.tenant = tenant;
+    this.session = session;
+    this.heardAt = now;
+  }
+
+  remember(incoming: Incoming, version: number): void {
+    const text = JSON.stringify(incoming);
+    this.#mail.push({ version, sequence: incoming.position.sequence, text });
+    this.#mailBytes += text.length;
+  }
+
+  get wantsBaseline(): boolean {
+    return this.#mailBytes > limits.mailBufferBytes || this.#mail.length > limits.mailBufferMessages;
+  }
+
+  mailUpTo(version: number): Incoming[] {
+    return this.#mail.filter((kept) => kept.version <= version).map(({ text }) => JSON.parse(text) as Incoming);
+  }
+
+  /** A baseline of this version holds it now. @returns the first sequence that the next baseline needs */
+  forgetMail(version: number): number | undefined {
+    this.#mail = this.#mail.filter((kept) => kept.version > version);
+    this.#mailBytes = this.#mail.reduce((sum, { text }) => sum + text.length, 0);
+    this.isMailComplete = true;
+    return this.#mail[0]?.sequence;
+  }
+}

@@ -1,0 +1,53 @@
+/** What sessions are made of: bundles by revision, and the modules of users' own machines. */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { AnyStateMachine } from 'xstate';
+import { Refused } from '../core/errors.ts';
+import type { Revision } from '../core/ids.ts';
+import type { Bundle } from '../core/session/specs.ts';
+import type { Definition } from '../core/session/step.ts';
+import type { Archive } from '../ports/archive.ts';
+
+export class Definitions {
+  readonly #archive: Pick<Archive, 'bundle'>;
+  readonly #directory: string;
+  readonly #known = new Map<Revision, Promise<Definition>>();
+
+  constructor(archive: Pick<Archive, 'bundle'>, directory: string) {
+    this.#archive = archive;
+    this.#directory = directory;
+  }
+
+  /** @throws Refused when no bundle of this revision is known or its machine has changed; Unavailable when it cannot be read now */
+  get(revision: Revision): Promise<Definition> {
+    let found = this.#known.get(revision);
+    if (!found) {
+      found = this.#load(revision);
+      this.#known.set(revision, found);
+      found.catch(() => this.#known.delete(revision));
+    }
+    return found;
+  }
+
+  async #load(revision: Revision): Promise<Definition> {
+    const bundle = await this.#archive.bundle(revision);
+    if (!bundle) throw new Refused('REVISION_UNKNOWN', `no bundle of revision ${revision} is stored`, { revision });
+    return { bundle, machine: await this.#machineOf(bundle) };
+  }
+
+  async #machineOf(bundle: Bundle): Promise<AnyStateMachine | undefined> {
+    const { machine } = bundle.agent;
+    if (machine === undefined) return undefined;
+    const path = resolve(this.#directory, machine);
+    const hash = createHash('sha256').update(await readFile(path)).digest('hex').slice(0, 16);
+    if (bundle.machineHash !== undefined && bundle.machineHash !== hash) {
+      throw new Refused('MACHINE_CHANGED', `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`, { agent: bundle.name });
+    }
+    const module = (await import(`${pathToFileURL(path).href}?v=${hash}`)) as { default?: AnyStateMachine; machine?: AnyStateMachine };
+    const loaded = module.default ?? module.machine;
+    if (!loaded || typeof loaded.transition !== 'function') throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`);
+    return loaded;
+  }
+}

@@ -1,0 +1,86 @@
+/** Folding a session from its log: for verify, for rebuilding what the store lost, for replay. */
+import type { SessionId, ShardId, TenantId } from '../core/ids.ts';
+import type { Entry } from '../core/session/conversation.ts';
+import { isPending, type PendingEffect } from '../core/session/effects.ts';
+import { comparePositions, type Position, type SessionRecord } from '../core/session/record.ts';
+import { type Incoming, step } from '../core/session/step.ts';
+import type { Archive } from '../ports/archive.ts';
+import type { Mailbox } from '../ports/mailbox.ts';
+import type { Definitions } from './definitions.ts';
+
+export interface Folded {
+  readonly record: SessionRecord | undefined;
+  readonly entries: readonly Entry[];
+  readonly pending: readonly PendingEffect[];
+  readonly messages: number;
+}
+
+/** Apply messages in order, from nothing. */
+export async function fold(mail: readonly Incoming[], address: { tenant: TenantId; session: SessionId }, definitions: Definitions): Promise<Folded> {
+  let record: SessionRecord | undefined;
+  const entries: Entry[] = [];
+  const pending = new Map<string, PendingEffect>();
+  let messages = 0;
+  for (const incoming of mail) {
+    const revision = record?.revision ?? (incoming.message.kind === 'task' ? incoming.message.revision : undefined);
+    if (!revision) continue;
+    const stepped = step(record, incoming, await definitions.get(revision), address);
+    if (stepped.kind === 'seen') continue;
+    messages += 1;
+    record = stepped.record;
+    entries.push(...stepped.entries);
+    for (const effect of stepped.effects) if (isPending(effect)) pending.set(effect.id, effect);
+    for (const id of stepped.settled) pending.delete(id);
+  }
+  return { record, entries, pending: [...pending.values()], messages };
+}
+
+/** What a session has heard: from its archived baselines, then from MAIL up to a position. */
+export async function historyOf(
+  shard: ShardId,
+  session: SessionId,
+  ports: { archive: Archive; mailbox: Mailbox },
+  upTo: Position | undefined,
+): Promise<{ mail: Incoming[]; baseline: SessionRecord | undefined }> {
+  const chain = await ports.archive.chain(shard, session);
+  const mail = chain.flatMap((baseline) => [...baseline.mail]);
+  const baseline = chain.at(-1)?.record;
+  if (upTo && (!baseline || comparePositions(baseline.position, upTo) < 0)) {
+    const collected = await collectMail(shard, new Map([[session, baseline?.position.sequence ?? 0]]), upTo, ports.mailbox);
+    for (const incoming of collected.get(session) ?? []) {
+      if (!baseline || comparePositions(incoming.position, baseline.position) > 0) mail.push(incoming);
+    }
+  }
+  return { mail, baseline };
+}
+
+/** Read a stretch of MAIL once, for several sessions of a shard: each from its own sequence on. */
+export async function collectMail(shard: ShardId, from: ReadonlyMap<SessionId, number>, upTo: Position, mailbox: Mailbox): Promise<Map<SessionId, Incoming[]>> {
+  const found = new Map<SessionId, Incoming[]>();
+  const start = Math.min(...from.values());
+  const end = Math.min(upTo.sequence, await mailbox.lastOf(shard));
+  if (!Number.isFinite(start) || end < start) return found;
+  await new Promise<void>((resolve, reject) => {
+    let isDone = false;
+    const reading = mailbox.read(shard, Math.max(0, start - 1), (batch) => {
+      if (isDone) return;
+      if (batch.sequence <= end) {
+        batch.items.forEach((item, index) => {
+          if (!item.ok) return;
+          const since = from.get(item.envelope.session);
+          if (since === undefined || batch.sequence < since) return;
+          const incoming: Incoming = { message: item.envelope.message, at: batch.at, position: { incarnation: upTo.incarnation, sequence: batch.sequence, index } };
+          const list = found.get(item.envelope.session);
+          if (list) list.push(incoming);
+          else found.set(item.envelope.session, [incoming]);
+        });
+      }
+      if (batch.sequence >= end) {
+        isDone = true;
+        void reading.then((opened) => opened.stop()).then(resolve, reject);
+      }
+    });
+    reading.catch(reject);
+  });
+  return found;
+}

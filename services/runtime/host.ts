@@ -1,0 +1,212 @@
+/**
+ * A host: says that it lives, holds the shards that placement gives it, and lets go of those it lost.
+ *
+ * Owns     the shards of this process, and their leases.
+ *
+ * H1  A shard is opened only under a fresh lease, and every write of it carries that lease's owner token.
+ * H2  A shard that was lost for any reason is opened again from the store, never continued.
+ * H3  On drain nothing new is taken, what is held is committed, and each shard is released at once.
+ */
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import type { HostId, ShardId } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import { placementOf } from '../core/cluster/placement.ts';
+import type { Control } from '../ports/control.ts';
+import type { Leases } from '../ports/leases.ts';
+import { Shard, type ShardPorts } from './shard.ts';
+
+export interface HostSettings {
+  readonly host: HostId;
+  /** Unlike any other life of this host. */
+  readonly boot: string;
+  readonly leaseMs: number;
+}
+
+export class Host {
+  readonly #settings: HostSettings;
+  readonly #ports: ShardPorts;
+  readonly #leases: Leases;
+  readonly #control: Control | undefined;
+  readonly #shards = new Map<ShardId, Shard>();
+  readonly #opening = new Set<ShardId>();
+  #timers: { stop(): void }[] = [];
+  #isDraining = false;
+  #isPlacing = false;
+  #trimTo = 0;
+  members: readonly HostId[] = [];
+
+  constructor(settings: HostSettings, ports: ShardPorts, leases: Leases, control?: Control) {
+    this.#settings = settings;
+    this.#ports = ports;
+    this.#leases = leases;
+    this.#control = control;
+  }
+
+  async start(): Promise<void> {
+    const { clock, effects, store, shards } = this.#ports;
+    const fixed = await store.fixShards(shards);
+    if (fixed !== shards) {
+      throw new Refused('SHARDS_FIXED', `this installation has ${fixed} shards, and this runtime was told ${shards}: set UNDERSTUDY_SHARDS=${fixed}`);
+    }
+    effects.onLost(() => {
+      for (const shard of this.#shards.values()) void shard.releaseAllPending();
+    });
+    this.#control?.onReleased(() => void this.#place());
+    await this.#place();
+    this.#timers = [
+      clock.every(limits.heartbeatMs, () => void this.#place()),
+      clock.every(limits.leaseRenewMs, () => void this.#renew()),
+      clock.every(1_000, () => this.#sweep()),
+      clock.every(5_000, () => void this.#trim()),
+    ];
+  }
+
+  /** Shards held and caught up, of those that placement gives this host. */
+  get isReady(): boolean {
+    return !this.#isDraining && this.members.length > 0 && this.#opening.size === 0;
+  }
+  get shards(): readonly ShardId[] {
+    return [...this.#shards.keys()];
+  }
+  shard(id: ShardId): Shard | undefined {
+    return this.#shards.get(id);
+  }
+  /** Sessions in memory and messages under way: what intake looks at before it takes more. */
+  get load(): { actors: number; backlog: number; unsettled: number } {
+    const load = { actors: 0, backlog: 0, unsettled: 0 };
+    for (const shard of this.#shards.values()) {
+      load.actors += shard.actors;
+      load.backlog += shard.backlog;
+      load.unsettled += shard.unsettled;
+    }
+    return load;
+  }
+
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    for (const timer of this.#timers) timer.stop();
+    await this.#leases.leave(this.#settings.host).catch(() => undefined);
+    const renewing = this.#ports.clock.every(limits.leaseRenewMs, () => void this.#renew());
+    await Promise.all([...this.#shards.keys()].map((id) => this.#letGo(id)));
+    renewing.stop();
+  }
+
+  // ---- placement --------------------------------------------------------------------------------
+
+  async #place(): Promise<void> {
+    if (this.#isDraining || this.#isPlacing) return;
+    this.#isPlacing = true;
+    try {
+      const { host } = this.#settings;
+      this.members = await this.#leases.heartbeat(host, limits.leaseMs);
+      const placement = placementOf([...this.members].sort(), this.#ports.shards);
+      for (const [id, wanted] of placement) {
+        if (wanted === host && !this.#shards.has(id) && !this.#opening.has(id)) void this.#take(id);
+        else if (wanted !== host && this.#shards.has(id)) void this.#letGo(id);
+      }
+      this.#gauges();
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error;
+      this.#ports.telemetry.log('warn', 'no heartbeat: the store does not answer', { host: this.#settings.host });
+    } finally {
+      this.#isPlacing = false;
+    }
+  }
+
+  async #take(id: ShardId): Promise<void> {
+    const { telemetry } = this.#ports;
+    const { host, boot, leaseMs } = this.#settings;
+    this.#opening.add(id);
+    const from = performance.now();
+    try {
+      const lease = await this.#leases.acquire(id, host, boot, leaseMs);
+      if (!lease) return;
+      const shard = new Shard(lease, this.#ports, (why, detail) => this.#lost(id, shard, why, detail));
+      this.#shards.set(id, shard);
+      await shard.open();
+      telemetry.tookOver(id, (performance.now() - from) / 1_000, { host, position: shard.position.sequence });
+    } catch (error) {
+      this.#shards.get(id)?.close();
+      this.#shards.delete(id);
+      telemetry.log('warn', 'a shard could not be opened; trying again', { shard: id, cause: messageOf(error) });
+    } finally {
+      this.#opening.delete(id);
+    }
+  }
+
+  #lost(id: ShardId, shard: Shard, why: string, detail: string): void {
+    const { telemetry } = this.#ports;
+    if (why === 'fenced') telemetry.fenced({ shard: id, host: this.#settings.host, token: shard.lease.token });
+    telemetry.gaveUp(id, why);
+    telemetry.log('warn', 'a shard was lost', { shard: id, why, detail });
+    if (this.#shards.get(id) === shard) this.#shards.delete(id);
+  }
+
+  async #letGo(id: ShardId): Promise<void> {
+    const shard = this.#shards.get(id);
+    if (!shard || this.#opening.has(id)) return;
+    this.#opening.add(id);
+    try {
+      await shard.drain();
+      this.#shards.delete(id);
+      await this.#leases.release(shard.lease).catch(() => undefined);
+      this.#control?.announceReleased();
+    } finally {
+      this.#opening.delete(id);
+    }
+  }
+
+  async #renew(): Promise<void> {
+    await Promise.all(
+      [...this.#shards].map(async ([id, shard]) => {
+        try {
+          if (await this.#leases.renew(shard.lease, this.#settings.leaseMs)) return;
+          if (this.#shards.get(id) !== shard) return;
+          shard.close();
+          this.#lost(id, shard, 'expired', 'the lease was not ours any more');
+        } catch (error) {
+          // The store is away: our next commit would be refused or fail by itself (fencing needs no clock).
+          if (!(error instanceof Unavailable)) throw error;
+        }
+      }),
+    );
+  }
+
+  // ---- housekeeping -----------------------------------------------------------------------------
+
+  #sweep(): void {
+    const now = this.#ports.clock.now();
+    for (const shard of this.#shards.values()) {
+      shard.sweep(now).catch((error: unknown) => this.#ports.telemetry.log('warn', 'sweep failed', { shard: shard.id, cause: messageOf(error) }));
+    }
+  }
+
+  #gauges(): void {
+    const { telemetry } = this.#ports;
+    const { actors, backlog, unsettled } = this.load;
+    telemetry.gauge('shards', this.#shards.size);
+    telemetry.gauge('actors', actors);
+    telemetry.gauge('backlog', backlog);
+    telemetry.gauge('outbox', unsettled);
+  }
+
+  /** The owner of shard 0 trims MAIL to what was needed a round ago: a store that loses its last second still finds its mail. */
+  async #trim(): Promise<void> {
+    if (!this.#shards.get(0 as ShardId)?.isCaughtUp) return;
+    const { store, mailbox, shards } = this.#ports;
+    try {
+      const lowest: number[] = [];
+      for (let id = 0; id < shards; id += 1) {
+        const needed = await store.lowest(id as ShardId);
+        if (needed !== undefined) lowest.push(needed);
+        else if ((await mailbox.lastOf(id as ShardId)) > 0) return; // its mail is not applied yet
+      }
+      if (lowest.length === 0) return;
+      const needed = Math.min(...lowest);
+      if (this.#trimTo > 1) await mailbox.trim(Math.min(this.#trimTo, needed));
+      this.#trimTo = needed;
+    } catch (error) {
+      this.#ports.telemetry.log('warn', 'mail not trimmed; the next round tries again', { cause: messageOf(error) });
+    }
+  }
+}

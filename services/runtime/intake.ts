@@ -1,0 +1,104 @@
+/**
+ * Intake: a published task becomes the first message of a session, or a dead letter with the reason.
+ *
+ * I1  The task is acknowledged only after one of the two is stored.
+ * I2  The session derives from the task id (or the session key), so a task that comes twice lands on itself.
+ */
+import { z } from 'zod';
+import { issuesOf, messageOf, Refused } from '../core/errors.ts';
+import { agentNameSchema, sessionIdOf, shardOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import { limitsSchema } from '../core/budget/budget.ts';
+import type { Catalog } from '../core/session/specs.ts';
+import type { Message } from '../core/session/messages.ts';
+import type { Events } from '../ports/events.ts';
+import type { Mailbox } from '../ports/mailbox.ts';
+import type { RawTask } from '../ports/tasks.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+
+/** A task is any JSON. An object may say its input and narrower limits by name; anything else is the input itself. */
+const taskSchema = z.union([
+  z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: limitsSchema.partial().optional() }).strict(),
+  z.json(),
+]);
+
+const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
+
+export interface IntakePorts {
+  readonly mailbox: Mailbox;
+  readonly events: Events;
+  readonly telemetry: Telemetry;
+  readonly catalog: () => Catalog;
+  readonly shards: number;
+}
+
+export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
+  const { mailbox, events, telemetry, shards } = ports;
+  try {
+    const { tenant, session, message } = addressOf(task, ports.catalog());
+    await mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message });
+    telemetry.accepted();
+    telemetry.log('info', 'task accepted', { tenant, agent: message.agent, session, task: message.task, revision: message.revision, trace: message.traceparent });
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    await events.bury({
+      tenant: task.tenant,
+      agent: task.agent,
+      code: error.code,
+      reason: messageOf(error),
+      task: task.headers['Nats-Msg-Id'] ?? task.sequenceId,
+      subject: task.subject,
+      body: task.body.slice(0, limits.taskBytesMax),
+      headers: task.headers,
+    });
+    telemetry.refused('task', error.code, { subject: task.subject });
+    telemetry.deadLettered(error.code, { subject: task.subject });
+  }
+}
+
+/** @throws Refused with the reason, for whoever looks at the dead letter */
+export function addressOf(task: RawTask, catalog: Catalog): { tenant: ReturnType<typeof tenantIdSchema.parse>; session: ReturnType<typeof sessionIdOf>; message: Extract<Message, { kind: 'task' }> } {
+  const tenant = tenantIdSchema.safeParse(task.tenant);
+  if (!tenant.success) throw new Refused('TENANT_INVALID', `tenant "${task.tenant.slice(0, 64)}": ${issuesOf(tenant.error)}`);
+  const tenantSpec = catalog.tenants.get(tenant.data);
+  if (!tenantSpec) throw new Refused('TENANT_UNKNOWN', `there is no tenant ${tenant.data}; known: ${[...catalog.tenants.keys()].join(', ') || 'none'}`);
+  const agent = agentNameSchema.safeParse(task.agent);
+  if (!agent.success) throw new Refused('AGENT_INVALID', `agent "${task.agent.slice(0, 64)}": ${issuesOf(agent.error)}`);
+  const known = catalog.agents.get(agent.data);
+  if (!known) throw new Refused('AGENT_UNKNOWN', `there is no agent ${agent.data}; known: ${[...catalog.agents.keys()].join(', ') || 'none'}`);
+  if (!tenantSpec.agents.includes('*') && !tenantSpec.agents.includes(agent.data)) throw new Refused('AGENT_FORBIDDEN', `tenant ${tenant.data} may not use agent ${agent.data}`);
+  const bytes = Buffer.byteLength(task.body);
+  if (bytes > limits.taskBytesMax) throw new Refused('TASK_TOO_LARGE', `the task has ${bytes} bytes, ${limits.taskBytesMax} are allowed`);
+
+  let body: unknown;
+  try {
+    body = JSON.parse(task.body);
+  } catch (error) {
+    throw new Refused('TASK_NOT_JSON', `the task is not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
+  }
+  const parsed = taskSchema.safeParse(body);
+  if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
+  const isEnvelope = typeof parsed.data === 'object' && parsed.data !== null && !Array.isArray(parsed.data) && 'input' in parsed.data;
+  const { input, limits: narrower } = isEnvelope ? (parsed.data as { input: unknown; limits?: Partial<z.infer<typeof limitsSchema>> }) : { input: parsed.data, limits: undefined };
+
+  const id = taskIdSchema.safeParse(task.headers['Nats-Msg-Id'] ?? task.sequenceId);
+  if (!id.success) throw new Refused('TASK_ID_INVALID', `the task id: ${issuesOf(id.error)}`);
+  const key = task.headers['Understudy-Session'];
+  const traceparent = traceparentSchema.safeParse(task.headers.traceparent);
+  const budget = known.bundle.agent.limits;
+  return {
+    tenant: tenant.data,
+    session: sessionIdOf(tenant.data, agent.data, key === undefined ? id.data : `key/${key}`),
+    message: {
+      kind: 'task',
+      task: id.data,
+      agent: agent.data,
+      revision: known.revision,
+      input: typeof input === 'string' ? input : JSON.stringify(input),
+      isKeyed: key !== undefined,
+      // A task may ask for less than its agent allows, never for more.
+      ...(narrower ? { limits: Object.fromEntries(Object.entries(narrower).map(([name, value]) => [name, Math.min(value as number, budget[name as keyof typeof budget])])) } : {}),
+      ...(traceparent.success ? { traceparent: traceparent.data } : {}),
+    },
+  };
+}

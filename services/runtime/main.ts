@@ -1,0 +1,51 @@
+/** The runtime as a process. */
+import { settingsFrom } from '../adapters/files/environment.ts';
+import { loadSpecs } from '../adapters/files/spec-files.ts';
+import { natsArchive } from '../adapters/nats/archive.ts';
+import { connectNats } from '../adapters/nats/connection.ts';
+import { natsControl } from '../adapters/nats/control.ts';
+import { natsEffects } from '../adapters/nats/effects.ts';
+import { natsEvents } from '../adapters/nats/events.ts';
+import { natsMailbox } from '../adapters/nats/mailbox.ts';
+import { declareStreams } from '../adapters/nats/streams.ts';
+import { natsTasks } from '../adapters/nats/tasks.ts';
+import { systemClock } from '../adapters/observability/clock.ts';
+import { runService } from '../adapters/observability/lifecycle.ts';
+import { serveProbes } from '../adapters/observability/probes.ts';
+import { observability } from '../adapters/observability/telemetry.ts';
+import { redisLeases } from '../adapters/redis/leases.ts';
+import { connectedRedis } from '../adapters/redis/scripts.ts';
+import { redisSessionStore } from '../adapters/redis/session-store.ts';
+import { type Runtime, startRuntime } from './service.ts';
+
+await runService(async (started) => {
+  const settings = settingsFrom(process.env);
+  const { telemetry, registry } = observability('runtime', settings.instance, settings.logLevel);
+  let runtime: Runtime | undefined;
+  const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? 'starting');
+  started({ name: 'probes', stop: () => probes.stop() });
+  const redis = await connectedRedis(settings.redisUrl);
+  started({ name: 'redis', stop: () => redis.disconnect() });
+  const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
+  started({ name: 'nats', stop: () => nats.close() });
+  await declareStreams(nats, undefined, settings.replicas);
+  runtime = await startRuntime(
+    settings,
+    {
+      mailbox: natsMailbox(nats),
+      store: redisSessionStore(redis, settings.prefix),
+      archive: natsArchive(nats),
+      effects: natsEffects(nats),
+      events: natsEvents(nats),
+      leases: redisLeases(redis, settings.prefix),
+      tasks: natsTasks(nats),
+      control: natsControl(nats),
+      telemetry,
+      clock: systemClock,
+    },
+    () => loadSpecs(settings.specs),
+  );
+  const { stop } = runtime;
+  started({ name: 'runtime', stop });
+  telemetry.log('info', 'serving', { port: probes.port });
+});

@@ -1,0 +1,49 @@
+/** A session in a list: what it waits on and since when is a first-class column. */
+import type { AgentContext } from '../core/session/agent-context.ts';
+import type { SessionRecord } from '../core/session/record.ts';
+import { stateName } from '../core/session/step.ts';
+
+export interface SessionSummary {
+  readonly session: string;
+  readonly tenant: string;
+  readonly agent: string;
+  readonly task: string;
+  readonly status: string;
+  readonly state: string;
+  readonly version: number;
+  readonly waitingOn: string;
+  readonly since: number;
+  readonly startedAt: number;
+  readonly changedAt: number;
+  readonly steps: number;
+  readonly toolCalls: number;
+  readonly tokens: number;
+  readonly costMicros: number;
+  readonly reason?: string | undefined;
+}
+
+export function summaryOf(record: SessionRecord): SessionSummary {
+  const spent = (record.context as unknown as Partial<AgentContext>).spent;
+  const notes = Object.values(record.pending).sort((left, right) => left.since - right.since);
+  const words = { callModel: 'model', runTool: 'tool', startAgent: 'agent', askHuman: 'approval' } as const;
+  const waitingOn = record.status === 'active' ? notes.map((note) => `${words[note.kind]} ${note.what}`).join(', ') : '';
+  return {
+    session: record.session,
+    tenant: record.tenant,
+    agent: record.agent,
+    task: record.task,
+    status: record.status,
+    state: stateName(record),
+    version: record.version,
+    waitingOn: waitingOn || (record.status === 'active' ? 'a message' : ''),
+    since: notes[0]?.since ?? record.changedAt,
+    startedAt: record.startedAt,
+    changedAt: record.changedAt,
+    steps: spent?.steps ?? 0,
+    toolCalls: spent?.toolCalls ?? 0,
+    tokens: spent?.tokens ?? 0,
+    costMicros: spent?.costMicros ?? 0,
+    ...(record.reason ? { reason: record.reason } : {}),
+  };
+}
+
