@@ -22,8 +22,8 @@ export const limits = {
   modelTimeoutMs: 120_000, // default of a model that names none
   deadlineSlackMs: 30_000, // a session waits this much longer than the performer's own time-outs
   approvalExpiryMs: 24 * 3_600_000, // an approval nobody answers is a rejection after a day
-  effectAckWaitMs: 5_000, // a performer that is silent for so long is taken for dead
-  effectHeartbeatMs: 1_500, // three fit into the ack wait
+  effectAckWaitMs: 3_000, // a performer that is silent for so long is taken for dead
+  effectHeartbeatMs: 1_000, // three fit into the ack wait
   performMax: 512, // effects in flight per gateway or executor
 
   recentSessions: 200, // ended sessions per shard that `ps --all` shows without reading the archive

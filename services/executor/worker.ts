@@ -6,7 +6,7 @@
  * X1  What is not pure begins with a start record; who did not create it does not simply begin.
  * X2  After a death the class decides: keyed and workspace run again, queryable asks first, opaque is `unknown`.
  * X3  The result is mailed before the effect is acknowledged.
- * X4  Retries happen here, bounded, only for transient failures, and never for opaque tools.
+ * X4  Retries happen here, bounded, only for transient failures; an opaque tool only where nothing had begun.
  */
 import { Refused, Unavailable, messageOf } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
@@ -128,7 +128,7 @@ const jobOf = (effect: RunTool, spec: ToolSpec): ToolJob => ({
 async function runWithRetries(effect: RunTool, spec: ToolSpec, signal: AbortSignal, { runners, clock }: ExecutorPorts): Promise<{ outcome: Outcome<unknown>; attempts: number }> {
   const runner = runners.find(({ kind }) => kind === spec.run.kind);
   if (!runner) return { outcome: failed('permanent', 'TOOL_KIND_UNKNOWN', `this executor runs no tools of kind ${spec.run.kind}`), attempts: 0 };
-  const tries = spec.class === 'opaque' ? 1 : spec.retry.attempts;
+  const tries = spec.retry.attempts;
   let outcome: Outcome<unknown> = failed('permanent', 'NOT_RUN', 'the tool was not run');
   let attempts = 0;
   while (attempts < tries && !signal.aborted) {
@@ -136,8 +136,11 @@ async function runWithRetries(effect: RunTool, spec: ToolSpec, signal: AbortSign
     outcome = await runOnce(runner, jobOf(effect, spec), spec, signal);
     if (outcome.ok || outcome.failure.class !== 'transient') break;
     // Whether a request that broke off took effect, an opaque tool cannot say.
-    if (spec.class === 'opaque') outcome = failed('unknown', outcome.failure.code, `${outcome.failure.message}; it is not tried again, because it may have taken effect`);
-    else if (attempts < tries) {
+    if (spec.class === 'opaque' && outcome.failure.hasBegun !== false) {
+      outcome = failed('unknown', outcome.failure.code, `${outcome.failure.message}; it is not tried again, because it may have taken effect`);
+      break;
+    }
+    if (attempts < tries) {
       const waitMs = Math.max(outcome.failure.retryAfterMs ?? 0, Math.random() * Math.min(spec.retry.backoffMaxMs, spec.retry.backoffMs * 2 ** (attempts - 1)));
       await clock.sleep(waitMs, signal);
     }

@@ -136,6 +136,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         owned: owners.size,
         orphans: Array.from({ length: ports.shards }, (_, shard) => shard).filter((shard) => !owners.has(shard as ShardId)),
         hosts: [...new Set(owners.values())].sort(),
+        owners: Object.fromEntries(owners),
         mail: bounds,
         oldestMailNeeded: Math.min(...positions.map((position) => position ?? Number.MAX_SAFE_INTEGER), bounds.last + 1),
         deadLetters: (await ports.events.deadLetters(10_000)).length,

@@ -42,8 +42,9 @@ export interface ReleasePorts {
 export async function release(entry: OutboxEntry, effects: readonly PendingEffect[], ports: ReleasePorts, isRepeat: boolean): Promise<void> {
   const sent: Promise<unknown>[] = [];
   for (const effect of effects) sent.push(releasePending(effect, ports));
-  for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
+  // Steps before ends: who follows a session sees its last step, then its end.
   for (const event of entry.events) sent.push(ports.events.publish(event));
+  for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
   await Promise.all(sent);
   if (effects.length > 0) ports.telemetry.released('effect', effects.length);
 }

@@ -52,6 +52,7 @@ async function send(target: URL, init: RequestInit, job: ToolJob, bytesMax: numb
     text = await readCapped(response, bytesMax);
   } catch (error) {
     if (error instanceof TooLarge) return failed('permanent', 'HTTP_TOO_LARGE', `tool ${job.tool}: the answer is larger than ${bytesMax} bytes`);
+    if (neverLeft(error)) return { ok: false, failure: { class: 'transient', code: 'HTTP_UNREACHABLE', message: `tool ${job.tool}: ${target.host} cannot be reached`, hasBegun: false } };
     return failed('transient', 'HTTP_BROKEN', `tool ${job.tool}: the request to ${target.host} broke off`);
   }
   const value = parse(text);
@@ -65,6 +66,12 @@ async function send(target: URL, init: RequestInit, job: ToolJob, bytesMax: numb
   }
   // 400, 404, 409, 422: other arguments may do. 401, 403 and the rest: they will not.
   return failed([400, 404, 409, 422].includes(status) ? 'semantic' : 'permanent', `HTTP_${status}`, message);
+}
+
+/** No connection was made, so no request was sent. */
+function neverLeft(error: unknown): boolean {
+  const { code } = ((error as { cause?: { code?: string } }).cause ?? {}) as { code?: string };
+  return code === 'ECONNREFUSED' || code === 'ENOTFOUND' || code === 'EAI_AGAIN' || code === 'EHOSTUNREACH';
 }
 
 class TooLarge extends Error {}

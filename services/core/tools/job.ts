@@ -10,6 +10,8 @@ export const failureSchema = z.object({
   code: z.string(),
   message: z.string(),
   retryAfterMs: z.number().optional(),
+  /** False when it is certain that nothing reached the outside world: then even an opaque tool may be tried again. */
+  hasBegun: z.boolean().optional(),
 });
 export type Failure = z.infer<typeof failureSchema>;
 

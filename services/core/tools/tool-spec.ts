@@ -61,7 +61,7 @@ export const toolSpecSchema = z
     timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),
     retry: z
       .object({
-        attempts: z.number().int().min(1).max(20).default(4).describe('tries for transient failures; opaque tools get one'),
+        attempts: z.number().int().min(1).max(20).default(4).describe('tries for transient failures; an opaque tool is tried again only if nothing had begun'),
         backoffMs: z.number().int().positive().default(200).describe('first wait; doubles, with jitter, up to backoffMaxMs'),
         backoffMaxMs: z.number().int().positive().default(5_000),
       })

@@ -1,0 +1,282 @@
+/**
+ * `understudy`: what operators type. Speaks NATS only.
+ *
+ * Exit codes: 0 done, 1 it was refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete.
+ */
+import { randomUUID } from 'node:crypto';
+import { userInfo } from 'node:os';
+import { Command, InvalidArgumentError } from 'commander';
+import { connectNats, type Nats } from '../adapters/nats/connection.ts';
+import { natsControl } from '../adapters/nats/control.ts';
+import { natsEvents } from '../adapters/nats/events.ts';
+import { natsTasks } from '../adapters/nats/tasks.ts';
+import { messageOf, Refused, Unavailable, UnderstudyError } from '../core/errors.ts';
+import { root } from '../local/stack.ts';
+import { localFolder, readStackFile } from '../local/stack-file.ts';
+import { approvalTable, deadTable, doctorText, eventLine, inspectText, sessionTable, verifyText } from './views.ts';
+
+interface Global {
+  readonly server?: string;
+  readonly prefix?: string;
+  readonly output: 'text' | 'json';
+  readonly timeout: string;
+  readonly explain?: boolean;
+}
+
+const program = new Command('understudy')
+  .description('Run, watch and steer durable agent sessions.')
+  .option('-s, --server <url>', 'NATS server; default: UNDERSTUDY_NATS_URL, then the stack of make dev, then nats://127.0.0.1:4222')
+  .option('--prefix <prefix>', 'prefix of the installation', process.env.UNDERSTUDY_PREFIX ?? 'understudy')
+  .option('-o, --output <format>', 'text or json', 'text')
+  .option('--timeout <ms>', 'how long to wait for an answer', '5000')
+  .option('--explain', 'print the equivalent nats command instead of doing it')
+  .showHelpAfterError('(understudy --help shows what there is)');
+
+const serverUrl = (): string => program.opts<Global>().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
+const print = (value: unknown, text: () => string): void => {
+  process.stdout.write(`${program.opts<Global>().output === 'json' ? JSON.stringify(value, null, 2) : text()}\n`);
+};
+
+async function withNats<Value>(work: (nats: Nats) => Promise<Value>): Promise<Value> {
+  const nats = await connectNats({ url: serverUrl(), name: 'understudy-cli', prefix: program.opts<Global>().prefix, user: process.env.UNDERSTUDY_NATS_USER, password: process.env.UNDERSTUDY_NATS_PASSWORD });
+  try {
+    return await work(nats);
+  } finally {
+    await nats.close();
+  }
+}
+
+/** Ask the control API; a refusal becomes an error with its code. */
+async function ask<Value>(verb: string, body: object): Promise<Value | undefined> {
+  const { prefix, explain, timeout } = program.opts<Global>();
+  if (explain) {
+    process.stdout.write(`nats --server ${serverUrl()} req ${prefix}.control.${verb} '${JSON.stringify(body)}'\n`);
+    return undefined;
+  }
+  return withNats(async (nats) => {
+    const answer = await natsControl(nats).ask(verb, body, Number(timeout));
+    if (!answer.ok) throw new Refused(answer.code, answer.message);
+    return answer.value as Value;
+  });
+}
+
+const actor = () => process.env.UNDERSTUDY_ACTOR ?? userInfo().username;
+const count = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('a whole number from 1 on');
+  return value;
+};
+
+program
+  .command('run')
+  .description('publish a task and follow it to its result')
+  .argument('<agent>')
+  .argument('<input>', 'text or JSON')
+  .option('-t, --tenant <tenant>', 'tenant', 'acme')
+  .option('--id <id>', 'task id; publishing the same id again lands on the same session')
+  .option('--session <key>', 'address a long-lived session by key')
+  .option('-d, --detach', 'do not wait for the result')
+  .action(async (agent: string, input: string, options: { tenant: string; id?: string; session?: string; detach?: boolean }) => {
+    const id = options.id ?? `cli-${randomUUID()}`;
+    let parsed: unknown = input;
+    try {
+      parsed = JSON.parse(input);
+    } catch {
+      // plain text is a task as well
+    }
+    const isObject = typeof parsed === 'object' && parsed !== null;
+    const body = JSON.stringify({ input: isObject ? parsed : String(parsed) });
+    const headers = { 'Nats-Msg-Id': id, ...(options.session ? { 'Understudy-Session': options.session } : {}) };
+    const { prefix, explain } = program.opts<Global>();
+    if (explain) {
+      process.stdout.write(`nats --server ${serverUrl()} pub -H Nats-Msg-Id:${id} ${prefix}.task.${options.tenant}.${agent} '${body}'\n`);
+      return;
+    }
+    await withNats(async (nats) => {
+      const events = natsEvents(nats);
+      let finish: (code: number) => void = () => undefined;
+      const finished = new Promise<number>((resolve) => {
+        finish = resolve;
+      });
+      let session: string | undefined;
+      const isText = program.opts<Global>().output === 'text';
+      const following = await events.follow({ tenant: options.tenant }, false, (event) => {
+        if (event.data.task === id && event.data.agent === agent) session ??= event.data.session;
+        if (session === undefined || event.data.session !== session) return;
+        if (event.id.includes('-end') && event.data.task === id) {
+          print(event, () => `\n${event.data.to} in session ${event.data.session}${event.data.reason ? `\n${event.data.reason}` : ''}\n${event.data.output ?? ''}`);
+          finish(event.data.to === 'completed' ? 0 : 4);
+        } else if (isText) {
+          process.stdout.write(`${eventLine(event)}\n`);
+          if (event.data.effects.some(({ kind }) => kind === 'askHuman')) process.stdout.write(`  a person must decide: understudy approve ${event.data.session}\n`);
+        }
+      });
+      await natsTasks(nats).publish(options.tenant, agent, body, headers);
+      if (options.detach) {
+        print({ task: id }, () => `accepted as task ${id}; follow it with: understudy tail --tenant ${options.tenant} --agent ${agent}`);
+        await following.stop();
+        return;
+      }
+      const deadWatch = setInterval(() => {
+        void events.deadLetters(50).then((letters) => {
+          const letter = letters.find(({ task }) => task === id);
+          if (!letter) return;
+          process.stderr.write(`error ${letter.code}: ${letter.reason}\n  next: understudy dlq, then understudy requeue ${letter.id}\n`);
+          finish(4);
+        }, () => undefined);
+      }, 700);
+      process.exitCode = await finished;
+      clearInterval(deadWatch);
+      await following.stop();
+    });
+  });
+
+program
+  .command('ps')
+  .description('sessions: what each waits on, since when')
+  .option('-a, --all', 'those that ended lately as well')
+  .option('-t, --tenant <tenant>')
+  .option('--agent <agent>')
+  .option('--status <status>')
+  .option('-n, --max <n>', 'at most so many', count, 50)
+  .action(async ({ all, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
+    const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, ended: Boolean(all || filter.status) });
+    if (sessions) print(sessions, () => sessionTable(sessions, Date.now()));
+  });
+
+program
+  .command('inspect')
+  .description('one session: state, what it waits on, owner, spending')
+  .argument('<session>')
+  .option('-c, --conversation', 'its conversation as well')
+  .action(async (session: string, options: { conversation?: boolean }) => {
+    const found = await ask<Parameters<typeof inspectText>[0]>('inspect', { session, conversation: Boolean(options.conversation) });
+    if (found) print(found, () => inspectText(found, Date.now()));
+  });
+
+program
+  .command('tail')
+  .description('what happens, as it happens')
+  .argument('[session]')
+  .option('-t, --tenant <tenant>')
+  .option('--agent <agent>')
+  .option('--from-start', 'what happened before now as well')
+  .action(async (session: string | undefined, options: { tenant?: string; agent?: string; fromStart?: boolean }) => {
+    const { prefix, explain } = program.opts<Global>();
+    if (explain) {
+      process.stdout.write(`nats --server ${serverUrl()} sub '${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.${session ?? '*'}.*'\n`);
+      return;
+    }
+    await withNats(async (nats) => {
+      const isJson = program.opts<Global>().output === 'json';
+      await natsEvents(nats).follow({ tenant: options.tenant, agent: options.agent, session }, Boolean(options.fromStart), (event) => process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`));
+      await new Promise<void>((resolve) => {
+        process.once('SIGINT', () => resolve());
+        process.once('SIGTERM', () => resolve());
+      });
+    });
+  });
+
+for (const [verb, description] of [
+  ['pause', 'hold a session: it keeps what comes for later'],
+  ['resume', 'let a paused or parked session go on'],
+  ['halt', 'end a session now, and its children'],
+] as const) {
+  program
+    .command(verb)
+    .description(description)
+    .argument('<session>')
+    .option('-r, --reason <text>', 'why; it is recorded', '')
+    .action(async (session: string, { reason }: { reason: string }) => {
+      const summary = await ask<{ status: string; state: string }>(verb, { session, actor: actor(), reason });
+      if (summary) print(summary, () => `${session} is ${summary.status}`);
+    });
+}
+
+program
+  .command('approvals')
+  .description('what waits for a person')
+  .option('-t, --tenant <tenant>')
+  .option('--agent <agent>')
+  .action(async (filter: { tenant?: string; agent?: string }) => {
+    const found = await ask<Parameters<typeof approvalTable>[0]>('approvals', filter);
+    if (found) print(found, () => approvalTable(found, Date.now()));
+  });
+
+for (const verb of ['approve', 'reject'] as const) {
+  const command = program
+    .command(verb)
+    .description(verb === 'approve' ? 'let a call happen, as it is or edited' : 'refuse a call; the agent is told why')
+    .argument('<session>')
+    .option('--approval <id>', 'which, when there are several')
+    .option('--hash <hash>', 'the payload that you looked at: a decision about another is refused')
+    .option('-r, --reason <text>', 'why; it is recorded', '');
+  if (verb === 'approve') command.option('--edit <json>', 'run it with these arguments instead');
+  command.action(async (session: string, { approval, hash, reason, edit }: { approval?: string; hash?: string; reason: string; edit?: string }) => {
+    const done = await ask<{ approval: { tool: string; arguments: string }; session: { state: string; status: string } }>(verb, { session, actor: actor(), reason, ...(approval ? { approval } : {}), ...(hash ? { hash } : {}), ...(edit ? { arguments: edit } : {}) });
+    if (done) print(done, () => `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}`);
+  });
+}
+
+program
+  .command('dlq')
+  .description('dead letters: what could not be done, and why')
+  .option('-n, --max <n>', 'at most so many', count, 50)
+  .action(async ({ max }: { max: number }) => {
+    const letters = await ask<Parameters<typeof deadTable>[0]>('dead', { max });
+    if (letters) print(letters, () => deadTable(letters, Date.now()));
+  });
+
+program
+  .command('requeue')
+  .description('publish a dead letter again, as it was or edited')
+  .argument('[id]', 'its number in understudy dlq')
+  .option('--all', 'all of them')
+  .option('--body <json>', 'with this body instead')
+  .action(async (id: string | undefined, { all, body }: { all?: boolean; body?: string }) => {
+    if (id === undefined && !all) throw new Refused('USAGE', 'name a dead letter, or say --all');
+    const done = await ask<{ requeued: number; refused: string[] }>('requeue', { ...(id ? { id: Number(id) } : {}), all: Boolean(all), ...(body ? { body } : {}) });
+    if (!done) return;
+    print(done, () => [`${done.requeued} published again`, ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
+    if (done.requeued === 0) process.exitCode = 1;
+  });
+
+program
+  .command('verify')
+  .description('fold the log of a session from its beginning, and compare with what is stored')
+  .argument('<session>')
+  .action(async (session: string) => {
+    const verdict = await ask<Parameters<typeof verifyText>[0]>('verify', { session });
+    if (!verdict) return;
+    print(verdict, () => verifyText(verdict));
+    if (!verdict.isEqual) process.exitCode = 1;
+  });
+
+program
+  .command('doctor')
+  .description('is everything as it should be?')
+  .action(async () => {
+    const found = await ask<Parameters<typeof doctorText>[0]>('doctor', {});
+    if (!found) return;
+    print(found, () => doctorText(found));
+    if (found.orphans.length > 0 || found.problems.length > 0) process.exitCode = 1;
+  });
+
+program
+  .command('url')
+  .description('the NATS server that this command talks to')
+  .action(() => process.stdout.write(`${serverUrl()}\n`));
+
+program.exitOverride();
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof Error && 'exitCode' in error) {
+    process.exitCode = (error as { exitCode: number }).exitCode === 0 ? 0 : 2;
+  } else {
+    process.stderr.write(`error ${error instanceof UnderstudyError ? error.code : 'DEFECT'}: ${messageOf(error)}\n`);
+    process.exitCode = error instanceof Unavailable ? 3 : error instanceof Refused ? 1 : 70;
+    if (error instanceof Unavailable) process.stderr.write(`  server: ${serverUrl()}; next: make dev, or say --server\n`);
+  }
+}
+process.exit();

@@ -1,0 +1,152 @@
+/** What the control API answers, as text for people. */
+import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { age, cut, dollars, table } from './format.ts';
+
+interface Summary {
+  readonly session: string;
+  readonly tenant: string;
+  readonly agent: string;
+  readonly status: string;
+  readonly state: string;
+  readonly version: number;
+  readonly waitingOn: string;
+  readonly since: number;
+  readonly startedAt: number;
+  readonly changedAt: number;
+  readonly steps: number;
+  readonly toolCalls: number;
+  readonly tokens: number;
+  readonly costMicros: number;
+  readonly task: string;
+  readonly reason?: string;
+}
+
+export function sessionTable(sessions: readonly Summary[], now: number): string {
+  if (sessions.length === 0) return 'no sessions; understudy ps --all shows those that ended';
+  return table(
+    ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'CALLS', 'TOKENS', 'COST', 'AGE'],
+    sessions.map((one) => [one.session, one.tenant, one.state, cut(one.waitingOn || one.reason || '-', 40), one.waitingOn ? age(now - one.since) : '-', `${one.steps}+${one.toolCalls}`, String(one.tokens), dollars(one.costMicros), age(now - one.startedAt)]),
+  );
+}
+
+interface Approval {
+  readonly id: string;
+  readonly session: string;
+  readonly tool: string;
+  readonly arguments: string;
+  readonly hash: string;
+  readonly since: number;
+  readonly expiresAt: number;
+}
+
+export function approvalTable(approvals: readonly Approval[], now: number): string {
+  if (approvals.length === 0) return 'nothing waits for a person';
+  const rows = approvals.map((one) => [one.session, one.tool, cut(one.arguments, 60), one.hash.slice(0, 12), age(now - one.since), age(one.expiresAt - now)]);
+  return `${table(['SESSION', 'TOOL', 'ARGUMENTS', 'HASH', 'WAITS', 'EXPIRES IN'], rows)}\n\nnext: understudy approve <session> [--hash <hash>] | understudy reject <session> --reason <text>`;
+}
+
+interface Inspected {
+  readonly summary: Summary;
+  readonly shard: number;
+  readonly owner: string | null;
+  readonly isArchived: boolean;
+  readonly hash: string;
+  readonly record: { readonly revision: string; readonly machine: string; readonly machineVersion: number; readonly position: { readonly sequence: number; readonly incarnation: number }; readonly pending: Readonly<Record<string, { readonly kind: string; readonly what: string; readonly since: number; readonly deadlineAt: number }>>; readonly output?: unknown; readonly length: number; readonly context: { readonly limits?: { readonly costMicrosMax: number; readonly tokensMax: number; readonly stepsMax: number; readonly toolCallsMax: number } } };
+  readonly approvals: readonly Approval[];
+  readonly conversation?: readonly { readonly role: string; readonly content: string; readonly tool?: string; readonly calls?: readonly { readonly name: string; readonly arguments: string }[] }[];
+}
+
+export function inspectText({ summary, shard, owner, isArchived, hash, record, approvals, conversation }: Inspected, now: number): string {
+  const lines: [string, string][] = [
+    ['session', summary.session],
+    ['task', `${summary.task} of tenant ${summary.tenant}, agent ${summary.agent} (revision ${record.revision})`],
+    ['state', `${summary.state}, version ${summary.version}${summary.reason ? `: ${summary.reason}` : ''}`],
+    ['waiting on', summary.waitingOn ? `${summary.waitingOn}, for ${age(now - summary.since)}` : 'nothing'],
+    ['owner', isArchived ? 'archived' : `${owner ?? 'nobody'} (shard ${shard})`],
+    ['spent', spentText(summary, record.context.limits)],
+    ['machine', `${record.machine} version ${record.machineVersion}, ${record.length} conversation entries`],
+    ['mailbox', `sequence ${record.position.sequence}${record.position.incarnation > 0 ? `, incarnation ${record.position.incarnation}` : ''}`],
+    ['state hash', hash],
+    ['began', `${new Date(summary.startedAt).toISOString()}, ${age(now - summary.startedAt)} ago`],
+  ];
+  if (record.output !== undefined) lines.push(['output', cut(String(record.output), 400)]);
+  const text = lines.map(([name, value]) => `${name.padEnd(12)}${value}`);
+  const pending = Object.entries(record.pending);
+  if (pending.length > 0) text.push('', table(['EFFECT', 'KIND', 'WHAT', 'SINCE', 'DEADLINE IN'], pending.map(([id, note]) => [id, note.kind, note.what, age(now - note.since), age(note.deadlineAt - now)])));
+  if (approvals.length > 0) text.push('', approvalTable(approvals, now));
+  for (const entry of conversation ?? []) text.push('', `[${entry.tool ? `${entry.role} ${entry.tool}` : entry.role}] ${cut(entry.content, 600)}`, ...(entry.calls ?? []).map((call) => `  -> ${call.name}(${cut(call.arguments, 200)})`));
+  return text.join('\n');
+}
+
+function spentText(summary: Summary, limits: Inspected['record']['context']['limits']): string {
+  if (!limits) return `${dollars(summary.costMicros)}, ${summary.tokens} tokens, ${summary.steps} model calls, ${summary.toolCalls} tool calls`;
+  return `${dollars(summary.costMicros)} of ${dollars(limits.costMicrosMax)}, ${summary.tokens} of ${limits.tokensMax} tokens, ${summary.steps} of ${limits.stepsMax} model calls, ${summary.toolCalls} of ${limits.toolCallsMax} tool calls`;
+}
+
+interface Letter {
+  readonly id: number;
+  readonly at: number;
+  readonly tenant: string;
+  readonly agent: string;
+  readonly code: string;
+  readonly reason: string;
+  readonly task?: string;
+}
+
+export function deadTable(letters: readonly Letter[], now: number): string {
+  if (letters.length === 0) return 'no dead letters';
+  const rows = letters.map((one) => [String(one.id), one.tenant, one.agent, one.task ?? '-', one.code, age(now - one.at), cut(one.reason, 80)]);
+  return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\nnext: understudy requeue <id> [--body <json>]`;
+}
+
+interface Verdict {
+  readonly session: string;
+  readonly isEqual: boolean;
+  readonly version: number;
+  readonly messages: number;
+  readonly stored: string;
+  readonly computed: string;
+  readonly isArchived: boolean;
+}
+
+export function verifyText(verdict: Verdict): string {
+  const from = verdict.isArchived ? 'its archive' : 'its archive and the mailbox';
+  return verdict.isEqual
+    ? `equal: ${verdict.messages} messages from ${from} fold to version ${verdict.version} with hash ${verdict.stored.slice(0, 16)}`
+    : `NOT EQUAL: stored ${verdict.stored.slice(0, 16)} at version ${verdict.version}, folded ${verdict.computed.slice(0, 16)} from ${verdict.messages} messages`;
+}
+
+interface Health {
+  readonly shards: number;
+  readonly owned: number;
+  readonly orphans: readonly number[];
+  readonly hosts: readonly string[];
+  readonly mail: { readonly first: number; readonly last: number };
+  readonly oldestMailNeeded: number;
+  readonly deadLetters: number;
+  readonly agents: readonly { readonly name: string; readonly revision: string; readonly tools: number }[];
+  readonly problems: readonly { readonly file: string; readonly field: string; readonly message: string }[];
+}
+
+export function doctorText(health: Health): string {
+  const mark = (isGood: boolean) => (isGood ? 'ok  ' : 'BAD ');
+  return [
+    `${mark(health.orphans.length === 0)}shards: ${health.owned} of ${health.shards} owned by ${health.hosts.join(', ') || 'nobody'}${health.orphans.length > 0 ? `; without owner: ${health.orphans.join(', ')} (is a runtime running?)` : ''}`,
+    `${mark(true)}mail: sequences ${health.mail.first} to ${health.mail.last}, needed from ${health.oldestMailNeeded} on`,
+    `${mark(health.deadLetters === 0)}dead letters: ${health.deadLetters}${health.deadLetters > 0 ? ' (understudy dlq)' : ''}`,
+    `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} tools)`).join(', ') || 'none'}`,
+    ...health.problems.map((problem) => `BAD ${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`),
+  ].join('\n');
+}
+
+export function eventLine(event: UnderstudyEvent): string {
+  const { data } = event;
+  const kind = event.type.slice(event.type.lastIndexOf('.') + 1);
+  const details: string[] = [];
+  if (data.details.model) details.push(`${String(data.details.model)} ${String(data.details.promptTokens)}+${String(data.details.completionTokens)} tokens, ${String(data.details.latencyMs)} ms, ${dollars(Number(data.details.costMicros))}`);
+  if (data.details.tool) details.push(`${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`);
+  for (const { kind: wanted, what } of data.effects) details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
+  if (data.reason && event.id.includes('-end')) details.push(data.reason);
+  const move = data.from === data.to || data.from === '' ? data.to : `${data.from} > ${data.to}`;
+  return `${event.time.slice(11, 23)}  ${data.session}  v${data.version}  ${kind.padEnd(14)} ${move}  ${details.join('  ')}`.trimEnd();
+}

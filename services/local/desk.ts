@@ -1,0 +1,86 @@
+/** The refund desk on a local stack: its outside world, its model, and as many services as are wanted. */
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Running } from './processes.ts';
+import { root, Stack } from './stack.ts';
+import { localFolder, writeStackFile } from './stack-file.ts';
+
+export interface DeskOptions {
+  readonly folder?: string;
+  readonly isWiped?: boolean;
+  readonly isDetached?: boolean;
+  readonly isCalm?: boolean;
+  readonly replicas?: { readonly runtime: number; readonly gateway: number; readonly executor: number };
+  readonly logLevel?: string;
+  readonly latencyMs?: number;
+  readonly say?: (line: string) => void;
+}
+
+export interface Desk {
+  readonly stack: Stack;
+  readonly ledger: string;
+  payments: Running;
+  /** A real model answers, not the script. */
+  readonly isRealModel: boolean;
+  save(): void;
+  stop(): Promise<void>;
+}
+
+export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
+  const { folder = localFolder(root), isWiped = false, isDetached = false, isCalm = false, replicas = { runtime: 1, gateway: 1, executor: 1 }, logLevel = 'info', latencyMs = 150, say } = options;
+  if (isWiped) rmSync(folder, { recursive: true, force: true });
+  const example = join(root, 'examples', 'refund-desk');
+  const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };
+  const stack = new Stack({ folder, specs: join(example, 'agents'), files: join(example, 'data'), environment, isDetached, ...(say ? { say } : {}) });
+  await stack.startServers();
+  const ledger = join(folder, 'ledger.jsonl');
+  const calm: Record<string, string> = isCalm ? { CALM: '1' } : {};
+  const paymentsFile = join(example, 'payments-server.ts');
+  const { running: payments, port: paymentsPort } = await stack.startProgram('payments', paymentsFile, { LEDGER: ledger, ...calm });
+  environment.PAYMENTS_URL = `http://127.0.0.1:${paymentsPort}`;
+  const { OPENAI_BASE_URL, OPENAI_API_KEY } = process.env;
+  const isRealModel = Boolean(OPENAI_BASE_URL && OPENAI_API_KEY);
+  if (isRealModel) {
+    environment.OPENAI_BASE_URL = OPENAI_BASE_URL!;
+    environment.OPENAI_API_KEY = OPENAI_API_KEY!;
+  } else {
+    const model = await stack.startProgram('model', join(example, 'model-server.ts'), { LATENCY_MS: String(latencyMs), ...calm });
+    environment.OPENAI_BASE_URL = `http://127.0.0.1:${model.port}/v1`;
+    environment.OPENAI_API_KEY = 'scripted';
+  }
+  let isStopping = false;
+  const desk: Desk = {
+    stack,
+    ledger,
+    payments,
+    isRealModel,
+    save() {
+      const services = stack.services.map(({ instance, port, running }) => ({ name: instance, pid: running.pid, port }));
+      const others = stack.others.filter((other) => other.isRunning()).map(({ name, pid }) => ({ name, pid }));
+      const servers = [stack.nats, stack.redis].map(({ running, port }) => ({ name: running.name, pid: running.pid, port }));
+      writeStackFile(folder, { natsUrl: stack.nats.url, redisUrl: stack.redis.url, prefix: 'understudy', pids: [...services, ...others, ...servers] });
+    },
+    async stop() {
+      isStopping = true;
+      await stack.stop();
+    },
+  };
+  // The payments service dies now and then, after it has paid; whoever runs it starts it again.
+  const watch = (running: Running) => {
+    void running.ended.then(async () => {
+      if (isStopping) return;
+      const again = await stack.startProgram('payments', paymentsFile, { LEDGER: ledger, PORT: String(paymentsPort), ...calm });
+      desk.payments = again.running;
+      watch(again.running);
+    });
+  };
+  if (!isDetached) watch(payments);
+  await stack.start('runtime');
+  await Promise.all([
+    ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
+    ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
+    ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
+  ]);
+  desk.save();
+  return desk;
+}
