@@ -265,7 +265,7 @@ program
 program
   .command('url')
   .description('the NATS server that this command talks to')
-  .action(() => process.stdout.write(`${serverUrl()}\n`));
+  .action(() => void process.stdout.write(`${serverUrl()}\n`));
 
 program.exitOverride();
 try {
