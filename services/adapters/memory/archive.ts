@@ -1,0 +1,66 @@
+/** Baselines, bundles, events and dead letters in memory. */
+import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
+import type { Bundle } from '../../core/session/specs.ts';
+import type { UnderstudyEvent } from '../../core/wire/cloud-event.ts';
+import type { Archive, Baseline } from '../../ports/archive.ts';
+import type { Clock } from '../../ports/clock.ts';
+import type { DeadLetter, EventFilter, Events } from '../../ports/events.ts';
+
+export function memoryArchive(): Archive {
+  const chains = new Map<ShardId, Map<SessionId, string[]>>();
+  const bundles = new Map<Revision, Bundle>();
+  const parse = (text: string) => JSON.parse(text) as Baseline;
+  const chainOf = (shard: ShardId, session: SessionId) => (chains.get(shard)?.get(session) ?? []).map(parse);
+  return {
+    async append(shard, baseline) {
+      const sessions = chains.get(shard) ?? new Map<SessionId, string[]>();
+      chains.set(shard, sessions);
+      const { session } = baseline.record;
+      sessions.set(session, [...(sessions.get(session) ?? []), JSON.stringify(baseline)]);
+    },
+    latest: async (shard, session) => chainOf(shard, session).at(-1),
+    chain: async (shard, session) => chainOf(shard, session).filter((baseline, index, all) => index === 0 || baseline.record.version > all[index - 1]!.record.version),
+    async *latestOf(shard) {
+      for (const session of chains.get(shard)?.keys() ?? []) {
+        const latest = chainOf(shard, session).at(-1);
+        if (latest) yield latest;
+      }
+    },
+    putBundle: async (revision, bundle) => void bundles.set(revision, bundle),
+    bundle: async (revision) => bundles.get(revision),
+  };
+}
+
+/** @param kept  how many events are remembered for readers who come late */
+export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events {
+  let events: UnderstudyEvent[] = [];
+  let letters: DeadLetter[] = [];
+  let count = 0;
+  const followers = new Set<{ filter: EventFilter; onEvent: (event: UnderstudyEvent) => void }>();
+  const matches = ({ data }: UnderstudyEvent, { tenant, agent, session }: EventFilter) =>
+    (tenant === undefined || data.tenant === tenant) && (agent === undefined || data.agent === agent) && (session === undefined || data.session === session);
+  return {
+    async publish(event) {
+      const told = JSON.parse(JSON.stringify(event)) as UnderstudyEvent;
+      events.push(told);
+      if (events.length > kept * 1.1) events = events.slice(-kept);
+      for (const { filter, onEvent } of followers) if (matches(told, filter)) onEvent(told);
+    },
+    has: async (event) => events.findLast((other) => other.data.session === event.data.session && other.type === event.type)?.id === event.id,
+    async follow(filter, fromStart, onEvent) {
+      if (fromStart) for (const event of events) if (matches(event, filter)) onEvent(event);
+      const follower = { filter, onEvent };
+      followers.add(follower);
+      return { stop: async () => void followers.delete(follower) };
+    },
+    async bury(letter) {
+      count += 1;
+      letters.push({ id: count, at: clock.now(), ...letter });
+    },
+    deadLetters: async (max) => letters.slice(-max),
+    deadLetter: async (id) => letters.find((letter) => letter.id === id),
+    async unbury(id) {
+      letters = letters.filter((letter) => letter.id !== id);
+    },
+  };
+}

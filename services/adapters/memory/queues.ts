@@ -1,0 +1,176 @@
+/** Effects, start records, tasks and control in memory: one process, no servers. */
+import type { EffectId } from '../../core/ids.ts';
+import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
+import { parseEffects } from '../../core/wire/envelopes.ts';
+import type { Clock } from '../../ports/clock.ts';
+import type { Control } from '../../ports/control.ts';
+import type { Effects, Taken } from '../../ports/effects.ts';
+import type { Start, Starts } from '../../ports/starts.ts';
+import type { RawTask, Tasks } from '../../ports/tasks.ts';
+import { Unavailable } from '../../core/errors.ts';
+
+export interface MemoryEffects extends Effects {
+  /** Lose what is queued, and say so, as a broker does that kept it in memory. */
+  lose(): void;
+}
+
+export function memoryEffects(clock: Clock): MemoryEffects {
+  interface Taker {
+    readonly concurrency: number;
+    readonly perform: (taken: Taken) => Promise<void>;
+    readonly onRefused: (raw: string, problem: string) => void;
+    readonly inHand: Map<string, AbortController>;
+    isOpen: boolean;
+  }
+  const queues = new Map<string, { text: string; tries: number }[]>();
+  const takers = new Map<string, Taker[]>();
+  const lost: (() => void)[] = [];
+  const queueOf = (pool: string) => {
+    let queue = queues.get(pool);
+    if (!queue) {
+      queue = [];
+      queues.set(pool, queue);
+    }
+    return queue;
+  };
+  const pump = (pool: string) => {
+    const queue = queueOf(pool);
+    for (const taker of takers.get(pool) ?? []) {
+      while (taker.isOpen && taker.inHand.size < taker.concurrency && queue.length > 0) {
+        const queued = queue.shift()!;
+        for (const parsed of parseEffects(queued.text)) {
+          if (parsed.ok) begin(pool, taker, parsed.effect, queued);
+          else taker.onRefused(parsed.raw, parsed.problem);
+        }
+      }
+    }
+  };
+  const begin = (pool: string, taker: Taker, effect: PooledEffect, queued: { text: string; tries: number }) => {
+    if (taker.inHand.has(effect.id)) return; // it came twice; the one in hand will answer
+    const controller = new AbortController();
+    taker.inHand.set(effect.id, controller);
+    taker
+      .perform({ effect, signal: controller.signal, isRedelivered: queued.tries > 0 })
+      .catch(async (error: { retryAfterMs?: number }) => {
+        await clock.sleep(error.retryAfterMs ?? 50);
+        queueOf(pool).push({ text: queued.text, tries: queued.tries + 1 });
+      })
+      .finally(() => {
+        taker.inHand.delete(effect.id);
+        setImmediate(() => pump(pool));
+      });
+  };
+  return {
+    async offer(effect) {
+      const pool = poolOf(effect);
+      queueOf(pool).push({ text: JSON.stringify(effect), tries: 0 });
+      setImmediate(() => pump(pool));
+    },
+    async take(pool, concurrency, perform, onRefused) {
+      const taker: Taker = { concurrency, perform, onRefused, inHand: new Map(), isOpen: true };
+      takers.set(pool, [...(takers.get(pool) ?? []), taker]);
+      pump(pool);
+      return {
+        inFlight: () => taker.inHand.size,
+        async drain() {
+          taker.isOpen = false;
+          while (taker.inHand.size > 0) await clock.sleep(10);
+        },
+        async stop() {
+          taker.isOpen = false;
+          for (const controller of taker.inHand.values()) controller.abort();
+        },
+      };
+    },
+    cancel(pool, ids) {
+      for (const taker of takers.get(pool) ?? []) for (const id of ids) taker.inHand.get(id)?.abort();
+    },
+    onLost: (listener) => lost.push(listener),
+    lose() {
+      queues.clear();
+      for (const listener of lost) listener();
+    },
+  };
+}
+
+export function memoryStarts(clock: Pick<Clock, 'now'>): Starts {
+  const starts = new Map<EffectId, Start>();
+  const holders = new Map<string, (effect: EffectId) => boolean>();
+  return {
+    async create(effect, performer) {
+      const first = starts.get(effect);
+      if (first) return { created: false, first };
+      starts.set(effect, { effect, performer, at: clock.now() });
+      return { created: true };
+    },
+    isHeld: async (performer, effect) => holders.get(performer)?.(effect) ?? false,
+    answerHolds: (performer, holds) => void holders.set(performer, holds),
+  };
+}
+
+export function memoryTasks(): Tasks {
+  const queue: RawTask[] = [];
+  let accepting: ((task: RawTask) => Promise<void>) | undefined;
+  let capacity: () => number = () => 0;
+  let count = 0;
+  let inHand = 0;
+  const ids = new Set<string>();
+  const pump = () => {
+    while (accepting && queue.length > 0 && inHand < capacity()) {
+      const task = queue.shift()!;
+      inHand += 1;
+      accepting(task)
+        .catch(() => void setTimeout(() => queue.push(task), 100))
+        .finally(() => {
+          inHand -= 1;
+          setImmediate(pump);
+        });
+    }
+  };
+  return {
+    async publish(tenant, agent, body, headers) {
+      const id = headers['Nats-Msg-Id'];
+      if (id !== undefined && ids.has(id)) return;
+      if (id !== undefined) ids.add(id);
+      count += 1;
+      queue.push({ tenant, agent, subject: `understudy.task.${tenant}.${agent}`, body, headers, sequenceId: `task-${count}` });
+      setImmediate(pump);
+    },
+    async take(room, accept) {
+      capacity = room;
+      accepting = accept;
+      setImmediate(pump);
+      return {
+        async drain() {
+          accepting = undefined;
+          while (inHand > 0) await new Promise((resolve) => setTimeout(resolve, 5));
+        },
+      };
+    },
+  };
+}
+
+export function memoryControl(): Control {
+  let handlers: Parameters<Control['serve']>[0] = {};
+  const listeners: (() => void)[] = [];
+  return {
+    async serve(given) {
+      handlers = given;
+      return { stop: async () => void (handlers = {}) };
+    },
+    async ask(verb, body) {
+      const handle = handlers[verb];
+      if (!handle) throw new Unavailable('NO_RUNTIME', `nobody answers "${verb}"`);
+      try {
+        return await handle(JSON.parse(JSON.stringify(body)));
+      } catch (error) {
+        const { code, message } = error as { code?: string; message: string };
+        return { ok: false, code: code ?? 'DEFECT', message };
+      }
+    },
+    announceReleased: () => {
+      for (const listener of listeners) listener();
+    },
+    onReleased: (listener) => listeners.push(listener),
+  };
+}

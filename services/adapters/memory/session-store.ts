@@ -1,0 +1,199 @@
+/** The session store in memory, with the same refusals as the commit script. It can be flushed, as a Redis can. */
+import { Unavailable } from '../../core/errors.ts';
+import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
+import { limits } from '../../core/limits.ts';
+import { type Entry, entrySchema } from '../../core/session/conversation.ts';
+import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
+import { beginning, comparePositions, type Position } from '../../core/session/record.ts';
+import type { Clock } from '../../ports/clock.ts';
+import type { Lease, Leases } from '../../ports/leases.ts';
+import type { ModelCalls, SessionStore } from '../../ports/session-store.ts';
+import type { HostId } from '../../core/ids.ts';
+
+interface ShardData {
+  position: Position | undefined;
+  readonly records: Map<SessionId, { version: number; record: string }>;
+  readonly conversations: Map<SessionId, string[]>;
+  readonly pending: Map<string, string>;
+  readonly outbox: Map<number, string>;
+  readonly wakes: Map<SessionId, number>;
+  readonly floors: Map<SessionId, number>;
+  recent: string[];
+}
+
+const emptyShard = (): ShardData => ({ position: undefined, records: new Map(), conversations: new Map(), pending: new Map(), outbox: new Map(), wakes: new Map(), floors: new Map(), recent: [] });
+
+export interface MemoryStore extends SessionStore {
+  readonly calls: ModelCalls;
+  readonly leases: Leases;
+  /** While set, nothing answers. */
+  isDown: boolean;
+  /** Lose everything, leases included. */
+  flush(): void;
+  /** Put a record there as it is, well-formed or not. */
+  poison(shard: ShardId, session: SessionId, record: string): void;
+}
+
+export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
+  let shards = new Map<ShardId, ShardData>();
+  let owners = new Map<ShardId, { token: OwnerToken; until: number }>();
+  let hosts = new Map<HostId, number>();
+  let claims = new Map<EffectId, { holder: string; until: number }>();
+  let fixed: number | undefined;
+  let count = 0;
+  const data = (shard: ShardId): ShardData => {
+    if (store.isDown) throw new Unavailable('STORE_UNAVAILABLE', 'the store is down');
+    let found = shards.get(shard);
+    if (!found) {
+      found = emptyShard();
+      shards.set(shard, found);
+    }
+    return found;
+  };
+  const ownerOf = (shard: ShardId) => {
+    const owner = owners.get(shard);
+    return owner && owner.until > clock.now() ? owner.token : undefined;
+  };
+  const isUp = () => void data(0 as ShardId);
+  const entriesOf = (texts: readonly string[]): Entry[] => texts.map((text) => entrySchema.parse(JSON.parse(text)));
+
+  const store: MemoryStore = {
+    isDown: false,
+    flush() {
+      shards = new Map();
+      owners = new Map();
+      hosts = new Map();
+      claims = new Map();
+    },
+    poison(shard, session, record) {
+      const found = data(shard).records.get(session);
+      data(shard).records.set(session, { version: found?.version ?? 1, record });
+    },
+    async open(shard) {
+      const { position, outbox, floors } = data(shard);
+      return { position, outbox: [...outbox].map(([id, body]) => ({ id, body })), floors: new Map(floors) };
+    },
+    async commit(shard, token, commit) {
+      const held = data(shard);
+      if (ownerOf(shard) !== token) return 'fenced';
+      if (comparePositions(held.position ?? beginning, commit.from) !== 0) return 'stale';
+      for (const one of commit.sessions) if ((held.records.get(one.session)?.version ?? 0) !== one.expectedVersion) return 'stale';
+      held.position = commit.to;
+      if (commit.outbox) held.outbox.set(commit.outbox.id, commit.outbox.body);
+      for (const id of commit.settled) held.outbox.delete(id);
+      for (const one of commit.sessions) {
+        held.records.set(one.session, { version: one.version, record: one.record });
+        if (one.wakeAt === undefined) held.wakes.delete(one.session);
+        else held.wakes.set(one.session, one.wakeAt);
+        if (one.floor !== undefined && !held.floors.has(one.session)) held.floors.set(one.session, one.floor);
+        const conversation = held.conversations.get(one.session) ?? [];
+        conversation.push(...one.entries);
+        held.conversations.set(one.session, conversation);
+        for (const { id, body } of one.pending) held.pending.set(id, body);
+        for (const id of one.resolved) held.pending.delete(id);
+      }
+      for (const { session, version, summary, floor } of commit.archived) {
+        if (held.records.get(session)?.version === version) {
+          held.floors.delete(session);
+          if (summary === undefined) continue;
+          held.records.delete(session);
+          held.wakes.delete(session);
+          held.conversations.delete(session);
+          held.recent = [summary, ...held.recent].slice(0, limits.recentSessions);
+        } else if (floor !== undefined && held.floors.has(session)) held.floors.set(session, floor);
+      }
+      return 'committed';
+    },
+    async load(shard, session) {
+      return data(shard).records.get(session)?.record;
+    },
+    async conversation(shard, session, from, to) {
+      return entriesOf((data(shard).conversations.get(session) ?? []).slice(from, to));
+    },
+    async pending(shard) {
+      return [...data(shard).pending.values()].map((body): PendingEffect => pendingEffectSchema.parse(JSON.parse(body)));
+    },
+    async due(shard, now, max) {
+      return [...data(shard).wakes].filter(([, at]) => at <= now).sort((left, right) => left[1] - right[1]).slice(0, max).map(([session]) => session);
+    },
+    async *records(shard) {
+      for (const [session, { record }] of [...data(shard).records]) yield { session, record };
+    },
+    async recent(shard) {
+      return data(shard).recent;
+    },
+    async lowest(shard) {
+      const { position, floors } = data(shard);
+      return position === undefined ? undefined : Math.min(position.sequence + 1, ...floors.values());
+    },
+    async discard(shard, token, session) {
+      const held = data(shard);
+      if (ownerOf(shard) !== token) return 'fenced';
+      held.records.delete(session);
+      held.conversations.delete(session);
+      return 'committed';
+    },
+    async fixShards(wanted) {
+      isUp();
+      fixed ??= wanted;
+      return fixed;
+    },
+
+    calls: {
+      async claim({ shard, session, effect, from, to }, holder, durationMs) {
+        const held = data(shard);
+        if (!held.pending.has(effect)) return 'settled';
+        const claim = claims.get(effect);
+        if (claim && claim.until > clock.now() && claim.holder !== holder) return 'held';
+        claims.set(effect, { holder, until: clock.now() + durationMs });
+        const entries = entriesOf((held.conversations.get(session) ?? []).slice(from, to));
+        if (entries.length !== to - from) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
+        return entries;
+      },
+      async renew(_shard, effect, holder, durationMs) {
+        const claim = claims.get(effect);
+        if (claim?.holder === holder) claims.set(effect, { holder, until: clock.now() + durationMs });
+      },
+    },
+
+    leases: {
+      async heartbeat(host, durationMs) {
+        isUp();
+        hosts.set(host, clock.now() + durationMs);
+        for (const [other, until] of hosts) if (until <= clock.now()) hosts.delete(other);
+        return [...hosts.keys()];
+      },
+      async leave(host) {
+        hosts.delete(host);
+      },
+      async acquire(shard, host, boot, durationMs): Promise<Lease | undefined> {
+        isUp();
+        const held = ownerOf(shard);
+        if (held && !held.startsWith(`${host}#`)) return undefined;
+        count += 1;
+        const token = `${host}#${boot}#${count}` as OwnerToken;
+        owners.set(shard, { token, until: clock.now() + durationMs });
+        return { shard, host, token };
+      },
+      async renew(lease, durationMs) {
+        isUp();
+        if (ownerOf(lease.shard) !== lease.token) return false;
+        owners.set(lease.shard, { token: lease.token, until: clock.now() + durationMs });
+        return true;
+      },
+      async release(lease) {
+        isUp();
+        if (ownerOf(lease.shard) === lease.token) owners.delete(lease.shard);
+      },
+      async owners(shardCount) {
+        const found = new Map<ShardId, HostId>();
+        for (let shard = 0; shard < shardCount; shard += 1) {
+          const token = ownerOf(shard as ShardId);
+          if (token) found.set(shard as ShardId, token.slice(0, token.indexOf('#')) as HostId);
+        }
+        return found;
+      },
+    },
+  };
+  return store;
+}

@@ -1,0 +1,61 @@
+/** The whole system in one process over the in-memory adapters: for first looks, short tasks and tests. Nothing survives it. */
+import { mcpRunner } from '../adapters/mcp/tool.ts';
+import { httpRunner } from '../adapters/http/tool.ts';
+import { memoryArchive, memoryEvents } from '../adapters/memory/archive.ts';
+import { memoryMailbox } from '../adapters/memory/mailbox.ts';
+import { memoryControl, memoryEffects, memoryStarts, memoryTasks } from '../adapters/memory/queues.ts';
+import { memoryRateLimits } from '../adapters/memory/rate-limits.ts';
+import { memoryStore } from '../adapters/memory/session-store.ts';
+import { countingTelemetry } from '../adapters/memory/telemetry.ts';
+import { systemClock } from '../adapters/observability/clock.ts';
+import { openaiModel } from '../adapters/openai/model.ts';
+import { processRunner } from '../adapters/process/tool.ts';
+import type { Catalog, SpecProblem } from '../core/session/specs.ts';
+import { builtinRunner, builtinTools } from '../executor/builtin.ts';
+import { startExecutor } from '../executor/worker.ts';
+import { startGateway } from '../gateway/worker.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Model, ToolRunner } from '../ports/performers.ts';
+import { startRuntime } from '../runtime/service.ts';
+
+export interface InMemoryOptions {
+  readonly specs: string;
+  readonly files?: string;
+  readonly environment?: Readonly<Record<string, string | undefined>>;
+  readonly shards?: number;
+  readonly clock?: Clock;
+  readonly model?: Model;
+  readonly runners?: readonly ToolRunner[];
+  readonly load: () => Promise<{ catalog: Catalog; problems: readonly SpecProblem[] }>;
+}
+
+export async function startInMemory(options: InMemoryOptions) {
+  const { specs, files = process.cwd(), environment = process.env, shards = 4, clock = systemClock } = options;
+  const store = memoryStore(clock);
+  const mailbox = memoryMailbox(clock);
+  const archive = memoryArchive();
+  const effects = memoryEffects(clock);
+  const events = memoryEvents(clock);
+  const starts = memoryStarts(clock);
+  const tasks = memoryTasks();
+  const control = memoryControl();
+  const telemetry = countingTelemetry();
+  const { catalog } = await options.load();
+  const runtimePorts = { mailbox, store, archive, effects, events, leases: store.leases, tasks, control, telemetry, clock };
+  const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
+  const runtime = await startRuntime(settings, runtimePorts, options.load);
+  const runners = options.runners ?? [builtinRunner(builtinTools(files)), httpRunner(environment), mcpRunner(environment), await processRunner()];
+  const gateway = await startGateway('gateway', {
+    effects, calls: store.calls, mailbox, archive, model: options.model ?? openaiModel(environment), rates: memoryRateLimits(clock), tenants: () => catalog.tenants, telemetry, clock, shards,
+  });
+  const pools = new Set(['tools', ...[...catalog.agents.values()].flatMap(({ bundle }) => Object.values(bundle.tools).map(({ pool }) => pool))]);
+  const executors = await Promise.all([...pools].map((pool) => startExecutor(`executor-${pool}`, pool, { effects, starts, mailbox, archive, runners, telemetry, clock, shards })));
+  return {
+    store, mailbox, archive, effects, events, starts, tasks, control, telemetry, runtime,
+    async stop() {
+      await runtime.stop();
+      await Promise.all([gateway, ...executors].map((taking) => taking.stop()));
+      await Promise.all(runners.map((runner) => runner.close?.()));
+    },
+  };
+}
