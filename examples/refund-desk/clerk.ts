@@ -48,11 +48,13 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
   const path = /letters\/[A-Z0-9-]+\.txt/.exec(task)?.[0];
   if (!path) return { say: decision('unreadable', '', 0, 'the task names no letter') };
   const facts = factsOf(messages);
-  if (!facts.letter) return facts.failures.read_case ? { say: decision('unreadable', '', 0, 'the letter could not be read') } : { call: { name: 'read_case', arguments: { path } } };
+  if (!facts.letter)
+    return facts.failures.read_case ? { say: decision('unreadable', '', 0, 'the letter could not be read') } : { call: { name: 'read_case', arguments: { path } } };
   const { text } = facts.letter;
   const order = /\bO-\d{4,}\b/.exec(text)?.[0];
   if (!order) return { say: decision('unreadable', '', 0, 'the letter names no order') };
-  if (!facts.order) return facts.failures.lookup_payment ? { say: decision('unreadable', order, 0, 'the order is unknown') } : { call: { name: 'lookup_payment', arguments: { order } } };
+  if (!facts.order)
+    return facts.failures.lookup_payment ? { say: decision('unreadable', order, 0, 'the order is unknown') } : { call: { name: 'lookup_payment', arguments: { order } } };
   if (facts.amountCents === undefined) {
     if (facts.failures.run_code) return { say: decision('denied', order, 0, 'the amount could not be computed') };
     const code = 'return input.items.reduce((sum, item) => sum + (item.quantity - item.delivered) * item.unitCents, 0);';
@@ -61,7 +63,14 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
   const claimed = Math.round(Number(/refund (?:of )?(\d+(?:\.\d+)?) EUR/i.exec(text)?.[1] ?? 0) * 100);
   const isOdd = claimed > facts.amountCents || facts.order.refundedCents > 0 || /ignore|instruction|assistant|maintenance mode|IBAN/i.test(text);
   if (isOdd && facts.fraud === undefined) {
-    return facts.failures.delegate ? { say: decision('denied', order, 0, 'nobody could check it') } : { call: { name: 'delegate', arguments: { agent: 'fraud-check', input: `Order ${order}. Claimed ${euros(claimed)}, owed ${euros(facts.amountCents)}. The letter:\n${text}` } } };
+    return facts.failures.delegate
+      ? { say: decision('denied', order, 0, 'nobody could check it') }
+      : {
+          call: {
+            name: 'delegate',
+            arguments: { agent: 'fraud-check', input: `Order ${order}. Claimed ${euros(claimed)}, owed ${euros(facts.amountCents)}. The letter:\n${text}` },
+          },
+        };
   }
   const isDenied = facts.fraud?.startsWith('suspicious') || facts.amountCents === 0 || facts.order.refundedCents > 0;
   if (isDenied) return finish(facts, order, 'denied', 0, facts.fraud ?? 'nothing is owed');
@@ -72,7 +81,16 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
 }
 
 function finish(facts: Facts, order: string, what: 'refunded' | 'denied', amountCents: number, why: string): ClerkTurn {
-  if (!facts.isNotified) return { call: { name: 'notify_customer', arguments: { order, text: what === 'refunded' ? `We have refunded ${euros(amountCents)}.` : 'We have looked at your letter and cannot refund it. Please write to us if you disagree.' } } };
+  if (!facts.isNotified)
+    return {
+      call: {
+        name: 'notify_customer',
+        arguments: {
+          order,
+          text: what === 'refunded' ? `We have refunded ${euros(amountCents)}.` : 'We have looked at your letter and cannot refund it. Please write to us if you disagree.',
+        },
+      },
+    };
   return { say: decision(what, order, amountCents, why) };
 }
 

@@ -5,12 +5,16 @@
  * Environment: PORT, LATENCY_MS (mean, default 150), CALM=1 to never fail.
  */
 import { createServer } from 'node:http';
-import { clerkTurn, type ClerkMessage, fraudTurn } from './clerk.ts';
+import { type ClerkMessage, clerkTurn, fraudTurn } from './clerk.ts';
 
 const { PORT = '0', LATENCY_MS = '150', CALM } = process.env;
 let calls = 0;
 
-interface Request { readonly model: string; readonly stream?: boolean; readonly messages: readonly ClerkMessage[] }
+interface Request {
+  readonly model: string;
+  readonly stream?: boolean;
+  readonly messages: readonly ClerkMessage[];
+}
 
 const server = createServer(async (request, response) => {
   let text = '';
@@ -40,7 +44,14 @@ const server = createServer(async (request, response) => {
   const base = { id: `chatcmpl-${number}`, created: Math.floor(Date.now() / 1_000), model };
   if (!stream) {
     response.writeHead(200, { 'content-type': 'application/json' });
-    response.end(JSON.stringify({ ...base, object: 'chat.completion', choices: [{ index: 0, finish_reason: finish, message: { role: 'assistant', content, ...(call ? { tool_calls: [call] } : {}) } }], usage }));
+    response.end(
+      JSON.stringify({
+        ...base,
+        object: 'chat.completion',
+        choices: [{ index: 0, finish_reason: finish, message: { role: 'assistant', content, ...(call ? { tool_calls: [call] } : {}) } }],
+        usage,
+      }),
+    );
     return;
   }
   response.writeHead(200, { 'content-type': 'text/event-stream' });

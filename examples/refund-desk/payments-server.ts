@@ -12,10 +12,25 @@ import { z } from 'zod';
 
 const { PORT = '0', DATA = join(import.meta.dirname, 'data'), LEDGER = 'ledger.jsonl', CALM } = process.env;
 
-interface Line { readonly kind: 'paid' | 'message' | 'call'; readonly key: string; readonly order: string; readonly amountCents?: number; readonly at: number; readonly session?: string }
+interface Line {
+  readonly kind: 'paid' | 'message' | 'call';
+  readonly key: string;
+  readonly order: string;
+  readonly amountCents?: number;
+  readonly at: number;
+  readonly session?: string;
+}
 
-const rows = (file: string) => readFileSync(join(DATA, file), 'utf8').trim().split('\n').slice(1).map((line) => line.split(',').map((cell) => cell.replaceAll('"', '')));
-const orders = new Map<string, { order: string; customer: string; capturedCents: number; items: { sku: string; name: string; quantity: number; delivered: number; unitCents: number }[] }>();
+const rows = (file: string) =>
+  readFileSync(join(DATA, file), 'utf8')
+    .trim()
+    .split('\n')
+    .slice(1)
+    .map((line) => line.split(',').map((cell) => cell.replaceAll('"', '')));
+const orders = new Map<
+  string,
+  { order: string; customer: string; capturedCents: number; items: { sku: string; name: string; quantity: number; delivered: number; unitCents: number }[] }
+>();
 for (const [order = '', captured] of rows('payments.csv')) orders.set(order, { order, customer: '', capturedCents: Number(captured), items: [] });
 for (const [order = '', customer = '', , sku = '', ...rest] of rows('orders.csv')) {
   const [unitCents, delivered, quantity] = rest.reverse().map(Number);
@@ -93,7 +108,9 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
 }
 
 const server = createServer((request, response) => {
-  handle(request, response).catch((error: unknown) => answer(response, error instanceof z.ZodError || error instanceof SyntaxError ? 400 : 500, { error: { code: 'BAD_REQUEST' } }));
+  handle(request, response).catch((error: unknown) =>
+    answer(response, error instanceof z.ZodError || error instanceof SyntaxError ? 400 : 500, { error: { code: 'BAD_REQUEST' } }),
+  );
 });
 server.listen(Number(PORT), '127.0.0.1', () => {
   const address = server.address();

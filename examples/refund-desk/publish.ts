@@ -4,7 +4,11 @@ import { join } from 'node:path';
 import { connect, headers } from 'nats';
 
 const { NATS_URL = 'nats://127.0.0.1:4222', PER_SECOND = '12', PREFIX = 'understudy' } = process.env;
-const cases = readFileSync(join(import.meta.dirname, 'data/cases.csv'), 'utf8').trim().split('\n').slice(1).map((line) => line.split(','));
+const cases = readFileSync(join(import.meta.dirname, 'data/cases.csv'), 'utf8')
+  .trim()
+  .split('\n')
+  .slice(1)
+  .map((line) => line.split(','));
 
 const connection = await connect({ servers: NATS_URL });
 const jetstream = connection.jetstream();

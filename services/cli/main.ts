@@ -5,15 +5,18 @@
  */
 import { randomUUID } from 'node:crypto';
 import { userInfo } from 'node:os';
+import { join } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
 import { connectNats, type Nats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { messageOf, Refused, Unavailable, UnderstudyError } from '../core/errors.ts';
-import { root } from '../local/stack.ts';
+import { eventLine } from '../core/wire/event-line.ts';
 import { localFolder, readStackFile } from '../local/stack-file.ts';
-import { approvalTable, deadTable, doctorText, eventLine, inspectText, sessionTable, verifyText } from './views.ts';
+import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verifyText } from './views.ts';
+
+const root = join(import.meta.dirname, '../..');
 
 interface Global {
   readonly server?: string;
@@ -38,7 +41,13 @@ const print = (value: unknown, text: () => string): void => {
 };
 
 async function withNats<Value>(work: (nats: Nats) => Promise<Value>): Promise<Value> {
-  const nats = await connectNats({ url: serverUrl(), name: 'understudy-cli', prefix: program.opts<Global>().prefix, user: process.env.UNDERSTUDY_NATS_USER, password: process.env.UNDERSTUDY_NATS_PASSWORD });
+  const nats = await connectNats({
+    url: serverUrl(),
+    name: 'understudy-cli',
+    prefix: program.opts<Global>().prefix,
+    user: process.env.UNDERSTUDY_NATS_USER,
+    password: process.env.UNDERSTUDY_NATS_PASSWORD,
+  });
   try {
     return await work(nats);
   } finally {
@@ -118,12 +127,15 @@ program
         return;
       }
       const deadWatch = setInterval(() => {
-        void events.deadLetters(50).then((letters) => {
-          const letter = letters.find(({ task }) => task === id);
-          if (!letter) return;
-          process.stderr.write(`error ${letter.code}: ${letter.reason}\n  next: understudy dlq, then understudy requeue ${letter.id}\n`);
-          finish(4);
-        }, () => undefined);
+        void events.deadLetters(50).then(
+          (letters) => {
+            const letter = letters.find(({ task }) => task === id);
+            if (!letter) return;
+            process.stderr.write(`error ${letter.code}: ${letter.reason}\n  next: understudy dlq, then understudy requeue ${letter.id}\n`);
+            finish(4);
+          },
+          () => undefined,
+        );
       }, 700);
       process.exitCode = await finished;
       clearInterval(deadWatch);
@@ -169,7 +181,9 @@ program
     }
     await withNats(async (nats) => {
       const isJson = program.opts<Global>().output === 'json';
-      await natsEvents(nats).follow({ tenant: options.tenant, agent: options.agent, session }, Boolean(options.fromStart), (event) => process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`));
+      await natsEvents(nats).follow({ tenant: options.tenant, agent: options.agent, session }, Boolean(options.fromStart), (event) =>
+        process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`),
+      );
       await new Promise<void>((resolve) => {
         process.once('SIGINT', () => resolve());
         process.once('SIGTERM', () => resolve());
@@ -213,7 +227,14 @@ for (const verb of ['approve', 'reject'] as const) {
     .option('-r, --reason <text>', 'why; it is recorded', '');
   if (verb === 'approve') command.option('--edit <json>', 'run it with these arguments instead');
   command.action(async (session: string, { approval, hash, reason, edit }: { approval?: string; hash?: string; reason: string; edit?: string }) => {
-    const done = await ask<{ approval: { tool: string; arguments: string }; session: { state: string; status: string } }>(verb, { session, actor: actor(), reason, ...(approval ? { approval } : {}), ...(hash ? { hash } : {}), ...(edit ? { arguments: edit } : {}) });
+    const done = await ask<{ approval: { tool: string; arguments: string }; session: { state: string; status: string } }>(verb, {
+      session,
+      actor: actor(),
+      reason,
+      ...(approval ? { approval } : {}),
+      ...(hash ? { hash } : {}),
+      ...(edit ? { arguments: edit } : {}),
+    });
     if (done) print(done, () => `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}`);
   });
 }

@@ -1,6 +1,6 @@
 /** What the control API answers, as text for people. */
-import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
-import { age, cut, dollars, table } from './format.ts';
+import { dollars } from '../core/wire/event-line.ts';
+import { age, cut, table } from './format.ts';
 
 interface Summary {
   readonly session: string;
@@ -25,7 +25,17 @@ export function sessionTable(sessions: readonly Summary[], now: number): string 
   if (sessions.length === 0) return 'no sessions; understudy ps --all shows those that ended';
   return table(
     ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'CALLS', 'TOKENS', 'COST', 'AGE'],
-    sessions.map((one) => [one.session, one.tenant, one.state, cut(one.waitingOn || one.reason || '-', 40), one.waitingOn ? age(now - one.since) : '-', `${one.steps}+${one.toolCalls}`, String(one.tokens), dollars(one.costMicros), age(now - one.startedAt)]),
+    sessions.map((one) => [
+      one.session,
+      one.tenant,
+      one.state,
+      cut(one.waitingOn || one.reason || '-', 40),
+      one.waitingOn ? age(now - one.since) : '-',
+      `${one.steps}+${one.toolCalls}`,
+      String(one.tokens),
+      dollars(one.costMicros),
+      age(now - one.startedAt),
+    ]),
   );
 }
 
@@ -51,9 +61,23 @@ interface Inspected {
   readonly owner: string | null;
   readonly isArchived: boolean;
   readonly hash: string;
-  readonly record: { readonly revision: string; readonly machine: string; readonly machineVersion: number; readonly position: { readonly sequence: number; readonly incarnation: number }; readonly pending: Readonly<Record<string, { readonly kind: string; readonly what: string; readonly since: number; readonly deadlineAt: number }>>; readonly output?: unknown; readonly length: number; readonly context: { readonly limits?: { readonly costMicrosMax: number; readonly tokensMax: number; readonly stepsMax: number; readonly toolCallsMax: number } } };
+  readonly record: {
+    readonly revision: string;
+    readonly machine: string;
+    readonly machineVersion: number;
+    readonly position: { readonly sequence: number; readonly incarnation: number };
+    readonly pending: Readonly<Record<string, { readonly kind: string; readonly what: string; readonly since: number; readonly deadlineAt: number }>>;
+    readonly output?: unknown;
+    readonly length: number;
+    readonly context: { readonly limits?: { readonly costMicrosMax: number; readonly tokensMax: number; readonly stepsMax: number; readonly toolCallsMax: number } };
+  };
   readonly approvals: readonly Approval[];
-  readonly conversation?: readonly { readonly role: string; readonly content: string; readonly tool?: string; readonly calls?: readonly { readonly name: string; readonly arguments: string }[] }[];
+  readonly conversation?: readonly {
+    readonly role: string;
+    readonly content: string;
+    readonly tool?: string;
+    readonly calls?: readonly { readonly name: string; readonly arguments: string }[];
+  }[];
 }
 
 export function inspectText({ summary, shard, owner, isArchived, hash, record, approvals, conversation }: Inspected, now: number): string {
@@ -72,9 +96,21 @@ export function inspectText({ summary, shard, owner, isArchived, hash, record, a
   if (record.output !== undefined) lines.push(['output', cut(String(record.output), 400)]);
   const text = lines.map(([name, value]) => `${name.padEnd(12)}${value}`);
   const pending = Object.entries(record.pending);
-  if (pending.length > 0) text.push('', table(['EFFECT', 'KIND', 'WHAT', 'SINCE', 'DEADLINE IN'], pending.map(([id, note]) => [id, note.kind, note.what, age(now - note.since), age(note.deadlineAt - now)])));
+  if (pending.length > 0)
+    text.push(
+      '',
+      table(
+        ['EFFECT', 'KIND', 'WHAT', 'SINCE', 'DEADLINE IN'],
+        pending.map(([id, note]) => [id, note.kind, note.what, age(now - note.since), age(note.deadlineAt - now)]),
+      ),
+    );
   if (approvals.length > 0) text.push('', approvalTable(approvals, now));
-  for (const entry of conversation ?? []) text.push('', `[${entry.tool ? `${entry.role} ${entry.tool}` : entry.role}] ${cut(entry.content, 600)}`, ...(entry.calls ?? []).map((call) => `  -> ${call.name}(${cut(call.arguments, 200)})`));
+  for (const entry of conversation ?? [])
+    text.push(
+      '',
+      `[${entry.tool ? `${entry.role} ${entry.tool}` : entry.role}] ${cut(entry.content, 600)}`,
+      ...(entry.calls ?? []).map((call) => `  -> ${call.name}(${cut(call.arguments, 200)})`),
+    );
   return text.join('\n');
 }
 
@@ -137,16 +173,4 @@ export function doctorText(health: Health): string {
     `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} tools)`).join(', ') || 'none'}`,
     ...health.problems.map((problem) => `BAD ${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`),
   ].join('\n');
-}
-
-export function eventLine(event: UnderstudyEvent): string {
-  const { data } = event;
-  const kind = event.type.slice(event.type.lastIndexOf('.') + 1);
-  const details: string[] = [];
-  if (data.details.model) details.push(`${String(data.details.model)} ${String(data.details.promptTokens)}+${String(data.details.completionTokens)} tokens, ${String(data.details.latencyMs)} ms, ${dollars(Number(data.details.costMicros))}`);
-  if (data.details.tool) details.push(`${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`);
-  for (const { kind: wanted, what } of data.effects) details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
-  if (data.reason && event.id.includes('-end')) details.push(data.reason);
-  const move = data.from === data.to || data.from === '' ? data.to : `${data.from} > ${data.to}`;
-  return `${event.time.slice(11, 23)}  ${data.session}  v${data.version}  ${kind.padEnd(14)} ${move}  ${details.join('  ')}`.trimEnd();
 }

@@ -32,7 +32,11 @@ export const sessionIdSchema = tokenOf<SessionId>('session id', longToken);
 export const effectIdSchema = tokenOf<EffectId>('effect id', longToken);
 export const revisionSchema = tokenOf<Revision>('revision', token);
 /** A task id or a session key comes from the publisher and is hashed, so any printable text will do. */
-export const taskIdSchema = z.string().min(1).max(256).transform((text) => text as TaskId);
+export const taskIdSchema = z
+  .string()
+  .min(1)
+  .max(256)
+  .transform((text) => text as TaskId);
 
 export const isToken = (text: string): boolean => token.test(text);
 

@@ -30,7 +30,16 @@ await runService(async (started) => {
   const taking = await startExecutor(
     performer,
     settings.pool,
-    { effects: natsEffects(nats), starts: natsStarts(nats), mailbox: natsMailbox(nats), archive: natsArchive(nats), runners, telemetry, clock: systemClock, shards: settings.shards },
+    {
+      effects: natsEffects(nats),
+      starts: natsStarts(nats),
+      mailbox: natsMailbox(nats),
+      archive: natsArchive(nats),
+      runners,
+      telemetry,
+      clock: systemClock,
+      shards: settings.shards,
+    },
     settings.concurrency,
   );
   const gauge = systemClock.every(1_000, () => telemetry.gauge('inFlight', taking.inFlight()));

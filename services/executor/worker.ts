@@ -8,7 +8,7 @@
  * X3  The result is mailed before the effect is acknowledged.
  * X4  Retries happen here, bounded, only for transient failures; an opaque tool only where nothing had begun.
  */
-import { Refused, Unavailable, messageOf } from '../core/errors.ts';
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { validatorOf } from '../core/session/agent-plan.ts';
@@ -161,7 +161,14 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
   if (spec.output) {
     const checked = validatorOf(spec.output)?.safeParse(outcome.value);
     if (checked && !checked.success) {
-      return failed('permanent', 'TOOL_OUTPUT_INVALID', `tool ${job.tool} returned what its schema does not allow: ${checked.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).slice(0, 3).join('; ')}`);
+      return failed(
+        'permanent',
+        'TOOL_OUTPUT_INVALID',
+        `tool ${job.tool} returned what its schema does not allow: ${checked.error.issues
+          .map((issue) => `${issue.path.join('.')}: ${issue.message}`)
+          .slice(0, 3)
+          .join('; ')}`,
+      );
     }
   }
   return outcome;

@@ -11,10 +11,10 @@ import { Refused, Unavailable } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { delegateTool } from '../core/session/agent-plan.ts';
+import type { Entry } from '../core/session/conversation.ts';
 import { type CallModel, modelPool } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
 import type { Bundle, TenantSpec } from '../core/session/specs.ts';
-import type { Entry } from '../core/session/conversation.ts';
 import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -70,7 +70,12 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
   const renewing = clock.every(limits.effectHeartbeatMs, () => void calls.renew(shard, effect.id, gateway, claimMs).catch(() => undefined));
   try {
     const bundle = await ports.archive.bundle(effect.revision);
-    if (!bundle) return mail(effect, { kind: 'modelFailed', effect: effect.id, failure: { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` }, attempts: 0 }, ports);
+    if (!bundle)
+      return mail(
+        effect,
+        { kind: 'modelFailed', effect: effect.id, failure: { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` }, attempts: 0 },
+        ports,
+      );
     await throttle(effect, ports, signal);
     const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, ports);
     if (signal.aborted) return; // nobody waits any more
@@ -81,7 +86,15 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
       telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
       await mail(effect, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, ports);
     } else {
-      telemetry.log('warn', 'model failed', { effect: effect.id, session: effect.session, model, attempts, code: outcome.failure.code, class: outcome.failure.class, trace: effect.traceparent });
+      telemetry.log('warn', 'model failed', {
+        effect: effect.id,
+        session: effect.session,
+        model,
+        attempts,
+        code: outcome.failure.code,
+        class: outcome.failure.class,
+        trace: effect.traceparent,
+      });
       await mail(effect, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, ports);
     }
   } finally {
@@ -114,7 +127,10 @@ function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]):
   const common = { temperature: agent.temperature, outputTokensMax: effect.outputTokensMax, traceparent: effect.traceparent };
   if (effect.purpose === 'input') return { ...common, instructions: agent.instructions, entries: [{ role: 'user', content: effect.prompt ?? '' }], tools: [] };
   if (effect.purpose === 'summary') {
-    const ask: Entry = { role: 'user', content: 'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount.' };
+    const ask: Entry = {
+      role: 'user',
+      content: 'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount.',
+    };
     return { ...common, instructions: agent.instructions, entries: [...entries, ask], tools: [] };
   }
   return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };
@@ -159,7 +175,11 @@ async function askAll(
     }
     if (signal.aborted) break;
   }
-  return { outcome: failed(last.class === 'transient' ? 'permanent' : last.class, last.code, `${last.message} (after ${attempts} ${attempts === 1 ? 'try' : 'tries'})`), attempts, model: name };
+  return {
+    outcome: failed(last.class === 'transient' ? 'permanent' : last.class, last.code, `${last.message} (after ${attempts} ${attempts === 1 ? 'try' : 'tries'})`),
+    attempts,
+    model: name,
+  };
 }
 
 /** Exponential with full jitter, never less than the provider asked for (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). */

@@ -15,8 +15,8 @@ import { limits } from '../core/limits.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import { startDesk } from './desk.ts';
 import { startProcess } from './processes.ts';
-import { root, type Service } from './stack.ts';
 import { versionOf } from './servers.ts';
+import { root, type Service } from './stack.ts';
 
 const say = (line = '') => process.stdout.write(`${line}\n`);
 const seconds = (ms: number) => `${(ms / 1_000).toFixed(1)} s`;
@@ -50,7 +50,9 @@ const desk = await startDesk({ isWiped: true, replicas: { runtime: 2, gateway: 2
 const { stack } = desk;
 process.on('exit', () => stack.abandon());
 process.on('SIGINT', () => process.exit(130));
-say(`  nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, 2 runtimes, 2 gateways, 2 executors, a payments service, ${desk.isRealModel ? 'the model at OPENAI_BASE_URL' : 'a scripted model'}`);
+say(
+  `  nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, 2 runtimes, 2 gateways, 2 executors, a payments service, ${desk.isRealModel ? 'the model at OPENAI_BASE_URL' : 'a scripted model'}`,
+);
 say(`  logs and state: ${join('.understudy', 'local')}`);
 say();
 
@@ -97,9 +99,21 @@ const ask = async <Value>(verb: string, body: unknown): Promise<Value | undefine
   return undefined;
 };
 const running = async () => (await ask<Listed[]>('list', { max: 5_000 })) ?? [];
-const ledger = (): Ledger[] => (existsSync(desk.ledger) ? readFileSync(desk.ledger, 'utf8').trim().split('\n').filter(Boolean).map((line) => JSON.parse(line) as Ledger) : []);
+const ledger = (): Ledger[] =>
+  existsSync(desk.ledger)
+    ? readFileSync(desk.ledger, 'utf8')
+        .trim()
+        .split('\n')
+        .filter(Boolean)
+        .map((line) => JSON.parse(line) as Ledger)
+    : [];
 
-const publisher = startProcess({ name: 'publisher', command: [process.execPath, join(root, 'examples/refund-desk/publish.ts')], environment: { NATS_URL: stack.nats.url, PER_SECOND: '14' }, logs: stack.logs });
+const publisher = startProcess({
+  name: 'publisher',
+  command: [process.execPath, join(root, 'examples/refund-desk/publish.ts')],
+  environment: { NATS_URL: stack.nats.url, PER_SECOND: '14' },
+  logs: stack.logs,
+});
 const total = readFileSync(join(root, 'examples/refund-desk/data/cases.csv'), 'utf8').trim().split('\n').length - 1;
 const malformed = 4;
 
@@ -222,10 +236,16 @@ const doubled = payments.length - new Set(payments.map(({ order }) => order)).si
 const calls = ledger().filter(({ kind }) => kind === 'call').length;
 
 const row = (name: string, value: string) => say(`  ${name.padEnd(34)}${value}`);
-const worst = (times: readonly number[]) => (times.length === 0 ? 'no session was in its hands' : `first after ${seconds(Math.min(...times))}, half after ${seconds([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)}, last after ${seconds(Math.max(...times))}`);
+const worst = (times: readonly number[]) =>
+  times.length === 0
+    ? 'no session was in its hands'
+    : `first after ${seconds(Math.min(...times))}, half after ${seconds([...times].sort((a, b) => a - b)[Math.floor(times.length / 2)]!)}, last after ${seconds(Math.max(...times))}`;
 say('Tasks');
 row('accepted', String(accepted));
-row('completed', `${byOutcome('completed')}  (${decisions.filter(({ decision }) => decision === 'refunded').length} refunded, ${decisions.filter(({ decision }) => decision === 'denied').length} denied, ${decisions.filter(({ decision }) => decision === 'unreadable').length} unreadable)`);
+row(
+  'completed',
+  `${byOutcome('completed')}  (${decisions.filter(({ decision }) => decision === 'refunded').length} refunded, ${decisions.filter(({ decision }) => decision === 'denied').length} denied, ${decisions.filter(({ decision }) => decision === 'unreadable').length} unreadable)`,
+);
 row('failed, halted', `${byOutcome('failed')}, ${byOutcome('halted')}`);
 row('waiting for approval', String(waiting.length));
 row('dead-lettered', `${dead.length}  (${dead.map(({ code }) => code).join(', ')})`);
@@ -238,7 +258,11 @@ say('Under fire');
 row('lost', String(lost));
 row('doubled', String(doubled));
 row('unknown outcomes', `${unknown}  (opaque calls that nobody may repeat; each session was told)`);
-for (const kill of kills) row(`kill -9 ${kill.what.split(',')[0]}`, `${kill.what.split(',').slice(1).join(',').trim()}: next commit of its sessions ${worst([...kill.resumedAt.values()].map((at) => at - kill.at))}`);
+for (const kill of kills)
+  row(
+    `kill -9 ${kill.what.split(',')[0]}`,
+    `${kill.what.split(',').slice(1).join(',').trim()}: next commit of its sessions ${worst([...kill.resumedAt.values()].map((at) => at - kill.at))}`,
+  );
 say('Work');
 row('steps', `${steps}, ${(steps / Math.max(1, (lastAt - firstAt) / 1_000)).toFixed(0)} a second (the model takes its time; make bench measures speed)`);
 row('tokens, cost', `${tokens}, $${(costMicros / 1_000_000).toFixed(4)}`);

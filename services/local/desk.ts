@@ -27,7 +27,16 @@ export interface Desk {
 }
 
 export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
-  const { folder = localFolder(root), isWiped = false, isDetached = false, isCalm = false, replicas = { runtime: 1, gateway: 1, executor: 1 }, logLevel = 'info', latencyMs = 150, say } = options;
+  const {
+    folder = localFolder(root),
+    isWiped = false,
+    isDetached = false,
+    isCalm = false,
+    replicas = { runtime: 1, gateway: 1, executor: 1 },
+    logLevel = 'info',
+    latencyMs = 150,
+    say,
+  } = options;
   if (isWiped) rmSync(folder, { recursive: true, force: true });
   const example = join(root, 'examples', 'refund-desk');
   const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };

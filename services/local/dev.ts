@@ -7,7 +7,11 @@ const say = (line = '') => process.stdout.write(`${line}\n`);
 const folder = localFolder(root);
 const before = readStackFile(folder);
 if (before && alive(before).length > 0) {
-  say(`A stack runs already (${alive(before).map(({ name }) => name).join(', ')}).`);
+  say(
+    `A stack runs already (${alive(before)
+      .map(({ name }) => name)
+      .join(', ')}).`,
+  );
   say('End it with: make stop');
   process.exit(1);
 }

@@ -1,6 +1,7 @@
 /** The whole system in one process over the in-memory adapters: for first looks, short tasks and tests. Nothing survives it. */
-import { mcpRunner } from '../adapters/mcp/tool.ts';
+
 import { httpRunner } from '../adapters/http/tool.ts';
+import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { memoryArchive, memoryEvents } from '../adapters/memory/archive.ts';
 import { memoryMailbox } from '../adapters/memory/mailbox.ts';
 import { memoryControl, memoryEffects, memoryStarts, memoryTasks } from '../adapters/memory/queues.ts';
@@ -46,12 +47,30 @@ export async function startInMemory(options: InMemoryOptions) {
   const runtime = await startRuntime(settings, runtimePorts, options.load);
   const runners = options.runners ?? [builtinRunner(builtinTools(files)), httpRunner(environment), mcpRunner(environment), await processRunner()];
   const gateway = await startGateway('gateway', {
-    effects, calls: store.calls, mailbox, archive, model: options.model ?? openaiModel(environment), rates: memoryRateLimits(clock), tenants: () => catalog.tenants, telemetry, clock, shards,
+    effects,
+    calls: store.calls,
+    mailbox,
+    archive,
+    model: options.model ?? openaiModel(environment),
+    rates: memoryRateLimits(clock),
+    tenants: () => catalog.tenants,
+    telemetry,
+    clock,
+    shards,
   });
   const pools = new Set(['tools', ...[...catalog.agents.values()].flatMap(({ bundle }) => Object.values(bundle.tools).map(({ pool }) => pool))]);
   const executors = await Promise.all([...pools].map((pool) => startExecutor(`executor-${pool}`, pool, { effects, starts, mailbox, archive, runners, telemetry, clock, shards })));
   return {
-    store, mailbox, archive, effects, events, starts, tasks, control, telemetry, runtime,
+    store,
+    mailbox,
+    archive,
+    effects,
+    events,
+    starts,
+    tasks,
+    control,
+    telemetry,
+    runtime,
     async stop() {
       await runtime.stop();
       await Promise.all([gateway, ...executors].map((taking) => taking.stop()));

@@ -1,9 +1,9 @@
 /** `make play`: the refund desk in one process and in memory. */
 import { join } from 'node:path';
 import { loadSpecs } from '../adapters/files/spec-files.ts';
-import { eventLine } from '../cli/views.ts';
+import { eventLine } from '../core/wire/event-line.ts';
 import { startInMemory } from './in-memory.ts';
-import { startProcess, freePort, type Running } from './processes.ts';
+import { freePort, type Running, startProcess } from './processes.ts';
 import { root } from './stack.ts';
 
 const say = (line = '') => process.stdout.write(`${line}\n`);
@@ -16,7 +16,9 @@ process.on('exit', () => {
 
 async function outside(name: string, file: string, environment: Record<string, string>): Promise<string> {
   const port = await freePort();
-  started.push(startProcess({ name, command: [process.execPath, join(example, file)], environment: { ...environment, PORT: String(port), CALM: '1' }, logs: join(folder, 'logs') }));
+  started.push(
+    startProcess({ name, command: [process.execPath, join(example, file)], environment: { ...environment, PORT: String(port), CALM: '1' }, logs: join(folder, 'logs') }),
+  );
   for (;;) {
     try {
       await fetch(`http://127.0.0.1:${port}/health`);

@@ -105,7 +105,23 @@ export async function startRedis(program: string, { folder, logs, port, isDetach
   mkdirSync(store, { recursive: true });
   const running = startProcess({
     name: 'redis-server',
-    command: [program, '--bind', '127.0.0.1', '--port', String(chosen), '--dir', store, '--appendonly', 'yes', '--appendfsync', 'everysec', '--save', '', '--maxmemory-policy', 'noeviction'],
+    command: [
+      program,
+      '--bind',
+      '127.0.0.1',
+      '--port',
+      String(chosen),
+      '--dir',
+      store,
+      '--appendonly',
+      'yes',
+      '--appendfsync',
+      'everysec',
+      '--save',
+      '',
+      '--maxmemory-policy',
+      'noeviction',
+    ],
     logs,
     isDetached,
   });

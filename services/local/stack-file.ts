@@ -3,7 +3,12 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 
-const stackFileSchema = z.object({ natsUrl: z.string(), redisUrl: z.string(), prefix: z.string().default('understudy'), pids: z.array(z.object({ name: z.string(), pid: z.number(), port: z.number().optional() })) });
+const stackFileSchema = z.object({
+  natsUrl: z.string(),
+  redisUrl: z.string(),
+  prefix: z.string().default('understudy'),
+  pids: z.array(z.object({ name: z.string(), pid: z.number(), port: z.number().optional() })),
+});
 export type StackFile = z.infer<typeof stackFileSchema>;
 
 export const localFolder = (root: string) => join(root, '.understudy', 'local');

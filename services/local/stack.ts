@@ -101,7 +101,13 @@ export class Stack {
   /** Start a helper program that listens on PORT and answers GET /health (or anything) when ready. */
   async startProgram(name: string, file: string, environment: Record<string, string>, healthPath = '/health'): Promise<{ running: Running; port: number }> {
     const port = Number(environment.PORT ?? (await freePort()));
-    const running = startProcess({ name, command: [process.execPath, file], environment: { ...environment, PORT: String(port) }, logs: this.logs, isDetached: this.options.isDetached ?? false });
+    const running = startProcess({
+      name,
+      command: [process.execPath, file],
+      environment: { ...environment, PORT: String(port) },
+      logs: this.logs,
+      isDetached: this.options.isDetached ?? false,
+    });
     this.others.push(running);
     const deadline = Date.now() + 15_000;
     for (;;) {

@@ -18,7 +18,11 @@ export interface Prompt {
  * `onText` hears the answer as it comes.
  */
 export interface Model {
-  complete(spec: ModelSpec & { readonly name: string }, prompt: Prompt, options: { readonly signal: AbortSignal; readonly onText?: (text: string) => void }): Promise<Outcome<Omit<ModelReply, 'attempts' | 'costMicros'>>>;
+  complete(
+    spec: ModelSpec & { readonly name: string },
+    prompt: Prompt,
+    options: { readonly signal: AbortSignal; readonly onText?: (text: string) => void },
+  ): Promise<Outcome<Omit<ModelReply, 'attempts' | 'costMicros'>>>;
 }
 
 export interface ToolJob {

@@ -1,13 +1,13 @@
 /** The control API: what operators ask of sessions. Reads the store; whatever changes a session is a message in its mailbox. */
 import { z } from 'zod';
 import { issuesOf, Refused } from '../core/errors.ts';
-import { type SessionId, sessionIdSchema, shardOf, type ShardId, type TenantId } from '../core/ids.ts';
+import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
 import type { AgentContext } from '../core/session/agent-context.ts';
-import { parseRecord } from '../core/session/migrate.ts';
 import type { Message } from '../core/session/messages.ts';
+import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
-import { approvalHashOf } from '../core/session/step.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
+import { approvalHashOf } from '../core/session/step.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -44,7 +44,12 @@ const filterSchema = z.object({
 const sessionSchema = z.object({ tenant: z.string().optional(), session: sessionIdSchema, conversation: z.boolean().default(false) });
 const actSchema = z.object({ session: sessionIdSchema, actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') });
 const decideSchema = actSchema.extend({ approval: z.string().optional(), hash: z.string().optional(), arguments: z.string().optional() });
-const deadSchema = z.object({ id: z.number().int().positive().optional(), all: z.boolean().default(false), body: z.string().optional(), max: z.number().int().positive().max(10_000).default(200) });
+const deadSchema = z.object({
+  id: z.number().int().positive().optional(),
+  all: z.boolean().default(false),
+  body: z.string().optional(),
+  max: z.number().int().positive().max(10_000).default(200),
+});
 
 export interface Approval {
   readonly id: string;
@@ -62,11 +67,13 @@ export interface Approval {
 type Handlers = Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>;
 
 export function controlHandlers(ports: ControlPorts): Handlers {
-  const answer = <Shape extends z.ZodType>(schema: Shape, handle: (input: z.infer<Shape>) => Promise<unknown>) => async (body: unknown): Promise<ControlAnswer> => {
-    const parsed = schema.safeParse(body);
-    if (!parsed.success) return { ok: false, code: 'REQUEST_INVALID', message: issuesOf(parsed.error) };
-    return { ok: true, value: await handle(parsed.data) };
-  };
+  const answer =
+    <Shape extends z.ZodType>(schema: Shape, handle: (input: z.infer<Shape>) => Promise<unknown>) =>
+    async (body: unknown): Promise<ControlAnswer> => {
+      const parsed = schema.safeParse(body);
+      if (!parsed.success) return { ok: false, code: 'REQUEST_INVALID', message: issuesOf(parsed.error) };
+      return { ok: true, value: await handle(parsed.data) };
+    };
   const find = (session: SessionId) => findSession(session, ports);
   const send = async (record: SessionRecord, message: Message) => {
     await ports.mailbox.deliver(shardOf(record.tenant, record.session, ports.shards), { tenant: record.tenant, session: record.session, message });
@@ -97,7 +104,9 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       };
     }),
     pause: act('pause', (record) => (record.status === 'active' ? undefined : `is ${record.status}: only an active session can be paused`)),
-    resume: act('resume', (record) => (record.status === 'paused' || record.status === 'parked' ? undefined : `is ${record.status}: only a paused or parked session can be resumed`)),
+    resume: act('resume', (record) =>
+      record.status === 'paused' || record.status === 'parked' ? undefined : `is ${record.status}: only a paused or parked session can be resumed`,
+    ),
     halt: act('halt', (record) => (isEnded(record) ? `has ${record.status} already` : undefined)),
     approve: answer(decideSchema, (input) => decide('approve', input, ports, find, send)),
     reject: answer(decideSchema, (input) => decide('reject', input, ports, find, send)),
@@ -225,7 +234,8 @@ async function decide(
   const open = approvalsOf(record);
   const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];
   if (!chosen) throw new Refused('APPROVAL_UNKNOWN', input.approval ? `approval ${input.approval} is not open` : `session ${input.session} waits for no approval`);
-  if (!input.approval && open.length > 1) throw new Refused('APPROVAL_AMBIGUOUS', `session ${input.session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`);
+  if (!input.approval && open.length > 1)
+    throw new Refused('APPROVAL_AMBIGUOUS', `session ${input.session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`);
   const hash = approvalHashOf(record, chosen.id) ?? chosen.hash;
   if (input.hash !== undefined && !hash.startsWith(input.hash)) {
     throw new Refused('APPROVAL_CHANGED', `approval ${chosen.id} is for hash ${hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again`);
@@ -233,7 +243,10 @@ async function decide(
   if (chosen.expiresAt <= ports.clock.now()) throw new Refused('APPROVAL_EXPIRED', `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`);
   const approval = chosen.id as Extract<Message, { kind: 'approve' }>['approval'];
   const by = { actor: input.actor, reason: input.reason };
-  const after = await send(record, kind === 'approve' ? { kind, approval, hash, ...by, ...(input.arguments === undefined ? {} : { arguments: input.arguments }) } : { kind, approval, hash, ...by });
+  const after = await send(
+    record,
+    kind === 'approve' ? { kind, approval, hash, ...by, ...(input.arguments === undefined ? {} : { arguments: input.arguments }) } : { kind, approval, hash, ...by },
+  );
   return { approval: chosen, session: summaryOf(after) };
 }
 

@@ -41,13 +41,19 @@ export class Definitions {
     const { machine } = bundle.agent;
     if (machine === undefined) return undefined;
     const path = resolve(this.#directory, machine);
-    const hash = createHash('sha256').update(await readFile(path)).digest('hex').slice(0, 16);
+    const hash = createHash('sha256')
+      .update(await readFile(path))
+      .digest('hex')
+      .slice(0, 16);
     if (bundle.machineHash !== undefined && bundle.machineHash !== hash) {
-      throw new Refused('MACHINE_CHANGED', `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`, { agent: bundle.name });
+      throw new Refused('MACHINE_CHANGED', `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`, {
+        agent: bundle.name,
+      });
     }
     const module = (await import(`${pathToFileURL(path).href}?v=${hash}`)) as { default?: AnyStateMachine; machine?: AnyStateMachine };
     const loaded = module.default ?? module.machine;
-    if (!loaded || typeof loaded.transition !== 'function') throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`);
+    if (!loaded || typeof loaded.transition !== 'function')
+      throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`);
     return loaded;
   }
 }

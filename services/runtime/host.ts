@@ -7,10 +7,11 @@
  * H2  A shard that was lost for any reason is opened again from the store, never continued.
  * H3  On drain nothing new is taken, what is held is committed, and each shard is released at once.
  */
+
+import { placementOf } from '../core/cluster/placement.ts';
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { HostId, ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { placementOf } from '../core/cluster/placement.ts';
 import type { Control } from '../ports/control.ts';
 import type { Leases } from '../ports/leases.ts';
 import { Shard, type ShardPorts } from './shard.ts';

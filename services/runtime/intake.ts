@@ -5,22 +5,19 @@
  * I2  The session derives from the task id (or the session key), so a task that comes twice lands on itself.
  */
 import { z } from 'zod';
+import { limitsSchema } from '../core/budget/budget.ts';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { agentNameSchema, sessionIdOf, shardOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { limitsSchema } from '../core/budget/budget.ts';
-import type { Catalog } from '../core/session/specs.ts';
 import type { Message } from '../core/session/messages.ts';
+import type { Catalog } from '../core/session/specs.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** A task is any JSON. An object may say its input and narrower limits by name; anything else is the input itself. */
-const taskSchema = z.union([
-  z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: limitsSchema.partial().optional() }).strict(),
-  z.json(),
-]);
+const taskSchema = z.union([z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: limitsSchema.partial().optional() }).strict(), z.json()]);
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
 
@@ -57,7 +54,10 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
 }
 
 /** @throws Refused with the reason, for whoever looks at the dead letter */
-export function addressOf(task: RawTask, catalog: Catalog): { tenant: ReturnType<typeof tenantIdSchema.parse>; session: ReturnType<typeof sessionIdOf>; message: Extract<Message, { kind: 'task' }> } {
+export function addressOf(
+  task: RawTask,
+  catalog: Catalog,
+): { tenant: ReturnType<typeof tenantIdSchema.parse>; session: ReturnType<typeof sessionIdOf>; message: Extract<Message, { kind: 'task' }> } {
   const tenant = tenantIdSchema.safeParse(task.tenant);
   if (!tenant.success) throw new Refused('TENANT_INVALID', `tenant "${task.tenant.slice(0, 64)}": ${issuesOf(tenant.error)}`);
   const tenantSpec = catalog.tenants.get(tenant.data);

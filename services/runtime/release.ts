@@ -2,11 +2,12 @@
  * Release: send out what committed steps want. Called after the commit, and again by the next owner
  * for whatever was not settled; so everything here may happen twice, under the same ids.
  */
-import { type SessionId, shardOf, sessionIdSchema, type TenantId } from '../core/ids.ts';
-import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
-import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+
 import { assertNever } from '../core/errors.ts';
+import { type SessionId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
+import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
+import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';

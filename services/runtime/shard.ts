@@ -12,8 +12,8 @@
  * S5  When the position has reached the end that the log had at take-over, what is still pending is released.
  * S6  What cannot be applied becomes a dead letter, and the next message goes on.
  */
-import { Refused, Unavailable, messageOf } from '../core/errors.ts';
-import { type SessionId, shardOf, type ShardId } from '../core/ids.ts';
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { parseRecord } from '../core/session/migrate.ts';
@@ -119,7 +119,12 @@ export class Shard {
       isReborn = true;
       this.#incarnation = stored.incarnation + 1;
       this.#floors.clear();
-      telemetry.log('error', 'the mail stream went back; a new incarnation begins', { shard: this.id, stored: stored.sequence, stream: bounds.last, incarnation: this.#incarnation });
+      telemetry.log('error', 'the mail stream went back; a new incarnation begins', {
+        shard: this.id,
+        stored: stored.sequence,
+        stream: bounds.last,
+        incarnation: this.#incarnation,
+      });
     }
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
     this.#catchUpTo = await mailbox.lastOf(this.id);
@@ -298,16 +303,44 @@ export class Shard {
     const code = isRefusal ? error.code : 'STEP_CRASHED';
     const { message } = incoming;
     const task = message.kind === 'task' ? message.task : actor.record?.task;
-    this.#ports.telemetry.log('error', isRefusal ? 'message refused' : 'step crashed', { session: actor.session, shard: this.id, code, kind: message.kind, cause: messageOf(error).slice(0, 200) });
+    this.#ports.telemetry.log('error', isRefusal ? 'message refused' : 'step crashed', {
+      session: actor.session,
+      shard: this.id,
+      code,
+      kind: message.kind,
+      cause: messageOf(error).slice(0, 200),
+    });
     if (!isRefusal && actor.record && actor.definition) {
-      const parked = step(actor.record, { ...incoming, message: { kind: 'park', reason: `STEP_CRASHED: ${message.kind}: ${messageOf(error).slice(0, 200)}` } }, actor.definition, actor);
+      const parked = step(
+        actor.record,
+        { ...incoming, message: { kind: 'park', reason: `STEP_CRASHED: ${message.kind}: ${messageOf(error).slice(0, 200)}` } },
+        actor.definition,
+        actor,
+      );
       if (parked.kind === 'applied') this.#keep(actor, { ...incoming, message: { kind: 'park', reason: parked.record.reason ?? '' } }, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
-    this.#bury(code, messageOf(error), { tenant: actor.tenant, agent, session: actor.session, task, subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '', body: JSON.stringify(message.kind === 'task' ? message.input : message) }, done);
+    this.#bury(
+      code,
+      messageOf(error),
+      {
+        tenant: actor.tenant,
+        agent,
+        session: actor.session,
+        task,
+        subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '',
+        body: JSON.stringify(message.kind === 'task' ? message.input : message),
+      },
+      done,
+    );
   }
 
-  #bury(code: string, reason: string, letter: { tenant?: string; agent?: string; session?: string; task?: string | undefined; subject?: string; body: string }, done: () => void): void {
+  #bury(
+    code: string,
+    reason: string,
+    letter: { tenant?: string; agent?: string; session?: string; task?: string | undefined; subject?: string; body: string },
+    done: () => void,
+  ): void {
     const { events, telemetry, clock } = this.#ports;
     const { tenant = 'unknown', agent = 'unknown', ...rest } = letter;
     telemetry.deadLettered(code, { shard: this.id, session: rest.session });
@@ -340,7 +373,8 @@ export class Shard {
         }
         // Without a definition nothing can step: what waits is refused, and the shard goes on (S6).
         actor.isLoading = false;
-        for (const waiting of actor.waiting.splice(0)) this.#refuse(actor, waiting.incoming, error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error }), waiting.done);
+        for (const waiting of actor.waiting.splice(0))
+          this.#refuse(actor, waiting.incoming, error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error }), waiting.done);
         if (!actor.record) this.#actors.delete(actor.session);
         return;
       }
@@ -436,7 +470,8 @@ export class Shard {
       actor.isLoading = false;
       const draft = this.#drafts.get(record.session);
       // Nobody may know any more what was asked for: ask again, under the same ids.
-      if (draft) this.#held.push({ id: 0, entry: { pending: [...draft.pending.keys()], prompts: [], events: [] }, effects: [...draft.pending.values()], actors: [], isRepeat: true });
+      if (draft)
+        this.#held.push({ id: 0, entry: { pending: [...draft.pending.keys()], prompts: [], events: [] }, effects: [...draft.pending.values()], actors: [], isRepeat: true });
       restored += 1;
     }
     if (restored > 0) this.#ports.telemetry.log('warn', 'sessions restored from the archive', { shard: this.id, sessions: restored });
@@ -494,10 +529,11 @@ export class Shard {
     this.#actors.delete(actor.session);
     if (!actor.isGone) return;
     this.#gone.add(actor.session);
-    if (this.#gone.size > 4_096) for (const oldest of this.#gone) {
-      this.#gone.delete(oldest);
-      break;
-    }
+    if (this.#gone.size > 4_096)
+      for (const oldest of this.#gone) {
+        this.#gone.delete(oldest);
+        break;
+      }
   }
 
   // ---- commit -----------------------------------------------------------------------------------

@@ -46,4 +46,3 @@ export function summaryOf(record: SessionRecord): SessionSummary {
     ...(record.reason ? { reason: record.reason } : {}),
   };
 }
-

@@ -10,9 +10,17 @@ const schema = z.object({
   UNDERSTUDY_NATS_USER: z.string().optional(),
   UNDERSTUDY_NATS_PASSWORD: z.string().optional(),
   UNDERSTUDY_REDIS_URL: z.string().default('redis://127.0.0.1:6379'),
-  UNDERSTUDY_PREFIX: z.string().regex(/^[a-z0-9-]+$/).default('understudy').describe('of subjects, streams and keys'),
+  UNDERSTUDY_PREFIX: z
+    .string()
+    .regex(/^[a-z0-9-]+$/)
+    .default('understudy')
+    .describe('of subjects, streams and keys'),
   UNDERSTUDY_SHARDS: z.coerce.number().int().positive().max(4_096).default(limits.shardsDefault).describe('fixed at install'),
-  UNDERSTUDY_INSTANCE: z.string().regex(/^[A-Za-z0-9-]+$/, 'letters, digits and - only').optional().describe('stable name of this process; default: host name and pid'),
+  UNDERSTUDY_INSTANCE: z
+    .string()
+    .regex(/^[A-Za-z0-9-]+$/, 'letters, digits and - only')
+    .optional()
+    .describe('stable name of this process; default: host name and pid'),
   UNDERSTUDY_SPECS: z.string().default('agents').describe('folder of Agent, Tool, Model and Tenant documents'),
   UNDERSTUDY_FILES: z.string().default('.').describe('folder that the built-in file tools may read'),
   UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),

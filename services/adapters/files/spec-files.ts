@@ -19,7 +19,10 @@ export async function loadSpecs(directory: string): Promise<{ catalog: Catalog; 
       if (!document) continue;
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
         try {
-          const hash = createHash('sha256').update(await readFile(resolve(directory, document.spec.machine))).digest('hex').slice(0, 16);
+          const hash = createHash('sha256')
+            .update(await readFile(resolve(directory, document.spec.machine)))
+            .digest('hex')
+            .slice(0, 16);
           documents.push({ document, file, machineHash: hash });
         } catch {
           problems.push({ file, field: 'spec.machine', message: `there is no file ${document.spec.machine} in ${directory}` });
@@ -42,7 +45,9 @@ export function parseSpecs(text: string, file: string): ParsedSpec[] {
   return [...parseAllDocuments(text, { lineCounter: lines, prettyErrors: true })].flatMap((yaml): ParsedSpec[] => {
     if ('empty' in yaml) return [];
     if (yaml.errors.length > 0) {
-      return [{ document: undefined, problems: yaml.errors.map((error) => ({ file: `${file}:${error.linePos?.[0].line ?? 1}`, field: '', message: error.message.split('\n')[0]! })) }];
+      return [
+        { document: undefined, problems: yaml.errors.map((error) => ({ file: `${file}:${error.linePos?.[0].line ?? 1}`, field: '', message: error.message.split('\n')[0]! })) },
+      ];
     }
     const value: unknown = yaml.toJS();
     if (value === null) return [];

@@ -32,7 +32,17 @@ export function httpRunner(environment: Readonly<Record<string, string | undefin
       const rest = Object.fromEntries(Object.entries(job.arguments).filter(([name]) => !used.has(name)));
       const hasBody = run.method === 'POST' || run.method === 'PUT';
       if (!hasBody) for (const [name, value] of Object.entries(rest)) target.searchParams.set(name, typeof value === 'string' ? value : JSON.stringify(value));
-      return send(target, { method: run.method, headers: { ...headersOf(run, job), ...(hasBody ? { 'content-type': 'application/json' } : {}) }, ...(hasBody ? { body: JSON.stringify(rest) } : {}), signal }, job, bytesMax(job));
+      return send(
+        target,
+        {
+          method: run.method,
+          headers: { ...headersOf(run, job), ...(hasBody ? { 'content-type': 'application/json' } : {}) },
+          ...(hasBody ? { body: JSON.stringify(rest) } : {}),
+          signal,
+        },
+        job,
+        bytesMax(job),
+      );
     },
     async query(job, run, signal) {
       if (!run.query) return undefined;
@@ -52,7 +62,8 @@ async function send(target: URL, init: RequestInit, job: ToolJob, bytesMax: numb
     text = await readCapped(response, bytesMax);
   } catch (error) {
     if (error instanceof TooLarge) return failed('permanent', 'HTTP_TOO_LARGE', `tool ${job.tool}: the answer is larger than ${bytesMax} bytes`);
-    if (neverLeft(error)) return { ok: false, failure: { class: 'transient', code: 'HTTP_UNREACHABLE', message: `tool ${job.tool}: ${target.host} cannot be reached`, hasBegun: false } };
+    if (neverLeft(error))
+      return { ok: false, failure: { class: 'transient', code: 'HTTP_UNREACHABLE', message: `tool ${job.tool}: ${target.host} cannot be reached`, hasBegun: false } };
     return failed('transient', 'HTTP_BROKEN', `tool ${job.tool}: the request to ${target.host} broke off`);
   }
   const value = parse(text);

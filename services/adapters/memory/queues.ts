@@ -1,4 +1,6 @@
 /** Effects, start records, tasks and control in memory: one process, no servers. */
+
+import { Unavailable } from '../../core/errors.ts';
 import type { EffectId } from '../../core/ids.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
@@ -7,7 +9,6 @@ import type { Control } from '../../ports/control.ts';
 import type { Effects, Taken } from '../../ports/effects.ts';
 import type { Start, Starts } from '../../ports/starts.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
-import { Unavailable } from '../../core/errors.ts';
 
 export interface MemoryEffects extends Effects {
   /** Lose what is queued, and say so, as a broker does that kept it in memory. */

@@ -1,6 +1,6 @@
 /** The session store in memory, with the same refusals as the commit script. It can be flushed, as a Redis can. */
 import { Unavailable } from '../../core/errors.ts';
-import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
+import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
@@ -8,7 +8,6 @@ import { beginning, comparePositions, type Position } from '../../core/session/r
 import type { Clock } from '../../ports/clock.ts';
 import type { Lease, Leases } from '../../ports/leases.ts';
 import type { ModelCalls, SessionStore } from '../../ports/session-store.ts';
-import type { HostId } from '../../core/ids.ts';
 
 interface ShardData {
   position: Position | undefined;
@@ -21,7 +20,16 @@ interface ShardData {
   recent: string[];
 }
 
-const emptyShard = (): ShardData => ({ position: undefined, records: new Map(), conversations: new Map(), pending: new Map(), outbox: new Map(), wakes: new Map(), floors: new Map(), recent: [] });
+const emptyShard = (): ShardData => ({
+  position: undefined,
+  records: new Map(),
+  conversations: new Map(),
+  pending: new Map(),
+  outbox: new Map(),
+  wakes: new Map(),
+  floors: new Map(),
+  recent: [],
+});
 
 export interface MemoryStore extends SessionStore {
   readonly calls: ModelCalls;
@@ -114,7 +122,11 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       return [...data(shard).pending.values()].map((body): PendingEffect => pendingEffectSchema.parse(JSON.parse(body)));
     },
     async due(shard, now, max) {
-      return [...data(shard).wakes].filter(([, at]) => at <= now).sort((left, right) => left[1] - right[1]).slice(0, max).map(([session]) => session);
+      return [...data(shard).wakes]
+        .filter(([, at]) => at <= now)
+        .sort((left, right) => left[1] - right[1])
+        .slice(0, max)
+        .map(([session]) => session);
     },
     async *records(shard) {
       for (const [session, { record }] of [...data(shard).records]) yield { session, record };

@@ -1,7 +1,7 @@
 /** One NATS connection with what every part of this folder needs of it. */
-import { connect, type ConnectionOptions, type JetStreamManager, type NatsConnection } from 'nats';
+import { type ConnectionOptions, connect, type JetStreamManager, type NatsConnection } from 'nats';
 import { Unavailable } from '../../core/errors.ts';
-import { type Streams, streamsOf, type Subjects, subjectsOf } from '../../core/wire/subjects.ts';
+import { type Streams, type Subjects, streamsOf, subjectsOf } from '../../core/wire/subjects.ts';
 import { LeanPublisher } from './publisher.ts';
 
 export interface Nats {
@@ -72,7 +72,12 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
 }
 
 /** Ask the JetStream API, in JSON. @throws Unavailable on no answer; an `error` in the answer is returned. */
-export async function ask<Answer>(nats: Pick<Nats, 'connection'>, subject: string, body: unknown, timeoutMs = 5_000): Promise<Answer & { error?: { code: number; err_code?: number; description: string } }> {
+export async function ask<Answer>(
+  nats: Pick<Nats, 'connection'>,
+  subject: string,
+  body: unknown,
+  timeoutMs = 5_000,
+): Promise<Answer & { error?: { code: number; err_code?: number; description: string } }> {
   try {
     const reply = await nats.connection.request(subject, body === undefined ? '' : JSON.stringify(body), { timeout: timeoutMs });
     return JSON.parse(reply.string()) as Answer & { error?: { code: number; err_code?: number; description: string } };

@@ -1,6 +1,6 @@
 /** The control API as a NATS service (ADR-32): `$SRV.*` finds it, `nats req` talks to it. */
 import { z } from 'zod';
-import { Unavailable, UnderstudyError, messageOf } from '../../core/errors.ts';
+import { messageOf, Unavailable, UnderstudyError } from '../../core/errors.ts';
 import type { Control, ControlAnswer } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
 
@@ -10,7 +10,11 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
   const { connection, subjects } = nats;
   return {
     async serve(handlers) {
-      const service = await connection.services.add({ name: 'understudy-control', version, description: 'list, inspect, pause, resume, halt, approve, reject, dead letters, verify' });
+      const service = await connection.services.add({
+        name: 'understudy-control',
+        version,
+        description: 'list, inspect, pause, resume, halt, approve, reject, dead letters, verify',
+      });
       const group = service.addGroup(`${subjects.prefix}.control`);
       for (const [verb, handle] of Object.entries(handlers)) {
         group.addEndpoint(verb, {
@@ -21,7 +25,11 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
               try {
                 answer = await handle(message.data.length === 0 ? {} : JSON.parse(message.string()));
               } catch (failure) {
-                answer = { ok: false, code: failure instanceof UnderstudyError ? failure.code : failure instanceof SyntaxError ? 'NOT_JSON' : 'DEFECT', message: messageOf(failure) };
+                answer = {
+                  ok: false,
+                  code: failure instanceof UnderstudyError ? failure.code : failure instanceof SyntaxError ? 'NOT_JSON' : 'DEFECT',
+                  message: messageOf(failure),
+                };
               }
               message.respond(JSON.stringify(answer));
             })();

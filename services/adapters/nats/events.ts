@@ -1,7 +1,7 @@
 /** EVENTS and DEAD: what happened, and what could not be done. */
 import { z } from 'zod';
-import { subjectsOf } from '../../core/wire/subjects.ts';
 import type { UnderstudyEvent } from '../../core/wire/cloud-event.ts';
+import { subjectsOf } from '../../core/wire/subjects.ts';
 import type { DeadLetter, Events } from '../../ports/events.ts';
 import { ask, type Nats } from './connection.ts';
 import { OrderedReader, readAll } from './ordered-reader.ts';

@@ -44,7 +44,10 @@ export class Gatherer {
       }
       const batch = lane.items.splice(0, count);
       try {
-        await this.#publish(key, batch.map((item) => item.text));
+        await this.#publish(
+          key,
+          batch.map((item) => item.text),
+        );
         for (const item of batch) item.resolve();
       } catch (error) {
         for (const item of batch) item.reject(error);

@@ -6,7 +6,7 @@
  * O2  A consumer that is silent for three heartbeats is taken for dead.
  */
 import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
-import { type Nats, ask } from './connection.ts';
+import { ask, type Nats } from './connection.ts';
 
 const heartbeatMs = 500;
 
@@ -161,7 +161,11 @@ export class OrderedReader {
 }
 
 /** Read what a filter holds now, and end. */
-export async function readAll(nats: Nats, options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject' }, onMessage: (message: OrderedMessage) => void): Promise<void> {
+export async function readAll(
+  nats: Nats,
+  options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject' },
+  onMessage: (message: OrderedMessage) => void,
+): Promise<void> {
   // What is asked for may end before the stream does: the last message of the filter tells.
   const last = await lastSequenceOf(nats, options.stream, options.filter);
   const upTo = Math.min(options.upTo ?? Number.MAX_SAFE_INTEGER, last);

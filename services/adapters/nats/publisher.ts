@@ -9,7 +9,7 @@
  *
  * The package's own `js.publish` costs three to four times the CPU of this (request bookkeeping and ack parsing).
  */
-import { createInbox, headers as natsHeaders, type Msg, type MsgHdrs, type NatsConnection } from 'nats';
+import { createInbox, type Msg, type MsgHdrs, type NatsConnection, headers as natsHeaders } from 'nats';
 import { Refused, Unavailable } from '../../core/errors.ts';
 
 interface Waiting {

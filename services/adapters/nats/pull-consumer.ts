@@ -81,9 +81,13 @@ export class PullConsumer {
     this.#asked += room;
     this.#askedAt = Date.now();
     try {
-      this.#nats.connection.publish(`$JS.API.CONSUMER.MSG.NEXT.${this.#nats.streams[this.#options.stream]}.${this.#options.durable}`, JSON.stringify({ batch: room, expires: nanos(requestMs) }), {
-        reply: this.#inbox,
-      });
+      this.#nats.connection.publish(
+        `$JS.API.CONSUMER.MSG.NEXT.${this.#nats.streams[this.#options.stream]}.${this.#options.durable}`,
+        JSON.stringify({ batch: room, expires: nanos(requestMs) }),
+        {
+          reply: this.#inbox,
+        },
+      );
     } catch {
       this.#asked = 0;
     }

@@ -18,7 +18,9 @@ export function natsStarts(nats: Nats): Starts {
       // A publish that is sent again after a lost ack would be refused by its own first copy: the nonce tells.
       const nonce = `${performer}/${process.pid}/${count}`;
       try {
-        await publisher.publish(subjects.start(effect), JSON.stringify({ effect, performer, class: toolClass, nonce, at: Date.now() }), { 'Nats-Expected-Last-Subject-Sequence': '0' });
+        await publisher.publish(subjects.start(effect), JSON.stringify({ effect, performer, class: toolClass, nonce, at: Date.now() }), {
+          'Nats-Expected-Last-Subject-Sequence': '0',
+        });
         return { created: true };
       } catch (error) {
         const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;

@@ -1,5 +1,5 @@
 /** The streams, spelled out: retention, storage and limits stand here even where they equal the defaults. */
-import { DiscardPolicy, nanos, RetentionPolicy, type StreamConfig, StorageType } from 'nats';
+import { DiscardPolicy, nanos, RetentionPolicy, StorageType, type StreamConfig } from 'nats';
 import { Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import type { Nats } from './connection.ts';
@@ -14,15 +14,39 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects'>, name: StreamName, re
   switch (name) {
     case 'tasks':
       // A publisher that repeats itself within two minutes is told so by the broker; later, the session knows the task.
-      return { ...common, name: streams.tasks, subjects: [subjects.all('task')], retention: RetentionPolicy.Workqueue, discard: DiscardPolicy.New, duplicate_window: nanos(120_000) };
+      return {
+        ...common,
+        name: streams.tasks,
+        subjects: [subjects.all('task')],
+        retention: RetentionPolicy.Workqueue,
+        discard: DiscardPolicy.New,
+        duplicate_window: nanos(120_000),
+      };
     case 'mail':
       // Nothing rests on the broker's dedupe, and an id in it costs 140 bytes: the shortest window.
       return { ...common, name: streams.mail, subjects: [subjects.all('mail')], discard: DiscardPolicy.New, duplicate_window: nanos(1_000) };
     case 'effects':
       // What is pending stands in the session store and is offered again: this may live in memory.
-      return { ...common, name: streams.effects, subjects: [subjects.all('effect')], retention: RetentionPolicy.Workqueue, storage: StorageType.Memory, discard: DiscardPolicy.New, duplicate_window: nanos(1_000) };
+      return {
+        ...common,
+        name: streams.effects,
+        subjects: [subjects.all('effect')],
+        retention: RetentionPolicy.Workqueue,
+        storage: StorageType.Memory,
+        discard: DiscardPolicy.New,
+        duplicate_window: nanos(1_000),
+      };
     case 'starts':
-      return { ...common, name: streams.starts, subjects: [subjects.all('start')], max_age: nanos(limits.startsMaxAgeMs), max_msgs_per_subject: 1, discard: DiscardPolicy.New, discard_new_per_subject: false, duplicate_window: nanos(1_000) };
+      return {
+        ...common,
+        name: streams.starts,
+        subjects: [subjects.all('start')],
+        max_age: nanos(limits.startsMaxAgeMs),
+        max_msgs_per_subject: 1,
+        discard: DiscardPolicy.New,
+        discard_new_per_subject: false,
+        duplicate_window: nanos(1_000),
+      };
     case 'events':
       return { ...common, name: streams.events, subjects: [subjects.all('event')], max_age: nanos(7 * day), max_bytes: 4 * 1024 ** 3, duplicate_window: nanos(1_000) };
     case 'dead':

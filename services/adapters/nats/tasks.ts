@@ -25,13 +25,15 @@ export function natsTasks(nats: Nats): Tasks {
           for (const [name] of message.headers ?? []) headers[name] = message.headers!.get(name);
           const task: RawTask = { tenant, agent, subject: message.subject, body: message.text(), headers, sequenceId: `task-${message.sequence}` };
           inHand += 1;
-          accept(task).then(
-            () => message.ack(),
-            () => message.handBack(1_000),
-          ).finally(() => {
-            inHand -= 1;
-            consumer.pull();
-          });
+          accept(task)
+            .then(
+              () => message.ack(),
+              () => message.handBack(1_000),
+            )
+            .finally(() => {
+              inHand -= 1;
+              consumer.pull();
+            });
         },
       });
       await consumer.start();

@@ -1,6 +1,6 @@
 /** The words of the Telemetry port as Prometheus metrics and pino log lines. The only place that spells metric names. */
 import { pino } from 'pino';
-import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Telemetry } from '../../ports/telemetry.ts';
 
 export interface Observability {
@@ -20,7 +20,8 @@ export function observability(service: string, instance: string, level = 'info')
   const log = pino({ level, base: { service, instance }, messageKey: 'message', timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } });
   const registers = [registry];
   const counter = <Label extends string>(name: string, help: string, labelNames: Label[] = []) => new Counter({ name, help, labelNames, registers });
-  const histogram = <Label extends string>(name: string, help: string, buckets: number[], labelNames: Label[] = []) => new Histogram({ name, help, buckets, labelNames, registers });
+  const histogram = <Label extends string>(name: string, help: string, buckets: number[], labelNames: Label[] = []) =>
+    new Histogram({ name, help, buckets, labelNames, registers });
 
   const received = counter('understudy_messages_received_total', 'Messages read from the mailbox');
   const stepSeconds = histogram('understudy_step_seconds', 'Time of one pure step', fast, ['message']);

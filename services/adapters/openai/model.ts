@@ -52,7 +52,8 @@ export function classify(error: unknown, isTimeout: boolean, model: string): Out
     const text = `model ${model} answered ${status || 'an error'}${error.code ? ` (${error.code})` : ''}`;
     if (error.code === 'context_length_exceeded') return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
     if (error.code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);
-    if (status === 408 || status === 409 || status === 429 || status >= 500) return failed('transient', status === 429 ? 'MODEL_RATE_LIMITED' : 'MODEL_OVERLOADED', text, retryAfterOf(error));
+    if (status === 408 || status === 409 || status === 429 || status >= 500)
+      return failed('transient', status === 429 ? 'MODEL_RATE_LIMITED' : 'MODEL_OVERLOADED', text, retryAfterOf(error));
     if (status === 0) return failed('transient', 'MODEL_STREAM_BROKEN', text);
     return failed('permanent', 'MODEL_REFUSED', text);
   }
@@ -84,20 +85,32 @@ function chatMessage(entry: Entry): ChatCompletionMessageParam {
       return { role: 'tool', tool_call_id: entry.call, content: entry.content };
     case 'assistant':
       return entry.calls
-        ? { role: 'assistant', content: entry.content || null, tool_calls: entry.calls.map((call) => ({ id: call.id, type: 'function', function: { name: call.name, arguments: call.arguments } })) }
+        ? {
+            role: 'assistant',
+            content: entry.content || null,
+            tool_calls: entry.calls.map((call) => ({ id: call.id, type: 'function', function: { name: call.name, arguments: call.arguments } })),
+          }
         : { role: 'assistant', content: entry.content };
   }
 }
 
 type RequestOptions = { signal: AbortSignal; headers?: Record<string, string> };
 
-async function askChat(client: OpenAI, spec: { model: string; stream: boolean }, prompt: Prompt, options: RequestOptions, onText?: (text: string) => void): Promise<Omit<Answer, 'latencyMs'>> {
+async function askChat(
+  client: OpenAI,
+  spec: { model: string; stream: boolean },
+  prompt: Prompt,
+  options: RequestOptions,
+  onText?: (text: string) => void,
+): Promise<Omit<Answer, 'latencyMs'>> {
   const body: ChatCompletionCreateParamsNonStreaming = {
     model: spec.model,
     messages: chatMessages(prompt),
     temperature: prompt.temperature,
     max_completion_tokens: prompt.outputTokensMax,
-    ...(prompt.tools.length > 0 ? { tools: prompt.tools.map((tool) => ({ type: 'function' as const, function: { name: tool.name, description: tool.description, parameters: tool.input } })) } : {}),
+    ...(prompt.tools.length > 0
+      ? { tools: prompt.tools.map((tool) => ({ type: 'function' as const, function: { name: tool.name, description: tool.description, parameters: tool.input } })) }
+      : {}),
   };
   if (!spec.stream) return chatAnswer(completionSchema.parse(await client.chat.completions.create(body, options)) as ChatCompletion);
   const stream = await client.chat.completions.create({ ...body, stream: true, stream_options: { include_usage: true } }, options);
@@ -197,7 +210,9 @@ async function askResponses(client: OpenAI, spec: { model: string }, prompt: Pro
       temperature: prompt.temperature,
       max_output_tokens: prompt.outputTokensMax,
       store: false,
-      ...(prompt.tools.length > 0 ? { tools: prompt.tools.map((tool) => ({ type: 'function' as const, name: tool.name, description: tool.description, parameters: tool.input, strict: false })) } : {}),
+      ...(prompt.tools.length > 0
+        ? { tools: prompt.tools.map((tool) => ({ type: 'function' as const, name: tool.name, description: tool.description, parameters: tool.input, strict: false })) }
+        : {}),
     },
     options,
   );

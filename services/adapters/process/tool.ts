@@ -41,7 +41,16 @@ export async function processRunner(settings: ProcessSettings = {}): Promise<Too
 function commandOf(run: ProcessRun, scratch: string): string[] {
   return run.command.flatMap((word) =>
     word === '${sandbox}'
-      ? [process.execPath, '--permission', `--allow-fs-read=${sandboxMain}`, `--allow-fs-read=${scratch}`, `--allow-fs-write=${scratch}`, `--max-old-space-size=${Math.min(run.memoryMiB, 256)}`, '--disable-warning=SecurityWarning', sandboxMain]
+      ? [
+          process.execPath,
+          '--permission',
+          `--allow-fs-read=${sandboxMain}`,
+          `--allow-fs-read=${scratch}`,
+          `--allow-fs-write=${scratch}`,
+          `--max-old-space-size=${Math.min(run.memoryMiB, 256)}`,
+          '--disable-warning=SecurityWarning',
+          sandboxMain,
+        ]
       : [word],
   );
 }
@@ -105,7 +114,11 @@ function outcomeOf(job: ToolJob, code: number | null, killedBy: NodeJS.Signals |
   try {
     value = JSON.parse(text);
   } catch {
-    return failed(code === 0 ? 'permanent' : 'semantic', code === 0 ? 'TOOL_OUTPUT_NOT_JSON' : 'TOOL_FAILED', `tool ${job.tool} ended with code ${code} and wrote no JSON${complaint ? `: ${complaint.slice(0, 300)}` : ''}`);
+    return failed(
+      code === 0 ? 'permanent' : 'semantic',
+      code === 0 ? 'TOOL_OUTPUT_NOT_JSON' : 'TOOL_FAILED',
+      `tool ${job.tool} ended with code ${code} and wrote no JSON${complaint ? `: ${complaint.slice(0, 300)}` : ''}`,
+    );
   }
   if (code === 0) return { ok: true, value };
   return failed('semantic', 'TOOL_FAILED', `tool ${job.tool} ended with code ${code}: ${JSON.stringify(value).slice(0, 500)}`);

@@ -55,7 +55,16 @@ export interface ScriptedRedis extends Redis {
   understudyRenew(owner: string, token: string, ms: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
-  understudyClaim(pending: string, claim: string, conversation: string, effect: string, holder: string, ms: number, from: number, to: number): Promise<string[] | 'settled' | 'held'>;
+  understudyClaim(
+    pending: string,
+    claim: string,
+    conversation: string,
+    effect: string,
+    holder: string,
+    ms: number,
+    from: number,
+    to: number,
+  ): Promise<string[] | 'settled' | 'held'>;
   understudyDiscard(owner: string, versions: string, records: string, conversation: string, token: string, session: string): Promise<'OK' | 'FENCED'>;
 }
 

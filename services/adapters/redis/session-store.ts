@@ -61,7 +61,18 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       const from = commit.from.incarnation === 0 && commit.from.sequence === 0 && commit.from.index === 0 ? '' : positionText(commit.from);
       const result = await answering(
         'commit',
-        redis.understudyCommit(k.owner, k.position, k.records, k.versions, k.pending, k.outbox, k.wakes, k.floors, k.recent, ...commitArguments(commit, token, from, k.conversation(''))),
+        redis.understudyCommit(
+          k.owner,
+          k.position,
+          k.records,
+          k.versions,
+          k.pending,
+          k.outbox,
+          k.wakes,
+          k.floors,
+          k.recent,
+          ...commitArguments(commit, token, from, k.conversation('')),
+        ),
       );
       if (result === 'OK') return 'committed';
       if (result === 'FENCED') return 'fenced';
@@ -121,7 +132,11 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     async fixShards(shards) {
       const key = clusterKeys(prefix).settings;
       await answering('fixShards', redis.hsetnx(key, 'shards', String(shards)));
-      return z.coerce.number().int().positive().parse(await answering('fixShards', redis.hget(key, 'shards')));
+      return z.coerce
+        .number()
+        .int()
+        .positive()
+        .parse(await answering('fixShards', redis.hget(key, 'shards')));
     },
   };
 }

@@ -53,10 +53,7 @@ export function add(left: Spending, right: Spending): Spending {
 export function costMicrosOf(price: Price, usage: Usage): number {
   const cached = Math.min(usage.cachedTokens, usage.promptTokens);
   const cachedPrice = price.cachedMicrosPerMillion ?? price.inputMicrosPerMillion;
-  const sum =
-    (usage.promptTokens - cached) * price.inputMicrosPerMillion +
-    cached * cachedPrice +
-    usage.completionTokens * price.outputMicrosPerMillion;
+  const sum = (usage.promptTokens - cached) * price.inputMicrosPerMillion + cached * cachedPrice + usage.completionTokens * price.outputMicrosPerMillion;
   return Math.ceil(sum / 1_000_000);
 }
 

@@ -32,8 +32,7 @@ const refusalOf = (plan: ModelCallPlan): { outcome: 'failed'; reason: string } =
 const hasCalls = ({ event }: Args) => Object.keys(event.plan.context.calls).length > 0;
 const hasApprovals = ({ event }: Args) => Object.keys(event.plan.context.approvals).length > 0;
 const isStuck = ({ event }: Args) => event.plan.context.failures >= event.loop.failuresMax;
-const stuckReason = (event: AgentEvent) =>
-  event.plan.isLooping ?? `${event.plan.context.failures} turns in a row in which every tool call failed`;
+const stuckReason = (event: AgentEvent) => event.plan.isLooping ?? `${event.plan.context.failures} turns in a row in which every tool call failed`;
 
 export const agentMachine = setup({
   types: {
@@ -89,7 +88,11 @@ export const agentMachine = setup({
         replied: [
           { guard: 'mustStop', target: 'failed', actions: ['keepStop'] },
           { guard: 'isLooping', target: 'failed', actions: ['keepLoop'] },
-          { guard: 'isLoopingAndEscalates', target: 'waiting', actions: ['keepEscalation', { type: 'perform', params: ({ event }) => [event.escalate(stuckReason(event)).effect] }] },
+          {
+            guard: 'isLoopingAndEscalates',
+            target: 'waiting',
+            actions: ['keepEscalation', { type: 'perform', params: ({ event }) => [event.escalate(stuckReason(event)).effect] }],
+          },
           { guard: 'hasAnswer', target: 'completed', actions: ['keepAnswer'] },
           { guard: 'hasOpenCalls', target: 'acting', actions: ['keep', { type: 'perform', params: ({ event }) => event.plan.effects }] },
           { guard: 'needsPerson', target: 'waiting', actions: ['keep', { type: 'perform', params: ({ event }) => event.plan.effects }] },
@@ -132,8 +135,16 @@ function afterResult() {
     { guard: 'hasOpenCalls' as const, target: 'acting', actions: ['keep' as const, { type: 'perform' as const, params: ({ event }: Args) => event.plan.effects }] },
     { guard: 'needsPerson' as const, target: 'waiting', actions: ['keep' as const, { type: 'perform' as const, params: ({ event }: Args) => event.plan.effects }] },
     { guard: 'isStuck' as const, target: 'failed', actions: ['keepLoop' as const] },
-    { guard: 'isStuckAndEscalates' as const, target: 'waiting', actions: ['keepEscalation' as const, { type: 'perform' as const, params: ({ event }: Args) => [event.escalate(stuckReason(event)).effect] }] },
-    { guard: 'isContextFull' as const, target: 'compacting', actions: ['keepSummarising' as const, { type: 'perform' as const, params: ({ event }: Args) => summariseEffects(event) }] },
+    {
+      guard: 'isStuckAndEscalates' as const,
+      target: 'waiting',
+      actions: ['keepEscalation' as const, { type: 'perform' as const, params: ({ event }: Args) => [event.escalate(stuckReason(event)).effect] }],
+    },
+    {
+      guard: 'isContextFull' as const,
+      target: 'compacting',
+      actions: ['keepSummarising' as const, { type: 'perform' as const, params: ({ event }: Args) => summariseEffects(event) }],
+    },
     { guard: 'canThink' as const, target: 'thinking', actions: ['keepThinking' as const, { type: 'perform' as const, params: ({ event }: Args) => thinkEffects(event) }] },
     { target: 'failed', actions: ['keepRefusal' as const] },
   ];

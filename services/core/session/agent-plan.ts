@@ -8,7 +8,7 @@ import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import { add, carve, costMicrosOf, dearest, exceeded, nothing, promptTokensBound, reservationOf, type Spending } from '../budget/budget.ts';
 import { issuesOf } from '../errors.ts';
-import { type AgentName, effectIdOf, type EffectId, type Revision, type SessionId, sessionIdOf, sha256, type TenantId } from '../ids.ts';
+import { type AgentName, type EffectId, effectIdOf, type Revision, type SessionId, sessionIdOf, sha256, type TenantId } from '../ids.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenApproval, OpenCall } from './agent-context.ts';
 import { bytesOf, type Entry } from './conversation.ts';
@@ -183,10 +183,7 @@ function checkCall(call: ToolCall, bundle: Bundle): Checked {
   return { ok: true, call, arguments: parsed as Record<string, unknown>, signature: sha256(`${call.name}\n${canonicalize(parsed)}`).slice(0, 16) };
 }
 
-export const toolNamesOf = (bundle: Bundle): string[] => [
-  ...Object.keys(bundle.tools),
-  ...(Object.keys(bundle.agents).length > 0 ? [delegateTool] : []),
-];
+export const toolNamesOf = (bundle: Bundle): string[] => [...Object.keys(bundle.tools), ...(Object.keys(bundle.agents).length > 0 ? [delegateTool] : [])];
 
 function ruleFor(rules: readonly ApprovalRule[], tool: string, args: Record<string, unknown>): ApprovalRule | undefined {
   return rules.find((rule) => {
@@ -260,7 +257,10 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
   const entries: Entry[] = [spoken];
   if (reply.calls.length === 0) {
     if (reply.content.trim() === '' || reply.finish === 'length') {
-      const note: Entry = { role: 'user', content: reply.finish === 'length' ? 'Your answer was cut off at the length limit. Answer again, shorter.' : 'Your answer was empty. Call a tool or answer.' };
+      const note: Entry = {
+        role: 'user',
+        content: reply.finish === 'length' ? 'Your answer was cut off at the length limit. Answer again, shorter.' : 'Your answer was empty. Call a tool or answer.',
+      };
       return refusedTurn(append(context, [note]), [...entries, note], []);
     }
     return { context: { ...context, malformed: 0 }, entries, effects: [], answer: reply.content };

@@ -1,9 +1,9 @@
 /** What a session can want: a closed union. Effects are described by the step and performed elsewhere, after the commit. */
 import { z } from 'zod';
 import { limitsSchema } from '../budget/budget.ts';
-import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, type taskIdSchema, tenantIdSchema } from '../ids.ts';
 import { effectClassSchema } from '../tools/tool-spec.ts';
-import { parentSchema } from './messages.ts';
+import type { parentSchema } from './messages.ts';
 
 const addressed = {
   id: effectIdSchema,

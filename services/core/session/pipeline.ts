@@ -36,11 +36,7 @@ export interface PipelineStep {
 }
 
 /** Read what a transition did, and turn what it wants into effects and timers. */
-export function readTransition(
-  moved: Transitioned,
-  before: { pending: SessionRecord['pending']; timers: SessionRecord['timers'] },
-  around: Surroundings,
-): PipelineStep {
+export function readTransition(moved: Transitioned, before: { pending: SessionRecord['pending']; timers: SessionRecord['timers'] }, around: Surroundings): PipelineStep {
   const { snapshot } = moved;
   const timers = { ...before.timers };
   const started: { effect: PendingEffect; note: PendingNote }[] = [];
@@ -49,7 +45,10 @@ export function readTransition(
     if (action.type === 'xstate.spawnChild') {
       const { id, src, input } = action.params as { id: string; src: unknown; input: unknown };
       if (typeof src !== 'string' || !(invokable as readonly string[]).includes(src)) {
-        throw new Refused('MACHINE_UNSUPPORTED', `invoke ${id} has the source ${typeof src === 'string' ? src : 'an inline actor'}; a durable machine invokes ${invokable.join(', ')} only`);
+        throw new Refused(
+          'MACHINE_UNSUPPORTED',
+          `invoke ${id} has the source ${typeof src === 'string' ? src : 'an inline actor'}; a durable machine invokes ${invokable.join(', ')} only`,
+        );
       }
       spawned.set(id, { src, input });
     } else if (action.type === 'xstate.raise') {
@@ -144,7 +143,10 @@ function effectOf(invoke: string, src: string, input: unknown, around: Surroundi
       const question = typeof wanted === 'string' ? wanted : wanted.question;
       const expiresMs = (typeof wanted === 'string' ? undefined : wanted.expiresMs) ?? limits.approvalExpiryMs;
       const deadlineAt = around.at + expiresMs;
-      return withNote({ kind: 'askHuman', ...common, deadlineAt, tool: question.slice(0, 200), hash: approvalHash('human', canonicalize(question) ?? '', deadlineAt) }, question.slice(0, 200));
+      return withNote(
+        { kind: 'askHuman', ...common, deadlineAt, tool: question.slice(0, 200), hash: approvalHash('human', canonicalize(question) ?? '', deadlineAt) },
+        question.slice(0, 200),
+      );
     }
   }
 }

@@ -4,9 +4,10 @@
  * It names the machine, the machine's version and its own schema, so that a deploy can tell what it
  * reads; `migrate.ts` lifts older ones.
  */
+
+import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import { agentNameSchema, revisionSchema, sessionIdSchema, sha256, taskIdSchema, tenantIdSchema } from '../ids.ts';
-import canonicalize from 'canonicalize';
 import { messageSchema, parentSchema } from './messages.ts';
 
 export const recordSchemaVersion = 2;
@@ -64,8 +65,7 @@ export const recordSchema = z.object({
 });
 export type SessionRecord = z.infer<typeof recordSchema>;
 
-export const isEnded = (record: SessionRecord): boolean =>
-  record.status === 'completed' || record.status === 'failed' || record.status === 'halted';
+export const isEnded = (record: SessionRecord): boolean => record.status === 'completed' || record.status === 'failed' || record.status === 'halted';
 
 /** SHA-256 of the record in canonical JSON (RFC 8785): equal states have equal hashes, whatever order their keys have. */
 export function stateHashOf(record: SessionRecord): string {

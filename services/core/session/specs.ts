@@ -7,7 +7,7 @@
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import { limitsSchema, priceSchema } from '../budget/budget.ts';
-import { agentNameSchema, type AgentName, type Revision, sha256 } from '../ids.ts';
+import { type AgentName, agentNameSchema, type Revision, sha256 } from '../ids.ts';
 import { limits } from '../limits.ts';
 import { toolSpecSchema } from '../tools/tool-spec.ts';
 
@@ -126,9 +126,10 @@ export interface SpecProblem {
  * Put documents together into a catalog. An agent that names what is not there is left out and
  * reported; the others stand.
  */
-export function catalogOf(
-  documents: readonly { readonly document: SpecDocument; readonly file: string; readonly machineHash?: string | undefined }[],
-): { catalog: Catalog; problems: SpecProblem[] } {
+export function catalogOf(documents: readonly { readonly document: SpecDocument; readonly file: string; readonly machineHash?: string | undefined }[]): {
+  catalog: Catalog;
+  problems: SpecProblem[];
+} {
   const problems: SpecProblem[] = [];
   const byKind = <Kind extends SpecDocument['kind']>(kind: Kind) => {
     type Spec = Extract<SpecDocument, { kind: Kind }>['spec'];

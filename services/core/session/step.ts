@@ -14,7 +14,20 @@ import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine, agentMachineVersion } from './agent-machine.ts';
-import { append, isContextFull, type ModelCallPlan, type Plan, planApproval, planEscalation, planModelCall, planReply, planResult, planSummary, settleModelCall, type Surroundings } from './agent-plan.ts';
+import {
+  append,
+  isContextFull,
+  type ModelCallPlan,
+  type Plan,
+  planApproval,
+  planEscalation,
+  planModelCall,
+  planReply,
+  planResult,
+  planSummary,
+  type Surroundings,
+  settleModelCall,
+} from './agent-plan.ts';
 import type { Entry } from './conversation.ts';
 import { type Effect, isPending, type PendingEffect } from './effects.ts';
 import { type Choice, driverOf, type MachineDriver, type Transitioned } from './machine-host.ts';
@@ -69,11 +82,14 @@ const driverFor = (machine: AnyStateMachine): MachineDriver => {
   return driver;
 };
 
-export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string =>
-  record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status;
+export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string => (record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status);
 const isFinal = (status: SessionRecord['status']) => status === 'completed' || status === 'failed' || status === 'halted';
 const nameOf = (value: unknown): string =>
-  typeof value === 'string' ? value : Object.entries(value as object).map(([key, inner]) => (typeof inner === 'object' && Object.keys(inner ?? {}).length === 0 ? key : `${key}.${nameOf(inner)}`)).join('+');
+  typeof value === 'string'
+    ? value
+    : Object.entries(value as object)
+        .map(([key, inner]) => (typeof inner === 'object' && Object.keys(inner ?? {}).length === 0 ? key : `${key}.${nameOf(inner)}`))
+        .join('+');
 
 /** What a step changes as it goes. */
 interface Draft {
@@ -94,7 +110,13 @@ interface Draft {
  * @param live  the machine's snapshot as the last step left it, if it is still in memory: spares a restore
  * @throws Refused when the message cannot begin a session
  */
-export function step(record: SessionRecord | undefined, incoming: Incoming, definition: Definition, address: { tenant: TenantId; session: SessionId }, live?: AnyMachineSnapshot): Step {
+export function step(
+  record: SessionRecord | undefined,
+  incoming: Incoming,
+  definition: Definition,
+  address: { tenant: TenantId; session: SessionId },
+  live?: AnyMachineSnapshot,
+): Step {
   const { message, at, position } = incoming;
   if (record && comparePositions(position, record.position) <= 0) return { kind: 'seen', why: 'applied before' };
   if (!record) {
@@ -145,7 +167,7 @@ function refuses(record: SessionRecord, message: Message, at: number): string | 
     case 'approve':
     case 'reject': {
       const note = record.pending[message.approval];
-      if (!note || note.kind !== 'askHuman') return `approval ${message.approval} is not open`;
+      if (note?.kind !== 'askHuman') return `approval ${message.approval} is not open`;
       const hash = approvalHashOf(record, message.approval);
       if (hash !== undefined && hash !== message.hash) return `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`;
       return undefined;
@@ -300,8 +322,7 @@ function apply(draft: Draft, message: Message, at: number): void {
   }
 }
 
-const isControl = (message: Message) =>
-  message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt' || message.kind === 'park';
+const isControl = (message: Message) => message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt' || message.kind === 'park';
 
 type Due = { readonly kind: 'timer' | 'effect'; readonly id: string; readonly dueAt: number };
 
@@ -376,7 +397,10 @@ function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' 
       }
       if (context.queue.some((queued) => queued.task === message.task)) return;
       if (context.queue.length >= limits.queueMax) throw new Refused('QUEUE_FULL', `session ${record.session} has ${limits.queueMax} tasks waiting already`);
-      draft.live = { ...liveOf(draft), context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, at }] } } as AnyMachineSnapshot;
+      draft.live = {
+        ...liveOf(draft),
+        context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, at }] },
+      } as AnyMachineSnapshot;
       return;
     case 'modelReplied': {
       settle(draft, message.effect);
@@ -402,12 +426,28 @@ function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' 
       return;
     }
     case 'toolReturned':
-      draft.details = { effect: message.effect, tool: record.pending[message.effect]?.what, outcome: 'ok', latencyMs: message.latencyMs, attempts: message.attempts, bytes: message.bytes, executor: message.executor };
+      draft.details = {
+        effect: message.effect,
+        tool: record.pending[message.effect]?.what,
+        outcome: 'ok',
+        latencyMs: message.latencyMs,
+        attempts: message.attempts,
+        bytes: message.bytes,
+        executor: message.executor,
+      };
       settle(draft, message.effect);
       sendToAgent(draft, 'resulted', planResult(context, message.effect, message.value, true));
       return;
     case 'toolFailed':
-      draft.details = { effect: message.effect, tool: record.pending[message.effect]?.what, outcome: message.failure.class, code: message.failure.code, latencyMs: message.latencyMs, attempts: message.attempts, executor: message.executor };
+      draft.details = {
+        effect: message.effect,
+        tool: record.pending[message.effect]?.what,
+        outcome: message.failure.class,
+        code: message.failure.code,
+        latencyMs: message.latencyMs,
+        attempts: message.attempts,
+        executor: message.executor,
+      };
       settle(draft, message.effect);
       sendToAgent(draft, 'resulted', planResult(context, message.effect, { error: message.failure }, false));
       return;
@@ -484,11 +524,21 @@ function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'paus
     case 'task':
       throw new Refused('SESSION_BUSY', `session ${record.session} runs a pipeline and takes one task only`);
     case 'approve':
-      return answerInvoke(draft, record.pending[message.approval]!, message.approval, { ok: true, value: { approved: true, actor: message.actor, answer: message.arguments ?? message.reason } });
+      return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
+        ok: true,
+        value: { approved: true, actor: message.actor, answer: message.arguments ?? message.reason },
+      });
     case 'reject':
       return answerInvoke(draft, record.pending[message.approval]!, message.approval, { ok: true, value: { approved: false, actor: message.actor, answer: message.reason } });
     case 'modelReplied':
-      draft.details = { effect: message.effect, model: message.reply.model, promptTokens: message.reply.usage.promptTokens, completionTokens: message.reply.usage.completionTokens, costMicros: message.reply.costMicros, latencyMs: message.reply.latencyMs };
+      draft.details = {
+        effect: message.effect,
+        model: message.reply.model,
+        promptTokens: message.reply.usage.promptTokens,
+        completionTokens: message.reply.usage.completionTokens,
+        costMicros: message.reply.costMicros,
+        latencyMs: message.reply.latencyMs,
+      };
       return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.reply.content });
     case 'toolReturned':
       draft.details = { effect: message.effect, tool: record.pending[message.effect]?.what, outcome: 'ok', latencyMs: message.latencyMs };
@@ -498,7 +548,9 @@ function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'paus
         draft,
         record.pending[message.effect]!,
         message.effect,
-        message.outcome === 'completed' ? { ok: true, value: message.output } : { ok: false, failure: { class: 'permanent', code: `AGENT_${message.outcome.toUpperCase()}`, message: message.output } },
+        message.outcome === 'completed'
+          ? { ok: true, value: message.output }
+          : { ok: false, failure: { class: 'permanent', code: `AGENT_${message.outcome.toUpperCase()}`, message: message.output } },
       );
     case 'modelFailed':
     case 'toolFailed':
@@ -512,9 +564,7 @@ function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'paus
 function answerInvoke(draft: Draft, note: PendingNote, effect: string, answer: { ok: true; value: unknown } | { ok: false; failure: Failure }): void {
   settle(draft, effect);
   const id = note.invoke ?? '';
-  const event = answer.ok
-    ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id }
-    : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
+  const event = answer.ok ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id } : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
   movePipeline(draft, driverFor(draft.definition.machine!).transition(liveOf(draft), event as never));
 }
 
@@ -608,7 +658,12 @@ function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: s
   });
   const { reason: _r, output: _o, ...rest } = draft.record;
   const { wall: _w, ...timers } = rest.timers;
-  draft.record = { ...rest, timers: goesOn ? timers : {}, deferred: [], ...(goesOn ? {} : { status: outcome, ...(outcome === 'completed' ? {} : { value: outcome }), ...(reason ? { reason } : {}), ...(text ? { output: text } : {}) }) };
+  draft.record = {
+    ...rest,
+    timers: goesOn ? timers : {},
+    deferred: [],
+    ...(goesOn ? {} : { status: outcome, ...(outcome === 'completed' ? {} : { value: outcome }), ...(reason ? { reason } : {}), ...(text ? { output: text } : {}) }),
+  };
   if (!goesOn || !context) {
     for (const queued of context?.queue ?? []) {
       draft.effects.push({ kind: 'reply', task: queued.task, outcome, output: '', reason: 'the session ended before this task began', parent: queued.parent, spent: nothing });
@@ -620,7 +675,12 @@ function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: s
   const idle: AgentContext = { ...context, calls: {}, approvals: {}, reserved: nothing, queue };
   draft.live = driverFor(agentMachine).restore({ value: 'idle', context: idle });
   draft.record = { ...draft.record, value: 'idle', parent: undefined };
-  if (next) applyToAgent(draft, { kind: 'task', task: next.task, agent: record.agent as AgentName, revision: record.revision as Revision, input: next.input, isKeyed: true, parent: next.parent }, draft.around.at);
+  if (next)
+    applyToAgent(
+      draft,
+      { kind: 'task', task: next.task, agent: record.agent as AgentName, revision: record.revision as Revision, input: next.input, isKeyed: true, parent: next.parent },
+      draft.around.at,
+    );
 }
 
 function finish(draft: Draft, message: Message, from: string, at: number): Step {

@@ -27,6 +27,9 @@ export function capped(value: unknown, bytesMax: number): { value: unknown; byte
   const text = JSON.stringify(value) ?? 'null';
   const bytes = Buffer.byteLength(text);
   if (bytes <= bytesMax) return { value: value ?? null, bytes, truncated: false };
-  const kept = Buffer.from(text).subarray(0, bytesMax).toString('utf8').replace(/\uFFFD+$/, '');
+  const kept = Buffer.from(text)
+    .subarray(0, bytesMax)
+    .toString('utf8')
+    .replace(/\uFFFD+$/, '');
   return { value: { truncated: true, bytes, kept }, bytes, truncated: true };
 }

@@ -11,10 +11,7 @@ export type EffectClass = z.infer<typeof effectClassSchema>;
 
 const jsonSchema = z.record(z.string(), z.unknown()).describe('a JSON Schema object');
 
-const headers = z
-  .record(z.string(), z.string())
-  .default({})
-  .describe('values may name a secret of the executor as ${env:NAME}; the value itself never stands here');
+const headers = z.record(z.string(), z.string()).default({}).describe('values may name a secret of the executor as ${env:NAME}; the value itself never stands here');
 
 const builtin = z.object({ kind: z.literal('builtin'), name: z.string().min(1).describe('the function in services/executor/builtin') }).strict();
 
@@ -55,7 +52,11 @@ export const toolSpecSchema = z
   .object({
     description: z.string().min(1).describe('what the model reads'),
     class: effectClassSchema.default('opaque'),
-    pool: z.string().regex(/^[a-z0-9-]+$/).default('tools').describe('which executors run it'),
+    pool: z
+      .string()
+      .regex(/^[a-z0-9-]+$/)
+      .default('tools')
+      .describe('which executors run it'),
     input: jsonSchema.default({ type: 'object', properties: {} }),
     output: jsonSchema.optional().describe('a result that breaks it is an error'),
     timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),

@@ -1,0 +1,21 @@
+/** One event as one line for people. */
+import type { UnderstudyEvent } from './cloud-event.ts';
+
+/** Micro-dollars as dollars. */
+export const dollars = (micros: number): string => `$${(micros / 1_000_000).toFixed(4)}`;
+
+export function eventLine(event: UnderstudyEvent): string {
+  const { data } = event;
+  const kind = event.type.slice(event.type.lastIndexOf('.') + 1);
+  const details: string[] = [];
+  if (data.details.model)
+    details.push(
+      `${String(data.details.model)} ${String(data.details.promptTokens)}+${String(data.details.completionTokens)} tokens, ${String(data.details.latencyMs)} ms, ${dollars(Number(data.details.costMicros))}`,
+    );
+  if (data.details.tool)
+    details.push(`${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`);
+  for (const { kind: wanted, what } of data.effects) details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
+  if (data.reason && event.id.includes('-end')) details.push(data.reason);
+  const move = data.from === data.to || data.from === '' ? data.to : `${data.from} > ${data.to}`;
+  return `${event.time.slice(11, 23)}  ${data.session}  v${data.version}  ${kind.padEnd(14)} ${move}  ${details.join('  ')}`.trimEnd();
+}
