@@ -5,7 +5,7 @@
  * I2  The session derives from the task id (or the session key), so a task that comes twice lands on itself.
  */
 import { z } from 'zod';
-import { limitsSchema } from '../core/budget/budget.ts';
+import { narrowerLimitsSchema } from '../core/budget/budget.ts';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { agentNameSchema, sessionIdOf, shardOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
@@ -17,7 +17,7 @@ import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** A task is any JSON. An object may say its input and narrower limits by name; anything else is the input itself. */
-const taskSchema = z.union([z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: limitsSchema.partial().optional() }).strict(), z.json()]);
+const taskSchema = z.union([z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: narrowerLimitsSchema.optional() }).strict(), z.json()]);
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
 
@@ -79,7 +79,7 @@ export function addressOf(
   const parsed = taskSchema.safeParse(body);
   if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
   const isEnvelope = typeof parsed.data === 'object' && parsed.data !== null && !Array.isArray(parsed.data) && 'input' in parsed.data;
-  const { input, limits: narrower } = isEnvelope ? (parsed.data as { input: unknown; limits?: Partial<z.infer<typeof limitsSchema>> }) : { input: parsed.data, limits: undefined };
+  const { input, limits: narrower } = isEnvelope ? (parsed.data as { input: unknown; limits?: Partial<z.infer<typeof narrowerLimitsSchema>> }) : { input: parsed.data, limits: undefined };
 
   const id = taskIdSchema.safeParse(task.headers['Nats-Msg-Id'] ?? task.sequenceId);
   if (!id.success) throw new Refused('TASK_ID_INVALID', `the task id: ${issuesOf(id.error)}`);

@@ -157,7 +157,11 @@ export function memoryControl(): Control {
   return {
     async serve(given) {
       handlers = given;
-      return { stop: async () => void (handlers = {}) };
+      return {
+        stop: async () => {
+          handlers = {};
+        },
+      };
     },
     async ask(verb, body) {
       const handle = handlers[verb];

@@ -2,6 +2,7 @@
 import OpenAI, { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from 'openai';
 import type { ChatCompletion, ChatCompletionChunk, ChatCompletionCreateParamsNonStreaming, ChatCompletionMessageParam } from 'openai/resources/chat/completions';
 import { z } from 'zod';
+import { assertNever } from '../../core/errors.ts';
 import type { Entry } from '../../core/session/conversation.ts';
 import type { ModelReply, ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
@@ -200,6 +201,8 @@ async function askResponses(client: OpenAI, spec: { model: string }, prompt: Pro
           ...(entry.content ? [{ role: 'assistant' as const, content: entry.content }] : []),
           ...(entry.calls ?? []).map((call) => ({ type: 'function_call' as const, call_id: call.id, name: call.name, arguments: call.arguments })),
         ];
+      default:
+        return assertNever(entry);
     }
   });
   const answer = await client.responses.create(

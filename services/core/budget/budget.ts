@@ -32,6 +32,10 @@ export const limitsSchema = z
   .strict();
 export type BudgetLimits = z.infer<typeof limitsSchema>;
 
+const narrower = z.number().int().positive().optional();
+/** Limits that a single task may set for itself: no defaults, so that nothing it does not name is touched. */
+export const narrowerLimitsSchema = z.object({ stepsMax: narrower, toolCallsMax: narrower, tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower }).strict();
+
 export interface Spending {
   readonly steps: number;
   readonly toolCalls: number;

@@ -1,6 +1,6 @@
 /** What a session can hear: a closed union, the same for the default agent and for users' own machines. */
 import { z } from 'zod';
-import { limitsSchema } from '../budget/budget.ts';
+import { narrowerLimitsSchema } from '../budget/budget.ts';
 import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
 import { failureSchema } from '../tools/job.ts';
 
@@ -36,7 +36,7 @@ export const messageSchema = z.discriminatedUnion('kind', [
     revision: revisionSchema,
     input: z.string(),
     isKeyed: z.boolean().default(false),
-    limits: limitsSchema.partial().optional(),
+    limits: narrowerLimitsSchema.optional(),
     parent: parentSchema.optional(),
     traceparent: z.string().optional(),
   }),

@@ -47,7 +47,7 @@ export function readTransition(moved: Transitioned, before: { pending: SessionRe
       if (typeof src !== 'string' || !(invokable as readonly string[]).includes(src)) {
         throw new Refused(
           'MACHINE_UNSUPPORTED',
-          `invoke ${id} has the source ${typeof src === 'string' ? src : 'an inline actor'}; a durable machine invokes ${invokable.join(', ')} only`,
+          `invoke ${id} has the source ${typeof src === 'string' && !src.startsWith('xstate.invoke.') ? src : 'an inline actor'}; a durable machine invokes ${invokable.join(', ')} only`,
         );
       }
       spawned.set(id, { src, input });

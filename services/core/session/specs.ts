@@ -58,7 +58,7 @@ export const agentSpecSchema = z
       .object({
         sameCallMax: z.number().int().min(2).default(4).describe('the same tool with the same arguments so often is a loop'),
         failuresMax: z.number().int().min(1).default(5).describe('so many turns in a row in which every call failed are no progress'),
-        then: z.enum(['fail', 'escalate']).default('fail'),
+        verdict: z.enum(['fail', 'escalate']).default('fail'),
       })
       .strict()
       .prefault({}),

@@ -501,7 +501,7 @@ function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan): void {
     isContextFull: () => isContextFull(plan.context, around),
     summarise: () => (summary ??= planModelCall(plan.context, around, 'summary')),
     escalate: (reason) => (escalation ??= planEscalation(plan.context, around, reason)),
-    loop: { failuresMax: loop.failuresMax, escalates: loop.then === 'escalate' },
+    loop: { failuresMax: loop.failuresMax, escalates: loop.verdict === 'escalate' },
   };
   const before = draft.live ?? liveOf(draft);
   const moved = driverFor(agentMachine).transition(before, event as never);

@@ -1,0 +1,116 @@
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { loadSpecs, parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { settingsFrom } from '../../services/adapters/files/environment.ts';
+import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
+import { addressOf } from '../../services/runtime/intake.ts';
+import type { AgentName } from '../../services/core/ids.ts';
+
+const desk = join(import.meta.dirname, '../../examples/refund-desk/agents');
+const parse = (yaml: string) => parseSpecs(yaml, 'a.yaml');
+const documents = (yaml: string) => parse(yaml).map(({ document }) => ({ document: document as SpecDocument, file: 'a.yaml' }));
+
+const whole = `
+apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: clerk }
+spec: { model: m }
+---
+apiVersion: understudy.dev/v1
+kind: Model
+metadata: { name: m }
+spec: { model: x, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 2 } }
+---
+apiVersion: understudy.dev/v1
+kind: Tenant
+metadata: { name: acme }
+spec: { agents: [clerk] }
+`;
+
+describe('specs', () => {
+  test('the refund desk loads without a problem', async () => {
+    const { catalog, problems } = await loadSpecs(desk);
+    expect(problems).toEqual([]);
+    expect([...catalog.agents.keys()]).toEqual(['fraud-check', 'refund-desk']);
+  });
+
+  test('a wrong field is named with its file and line', () => {
+    const [wrong] = parse('apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: clerk }\nspec:\n  model: m\n  limits:\n    stepsMax: many\n');
+    expect(wrong).toMatchObject({ document: undefined, problems: [{ file: 'a.yaml:7', field: 'spec.limits.stepsMax' }] });
+  });
+
+  test('a field that does not exist is refused, not ignored', () => {
+    expect(parse('apiVersion: understudy.dev/v1\nkind: Tenant\nmetadata: { name: acme }\nspec: { agent: [x] }\n')[0]).toMatchObject({ document: undefined, problems: [{ message: expect.stringContaining('agent') }] });
+  });
+
+  test('broken YAML names the line, and the other documents stand', () => {
+    const parsed = parse(`a: [1\n---\n${whole}`);
+    expect(parsed[0]).toMatchObject({ document: undefined, problems: [{ file: expect.stringMatching(/^a\.yaml:\d+$/) }] });
+    expect(parsed.filter(({ document }) => document)).toHaveLength(3);
+  });
+
+  test('an agent that names what is not there is left out and reported; the others stand', () => {
+    const { catalog, problems } = catalogOf(documents(`${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: lost }\nspec: { model: none, tools: [hammer], agents: [ghost] }\n`));
+    expect([...catalog.agents.keys()]).toEqual(['clerk']);
+    expect(problems.map(({ message }) => message)).toEqual([
+      'Agent lost names the tool hammer, and there is no such Tool',
+      'Agent lost needs the model none, and there is no such Model',
+      'there is no Agent ghost',
+    ]);
+  });
+
+  test('agents that delegate in a circle are refused', () => {
+    const circle = `${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: a }\nspec: { model: m, agents: [b] }\n---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: b }\nspec: { model: m, agents: [a] }\n`;
+    expect(catalogOf(documents(circle)).problems.map(({ message }) => message).join()).toContain('circle');
+  });
+
+  test('the revision is the content: equal specs agree, a changed word does not', () => {
+    const bundle = catalogOf(documents(whole)).catalog.agents.get('clerk' as AgentName)!.bundle;
+    expect(revisionOf(JSON.parse(JSON.stringify(bundle)))).toBe(revisionOf(bundle));
+    expect(revisionOf({ ...bundle, agent: { ...bundle.agent, instructions: 'other' } })).not.toBe(revisionOf(bundle));
+  });
+});
+
+describe('the front door', () => {
+  const { catalog } = catalogOf(documents(whole));
+  const task = (more: object = {}) => ({ tenant: 'acme', agent: 'clerk', subject: 's', body: '{"input":"x"}', headers: {}, sequenceId: 'task-7', ...more });
+
+  test.each([
+    ['not JSON', { body: '{' }, 'TASK_NOT_JSON'],
+    ['too large', { body: JSON.stringify('x'.repeat(262_144)) }, 'TASK_TOO_LARGE'],
+    ['an unknown agent', { agent: 'nobody' }, 'AGENT_UNKNOWN'],
+    ['an unknown tenant', { tenant: 'nobody' }, 'TENANT_UNKNOWN'],
+    ['a subject with too many tokens', { agent: 'clerk.extra' }, 'AGENT_INVALID'],
+    ['a task id beyond reason', { headers: { 'Nats-Msg-Id': 'x'.repeat(300) } }, 'TASK_ID_INVALID'],
+  ])('%s is refused by name', (_name, more, code) => {
+    expect(() => addressOf(task(more), catalog)).toThrow(expect.objectContaining({ code }));
+  });
+
+  test('the session derives from the task id, and without one from the place in the stream', () => {
+    const first = addressOf(task({ headers: { 'Nats-Msg-Id': 'A' } }), catalog);
+    expect(addressOf(task({ headers: { 'Nats-Msg-Id': 'A' }, sequenceId: 'task-9' }), catalog).session).toBe(first.session);
+    expect(addressOf(task(), catalog).message.task).toBe('task-7');
+  });
+
+  test('a session key addresses the same session for different tasks', () => {
+    const one = addressOf(task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '1' } }), catalog);
+    const two = addressOf(task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '2' } }), catalog);
+    expect([one.session === two.session, one.message.isKeyed]).toEqual([true, true]);
+  });
+
+  test('a task may ask for less than its agent allows, never for more', () => {
+    const { message } = addressOf(task({ body: JSON.stringify({ input: 'x', limits: { stepsMax: 3, tokensMax: 99_000_000 } }) }), catalog);
+    expect(message.limits).toEqual({ stepsMax: 3, tokensMax: 500_000 });
+  });
+
+  test('a traceparent goes along, anything else under that name does not', () => {
+    const good = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+    expect(addressOf(task({ headers: { traceparent: good } }), catalog).message.traceparent).toBe(good);
+    expect(addressOf(task({ headers: { traceparent: 'x; drop' } }), catalog).message.traceparent).toBeUndefined();
+  });
+});
+
+test('a wrong environment variable is named', () => {
+  expect(() => settingsFrom({ UNDERSTUDY_SHARDS: 'many' })).toThrow(/UNDERSTUDY_SHARDS/);
+  expect(settingsFrom({ UNDERSTUDY_SHARDS: '' }).shards).toBe(16);
+});
