@@ -2,7 +2,7 @@
  * Any XState machine behaves under the durable host as it does under a plain actor, with a restore from stored
  * JSON before every event. What a machine invokes is answered by hand in both worlds.
  */
-import { type AnyStateMachine, assign, createActor, fromPromise, type Observer, setup, transition, initialTransition, raise } from 'xstate';
+import { type AnyStateMachine, assign, createActor, createMachine, fromPromise, setup, transition, initialTransition, raise } from 'xstate';
 import { describe, expect, test } from 'vitest';
 import { type Definition, step } from '../../services/core/session/step.ts';
 import { driverOf } from '../../services/core/session/machine-host.ts';
@@ -200,7 +200,7 @@ class Plain {
       },
     };
     this.actor = createActor(machine.provide({ actors: { model: answered, tool: answered, agent: answered, human: answered } } as never), { clock: clock as never, input: {} as never });
-    this.actor.subscribe({ error: () => undefined } as Observer<never>);
+    this.actor.subscribe({ error: () => undefined });
     this.actor.start();
   }
   async answer(entry: { done: unknown } | { error: string } | { waitMs: number }): Promise<void> {
@@ -309,7 +309,7 @@ test('the agent machine driven by the reused scope is the agent machine', () => 
 });
 
 test('a machine that invokes an inline actor is refused by name', () => {
-  const machine = setup({}).createMachine({ id: 'inline', initial: 'a', states: { a: { invoke: { id: 'x', src: fromPromise(async () => 1) } } } });
+  const machine = createMachine({ id: 'inline', initial: 'a', states: { a: { invoke: { id: 'x', src: fromPromise(async () => 1) } } } });
 
   expect(() => new Durable(machine)).toThrow(/an inline actor; a durable machine invokes model, tool, agent, human only/);
 });

@@ -121,7 +121,13 @@ export function memoryTasks(): Tasks {
       const task = queue.shift()!;
       inHand += 1;
       accepting(task)
-        .catch(() => void setTimeout(() => queue.push(task), 100))
+        .catch(
+          () =>
+            void setTimeout(() => {
+              queue.push(task);
+              pump();
+            }, 100),
+        )
         .finally(() => {
           inHand -= 1;
           setImmediate(pump);

@@ -1,6 +1,6 @@
 /** The session store in memory, with the same refusals as the commit script. It can be flushed, as a Redis can. */
 import { Unavailable } from '../../core/errors.ts';
-import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
+import type { HostId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
@@ -46,7 +46,7 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
   let shards = new Map<ShardId, ShardData>();
   let owners = new Map<ShardId, { token: OwnerToken; until: number }>();
   let hosts = new Map<HostId, number>();
-  let claims = new Map<EffectId, { holder: string; until: number }>();
+  let claims = new Map<string, { holder: string; until: number }>();
   let fixed: number | undefined;
   let count = 0;
   const data = (shard: ShardId): ShardData => {
@@ -155,16 +155,16 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       async claim({ shard, session, effect, from, to }, holder, durationMs) {
         const held = data(shard);
         if (!held.pending.has(effect)) return 'settled';
-        const claim = claims.get(effect);
+        const claim = claims.get(`${shard}/${effect}`);
         if (claim && claim.until > clock.now() && claim.holder !== holder) return 'held';
-        claims.set(effect, { holder, until: clock.now() + durationMs });
+        claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
         const entries = entriesOf((held.conversations.get(session) ?? []).slice(from, to));
         if (entries.length !== to - from) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
         return entries;
       },
-      async renew(_shard, effect, holder, durationMs) {
-        const claim = claims.get(effect);
-        if (claim?.holder === holder) claims.set(effect, { holder, until: clock.now() + durationMs });
+      async renew(shard, effect, holder, durationMs) {
+        const claim = claims.get(`${shard}/${effect}`);
+        if (claim?.holder === holder) claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
       },
     },
 

@@ -24,7 +24,7 @@ export interface Usage {
 export const limitsSchema = z
   .object({
     stepsMax: z.number().int().positive().default(40).describe('model calls; a session that needs more goes in circles'),
-    toolCallsMax: z.number().int().positive().default(100).describe('tool calls, delegations included'),
+    toolCallsMax: z.number().int().nonnegative().default(100).describe('tool calls, delegations included'),
     tokensMax: z.number().int().positive().default(500_000).describe('prompt and completion tokens together'),
     costMicrosMax: z.number().int().positive().default(2_000_000).describe('micro-dollars'),
     wallClockMs: z.number().int().positive().default(86_400_000).describe('milliseconds from the task to its end'),
@@ -34,7 +34,7 @@ export type BudgetLimits = z.infer<typeof limitsSchema>;
 
 const narrower = z.number().int().positive().optional();
 /** Limits that a single task may set for itself: no defaults, so that nothing it does not name is touched. */
-export const narrowerLimitsSchema = z.object({ stepsMax: narrower, toolCallsMax: narrower, tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower }).strict();
+export const narrowerLimitsSchema = z.object({ stepsMax: narrower, toolCallsMax: z.number().int().nonnegative().optional(), tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower }).strict();
 
 export interface Spending {
   readonly steps: number;

@@ -216,7 +216,7 @@ function startCall(context: AgentContext, around: Surroundings, checked: Extract
   const { agent, input } = args as { agent: AgentName; input: string };
   const target = bundle.agents[agent]!;
   const share = carve(context.limits, context.spent, context.reserved, target.limits);
-  if (share.stepsMax < 1 || share.tokensMax < 1) return { refusal: 'no budget is left to delegate' };
+  if (share.stepsMax < 1 || share.tokensMax < 1 || share.costMicrosMax < 1) return { refusal: 'no budget is left to delegate' };
   const child = sessionIdOf(around.tenant, agent, id);
   const reserved = reservationOf(share);
   return {

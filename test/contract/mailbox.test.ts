@@ -1,0 +1,131 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { natsMailbox } from '../../services/adapters/nats/mailbox.ts';
+import type { SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
+import type { MailBatch, Mailbox } from '../../services/ports/mailbox.ts';
+import { eventually } from '../support/eventually.ts';
+import { type Servers, startServers } from '../support/servers.ts';
+import { task } from '../support/sessions.ts';
+
+let nextShard = 0;
+
+function describeMailbox(name: string, open: () => Promise<{ mailbox: Mailbox; inject: (shard: ShardId, text: string) => Promise<void>; close: () => Promise<void> }>) {
+  describe(`mailbox: ${name}`, () => {
+    let world: Awaited<ReturnType<typeof open>>;
+    beforeAll(async () => {
+      world = await open();
+    });
+    afterAll(() => world.close());
+    const shardOfTest = () => nextShard++ as ShardId;
+    const envelope = (session: string, input = 'x') => ({ tenant: 'acme' as TenantId, session: session as SessionId, message: task(input) });
+    const sessionsOf = (batches: readonly MailBatch[]) => batches.flatMap(({ items }) => items.map((item) => (item.ok ? item.envelope.session : 'refused')));
+
+    test('what was delivered is read in order, from the beginning and from the middle', async () => {
+      const shard = shardOfTest();
+      for (const session of ['a', 'b', 'c']) await world.mailbox.deliver(shard, envelope(session));
+      const all: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => all.push(batch));
+      await eventually(() => sessionsOf(all).length === 3);
+      expect(sessionsOf(all)).toEqual(['a', 'b', 'c']);
+      await reading.stop();
+
+      const later: MailBatch[] = [];
+      const second = await world.mailbox.read(shard, all[0]!.sequence, (batch) => later.push(batch));
+      await eventually(() => sessionsOf(later).length === 2);
+      expect(sessionsOf(later)).toEqual(['b', 'c']);
+      await second.stop();
+    });
+
+    test('a reader sees what comes later, with sequence and time', async () => {
+      const shard = shardOfTest();
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => seen.push(batch));
+      await world.mailbox.deliver(shard, envelope('late'));
+      await eventually(() => seen.length === 1);
+
+      expect(seen[0]!.sequence).toBeGreaterThan(0);
+      expect(Math.abs(seen[0]!.at - Date.now())).toBeLessThan(60_000);
+      expect(await world.mailbox.lastOf(shard)).toBe(seen[0]!.sequence);
+      await reading.stop();
+    });
+
+    test('a thousand at once keep their order and come once', async () => {
+      const shard = shardOfTest();
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => seen.push(batch));
+      const names = Array.from({ length: 1_000 }, (_, index) => `s${index}`);
+      await Promise.all(names.map((session) => world.mailbox.deliver(shard, envelope(session))));
+      await eventually(() => sessionsOf(seen).length >= 1_000);
+
+      expect(sessionsOf(seen)).toEqual(names);
+      await reading.stop();
+    });
+
+    test('a shard sees its own mail only', async () => {
+      const [one, two] = [shardOfTest(), shardOfTest()];
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(one, 0, (batch) => seen.push(batch));
+      await world.mailbox.deliver(two, envelope('theirs'));
+      await world.mailbox.deliver(one, envelope('ours'));
+      await eventually(() => seen.length > 0);
+
+      expect(sessionsOf(seen)).toEqual(['ours']);
+      await reading.stop();
+    });
+
+    test('paused, a reader is quiet; resumed, it goes on without a gap', async () => {
+      const shard = shardOfTest();
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => seen.push(batch));
+      await world.mailbox.deliver(shard, envelope('a'));
+      await eventually(() => seen.length === 1);
+      reading.pause();
+      await world.mailbox.deliver(shard, envelope('b'));
+      await world.mailbox.deliver(shard, envelope('c'));
+      expect(sessionsOf(seen)).toEqual(['a']);
+      reading.resume();
+      await eventually(() => sessionsOf(seen).length === 3);
+
+      expect(sessionsOf(seen)).toEqual(['a', 'b', 'c']);
+      await reading.stop();
+    });
+
+    test('what does not parse is handed on as refused, with its neighbours unharmed', async () => {
+      const shard = shardOfTest();
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => seen.push(batch));
+      await world.inject(shard, 'not json');
+      await world.inject(shard, '{"v":1,"tenant":"a.b"}');
+      await world.mailbox.deliver(shard, envelope('fine'));
+      await eventually(() => sessionsOf(seen).length === 3);
+
+      expect(sessionsOf(seen)).toEqual(['refused', 'refused', 'fine']);
+      await reading.stop();
+    });
+
+    test('trimmed mail is gone, and what is after it stays', async () => {
+      const shard = shardOfTest();
+      await world.mailbox.deliver(shard, envelope('old'));
+      const cut = await world.mailbox.lastOf(shard);
+      await world.mailbox.deliver(shard, envelope('new'));
+      await world.mailbox.trim(cut + 1);
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => seen.push(batch));
+      await eventually(() => seen.length > 0);
+
+      expect(sessionsOf(seen)).toEqual(['new']);
+      expect((await world.mailbox.bounds()).first).toBe(cut + 1);
+      await reading.stop();
+    });
+  });
+}
+
+describeMailbox('memory', async () => {
+  const mailbox = memoryMailbox({ now: () => Date.now() });
+  return { mailbox, inject: async (shard, text) => mailbox.inject(shard, text), close: async () => undefined };
+});
+describeMailbox('nats', async () => {
+  const servers: Servers = await startServers();
+  const { nats } = servers.connections;
+  return { mailbox: natsMailbox(nats), inject: async (shard, text) => void (await nats.publisher.publish(nats.subjects.mailBatch(shard), text)), close: () => servers.stop() };
+});

@@ -1,0 +1,250 @@
+/** Effects, start records, archive, events, dead letters, tasks and control: the same promises from memory and from NATS. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
+import { memoryControl, memoryEffects, memoryStarts, memoryTasks } from '../../services/adapters/memory/queues.ts';
+import { natsArchive } from '../../services/adapters/nats/archive.ts';
+import { natsControl } from '../../services/adapters/nats/control.ts';
+import { natsEffects } from '../../services/adapters/nats/effects.ts';
+import { natsEvents } from '../../services/adapters/nats/events.ts';
+import { natsStarts } from '../../services/adapters/nats/starts.ts';
+import { natsTasks } from '../../services/adapters/nats/tasks.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { Refused } from '../../services/core/errors.ts';
+import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
+import type { RunTool } from '../../services/core/session/effects.ts';
+import { eventOf } from '../../services/core/wire/cloud-event.ts';
+import type { Archive } from '../../services/ports/archive.ts';
+import type { Control } from '../../services/ports/control.ts';
+import type { Effects } from '../../services/ports/effects.ts';
+import type { Events } from '../../services/ports/events.ts';
+import type { Starts } from '../../services/ports/starts.ts';
+import type { RawTask, Tasks } from '../../services/ports/tasks.ts';
+import { eventually } from '../support/eventually.ts';
+import { startServers } from '../support/servers.ts';
+import { bundleOf, replied, Talk, task } from '../support/sessions.ts';
+
+interface World {
+  readonly effects: Effects;
+  readonly starts: Starts;
+  readonly archive: Archive;
+  readonly events: Events;
+  readonly tasks: Tasks;
+  readonly control: Control;
+  close(): Promise<void>;
+}
+let count = 0;
+
+function describeQueues(name: string, open: () => Promise<World>) {
+  describe(`queues: ${name}`, () => {
+    let world: World;
+    beforeAll(async () => {
+      world = await open();
+    });
+    afterAll(() => world.close());
+
+    const effect = (pool: string, id = `e${++count}`): RunTool =>
+      ({ kind: 'runTool', id: id as EffectId, tenant: 'acme' as TenantId, session: 's' as SessionId, agent: 'desk', revision: 'r' as Revision, deadlineAt: 1, tool: 't', class: 'pure', pool, arguments: {} }) as RunTool;
+
+    describe('effects', () => {
+      test('what is offered to a pool is taken from it, each once while all goes well', async () => {
+        const pool = `p${++count}`;
+        const taken: string[] = [];
+        const taking = await world.effects.take(pool, 8, async ({ effect: one }) => void taken.push(one.id), () => undefined);
+        const offered = Array.from({ length: 300 }, () => effect(pool));
+        await Promise.all(offered.map((one) => world.effects.offer(one)));
+        await eventually(() => taken.length >= 300);
+
+        expect([...taken].sort()).toEqual(offered.map(({ id }) => id as string).sort());
+        await taking.stop();
+      });
+
+      test('one whose performer fails is offered again, and says so', async () => {
+        const pool = `p${++count}`;
+        const tries: boolean[] = [];
+        const taking = await world.effects.take(pool, 8, async ({ isRedelivered }) => {
+          tries.push(isRedelivered);
+          if (tries.length < 2) throw new Error('not now');
+        }, () => undefined);
+        await world.effects.offer(effect(pool));
+        await eventually(() => tries.length === 2);
+
+        expect(tries).toEqual([false, true]);
+        await taking.stop();
+      });
+
+      test('no more than the concurrency are in hand', async () => {
+        const pool = `p${++count}`;
+        let now = 0;
+        let most = 0;
+        let done = 0;
+        const taking = await world.effects.take(pool, 4, async () => {
+          now += 1;
+          most = Math.max(most, now);
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          now -= 1;
+          done += 1;
+        }, () => undefined);
+        for (let index = 0; index < 40; index += 1) await world.effects.offer(effect(pool));
+        await eventually(() => done === 40);
+
+        expect(most).toBeLessThanOrEqual(4);
+        await taking.stop();
+      });
+
+      test('an effect that comes twice while it is in hand is performed once', async () => {
+        const pool = `p${++count}`;
+        let performed = 0;
+        const taking = await world.effects.take(pool, 8, async () => {
+          performed += 1;
+          await new Promise((resolve) => setTimeout(resolve, 200));
+        }, () => undefined);
+        const one = effect(pool);
+        await world.effects.offer(one);
+        await eventually(() => performed === 1);
+        await world.effects.offer(one);
+        await taking.drain();
+
+        expect(performed).toBe(1);
+        await taking.stop();
+      });
+
+      test('cancelled, its signal is aborted', async () => {
+        const pool = `p${++count}`;
+        const aborted: string[] = [];
+        const taking = await world.effects.take(pool, 8, ({ effect: one, signal }) => new Promise((resolve) => signal.addEventListener('abort', () => {
+          aborted.push(one.id);
+          resolve();
+        })), () => undefined);
+        const one = effect(pool);
+        await world.effects.offer(one);
+        await eventually(() => taking.inFlight() === 1);
+        world.effects.cancel(pool, [one.id]);
+        await eventually(() => aborted.length === 1);
+        await taking.stop();
+      });
+    });
+
+    describe('start records', () => {
+      test('of many who would begin an effect one does, and the others learn who', async () => {
+        const id = `e${++count}` as EffectId;
+        const tries = await Promise.all(Array.from({ length: 20 }, (_, index) => world.starts.create(id, `x${index}`, 'opaque')));
+        const first = tries.findIndex(({ created }) => created);
+
+        expect(tries.filter(({ created }) => created)).toHaveLength(1);
+        for (const one of tries) if (!one.created) expect(one.first).toMatchObject({ effect: id, performer: `x${first}` });
+      });
+
+      test('who holds an effect answers for it, and the dead do not', async () => {
+        world.starts.answerHolds('living', (id) => id === 'mine');
+        expect(await eventually(() => world.starts.isHeld('living', 'mine' as EffectId, 500))).toBe(true);
+        expect(await world.starts.isHeld('living', 'other' as EffectId, 500)).toBe(false);
+        expect(await world.starts.isHeld('dead', 'mine' as EffectId, 500)).toBe(false);
+      });
+    });
+
+    describe('archive', () => {
+      const talk = new Talk();
+      talk.say(task());
+      const first = { record: talk.record!, mail: talk.heard.slice(0, 1) };
+      talk.say(replied(talk.pendingOf('callModel'), { content: 'done' }));
+      const second = { record: talk.record!, mail: talk.heard.slice(1) };
+      const shard = 900 as ShardId;
+
+      test('a chain of baselines comes back in order, one that was written twice counts once, the latest is the last', async () => {
+        expect(await world.archive.latest(shard, first.record.session)).toBeUndefined();
+        await world.archive.append(shard, first);
+        await world.archive.append(shard, first);
+        await world.archive.append(shard, second);
+
+        const plain = (value: unknown) => JSON.parse(JSON.stringify(value)) as unknown;
+        expect(await world.archive.chain(shard, first.record.session)).toEqual([plain(first), plain(second)]);
+        expect(await world.archive.latest(shard, first.record.session)).toEqual(plain(second));
+        const found = [];
+        for await (const baseline of world.archive.latestOf(shard)) found.push(baseline.record.version);
+        expect(found).toEqual([2]);
+      });
+
+      test('bundles are found by revision', async () => {
+        await world.archive.putBundle('rev1' as Revision, bundleOf());
+        expect(await world.archive.bundle('rev1' as Revision)).toEqual(bundleOf());
+        expect(await world.archive.bundle('rev2' as Revision)).toBeUndefined();
+      });
+    });
+
+    describe('events and dead letters', () => {
+      const told = () => {
+        const talk = new Talk();
+        talk.say(task());
+        if (talk.last?.kind !== 'applied') throw new Error('not applied');
+        return eventOf(talk.record!, talk.last.happened, talk.last.effects, talk.at);
+      };
+
+      test('followers hear what fits their filter, from now on or from the start', async () => {
+        const event = told();
+        const [live, all, others]: string[][] = [[], [], []];
+        const followers = [
+          await world.events.follow({ session: event.data.session }, false, ({ id }) => live!.push(id)),
+          await world.events.follow({ tenant: 'nobody' }, true, ({ id }) => others!.push(id)),
+        ];
+        await world.events.publish(event);
+        followers.push(await world.events.follow({}, true, ({ id }) => all!.push(id)));
+        await eventually(() => live!.length === 1 && all!.length === 1);
+
+        expect([live, all, others]).toEqual([[event.id], [event.id], []]);
+        expect(await world.events.has(event)).toBe(true);
+        expect(await world.events.has({ ...event, id: 'another' })).toBe(false);
+        for (const follower of followers) await follower.stop();
+      });
+
+      test('a dead letter keeps everything needed to publish it again, whatever its names were', async () => {
+        await world.events.bury({ tenant: 'a b.c', agent: '', code: 'TASK_NOT_JSON', reason: 'because', task: 't', subject: 'understudy.task.x.y', body: '{', headers: { a: 'b' } });
+        const [letter] = await eventually(async () => {
+          const letters = await world.events.deadLetters(10);
+          return letters.length > 0 ? letters : undefined;
+        });
+
+        expect(letter).toMatchObject({ tenant: 'a b.c', code: 'TASK_NOT_JSON', body: '{', headers: { a: 'b' }, subject: 'understudy.task.x.y' });
+        expect(await world.events.deadLetter(letter!.id)).toEqual(letter);
+        await world.events.unbury(letter!.id);
+        expect(await world.events.deadLetter(letter!.id)).toBeUndefined();
+      });
+    });
+
+    test('a task is handed over until it is accepted, with its headers and a stable id', async () => {
+      const handed: RawTask[] = [];
+      const taking = await world.tasks.take(() => 10, async (one) => {
+        handed.push(one);
+        if (handed.length === 1) throw new Error('not now');
+      });
+      await world.tasks.publish('acme', 'desk', '{"input":1}', { 'Nats-Msg-Id': 'id-1' });
+      await world.tasks.publish('acme', 'desk', '{"input":1}', { 'Nats-Msg-Id': 'id-1' });
+      await eventually(() => handed.length === 2);
+
+      expect(handed[1]).toEqual(handed[0]);
+      expect(handed[0]).toMatchObject({ tenant: 'acme', agent: 'desk', body: '{"input":1}', headers: { 'Nats-Msg-Id': 'id-1' }, sequenceId: expect.stringMatching(/^task-\d+$/) });
+      await taking.drain();
+    });
+
+    test('control answers by verb; an error becomes an answer with its code', async () => {
+      const serving = await world.control.serve({
+        echo: async (body) => ({ ok: true, value: body }),
+        no: async () => {
+          throw new Refused('NOT_NOW', 'later');
+        },
+      });
+      expect(await eventually(() => world.control.ask('echo', { a: 1 }, 500))).toEqual({ ok: true, value: { a: 1 } });
+      expect(await world.control.ask('no', {}, 500)).toEqual({ ok: false, code: 'NOT_NOW', message: 'later' });
+      await serving.stop();
+      await expect(world.control.ask('echo', {}, 200)).rejects.toMatchObject({ code: 'NO_RUNTIME' });
+    });
+  });
+}
+
+describeQueues('memory', async () => ({
+  effects: memoryEffects(systemClock), starts: memoryStarts(systemClock), archive: memoryArchive(), events: memoryEvents(systemClock), tasks: memoryTasks(), control: memoryControl(), close: async () => undefined,
+}));
+describeQueues('nats', async () => {
+  const servers = await startServers();
+  const { nats } = servers.connections;
+  return { effects: natsEffects(nats), starts: natsStarts(nats), archive: natsArchive(nats), events: natsEvents(nats), tasks: natsTasks(nats), control: natsControl(nats), close: () => servers.stop() };
+});

@@ -1,0 +1,187 @@
+/** Tool runners against real programs, a real HTTP server and a real MCP server. */
+import { createServer, type Server } from 'node:http';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { httpRunner } from '../../services/adapters/http/tool.ts';
+import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
+import { processRunner } from '../../services/adapters/process/tool.ts';
+import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import { builtinRunner, builtinTools } from '../../services/executor/builtin.ts';
+import { freePort } from '../../services/local/processes.ts';
+import type { ToolJob, ToolRunner } from '../../services/ports/performers.ts';
+
+const job = (args: Record<string, unknown>, run: object, more: object = {}): ToolJob => ({
+  tool: 'tool', spec: toolSpecSchema.parse({ description: 'x', run, ...more }), arguments: args, tenant: 'acme', session: 'session-1', idempotencyKey: 'e_1_0', traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+});
+const never = () => new AbortController().signal;
+const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) => runner.run(one, one.spec.run as never, signal);
+
+describe('process', () => {
+  let runner: ToolRunner<never>;
+  beforeAll(async () => {
+    runner = (await processRunner()) as ToolRunner<never>;
+  });
+  afterAll(() => runner.close?.());
+  const sandbox = { kind: 'process', command: ['${sandbox}'], memoryMiB: 128 };
+  const shell = (script: string) => ({ kind: 'process', command: ['/bin/sh', '-c', script] });
+  const code = (text: string, input?: unknown) => job({ code: text, input }, sandbox, { timeoutMs: 3_000 });
+
+  test('code computes over its input', async () => {
+    expect(await use(runner, code('console.log("adding", input.length); return input.reduce((a, b) => a + b, 0);', [1, 2, 39]))).toEqual({ ok: true, value: { result: 42, log: ['adding 3'] } });
+  });
+
+  test.each([
+    ['a syntax error', 'return (', 'TOOL_FAILED'],
+    ['an exception', 'throw new Error("no such customer")', 'no such customer'],
+    ['an endless loop', 'for (;;) {}', 'timed out'],
+    ['reading a file', 'return require("fs").readFileSync("/etc/passwd", "utf8")', 'require is not defined'],
+    ['the process', 'return process.env', 'process is not defined'],
+    ['code from text', 'return [].constructor.constructor("return 1")()', 'TOOL_FAILED'],
+  ])('%s is a structured error', async (_name, text, message) => {
+    const outcome = await use(runner, code(text));
+    expect(outcome.ok).toBe(false);
+    expect(JSON.stringify(outcome)).toContain(message);
+  });
+
+  test('a program sees no environment but a path and a home of its own', async () => {
+    process.env.SECRET_OF_THE_EXECUTOR = 'hidden';
+    const outcome = await use(runner, job({}, shell('env | sort | sed "s/=.*//" | tr "\\n" " " | sed \'s/.*/"&"/\'')));
+    delete process.env.SECRET_OF_THE_EXECUTOR;
+    expect(outcome).toEqual({ ok: true, value: expect.not.stringContaining('SECRET') });
+  });
+
+  test('its scratch folder is the session’s, and stays from call to call', async () => {
+    await use(runner, job({}, shell('echo 7 > note; echo 1')));
+    expect(await use(runner, job({}, shell('cat note')))).toEqual({ ok: true, value: 7 });
+    const other = { ...job({}, shell('cat note || echo 0')), session: 'session-2' };
+    expect(await use(runner, other)).toEqual({ ok: true, value: 0 });
+  });
+
+  test('a time-out ends the whole process group', async () => {
+    const marker = join(mkdtempSync(join(tmpdir(), 'group-')), 'alive');
+    const outcome = await use(runner, job({}, shell(`(sleep 1; touch ${marker}) & sleep 30`)), AbortSignal.timeout(200));
+    expect(outcome).toMatchObject({ ok: false, failure: { code: 'TOOL_TIMEOUT' } });
+    await new Promise((resolve) => setTimeout(resolve, 1_300));
+    expect(() => process.getBuiltinModule('node:fs').statSync(marker)).toThrow();
+  });
+
+  test('a flood of output is cut off and said', async () => {
+    expect(await use(runner, job({}, shell('yes x | head -c 9000000')))).toMatchObject({ ok: false, failure: { code: 'TOOL_OUTPUT_TOO_LARGE' } });
+  });
+
+  test('a program that eats memory is ended by its limit', async () => {
+    const hungry = { kind: 'process', command: ['/usr/bin/env', 'python3', '-c', 'x = "a" * (800 * 1024 * 1024); print(1)'], memoryMiB: 200 };
+    expect((await use(runner, job({}, hungry))).ok).toBe(false);
+  });
+
+  test('what is no JSON, and a program that is not there, are structured errors', async () => {
+    expect(await use(runner, job({}, shell('echo hello')))).toMatchObject({ ok: false, failure: { code: 'TOOL_OUTPUT_NOT_JSON' } });
+    expect(await use(runner, job({}, { kind: 'process', command: ['/no/such/program'] }))).toMatchObject({ ok: false, failure: { code: 'TOOL_FAILED' } });
+  });
+});
+
+describe('http', () => {
+  let server: Server;
+  let base: string;
+  const seen: { method: string; url: string; headers: Record<string, unknown>; body: string }[] = [];
+  beforeAll(async () => {
+    server = createServer(async (request, response) => {
+      let body = '';
+      for await (const chunk of request) body += chunk;
+      seen.push({ method: request.method ?? '', url: request.url ?? '', headers: request.headers, body });
+      const status = Number(/status=(\d+)/.exec(request.url ?? '')?.[1] ?? 200);
+      if (request.url?.includes('cut')) return void request.socket.destroy();
+      if (request.url?.includes('flood')) return void response.end('x'.repeat(2_000_000));
+      response.writeHead(status, { 'content-type': 'application/json', ...(status === 429 ? { 'retry-after': '2' } : {}) }).end(JSON.stringify(status === 200 ? { fine: true } : { error: { code: 'WHY' } }));
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()));
+    base = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
+  });
+  afterAll(() => new Promise<void>((resolve) => server.close(() => resolve())));
+  const runner = () => httpRunner({ BASE: base, TOKEN: 'secret' }) as unknown as ToolRunner<never>;
+  const http = (more: object) => ({ kind: 'http', url: '${env:BASE}/x', ...more });
+
+  test('arguments fill path, query or body; key, trace and secrets go along as headers', async () => {
+    expect(await use(runner(), job({ id: 'a/b', amount: 5 }, http({ url: '${env:BASE}/things/{id}', headers: { authorization: 'Bearer ${env:TOKEN}' } })))).toEqual({ ok: true, value: { fine: true } });
+    expect(seen.at(-1)).toMatchObject({ method: 'POST', url: '/things/a%2Fb', body: '{"amount":5}', headers: { 'idempotency-key': 'e_1_0', authorization: 'Bearer secret', traceparent: expect.stringContaining('0af765') } });
+    await use(runner(), job({ id: 1, q: 'a b' }, http({ method: 'GET', url: '${env:BASE}/things/{id}' })));
+    expect(seen.at(-1)).toMatchObject({ method: 'GET', url: '/things/1?q=a+b' });
+  });
+
+  test.each([
+    [503, 'transient'],
+    [429, 'transient'],
+    [404, 'semantic'],
+    [422, 'semantic'],
+    [401, 'permanent'],
+    [403, 'permanent'],
+  ])('%i is %s', async (status, failureClass) => {
+    const outcome = await use(runner(), job({}, http({ url: `\${env:BASE}/x?status=${status}` })));
+    expect(outcome).toMatchObject({ ok: false, failure: { class: failureClass, code: `HTTP_${status}`, ...(status === 429 ? { retryAfterMs: 2_000 } : {}) } });
+  });
+
+  test('a request that broke off may have taken effect, one that never left has not', async () => {
+    const broken = await use(runner(), job({}, http({ url: '${env:BASE}/cut' })));
+    expect(broken).toMatchObject({ ok: false, failure: { class: 'transient', code: 'HTTP_BROKEN' } });
+    expect(broken).not.toHaveProperty('failure.hasBegun');
+    expect(await use(runner(), job({}, { kind: 'http', url: `http://127.0.0.1:${await freePort()}/x` }))).toMatchObject({ ok: false, failure: { code: 'HTTP_UNREACHABLE', hasBegun: false } });
+  });
+
+  test('a flood is refused', async () => {
+    expect(await use(runner(), job({}, http({ url: '${env:BASE}/flood' })))).toMatchObject({ ok: false, failure: { code: 'HTTP_TOO_LARGE' } });
+  });
+
+  test('asked whether an effect happened, 200 is yes and 404 is never', async () => {
+    const asking = httpRunner({ BASE: base });
+    const one = job({}, http({ query: { url: '${env:BASE}/did/{idempotencyKey}' } }), { class: 'queryable' });
+    expect(await asking.query?.(one, one.spec.run as never, never())).toEqual({ ok: true, value: { fine: true } });
+    expect(seen.at(-1)?.url).toBe('/did/e_1_0');
+    const gone = job({}, http({ query: { url: '${env:BASE}/did?status=404' } }), { class: 'queryable' });
+    expect(await asking.query?.(gone, gone.spec.run as never, never())).toBe('never');
+  });
+});
+
+describe('mcp', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'mcp-'));
+  const program = join(folder, 'server.ts');
+  const packages = new URL('../../node_modules/@modelcontextprotocol/server/dist/', import.meta.url).pathname;
+  const zod = new URL('../../node_modules/zod/index.js', import.meta.url).pathname;
+  writeFileSync(
+    program,
+    `import { McpServer } from '${packages}index.mjs';
+import { StdioServerTransport } from '${packages}stdio.mjs';
+import { z } from '${zod}';
+const server = new McpServer({ name: 'test', version: '1' });
+server.registerTool('add', { description: 'adds', inputSchema: z.object({ a: z.number(), b: z.number() }), outputSchema: z.object({ sum: z.number() }) }, async ({ a, b }) => ({ content: [], structuredContent: { sum: a + b } }));
+server.registerTool('fail', { description: 'fails' }, async () => ({ isError: true, content: [{ type: 'text', text: 'no' }] }));
+await server.connect(new StdioServerTransport());
+`,
+  );
+  const runner = mcpRunner({}) as unknown as ToolRunner<never>;
+  afterAll(() => runner.close?.());
+  const mcp = (tool: string) => ({ kind: 'mcp', tool, command: [process.execPath, program] });
+
+  test('a tool of a server over stdio returns its structured content', async () => {
+    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42 } });
+  });
+
+  test('its errors are data, a tool that is not there is refused, a server that is not there is unreachable', async () => {
+    expect(await use(runner, job({}, mcp('fail')))).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'MCP_TOOL_ERROR' } });
+    expect(await use(runner, job({}, mcp('nothing')))).toMatchObject({ ok: false, failure: { class: 'semantic' } });
+    expect(await use(runner, job({}, { kind: 'mcp', command: ['/no/such/server'] }))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE' } });
+  });
+});
+
+test('built-in file tools stay in their folder', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'files-'));
+  writeFileSync(join(folder, 'a.txt'), 'hello');
+  const runner = builtinRunner(builtinTools(folder)) as unknown as ToolRunner<never>;
+  const read = (path: string) => use(runner, job({ path }, { kind: 'builtin', name: 'read_file' }));
+
+  expect(await read('a.txt')).toEqual({ ok: true, value: { path: 'a.txt', text: 'hello' } });
+  expect(await read('../../etc/passwd')).toMatchObject({ ok: false, failure: { code: 'PATH_OUTSIDE' } });
+  expect(await read('/etc/passwd')).toMatchObject({ ok: false, failure: { code: 'PATH_OUTSIDE' } });
+  expect(await read('missing.txt')).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'ENOENT' } });
+});

@@ -1,0 +1,273 @@
+/** What a user does, on real processes: tasks, approvals, steering, bad input, the command line. */
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { natsEvents } from '../../services/adapters/nats/events.ts';
+import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
+import { type SessionId, shardOf, type TenantId } from '../../services/core/ids.ts';
+import { keysOf } from '../../services/core/wire/keys.ts';
+import { eventually } from '../support/eventually.ts';
+import { System, script } from '../support/system.ts';
+
+let system: System;
+beforeAll(async () => {
+  system = await System.start({ runtimes: 2, shards: 4, stream: true });
+});
+afterAll(() => system.stop());
+
+const run = promisify(execFile);
+async function understudy(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  try {
+    const { stdout, stderr } = await run(join(import.meta.dirname, '../../bin/understudy'), ['--server', system.stack.nats.url, ...args], { timeout: 30_000 });
+    return { code: 0, out: stdout, err: stderr };
+  } catch (error) {
+    const { code, stdout, stderr } = error as { code: number; stdout: string; stderr: string };
+    return { code, out: stdout, err: stderr };
+  }
+}
+const deadOf = async (task: string) => eventually(async () => (await natsEvents(system.nats).deadLetters(1_000)).find((letter) => letter.task === task), `the dead letter of ${task}`);
+
+test('a task runs to its answer, and the trace of its publisher reaches the tool', async () => {
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  await system.publish('traced', script('pure', 'opaque'), { headers: { traceparent } });
+
+  expect((await system.endOf('traced')).data).toMatchObject({ to: 'completed', output: 'done 2' });
+  const session = await system.sessionOf('traced');
+  expect(system.world.calls.filter((call) => call.session === session).map((call) => call.traceparent)).toEqual([traceparent, traceparent]);
+  expect(system.stepsOf(session).every((event) => event.traceparent === traceparent)).toBe(true);
+});
+
+test('one event per step, versions without a gap, each with its decision', async () => {
+  await system.publish('stepped', script('pure', 'pure'));
+  await system.endOf('stepped');
+  const steps = system.stepsOf(await system.sessionOf('stepped'));
+
+  expect(steps.map(({ data }) => data.version)).toEqual([1, 2, 3, 4, 5, 6]);
+  expect(steps.filter(({ data }) => data.decisions.length === 0)).toEqual([]);
+  expect(steps[1]!.data.details).toMatchObject({ model: 'stub', promptTokens: expect.any(Number), latencyMs: expect.any(Number) });
+});
+
+test('the same task published again lands on the same session and is dropped, after its end as well', async () => {
+  await system.publish('twice', script('opaque'));
+  await system.endOf('twice');
+  const session = await system.sessionOf('twice');
+  await eventually(async () => (await system.ask<{ isArchived: boolean }>('inspect', { session })).isArchived, 'the session to be archived');
+  // Past the broker's own window for duplicates: by another subject header it looks new to the stream.
+  const { headers } = await import('nats');
+  const header = headers();
+  header.set('Nats-Msg-Id', 'twice');
+  await system.nats.connection.jetstream().publish(system.nats.subjects.task('acme', 'desk'), JSON.stringify({ input: script('opaque') }), { headers: header });
+  await system.publish('after-twice', script('pure'));
+  await system.endOf('after-twice');
+
+  expect(system.world.effects.filter((effect) => effect.session === session)).toHaveLength(1);
+  expect(system.ends().filter(({ data }) => data.task === 'twice')).toHaveLength(1);
+});
+
+test('code runs in a process of its own, and a child agent answers its parent', async () => {
+  await system.publish('mixed', { calls: [{ tool: 'code', arguments: { code: 'return 6 * input', input: 7 } }, { tool: 'delegate', arguments: { agent: 'helper', input: JSON.stringify(script('pure')) } }] });
+
+  expect((await system.endOf('mixed')).data.to).toBe('completed');
+  expect(system.ends('helper').length).toBeGreaterThan(0);
+});
+
+test('a keyed session is addressed again and again, and keeps its conversation', async () => {
+  const headers = { 'Understudy-Session': 'customer-7' };
+  await system.publish('k1', { calls: [] }, { headers });
+  await system.endOf('k1');
+  await system.publish('k2', { calls: [] }, { headers });
+  await system.endOf('k2');
+
+  expect(await system.sessionOf('k1')).toBe(await system.sessionOf('k2'));
+});
+
+test("a user's own machine runs durably: tools, a timer, a person, and a runtime killed in between", async () => {
+  await system.publish('order-1', { order: 'o-1' }, { agent: 'pipeline' });
+  const session = await system.sessionOf('order-1');
+  await eventually(async () => (await system.ask<{ id: string }[]>('approvals', { agent: 'pipeline' })).length > 0, 'the question to be asked');
+  const victim = system.of('runtime')[0]!;
+  system.stack.kill(victim);
+  await system.stack.start('runtime');
+  await system.ask('approve', { session, actor: 'ann', reason: 'fine' });
+
+  const end = await system.endOf('order-1');
+  expect(JSON.parse(end.data.output!)).toEqual({ order: 'o-1', steps: ['reserved', 'cooled', 'shipped'] });
+  await system.verifyAll(['order-1']);
+});
+
+describe('people', () => {
+  test('an approval shows tool, arguments and hash; a decision for another payload is refused; approved, it runs once', async () => {
+    await system.publish('guard-1', script('guarded'));
+    const session = await system.sessionOf('guard-1');
+    const [approval] = await eventually(async () => {
+      const found = (await system.ask<{ session: string; tool: string; arguments: string; hash: string }[]>('approvals')).filter((one) => one.session === session);
+      return found.length > 0 ? found : undefined;
+    });
+    expect(approval).toMatchObject({ tool: 'guarded', arguments: '{"n":0}', hash: expect.stringMatching(/^[0-9a-f]{64}$/) });
+    await expect(system.ask('approve', { session, actor: 'ann', hash: 'abc' })).rejects.toMatchObject({ code: 'APPROVAL_CHANGED' });
+    await system.ask('approve', { session, actor: 'ann', hash: approval!.hash.slice(0, 12) });
+    await system.endOf('guard-1');
+
+    expect(system.world.effects.filter((effect) => effect.session === session)).toHaveLength(1);
+    await expect(system.ask('approve', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'APPROVAL_UNKNOWN' });
+  });
+
+  test('rejected, nothing happens outside', async () => {
+    await system.publish('guard-2', script('guarded'));
+    const session = await system.sessionOf('guard-2');
+    await eventually(() => system.stepsOf(session).some(({ data }) => data.to === 'waiting'));
+    await system.ask('reject', { session, actor: 'ann', reason: 'no' });
+    await system.endOf('guard-2');
+
+    expect(system.world.effects.filter((effect) => effect.session === session)).toEqual([]);
+  });
+});
+
+describe('steering', () => {
+  test('paused, a session does nothing new; resumed, it goes on', async () => {
+    system.world.beforeMs = 400;
+    await system.publish('pause-1', script('pure', 'pure'));
+    const session = await system.sessionOf('pause-1');
+    await eventually(() => system.world.calls.some((call) => call.session === session));
+    await system.ask('pause', { session, actor: 'ann', reason: 'lunch' });
+    await eventually(async () => (await system.ask<{ record: { deferred: unknown[] } }>('inspect', { session })).record.deferred.length === 1, 'the result to be kept for later');
+    system.world.beforeMs = 0;
+    expect(system.world.calls.filter((call) => call.session === session)).toHaveLength(1);
+    await expect(system.ask('pause', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'NOT_NOW' });
+    await system.ask('resume', { session, actor: 'ann' });
+
+    expect((await system.endOf('pause-1')).data.to).toBe('completed');
+  });
+
+  test('halting aborts the model stream, and no tool runs after it', async () => {
+    system.world.holdStreams = true;
+    await system.publish('halt-1', script('opaque'));
+    const session = await system.sessionOf('halt-1');
+    await eventually(() => system.world.heldStreams.length > 0);
+    await system.ask('halt', { session, actor: 'ann', reason: 'stop' });
+    const gateway = system.of('gateway')[0]!;
+    await eventually(async () => (await system.metric(gateway, 'understudy_effects_in_flight')) === 0, 'the stream to be let go');
+    system.world.releaseStreams();
+
+    expect((await system.endOf('halt-1')).data).toMatchObject({ to: 'halted', reason: 'halted by ann: stop' });
+    expect(system.world.calls.filter((call) => call.session === session)).toEqual([]);
+  });
+
+  test('a limit ends a session before the call that would break it', async () => {
+    await system.publish('bounded-1', script('pure', 'pure', 'pure'), { agent: 'bounded' });
+
+    expect((await system.endOf('bounded-1')).data).toMatchObject({ to: 'failed', reason: expect.stringContaining('LIMIT_STEPS') });
+    expect(system.world.calls.filter((call) => call.session === system.events.find(({ data }) => data.task === 'bounded-1')!.data.session)).toHaveLength(2);
+  });
+});
+
+describe('bad input loses nothing and blocks nobody', () => {
+  const raw = async (agent: string, body: string, id: string, tenant = 'acme') => {
+    const { headers } = await import('nats');
+    const header = headers();
+    header.set('Nats-Msg-Id', id);
+    await system.nats.connection.jetstream().publish(`understudy.task.${tenant}.${agent}`, body, { headers: header });
+  };
+
+  test.each([
+    ['no JSON', 'desk', '{"input":', 'acme', 'TASK_NOT_JSON'],
+    ['too large', 'desk', JSON.stringify('x'.repeat(270_000)), 'acme', 'TASK_TOO_LARGE'],
+    ['an unknown agent', 'nobody', '{}', 'acme', 'AGENT_UNKNOWN'],
+    ['an unknown tenant', 'desk', '{}', 'stranger', 'TENANT_UNKNOWN'],
+  ])('%s becomes a dead letter with the reason', async (name, agent, body, tenant, code) => {
+    const id = `bad-${name.replaceAll(' ', '-')}`;
+    await raw(agent, body, id, tenant);
+    await system.publish(`after-${id}`, script());
+
+    expect(await deadOf(id)).toMatchObject({ code, subject: `understudy.task.${tenant}.${agent}` });
+    expect((await system.endOf(`after-${id}`)).data.to).toBe('completed');
+  });
+
+  test('a dead letter can be mended and published again', async () => {
+    await raw('desk', '{oops', 'mend-me');
+    const letter = await deadOf('mend-me');
+    await system.ask('requeue', { id: letter.id, body: JSON.stringify({ input: script('pure') }) });
+
+    expect((await system.endOf(`mend-me-requeued-${letter.id}`)).data.to).toBe('completed');
+    await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({ code: 'DEAD_LETTER_UNKNOWN' });
+  });
+
+  test('mail and effects that do not parse are refused, and the next ones go on', async () => {
+    for (let shard = 0; shard < 4; shard += 1) await system.nats.publisher.publish(`understudy.mail.${shard}.batch`, '[{"v":1},"x"]');
+    await system.nats.publisher.publish('understudy.effect.tools.acme', '{"kind":"runTool"}');
+    await system.publish('after-junk', script('pure'));
+
+    expect((await system.endOf('after-junk')).data.to).toBe('completed');
+    expect((await natsEvents(system.nats).deadLetters(1_000)).filter(({ code }) => code === 'MAIL_INVALID').length).toBeGreaterThanOrEqual(4);
+  });
+
+  test('a poisoned record in Redis is built again from the log', async () => {
+    await system.publish('poison-1', script('guarded'));
+    const session = await system.sessionOf('poison-1');
+    await eventually(() => system.stepsOf(session).some(({ data }) => data.to === 'waiting'));
+    const shard = shardOf('acme' as TenantId, session as SessionId, 4);
+    const { owners } = await system.ask<{ owners: Record<string, string> }>('doctor');
+    const redis = await connectedRedis(system.stack.redis.url);
+    await redis.hset(keysOf('understudy', shard).records, session, '{"schema":2,"nonsense":true}');
+    redis.disconnect();
+    // Only who does not have it in memory reads it: take the shard away from its owner.
+    const owner = system.of('runtime').find(({ instance }) => instance === owners[String(shard)])!;
+    system.stack.kill(owner);
+    await system.stack.start('runtime');
+    const approved = await eventually(async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined), 'the session to be readable again', 40_000);
+
+    expect(approved).toBeDefined();
+    expect((await system.endOf('poison-1')).data.to).toBe('completed');
+    await system.verifyAll(['poison-1']);
+  });
+});
+
+describe('the command line', () => {
+  test('run follows a task to its result; ps, inspect, verify and tail say what happened', async () => {
+    const ran = await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-1');
+    expect(ran).toMatchObject({ code: 0, out: expect.stringContaining('done 1') });
+    const session = await system.sessionOf('cli-1');
+    expect((await understudy('ps', '--all', '-o', 'json').then(({ out }) => JSON.parse(out) as { session: string }[])).map((one) => one.session)).toContain(session);
+    expect((await understudy('inspect', session)).out).toMatch(/state +completed, version 4/);
+    expect(await understudy('verify', session)).toMatchObject({ code: 0, out: expect.stringContaining('equal: 4 messages') });
+  });
+
+  test('what is refused exits with 1 and says why; nobody there exits with 3; wrong usage with 2', async () => {
+    expect(await understudy('inspect', 'desk-0000')).toMatchObject({ code: 1, err: expect.stringContaining('SESSION_UNKNOWN') });
+    expect(await understudy('frobnicate')).toMatchObject({ code: 2 });
+    expect(await understudy('--server', 'nats://127.0.0.1:1', 'ps')).toMatchObject({ code: 3, err: expect.stringContaining('NATS_UNAVAILABLE') });
+    expect(await understudy('run', 'desk', '{"calls":[]}', '--tenant', 'stranger')).toMatchObject({ code: 4, err: expect.stringContaining('TENANT_UNKNOWN') });
+  });
+
+  test('--explain prints the nats command instead of doing it', async () => {
+    expect((await understudy('--explain', 'halt', 'desk-1', '-r', 'x')).out).toContain("req understudy.control.halt '{\"session\":\"desk-1\"");
+  });
+
+  test('doctor finds every shard owned', async () => {
+    const health = await eventually(async () => {
+      const { code, out } = await understudy('doctor', '-o', 'json');
+      return code === 0 ? (JSON.parse(out) as { owned: number; shards: number }) : undefined;
+    });
+    expect(health).toMatchObject({ owned: 4, shards: 4 });
+  });
+});
+
+test('every service answers on livez, readyz and metrics', async () => {
+  for (const service of system.stack.services) {
+    for (const path of ['livez', 'readyz', 'metrics']) expect((await fetch(`http://127.0.0.1:${service.port}/${path}`)).status).toBe(200);
+  }
+  expect(await system.metric(system.of('gateway')[0]!, 'understudy_perform_seconds_count')).toBeGreaterThan(0);
+});
+
+test('no prompt and no tool output stands in a log or in an event of a step', async () => {
+  const marker = 'marker-7f3a-nobody-may-log-this';
+  await system.publish('secretive', { calls: [{ tool: 'code', arguments: { code: `return "${marker}"` } }], say: 'ok' });
+  await system.endOf('secretive');
+  const { readdirSync, readFileSync } = await import('node:fs');
+  const logs = readdirSync(system.stack.logs).map((file) => readFileSync(join(system.stack.logs, file), 'utf8')).join('\n');
+
+  expect(logs).toContain('task accepted');
+  expect(logs).not.toContain(marker);
+  expect(JSON.stringify(system.stepsOf(await system.sessionOf('secretive')))).not.toContain(marker);
+});

@@ -1,0 +1,115 @@
+/**
+ * A hostile outside world in the test process: a model that follows the script in its task, and a tool server that
+ * records every call, its key and whether it took effect. It is the witness of "never twice".
+ */
+import { createServer, type IncomingMessage, type Server } from 'node:http';
+
+export interface Call {
+  readonly tool: string;
+  readonly key: string;
+  readonly session: string;
+  readonly traceparent: string | undefined;
+  readonly at: number;
+}
+
+/** The task of a scripted session: which tools to call, in order, and how slow everything is. */
+export interface Script {
+  readonly calls: readonly { readonly tool: string; readonly arguments?: object }[];
+  readonly say?: string;
+}
+
+export class OutsideWorld {
+  /** Every request that came, and those that took effect. */
+  readonly calls: Call[] = [];
+  readonly effects: Call[] = [];
+  modelCalls = 0;
+  /** Milliseconds that a tool takes before and after it takes effect, and a model before it answers. */
+  beforeMs = 0;
+  afterMs = 0;
+  modelMs = 5;
+  /** Model calls that hang after their first token until this is called. */
+  holdStreams = false;
+  readonly heldStreams: (() => void)[] = [];
+  readonly #keyed = new Set<string>();
+  #server!: Server;
+  url = '';
+
+  async start(): Promise<void> {
+    this.#server = createServer((request, response) => {
+      void (async () => {
+        const text = await bodyOf(request);
+        const { pathname } = new URL(request.url ?? '/', 'http://x');
+        if (pathname.endsWith('/chat/completions')) return this.#model(text, response);
+        const [, verb, tool = ''] = pathname.split('/');
+        if (verb === 'did') {
+          const key = decodeURIComponent(tool);
+          response.writeHead(this.effects.some((effect) => effect.key === key) ? 200 : 404, { 'content-type': 'application/json' }).end('{"found":true}');
+          return;
+        }
+        const call: Call = { tool, key: String(request.headers['idempotency-key'] ?? ''), session: String(request.headers['x-understudy-session'] ?? ''), traceparent: request.headers.traceparent as string | undefined, at: Date.now() };
+        this.calls.push(call);
+        await sleep(this.beforeMs);
+        // The keyed service pays attention to the key; the others do not.
+        if (tool !== 'keyed' || !this.#keyed.has(call.key)) this.effects.push(call);
+        this.#keyed.add(call.key);
+        await sleep(this.afterMs);
+        response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ done: tool }));
+      })().catch(() => response.destroy());
+    });
+    this.#server.keepAliveTimeout = 60_000;
+    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', () => resolve()));
+    this.url = `http://127.0.0.1:${(this.#server.address() as { port: number }).port}`;
+  }
+
+  async stop(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+  }
+
+  /** Effects per idempotency key: more than one is a double. */
+  doubled(): string[] {
+    const counts = new Map<string, number>();
+    for (const { key } of this.effects) counts.set(key, (counts.get(key) ?? 0) + 1);
+    return [...counts].filter(([, count]) => count > 1).map(([key]) => key);
+  }
+
+  async #model(text: string, response: import('node:http').ServerResponse): Promise<void> {
+    this.modelCalls += 1;
+    const number = this.modelCalls;
+    const request = JSON.parse(text) as { stream?: boolean; model: string; messages: { role: string; content: string }[] };
+    const script = JSON.parse(request.messages.find(({ role }) => role === 'user')?.content ?? '{"calls":[]}') as Script;
+    const done = request.messages.filter(({ role }) => role === 'tool').length;
+    const next = script.calls[done];
+    await sleep(this.modelMs);
+    const call = next ? { id: `c${done}`, type: 'function', function: { name: next.tool, arguments: JSON.stringify(next.arguments ?? { n: done }) } } : undefined;
+    const usage = { prompt_tokens: Math.ceil(text.length / 4), completion_tokens: 10, total_tokens: 0 };
+    const base = { id: `m${number}`, created: 1, model: request.model };
+    const say = script.say ?? `done ${script.calls.length}`;
+    if (!request.stream) {
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.end(JSON.stringify({ ...base, object: 'chat.completion', usage, choices: [{ index: 0, finish_reason: call ? 'tool_calls' : 'stop', message: { role: 'assistant', content: call ? null : say, ...(call ? { tool_calls: [call] } : {}) } }] }));
+      return;
+    }
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    const send = (delta: object, finish: string | null = null) => response.write(`data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`);
+    send({ role: 'assistant', content: call ? '' : say.slice(0, 2) });
+    if (this.holdStreams) await new Promise<void>((resolve) => this.heldStreams.push(resolve));
+    send(call ? { tool_calls: [{ index: 0, ...call }] } : { content: say.slice(2) });
+    send({}, call ? 'tool_calls' : 'stop');
+    response.write(`data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [], usage })}\n\n`);
+    response.end('data: [DONE]\n\n');
+  }
+
+  /** Let go of everything that hangs, and hang no more. */
+  releaseStreams(): void {
+    this.holdStreams = false;
+    for (const release of this.heldStreams.splice(0)) release();
+  }
+}
+
+const sleep = (ms: number) => (ms > 0 ? new Promise<void>((resolve) => setTimeout(resolve, ms)) : undefined);
+async function bodyOf(request: IncomingMessage): Promise<string> {
+  let text = '';
+  for await (const chunk of request) text += chunk;
+  return text;
+}

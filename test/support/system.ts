@@ -1,0 +1,208 @@
+/** A whole system of real processes for a test file: servers, services, the hostile outside world, and eyes on the events. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
+import { natsControl } from '../../services/adapters/nats/control.ts';
+import { natsEvents } from '../../services/adapters/nats/events.ts';
+import { declareStreams } from '../../services/adapters/nats/streams.ts';
+import { natsTasks } from '../../services/adapters/nats/tasks.ts';
+import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
+import { startProcess, freePort, answering } from '../../services/local/processes.ts';
+import { type Service, type ServiceKind, Stack } from '../../services/local/stack.ts';
+import { eventually } from './eventually.ts';
+import { OutsideWorld, type Script } from './outside-world.ts';
+
+const tool = (name: string, toolClass: string, extra = '') => `---
+apiVersion: understudy.dev/v1
+kind: Tool
+metadata: { name: ${name} }
+spec:
+  description: a ${toolClass} tool
+  class: ${toolClass}
+  timeoutMs: 15000
+  input: { type: object }
+  run: { kind: http, url: "\${env:WORLD_URL}/do/${name}"${extra} }
+`;
+
+const specs = (stream: boolean) => `apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: desk }
+spec:
+  instructions: Follow the script.
+  model: scripted
+  tools: [pure, keyed, queryable, opaque, code, guarded]
+  agents: [helper]
+  approvals: [{ tool: guarded }]
+  limits: { stepsMax: 200, toolCallsMax: 200, tokensMax: 100000000, costMicrosMax: 100000000 }
+  loop: { sameCallMax: 50 }
+---
+apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: helper }
+spec: { instructions: Help., model: scripted, tools: [pure], limits: { stepsMax: 10, tokensMax: 1000000 } }
+---
+apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: bounded }
+spec: { instructions: Follow the script., model: scripted, tools: [pure], limits: { stepsMax: 2 } }
+---
+apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: pipeline }
+spec: { model: scripted, tools: [pure, keyed], machine: pipeline.machine.ts }
+---
+apiVersion: understudy.dev/v1
+kind: Model
+metadata: { name: scripted }
+spec: { model: stub, stream: ${stream}, attempts: 6, backoffMs: 100, timeoutMs: 20000, price: { inputMicrosPerMillion: 100, outputMicrosPerMillion: 100 } }
+---
+apiVersion: understudy.dev/v1
+kind: Tenant
+metadata: { name: acme }
+spec: {}
+${tool('pure', 'pure')}${tool('keyed', 'keyed')}${tool('queryable', 'queryable', ', query: { url: "${env:WORLD_URL}/did/{idempotencyKey}" }')}${tool('opaque', 'opaque')}${tool('guarded', 'keyed')}---
+apiVersion: understudy.dev/v1
+kind: Tool
+metadata: { name: code }
+spec: { description: code, class: pure, input: { type: object }, run: { kind: process, command: ["\${sandbox}"] } }
+`;
+
+export interface SystemOptions {
+  readonly runtimes?: number;
+  readonly gateways?: number;
+  readonly executors?: number;
+  readonly shards?: number;
+  readonly stream?: boolean;
+}
+
+export class System {
+  readonly world = new OutsideWorld();
+  readonly events: UnderstudyEvent[] = [];
+  readonly folder = mkdtempSync(join(tmpdir(), 'understudy-system-'));
+  stack!: Stack;
+  nats!: Nats;
+  #isClosing = false;
+  readonly #seen = new Set<string>();
+
+  static async start({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false }: SystemOptions = {}): Promise<System> {
+    const system = new System();
+    await system.world.start();
+    const specFolder = join(system.folder, 'specs');
+    mkdirSync(specFolder);
+    writeFileSync(join(specFolder, 'all.yaml'), specs(stream));
+    writeFileSync(join(specFolder, 'pipeline.machine.ts'), pipelineMachine);
+    const environment = { WORLD_URL: system.world.url, OPENAI_BASE_URL: `${system.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
+    system.stack = new Stack({ folder: system.folder, specs: specFolder, shards, environment });
+    await system.stack.startServers();
+    for (let count = 0; count < runtimes; count += 1) await system.stack.start('runtime');
+    await Promise.all([...Array.from({ length: gateways }, () => system.stack.start('gateway')), ...Array.from({ length: executors }, () => system.stack.start('executor'))]);
+    await system.watch();
+    return system;
+  }
+
+  /** Connect and follow events from the beginning; again after the broker has been away. */
+  async watch(): Promise<void> {
+    this.nats = await connectNats({ url: this.stack.nats.url, name: 'test' });
+    await declareStreams(this.nats);
+    await natsEvents(this.nats).follow({}, true, (event) => {
+      if (this.#seen.has(event.id)) return;
+      this.#seen.add(event.id);
+      this.events.push(event);
+    });
+  }
+
+  /** Start a runtime that kills itself with -9 at the nth time it comes to a beat. */
+  async startCrashing(beat: string, nth: number, instance = `crash-${beat}`): Promise<Service> {
+    const port = await freePort();
+    const running = startProcess({
+      name: instance,
+      command: [process.execPath, join(import.meta.dirname, 'crashing-runtime.ts')],
+      environment: { ...this.stack.environment, UNDERSTUDY_INSTANCE: instance, UNDERSTUDY_HTTP_PORT: String(port), CRASH_BEAT: beat, CRASH_NTH: String(nth) },
+      logs: this.stack.logs,
+    });
+    const service: Service = { kind: 'runtime', instance, port, running };
+    this.stack.services.push(service);
+    await answering(`http://127.0.0.1:${port}/readyz`, running);
+    return service;
+  }
+
+  async publish(id: string, script: Script | object, options: { agent?: string; headers?: Record<string, string> } = {}): Promise<void> {
+    await natsTasks(this.nats).publish('acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
+  }
+
+  async ask<Value = Record<string, unknown>>(verb: string, body: object = {}): Promise<Value> {
+    const answer = await eventually(async () => {
+      const got = await natsControl(this.nats).ask(verb, body, 2_000);
+      return got.ok || got.code !== 'STORE_UNAVAILABLE' ? got : undefined;
+    }, `an answer to ${verb}`);
+    if (!answer.ok) throw Object.assign(new Error(answer.message), { code: answer.code });
+    return answer.value as Value;
+  }
+
+  ends(agent = 'desk'): UnderstudyEvent[] {
+    return this.events.filter((event) => event.id.includes('-end') && event.data.agent === agent);
+  }
+  endOf(task: string): Promise<UnderstudyEvent> {
+    return eventually(() => this.events.find((event) => event.id.includes('-end') && event.data.task === task), `the end of task ${task}`, 40_000);
+  }
+  stepsOf(session: string): UnderstudyEvent[] {
+    return this.events.filter((event) => event.data.session === session && !event.id.includes('-end'));
+  }
+  async sessionOf(task: string): Promise<string> {
+    return (await eventually(() => this.events.find((event) => event.data.task === task), `an event of task ${task}`)).data.session;
+  }
+
+  /** A metric of one service, its labelled series added up. */
+  async metric(service: Service, name: string): Promise<number> {
+    const text = await this.stack.metrics(service);
+    return [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? ([0-9.e+-]+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
+  }
+
+  /** Every session of these tasks folds to the state that is stored. */
+  async verifyAll(tasks: readonly string[]): Promise<void> {
+    for (const task of tasks) {
+      const session = await this.sessionOf(task);
+      const verdict = await eventually(async () => {
+        const found = await this.ask<{ isEqual: boolean }>('verify', { session });
+        return found.isEqual ? found : undefined;
+      }, `session ${session} to fold to its stored state`);
+      if (!verdict.isEqual) throw new Error(`${session} does not verify`);
+    }
+  }
+
+  of(kind: ServiceKind): Service[] {
+    return this.stack.of(kind);
+  }
+
+  async stop(): Promise<void> {
+    if (this.#isClosing) return;
+    this.#isClosing = true;
+    this.world.releaseStreams();
+    await this.nats?.close();
+    this.stack.abandon();
+    await this.world.stop();
+    if (!process.env.KEEP_LOGS) rmSync(this.folder, { recursive: true, force: true, maxRetries: 10 });
+  }
+}
+
+export const script = (...tools: string[]): Script => ({ calls: tools.map((name, index) => ({ tool: name, arguments: { n: index } })) });
+
+const pipelineMachine = `import { assign, fromPromise, setup } from '${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}';
+
+export default setup({ actors: { tool: fromPromise(async () => ({})), model: fromPromise(async () => ''), human: fromPromise(async () => ({})) } }).createMachine({
+  id: 'order',
+  version: '1',
+  context: ({ input }) => ({ order: input.order, steps: [] }),
+  initial: 'reserve',
+  output: ({ context }) => context,
+  states: {
+    reserve: { invoke: { id: 'reserve', src: 'tool', input: { tool: 'keyed', arguments: { what: 'reserve' } }, onDone: { target: 'cool', actions: assign({ steps: ({ context }) => [...context.steps, 'reserved'] }) }, onError: 'sorry' } },
+    cool: { after: { 400: { target: 'ask', actions: assign({ steps: ({ context }) => [...context.steps, 'cooled'] }) } } },
+    ask: { invoke: { id: 'ask', src: 'human', input: { question: 'ship it?' }, onDone: [{ guard: ({ event }) => event.output.approved, target: 'ship' }, { target: 'sorry' }] } },
+    ship: { invoke: { id: 'ship', src: 'tool', input: { tool: 'keyed', arguments: { what: 'ship' } }, onDone: { target: 'done', actions: assign({ steps: ({ context }) => [...context.steps, 'shipped'] }) } } },
+    sorry: { type: 'final' },
+    done: { type: 'final' },
+  },
+});
+`;
