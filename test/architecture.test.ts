@@ -8,7 +8,11 @@ const files = readdirSync(services, { recursive: true, withFileTypes: true })
   .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
   .map((entry) => join(entry.parentPath, entry.name));
 
-interface Import { readonly from: string; readonly to: string; readonly isOwn: boolean }
+interface Import {
+  readonly from: string;
+  readonly to: string;
+  readonly isOwn: boolean;
+}
 const imports: Import[] = files.flatMap((file) =>
   [...readFileSync(file, 'utf8').matchAll(/(?:^|\n)\s*(?:import|export)[^'";]*?from '([^']+)'|(?:^|\n)import '([^']+)'/g)].map((match) => {
     const target = match[1] ?? match[2] ?? '';
@@ -53,7 +57,19 @@ describe('imports', () => {
   });
 
   test('each vendor is known to one adapter folder', () => {
-    const home: Readonly<Record<string, string>> = { nats: 'nats', ioredis: 'redis', 'rate-limiter-flexible': 'redis', openai: 'openai', '@modelcontextprotocol/client': 'mcp', 'prom-client': 'observability', pino: 'observability', hono: 'observability', '@hono/node-server': 'observability', yaml: 'files', commander: 'cli' };
+    const home: Readonly<Record<string, string>> = {
+      nats: 'nats',
+      ioredis: 'redis',
+      'rate-limiter-flexible': 'redis',
+      openai: 'openai',
+      '@modelcontextprotocol/client': 'mcp',
+      'prom-client': 'observability',
+      pino: 'observability',
+      hono: 'observability',
+      '@hono/node-server': 'observability',
+      yaml: 'files',
+      commander: 'cli',
+    };
     const strays = outside.filter(({ from, to }) => {
       if (to.startsWith('node:') || ['xstate', 'zod', 'canonicalize'].includes(to)) return false;
       const vendor = Object.keys(home).find((name) => to === name || to.startsWith(`${name}/`));

@@ -21,7 +21,7 @@ import type { Clock } from '../ports/clock.ts';
 import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { ToolJob, ToolRunner } from '../ports/performers.ts';
-import type { Starts } from '../ports/starts.ts';
+import type { Start, Starts } from '../ports/starts.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 export interface ExecutorPorts {
@@ -53,6 +53,14 @@ export function startExecutor(executor: string, pool: string, ports: ExecutorPor
   );
 }
 
+class Later extends Unavailable {
+  readonly retryAfterMs: number;
+  constructor(message: string, retryAfterMs: number) {
+    super('EFFECT_HELD', message);
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+
 async function perform(executor: string, { effect, signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<void> {
   if (effect.kind !== 'runTool') throw new Refused('WRONG_POOL', `a ${effect.kind} came to a pool of tools`);
   const { telemetry, clock } = ports;
@@ -63,7 +71,8 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
   if (!spec) return mail(executor, effect, failed('permanent', 'TOOL_UNKNOWN', `revision ${effect.revision} has no tool ${effect.tool}`), 0, from, ports);
 
   const begun = await begin(executor, effect, spec, signal, ports);
-  if (begun.kind === 'elsewhere') return; // the executor that began it lives, and will answer
+  // The executor that began it lives, and will answer. This copy stays in the queue: it may be the last one, should that executor die.
+  if (begun.kind === 'elsewhere') throw new Later(`effect ${effect.id} is being performed elsewhere`, limits.effectAckWaitMs);
   if (begun.kind === 'answer') {
     telemetry.performed('tool', effect.tool, begun.outcome.ok ? 'ok' : begun.outcome.failure.class, (performance.now() - from) / 1_000);
     return mail(executor, effect, begun.outcome, 0, from, ports);
@@ -89,27 +98,38 @@ type Begun = { readonly kind: 'run' } | { readonly kind: 'elsewhere' } | { reado
 /** May this effect be run, and if it was begun before, what does its class say? */
 async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: AbortSignal, { starts, runners, telemetry }: ExecutorPorts): Promise<Begun> {
   if (spec.class === 'pure') return { kind: 'run' };
-  const start = await starts.create(effect.id, executor, spec.class);
+  let start = await starts.create(effect.id, executor, spec.class);
   if (start.created) return { kind: 'run' };
   telemetry.startRefused(spec.class);
-  const { first } = start;
-  if (first.performer !== executor && (await starts.isHeld(first.performer, effect.id, 1_000))) return { kind: 'elsewhere' };
-  telemetry.log('warn', 'begun before by an executor that is gone', { effect: effect.id, session: effect.session, tool: effect.tool, class: spec.class, first: first.performer });
-  switch (spec.class) {
-    case 'keyed':
-    case 'workspace':
-      return { kind: 'run' };
-    case 'queryable': {
-      const runner = runners.find(({ kind }) => kind === spec.run.kind);
-      const answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, AbortSignal.any([signal, AbortSignal.timeout(spec.timeoutMs)]));
-      if (answer === 'never') return { kind: 'run' };
-      if (answer?.ok) return { kind: 'answer', outcome: answer };
-      if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
-      return { kind: 'answer', outcome: unknownOf(effect, first.performer) };
-    }
-    case 'opaque':
-      return { kind: 'answer', outcome: unknownOf(effect, first.performer) };
+  if (await livesElsewhere(start.first, executor, effect, starts)) return { kind: 'elsewhere' };
+  telemetry.log('warn', 'begun before by an executor that is gone', {
+    effect: effect.id,
+    session: effect.session,
+    tool: effect.tool,
+    class: spec.class,
+    first: start.first.performer,
+  });
+  if (spec.class === 'opaque') return { kind: 'answer', outcome: unknownOf(effect, start.first.performer) };
+  const first = start.first.performer;
+  // Each take-over has a create-only record of its own, so that of several who find the first dead one goes on.
+  for (let takeover = 2; !start.created; takeover += 1) {
+    start = await starts.create(`${effect.id}-${takeover}` as EffectId, executor, spec.class);
+    if (!start.created && (await livesElsewhere(start.first, executor, effect, starts))) return { kind: 'elsewhere' };
   }
+  return spec.class === 'queryable' ? ask(effect, spec, first, signal, runners) : { kind: 'run' };
+}
+
+const livesElsewhere = async (start: Start, executor: string, effect: RunTool, starts: Starts): Promise<boolean> =>
+  start.performer !== executor && (await starts.isHeld(start.performer, effect.id, 1_000));
+
+/** Did the effect happen already? */
+async function ask(effect: RunTool, spec: ToolSpec, performer: string, signal: AbortSignal, runners: readonly ToolRunner[]): Promise<Begun> {
+  const runner = runners.find(({ kind }) => kind === spec.run.kind);
+  const answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, AbortSignal.any([signal, AbortSignal.timeout(spec.timeoutMs)]));
+  if (answer === 'never') return { kind: 'run' };
+  if (answer?.ok) return { kind: 'answer', outcome: answer };
+  if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
+  return { kind: 'answer', outcome: unknownOf(effect, performer) };
 }
 
 const unknownOf = (effect: RunTool, performer: string): Outcome<never> =>
@@ -139,6 +159,13 @@ async function runWithRetries(effect: RunTool, spec: ToolSpec, signal: AbortSign
     if (spec.class === 'opaque' && outcome.failure.hasBegun !== false) {
       outcome = failed('unknown', outcome.failure.code, `${outcome.failure.message}; it is not tried again, because it may have taken effect`);
       break;
+    }
+    if (spec.class === 'queryable' && outcome.failure.hasBegun !== false) {
+      const asked = await ask(effect, spec, 'this one', signal, runners);
+      if (asked.kind === 'answer') {
+        outcome = asked.outcome;
+        break;
+      }
     }
     if (attempts < tries) {
       const waitMs = Math.max(outcome.failure.retryAfterMs ?? 0, Math.random() * Math.min(spec.retry.backoffMaxMs, spec.retry.backoffMs * 2 ** (attempts - 1)));

@@ -76,7 +76,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
         { kind: 'modelFailed', effect: effect.id, failure: { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` }, attempts: 0 },
         ports,
       );
-    await throttle(effect, ports, signal);
+    await throttle(effect, ports);
     const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, ports);
     if (signal.aborted) return; // nobody waits any more
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
@@ -105,20 +105,18 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
 const mail = (effect: CallModel, message: Message, { mailbox, shards }: GatewayPorts): Promise<void> =>
   mailbox.deliver(shardOf(effect.tenant, effect.session, shards), { tenant: effect.tenant, session: effect.session, message });
 
-/** Wait for the tenant's share of requests and tokens; the others do not wait for it. */
-async function throttle(effect: CallModel, { tenants, rates, clock, telemetry }: GatewayPorts, signal: AbortSignal): Promise<void> {
+/** A tenant that has used its share waits in the queue, not in our hands: the others go on. */
+async function throttle(effect: CallModel, { tenants, rates, telemetry }: GatewayPorts): Promise<void> {
   const spec = tenants().get(effect.tenant);
   for (const [what, points, perMinute] of [
     ['requests', 1, spec?.requestsPerMinute],
     ['tokens', effect.tokensReserved, spec?.tokensPerMinute],
   ] as const) {
     if (perMinute === undefined) continue;
-    for (;;) {
-      const waitMs = await rates.take(effect.tenant, what, points, perMinute);
-      if (waitMs === 0 || signal.aborted) break;
-      telemetry.log('debug', 'throttled', { tenant: effect.tenant, what, waitMs });
-      await clock.sleep(Math.min(waitMs, 5_000), signal);
-    }
+    const waitMs = await rates.take(effect.tenant, what, points, perMinute);
+    if (waitMs === 0) continue;
+    telemetry.log('debug', 'throttled', { tenant: effect.tenant, what, waitMs });
+    throw new Later('THROTTLED', `tenant ${effect.tenant} has used its ${what} for this minute`, Math.min(waitMs, 5_000) + Math.random() * 500);
   }
 }
 

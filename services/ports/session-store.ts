@@ -21,10 +21,17 @@ export interface SessionCommit {
   readonly floor: number | undefined;
 }
 
+/** How far a shard has come: its position, how many commits it took, and which life of the log that was (epoch ms). */
+export interface ShardPosition {
+  readonly position: Position;
+  readonly commits: number;
+  readonly log: number;
+}
+
 export interface Commit {
-  /** The shard's position before and after. The stored one must be `from`, or nothing is written. */
-  readonly from: Position;
-  readonly to: Position;
+  /** What must be stored now, or nothing is written; undefined for a shard without a commit. It counts commits, so even one that moved no position is missed when it was lost. */
+  readonly from: ShardPosition | undefined;
+  readonly to: ShardPosition;
   readonly sessions: readonly SessionCommit[];
   /** What to release once this is committed. */
   readonly outbox?: { readonly id: number; readonly body: string } | undefined;
@@ -42,7 +49,7 @@ export type CommitResult = 'committed' | 'fenced' | 'stale';
 
 export interface ShardState {
   /** Undefined when the store knows nothing of the shard: it is new, or everything was lost. */
-  readonly position: Position | undefined;
+  readonly at: ShardPosition | undefined;
   readonly outbox: readonly { readonly id: number; readonly body: string }[];
   /** Sessions with mail since their last baseline, and the first sequence of it. */
   readonly floors: ReadonlyMap<SessionId, number>;
@@ -67,9 +74,11 @@ export interface SessionStore {
   records(shard: ShardId): AsyncIterable<{ readonly session: SessionId; readonly record: string }>;
   /** Summaries of sessions that ended lately, newest first. */
   recent(shard: ShardId): Promise<string[]>;
-  /** The first mail sequence that a shard still needs; undefined when the store knows nothing of the shard. */
-  lowest(shard: ShardId): Promise<number | undefined>;
-  /** Overwrites what does not parse, so that it can be built again from the log. Needs the owner token as a commit does. */
+  /** What a shard has applied, and the first mail that a session of it still needs; undefined when the store knows nothing of the shard. */
+  lowest(shard: ShardId): Promise<{ readonly applied: number; readonly floor: number | undefined } | undefined>;
+  /** The log went back: what sessions needed of it is gone. Needs the owner token. */
+  clearFloors(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
+  /** Removes all of a session, so that it can be built again from the log. Needs the owner token as a commit does. */
   discard(shard: ShardId, token: OwnerToken, session: SessionId): Promise<CommitResult>;
   /** The number of shards fixed at install; the first caller fixes it. */
   fixShards(shards: number): Promise<number>;

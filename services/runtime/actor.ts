@@ -22,6 +22,8 @@ export class Actor {
   isLoading = true;
   /** The session ended and was archived: whatever comes is late. */
   isGone = false;
+  /** Tasks that the session has answered or refused as repeats. */
+  tasksKnown: readonly string[] = [];
   heardAt: number;
   committedVersion = 0;
   /** Outbox entries with something of this session that has not been released. */

@@ -147,7 +147,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         hosts: [...new Set(owners.values())].sort(),
         owners: Object.fromEntries(owners),
         mail: bounds,
-        oldestMailNeeded: Math.min(...positions.map((position) => position ?? Number.MAX_SAFE_INTEGER), bounds.last + 1),
+        oldestMailNeeded: Math.min(...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER), bounds.last + 1),
         deadLetters: (await ports.events.deadLetters(10_000)).length,
         agents: ports.agents(),
         problems: ports.problems(),

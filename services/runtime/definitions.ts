@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { AnyStateMachine } from 'xstate';
-import { Refused } from '../core/errors.ts';
+import { Refused, Unavailable } from '../core/errors.ts';
 import type { Revision } from '../core/ids.ts';
 import type { Bundle } from '../core/session/specs.ts';
 import type { Definition } from '../core/session/step.ts';
@@ -41,10 +41,11 @@ export class Definitions {
     const { machine } = bundle.agent;
     if (machine === undefined) return undefined;
     const path = resolve(this.#directory, machine);
-    const hash = createHash('sha256')
-      .update(await readFile(path))
-      .digest('hex')
-      .slice(0, 16);
+    const text = await readFile(path).catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: there is no file ${machine}`, { agent: bundle.name });
+      throw new Unavailable('MACHINE_UNREADABLE', `agent ${bundle.name}: ${machine} cannot be read now`, { cause: error });
+    });
+    const hash = createHash('sha256').update(text).digest('hex').slice(0, 16);
     if (bundle.machineHash !== undefined && bundle.machineHash !== hash) {
       throw new Refused('MACHINE_CHANGED', `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`, {
         agent: bundle.name,

@@ -1,9 +1,10 @@
 /** Folding a session from its log: for verify, for rebuilding what the store lost, for replay. */
-import type { SessionId, ShardId, TenantId } from '../core/ids.ts';
+import { Refused } from '../core/errors.ts';
+import type { Revision, SessionId, ShardId, TenantId } from '../core/ids.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { comparePositions, type Position, type SessionRecord } from '../core/session/record.ts';
-import { type Incoming, step } from '../core/session/step.ts';
+import { type Incoming, park, type Step, step } from '../core/session/step.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Definitions } from './definitions.ts';
@@ -24,7 +25,7 @@ export async function fold(mail: readonly Incoming[], address: { tenant: TenantI
   for (const incoming of mail) {
     const revision = record?.revision ?? (incoming.message.kind === 'task' ? incoming.message.revision : undefined);
     if (!revision) continue;
-    const stepped = step(record, incoming, await definitions.get(revision), address);
+    const stepped = await stepOrPark(record, incoming, revision, address, definitions);
     if (stepped.kind === 'seen') continue;
     messages += 1;
     record = stepped.record;
@@ -33,6 +34,23 @@ export async function fold(mail: readonly Incoming[], address: { tenant: TenantI
     for (const id of stepped.settled) pending.delete(id);
   }
   return { record, entries, pending: [...pending.values()], messages };
+}
+
+/** The fold makes of a message what the shard made of it: a step, a parked session, or nothing. */
+async function stepOrPark(
+  record: SessionRecord | undefined,
+  incoming: Incoming,
+  revision: Revision,
+  address: { tenant: TenantId; session: SessionId },
+  definitions: Definitions,
+): Promise<Step> {
+  const definition = await definitions.get(revision);
+  try {
+    return step(record, incoming, definition, address);
+  } catch (error) {
+    if (error instanceof Refused || !record) return { kind: 'seen', why: 'refused' };
+    return park(record, incoming, error, address);
+  }
 }
 
 /** What a session has heard: from its archived baselines, then from MAIL up to a position. */

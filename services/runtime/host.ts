@@ -50,7 +50,11 @@ export class Host {
       throw new Refused('SHARDS_FIXED', `this installation has ${fixed} shards, and this runtime was told ${shards}: set UNDERSTUDY_SHARDS=${fixed}`);
     }
     effects.onLost(() => {
-      for (const shard of this.#shards.values()) void shard.releaseAllPending();
+      for (const shard of this.#shards.values()) {
+        shard
+          .releaseAllPending()
+          .catch((error: unknown) => this.#ports.telemetry.log('error', 'what is pending could not be offered again', { shard: shard.id, cause: messageOf(error) }));
+      }
     });
     this.#control?.onReleased(() => void this.#place());
     await this.#place();
@@ -196,14 +200,18 @@ export class Host {
     if (!this.#shards.get(0 as ShardId)?.isCaughtUp) return;
     const { store, mailbox, shards } = this.#ports;
     try {
-      const lowest: number[] = [];
+      // Read first: mail that comes while we ask is after it, and stays.
+      const { last } = await mailbox.bounds();
+      let needed = last + 1;
       for (let id = 0; id < shards; id += 1) {
-        const needed = await store.lowest(id as ShardId);
-        if (needed !== undefined) lowest.push(needed);
-        else if ((await mailbox.lastOf(id as ShardId)) > 0) return; // its mail is not applied yet
+        const known = await store.lowest(id as ShardId);
+        const lastOfShard = await mailbox.lastOf(id as ShardId);
+        if (!known && lastOfShard > 0) return; // its mail is not applied yet
+        if (!known) continue;
+        // A shard that has applied all its mail holds nothing back but what its sessions' next baselines need.
+        if (lastOfShard > known.applied) needed = Math.min(needed, known.applied + 1);
+        if (known.floor !== undefined) needed = Math.min(needed, known.floor);
       }
-      if (lowest.length === 0) return;
-      const needed = Math.min(...lowest);
       if (this.#trimTo > 1) await mailbox.trim(Math.min(this.#trimTo, needed));
       this.#trimTo = needed;
     } catch (error) {

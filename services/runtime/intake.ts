@@ -79,7 +79,9 @@ export function addressOf(
   const parsed = taskSchema.safeParse(body);
   if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
   const isEnvelope = typeof parsed.data === 'object' && parsed.data !== null && !Array.isArray(parsed.data) && 'input' in parsed.data;
-  const { input, limits: narrower } = isEnvelope ? (parsed.data as { input: unknown; limits?: Partial<z.infer<typeof narrowerLimitsSchema>> }) : { input: parsed.data, limits: undefined };
+  const { input, limits: narrower } = isEnvelope
+    ? (parsed.data as { input: unknown; limits?: Partial<z.infer<typeof narrowerLimitsSchema>> })
+    : { input: parsed.data, limits: undefined };
 
   const id = taskIdSchema.safeParse(task.headers['Nats-Msg-Id'] ?? task.sequenceId);
   if (!id.success) throw new Refused('TASK_ID_INVALID', `the task id: ${issuesOf(id.error)}`);

@@ -16,18 +16,19 @@ import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
+import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
-import { beginning, isEnded, type Position, type SessionRecord, wakeAtOf } from '../core/session/record.ts';
-import { type Incoming, type Step, step } from '../core/session/step.ts';
+import { beginning, isEnded, type Position, type SessionRecord, tasksOf, wakeAtOf } from '../core/session/record.ts';
+import { type Incoming, park, type Step, step } from '../core/session/step.ts';
 import { endEventOf, eventOf, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
-import type { ParsedEnvelope } from '../core/wire/envelopes.ts';
+import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Lease } from '../ports/leases.ts';
 import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
-import type { Commit, SessionStore } from '../ports/session-store.ts';
+import type { Commit, SessionStore, ShardPosition } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import type { Definitions } from './definitions.ts';
@@ -74,9 +75,12 @@ export class Shard {
   readonly #floors = new Map<SessionId, number>();
   readonly #arrived: Arrived[] = [];
   readonly #waking = new Map<SessionId, number>();
-  readonly #gone = new Set<SessionId>();
+  /** Sessions that ended and were archived lately, with the tasks they knew. */
+  readonly #gone = new Map<SessionId, readonly string[]>();
   #reading: Reading | undefined;
   #position: Position = beginning;
+  #at: ShardPosition | undefined;
+  #log = 0;
   #incarnation = 0;
   #catchUpTo = 0;
   #isHolding = false;
@@ -109,23 +113,23 @@ export class Shard {
     const { store, mailbox, telemetry } = this.#ports;
     const state = await store.open(this.id);
     const bounds = await mailbox.bounds();
-    const stored = state.position ?? beginning;
+    const stored = state.at?.position ?? beginning;
+    this.#at = state.at;
+    this.#log = bounds.created;
     this.#position = stored;
     this.#incarnation = stored.incarnation;
-    for (const [session, sequence] of state.floors) this.#floors.set(session, sequence);
-    let isReborn = false;
-    if (bounds.last < stored.sequence) {
-      // The log went back: what it holds now are new messages, or none. Never skip them silently.
-      isReborn = true;
+    // The log went back, or is another one: what it holds now are new messages, or none. Never skip them silently.
+    const isReborn = state.at !== undefined && (bounds.last < stored.sequence || state.at.log !== bounds.created);
+    if (isReborn) {
       this.#incarnation = stored.incarnation + 1;
-      this.#floors.clear();
       telemetry.log('error', 'the mail stream went back; a new incarnation begins', {
         shard: this.id,
         stored: stored.sequence,
         stream: bounds.last,
         incarnation: this.#incarnation,
       });
-    }
+      if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
+    } else for (const [session, sequence] of state.floors) this.#floors.set(session, sequence);
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
     this.#catchUpTo = await mailbox.lastOf(this.id);
     this.#isHolding = this.#catchUpTo > readAfter;
@@ -133,12 +137,19 @@ export class Shard {
     this.#isOpen = true;
 
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
-    if (!isReborn && readAfter + 1 < bounds.first) await this.#restoreArchived(state.position !== undefined);
+    if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) await this.#restoreArchived(state.at !== undefined);
 
     for (const { id, body } of state.outbox) this.#held.push({ id, entry: JSON.parse(body) as OutboxEntry, effects: [], actors: [], isRepeat: true });
     this.#unsettled = this.#held.length;
     for (const session of this.#floors.keys()) this.#activate(session);
-    this.#reading = await mailbox.read(this.id, readAfter, (batch) => this.#receive(batch));
+    const reading = await mailbox.read(
+      this.id,
+      readAfter,
+      (batch) => this.#receive(batch),
+      () => this.#lose('stale', 'the mail stream went back'),
+    );
+    this.#reading = reading;
+    if (!this.#isOpen) return void reading.stop();
     if (!this.#isHolding) await this.#releaseHeld(isReborn);
   }
 
@@ -207,10 +218,8 @@ export class Shard {
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
       return this.#bury('MAIL_MISROUTED', `session ${session} does not belong to shard ${this.id}`, { tenant, session, body: JSON.stringify(item.envelope) }, done);
     }
-    if (this.#gone.has(session)) {
-      this.#ports.telemetry.seen('the session has ended');
-      return done();
-    }
+    const gone = this.#gone.get(session);
+    if (gone) return this.#tooLate(item.envelope, gone, done);
     const actor = this.#actors.get(session) ?? this.#activate(session, tenant);
     actor.heardAt = this.#ports.clock.now();
     const waiting: Waiting = { incoming: { message, at, position }, done };
@@ -218,14 +227,21 @@ export class Shard {
     else this.#apply(actor, waiting);
   }
 
+  /** Mail for a session that has ended: nothing to do, unless it is a task that nobody has answered. */
+  #tooLate({ tenant, session, message }: Envelope, tasksKnown: readonly string[], done: () => void): void {
+    if (message.kind === 'task' && !tasksKnown.includes(message.task)) {
+      const letter = { tenant, agent: message.agent, session, task: message.task, subject: `task.${tenant}.${message.agent}`, body: JSON.stringify(message.input) };
+      return this.#bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
+    }
+    this.#ports.telemetry.seen('the session has ended');
+    done();
+  }
+
   // ---- step -------------------------------------------------------------------------------------
 
   #apply(actor: Actor, { incoming, done }: Waiting): void {
     const { telemetry } = this.#ports;
-    if (actor.isGone) {
-      telemetry.seen('the session has ended');
-      return done();
-    }
+    if (actor.isGone) return this.#tooLate({ tenant: actor.tenant, session: actor.session, message: incoming.message }, actor.tasksKnown, done);
     if (!actor.definition) {
       actor.isLoading = true;
       actor.waiting.unshift({ incoming, done });
@@ -273,12 +289,13 @@ export class Shard {
       draft.pending.delete(id);
       draft.resolved.push(id);
     }
+    let replies = 0;
     for (const effect of effects) {
       if (isPending(effect)) {
         if (record.pending[effect.id]) draft.pending.set(effect.id, effect);
         continue;
       }
-      const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, this.#draftPrompts.length) : undefined;
+      const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
       this.#draftPrompts.push({ tenant: record.tenant, session: record.session, effect, event });
     }
     this.#draftEvents.push(eventOf(record, stepped.happened, effects, incoming.at));
@@ -311,13 +328,8 @@ export class Shard {
       cause: messageOf(error).slice(0, 200),
     });
     if (!isRefusal && actor.record && actor.definition) {
-      const parked = step(
-        actor.record,
-        { ...incoming, message: { kind: 'park', reason: `STEP_CRASHED: ${message.kind}: ${messageOf(error).slice(0, 200)}` } },
-        actor.definition,
-        actor,
-      );
-      if (parked.kind === 'applied') this.#keep(actor, { ...incoming, message: { kind: 'park', reason: parked.record.reason ?? '' } }, { ...parked, live: undefined });
+      const parked = park(actor.record, incoming, error, actor);
+      if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
     this.#bury(
@@ -331,8 +343,22 @@ export class Shard {
         subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '',
         body: JSON.stringify(message.kind === 'task' ? message.input : message),
       },
-      done,
+      () => (actor.record ? done() : this.#tellParent(message, code, messageOf(error), done)),
     );
+  }
+
+  /** A child that cannot begin must not leave its parent waiting. */
+  #tellParent(message: Message, code: string, reason: string, done: () => void): void {
+    if (message.kind !== 'task' || !message.parent) return done();
+    const { tenant, session, effect } = message.parent;
+    const spent = { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 };
+    const envelope: Envelope = { tenant, session, message: { kind: 'agentEnded', effect, outcome: 'failed', output: `${code}: ${reason}`, spent } };
+    const attempt = (): void => {
+      this.#ports.mailbox.deliver(shardOf(tenant, session, this.#ports.shards), envelope).then(done, () => {
+        if (this.#isOpen) void this.#ports.clock.sleep(outboxRetryMs).then(attempt);
+      });
+    };
+    attempt();
   }
 
   #bury(
@@ -371,11 +397,7 @@ export class Shard {
           await this.#ports.clock.sleep(Math.min(2_000, 50 * 2 ** Math.min(attempt, 6)));
           continue;
         }
-        // Without a definition nothing can step: what waits is refused, and the shard goes on (S6).
-        actor.isLoading = false;
-        for (const waiting of actor.waiting.splice(0))
-          this.#refuse(actor, waiting.incoming, error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error }), waiting.done);
-        if (!actor.record) this.#actors.delete(actor.session);
+        this.#withoutDefinition(actor, error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error }));
         return;
       }
     }
@@ -387,6 +409,22 @@ export class Shard {
     }
     if (actor.isGone || (!actor.record && actor.waiting.length === 0)) this.#forget(actor);
     else if (actor.record && isEnded(actor.record)) void this.#archive(actor);
+  }
+
+  /** Nothing can step without a definition: a session that exists is parked and keeps its mail, a task is refused; the shard goes on (S6). */
+  #withoutDefinition(actor: Actor, error: Refused): void {
+    actor.isLoading = false;
+    for (const { incoming, done } of actor.waiting.splice(0)) {
+      if (!actor.record) {
+        this.#refuse(actor, incoming, error, done);
+        continue;
+      }
+      const stepped = park(actor.record, incoming, error, actor, true);
+      if (stepped.kind === 'applied') this.#keep(actor, incoming, { ...stepped, live: undefined });
+      done();
+    }
+    if (!actor.record) this.#actors.delete(actor.session);
+    else this.#ports.telemetry.log('error', 'session parked: its definition cannot be loaded', { session: actor.session, shard: this.id, code: error.code });
   }
 
   async #loadOnce(actor: Actor): Promise<void> {
@@ -408,6 +446,7 @@ export class Shard {
         const latest = await archive.latest(this.id, actor.session);
         if (latest && isEnded(latest.record) && !this.#floors.has(actor.session)) {
           actor.isGone = true;
+          actor.tasksKnown = tasksOf(latest.record);
           return;
         }
         // The log knows what the store does not: fold it again.
@@ -420,10 +459,13 @@ export class Shard {
     if (revision && !actor.definition && !actor.isGone) actor.definition = await definitions.get(revision);
     if (!actor.record && first && first.kind !== 'task') {
       // Late mail for a session that the archive has forgotten, or never knew.
-      for (const waiting of actor.waiting.splice(0)) {
+      const task = actor.waiting.findIndex(({ incoming }) => incoming.message.kind === 'task');
+      for (const waiting of actor.waiting.splice(0, task < 0 ? actor.waiting.length : task)) {
         this.#ports.telemetry.seen('no such session');
         waiting.done();
       }
+      const next = actor.waiting[0]?.incoming.message;
+      if (next?.kind === 'task') actor.definition = await definitions.get(next.revision);
     }
   }
 
@@ -457,11 +499,17 @@ export class Shard {
     const { archive, store } = this.#ports;
     let restored = 0;
     for await (const { record } of archive.latestOf(this.id)) {
-      if (isEnded(record)) continue;
+      this.#incarnation = Math.max(this.#incarnation, record.position.incarnation);
       if (hasState) {
         const text = await store.load(this.id, record.session);
-        if (text !== undefined && parseRecord(text).version >= record.version) continue;
-        if (text !== undefined) await store.discard(this.id, this.lease.token, record.session);
+        if (text !== undefined && !isEnded(record) && parseRecord(text).version >= record.version) continue;
+        if (text !== undefined && (await store.discard(this.id, this.lease.token, record.session)) === 'fenced') {
+          throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
+        }
+      }
+      if (isEnded(record)) {
+        this.#floors.delete(record.session);
+        continue;
       }
       const actor = new Actor(record.tenant, record.session, this.#ports.clock.now());
       this.#actors.set(record.session, actor);
@@ -528,9 +576,9 @@ export class Shard {
   #forget(actor: Actor): void {
     this.#actors.delete(actor.session);
     if (!actor.isGone) return;
-    this.#gone.add(actor.session);
+    this.#gone.set(actor.session, actor.tasksKnown);
     if (this.#gone.size > 4_096)
-      for (const oldest of this.#gone) {
+      for (const oldest of this.#gone.keys()) {
         this.#gone.delete(oldest);
         break;
       }
@@ -543,7 +591,7 @@ export class Shard {
     this.#isScheduled = true;
     setImmediate(() => {
       this.#isScheduled = false;
-      void this.#commit();
+      this.#commitNow();
     });
   }
 
@@ -551,8 +599,12 @@ export class Shard {
     if (this.#lazy || this.#isScheduled || this.#isCommitting || !this.#isOpen) return;
     this.#lazy = setTimeout(() => {
       this.#lazy = undefined;
-      void this.#commit();
+      this.#commitNow();
     }, lazyCommitMs);
+  }
+
+  #commitNow(): void {
+    this.#commit().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
   }
 
   #reached(): Position {
@@ -585,9 +637,10 @@ export class Shard {
     this.#archived = [];
 
     const floors = archived.map(({ actor, version }) => ({ actor, version, floor: actor.forgetMail(version) }));
+    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log };
     const commit: Commit = {
-      from: this.#position,
-      to,
+      from: this.#at,
+      to: after,
       sessions: drafts.map((draft) => ({
         session: draft.actor.session,
         expectedVersion: draft.expectedVersion,
@@ -619,6 +672,7 @@ export class Shard {
     if (result !== 'committed') return this.#lose(result, 'commit');
     if (!this.#isOpen) return;
     this.#position = to;
+    this.#at = after;
     this.#ports.telemetry.committed(drafts.length, steps, (performance.now() - from) / 1_000);
     for (const draft of drafts) draft.actor.committedVersion = draft.record.version;
     this.#unsettled -= settled.length;
@@ -651,6 +705,7 @@ export class Shard {
     this.#floors.delete(actor.session);
     if (isEnded(actor.record)) {
       actor.isGone = true;
+      actor.tasksKnown = tasksOf(actor.record);
       this.#forget(actor);
     } else if (this.#ports.clock.now() - actor.heardAt > limits.idleMs) this.#forget(actor);
   }
@@ -695,17 +750,17 @@ export class Shard {
         const effects = entry.pending.flatMap((effect) => pending.get(effect) ?? []);
         void this.#release({ id, entry, effects, actors, isRepeat });
       }
-      if (all) for (const effect of pending.values()) void releasePending(effect, this.#ports);
+      if (all) await this.#offerAll([...pending.values()]);
     }
     for (const actor of this.#actors.values()) if (actor.record && isEnded(actor.record)) void this.#archive(actor);
   }
 
   async #pendingNow(): Promise<PendingEffect[]> {
-    for (let attempt = 0; this.#isOpen; attempt += 1) {
+    while (this.#isOpen) {
       try {
         return await this.#ports.store.pending(this.id);
       } catch (error) {
-        if (!(error instanceof Unavailable) || attempt > 20) throw error;
+        if (!(error instanceof Unavailable)) throw error;
         await this.#ports.clock.sleep(100);
       }
     }
@@ -717,6 +772,21 @@ export class Shard {
     if (!this.#isOpen || this.#isHolding) return;
     const pending = await this.#pendingNow();
     this.#ports.telemetry.log('warn', 'the effect queue was lost; offering what is pending again', { shard: this.id, effects: pending.length });
-    await Promise.all(pending.map((effect) => releasePending(effect, this.#ports)));
+    await this.#offerAll(pending);
+  }
+
+  async #offerAll(effects: readonly PendingEffect[]): Promise<void> {
+    await Promise.all(
+      effects.map(async (effect) => {
+        while (this.#isOpen) {
+          try {
+            return await releasePending(effect, this.#ports);
+          } catch (error) {
+            this.#ports.telemetry.log('warn', 'an effect could not be offered; trying again', { shard: this.id, effect: effect.id, cause: messageOf(error) });
+            await this.#ports.clock.sleep(outboxRetryMs);
+          }
+        }
+      }),
+    );
   }
 }

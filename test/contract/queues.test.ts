@@ -43,13 +43,30 @@ function describeQueues(name: string, open: () => Promise<World>) {
     afterAll(() => world.close());
 
     const effect = (pool: string, id = `e${++count}`): RunTool =>
-      ({ kind: 'runTool', id: id as EffectId, tenant: 'acme' as TenantId, session: 's' as SessionId, agent: 'desk', revision: 'r' as Revision, deadlineAt: 1, tool: 't', class: 'pure', pool, arguments: {} }) as RunTool;
+      ({
+        kind: 'runTool',
+        id: id as EffectId,
+        tenant: 'acme' as TenantId,
+        session: 's' as SessionId,
+        agent: 'desk',
+        revision: 'r' as Revision,
+        deadlineAt: 1,
+        tool: 't',
+        class: 'pure',
+        pool,
+        arguments: {},
+      }) as RunTool;
 
     describe('effects', () => {
       test('what is offered to a pool is taken from it, each once while all goes well', async () => {
         const pool = `p${++count}`;
         const taken: string[] = [];
-        const taking = await world.effects.take(pool, 8, async ({ effect: one }) => void taken.push(one.id), () => undefined);
+        const taking = await world.effects.take(
+          pool,
+          8,
+          async ({ effect: one }) => void taken.push(one.id),
+          () => undefined,
+        );
         const offered = Array.from({ length: 300 }, () => effect(pool));
         await Promise.all(offered.map((one) => world.effects.offer(one)));
         await eventually(() => taken.length >= 300);
@@ -61,10 +78,15 @@ function describeQueues(name: string, open: () => Promise<World>) {
       test('one whose performer fails is offered again, and says so', async () => {
         const pool = `p${++count}`;
         const tries: boolean[] = [];
-        const taking = await world.effects.take(pool, 8, async ({ isRedelivered }) => {
-          tries.push(isRedelivered);
-          if (tries.length < 2) throw new Error('not now');
-        }, () => undefined);
+        const taking = await world.effects.take(
+          pool,
+          8,
+          async ({ isRedelivered }) => {
+            tries.push(isRedelivered);
+            if (tries.length < 2) throw new Error('not now');
+          },
+          () => undefined,
+        );
         await world.effects.offer(effect(pool));
         await eventually(() => tries.length === 2);
 
@@ -77,13 +99,18 @@ function describeQueues(name: string, open: () => Promise<World>) {
         let now = 0;
         let most = 0;
         let done = 0;
-        const taking = await world.effects.take(pool, 4, async () => {
-          now += 1;
-          most = Math.max(most, now);
-          await new Promise((resolve) => setTimeout(resolve, 5));
-          now -= 1;
-          done += 1;
-        }, () => undefined);
+        const taking = await world.effects.take(
+          pool,
+          4,
+          async () => {
+            now += 1;
+            most = Math.max(most, now);
+            await new Promise((resolve) => setTimeout(resolve, 5));
+            now -= 1;
+            done += 1;
+          },
+          () => undefined,
+        );
         for (let index = 0; index < 40; index += 1) await world.effects.offer(effect(pool));
         await eventually(() => done === 40);
 
@@ -94,10 +121,15 @@ function describeQueues(name: string, open: () => Promise<World>) {
       test('an effect that comes twice while it is in hand is performed once', async () => {
         const pool = `p${++count}`;
         let performed = 0;
-        const taking = await world.effects.take(pool, 8, async () => {
-          performed += 1;
-          await new Promise((resolve) => setTimeout(resolve, 200));
-        }, () => undefined);
+        const taking = await world.effects.take(
+          pool,
+          8,
+          async () => {
+            performed += 1;
+            await new Promise((resolve) => setTimeout(resolve, 200));
+          },
+          () => undefined,
+        );
         const one = effect(pool);
         await world.effects.offer(one);
         await eventually(() => performed === 1);
@@ -111,10 +143,18 @@ function describeQueues(name: string, open: () => Promise<World>) {
       test('cancelled, its signal is aborted', async () => {
         const pool = `p${++count}`;
         const aborted: string[] = [];
-        const taking = await world.effects.take(pool, 8, ({ effect: one, signal }) => new Promise((resolve) => signal.addEventListener('abort', () => {
-          aborted.push(one.id);
-          resolve();
-        })), () => undefined);
+        const taking = await world.effects.take(
+          pool,
+          8,
+          ({ effect: one, signal }) =>
+            new Promise((resolve) =>
+              signal.addEventListener('abort', () => {
+                aborted.push(one.id);
+                resolve();
+              }),
+            ),
+          () => undefined,
+        );
         const one = effect(pool);
         await world.effects.offer(one);
         await eventually(() => taking.inFlight() === 1);
@@ -197,7 +237,16 @@ function describeQueues(name: string, open: () => Promise<World>) {
       });
 
       test('a dead letter keeps everything needed to publish it again, whatever its names were', async () => {
-        await world.events.bury({ tenant: 'a b.c', agent: '', code: 'TASK_NOT_JSON', reason: 'because', task: 't', subject: 'understudy.task.x.y', body: '{', headers: { a: 'b' } });
+        await world.events.bury({
+          tenant: 'a b.c',
+          agent: '',
+          code: 'TASK_NOT_JSON',
+          reason: 'because',
+          task: 't',
+          subject: 'understudy.task.x.y',
+          body: '{',
+          headers: { a: 'b' },
+        });
         const [letter] = await eventually(async () => {
           const letters = await world.events.deadLetters(10);
           return letters.length > 0 ? letters : undefined;
@@ -212,10 +261,13 @@ function describeQueues(name: string, open: () => Promise<World>) {
 
     test('a task is handed over until it is accepted, with its headers and a stable id', async () => {
       const handed: RawTask[] = [];
-      const taking = await world.tasks.take(() => 10, async (one) => {
-        handed.push(one);
-        if (handed.length === 1) throw new Error('not now');
-      });
+      const taking = await world.tasks.take(
+        () => 10,
+        async (one) => {
+          handed.push(one);
+          if (handed.length === 1) throw new Error('not now');
+        },
+      );
       await world.tasks.publish('acme', 'desk', '{"input":1}', { 'Nats-Msg-Id': 'id-1' });
       await world.tasks.publish('acme', 'desk', '{"input":1}', { 'Nats-Msg-Id': 'id-1' });
       await eventually(() => handed.length === 2);
@@ -241,10 +293,24 @@ function describeQueues(name: string, open: () => Promise<World>) {
 }
 
 describeQueues('memory', async () => ({
-  effects: memoryEffects(systemClock), starts: memoryStarts(systemClock), archive: memoryArchive(), events: memoryEvents(systemClock), tasks: memoryTasks(), control: memoryControl(), close: async () => undefined,
+  effects: memoryEffects(systemClock),
+  starts: memoryStarts(systemClock),
+  archive: memoryArchive(),
+  events: memoryEvents(systemClock),
+  tasks: memoryTasks(),
+  control: memoryControl(),
+  close: async () => undefined,
 }));
 describeQueues('nats', async () => {
   const servers = await startServers();
   const { nats } = servers.connections;
-  return { effects: natsEffects(nats), starts: natsStarts(nats), archive: natsArchive(nats), events: natsEvents(nats), tasks: natsTasks(nats), control: natsControl(nats), close: () => servers.stop() };
+  return {
+    effects: natsEffects(nats),
+    starts: natsStarts(nats),
+    archive: natsArchive(nats),
+    events: natsEvents(nats),
+    tasks: natsTasks(nats),
+    control: natsControl(nats),
+    close: () => servers.stop(),
+  };
 });

@@ -4,14 +4,14 @@ import { redisLeases } from '../../services/adapters/redis/leases.ts';
 import { redisModelCalls, redisSessionStore } from '../../services/adapters/redis/session-store.ts';
 import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../services/core/ids.ts';
 import type { PendingEffect } from '../../services/core/session/effects.ts';
-import { beginning } from '../../services/core/session/record.ts';
 import type { Lease, Leases } from '../../services/ports/leases.ts';
 import type { Commit, ModelCalls, SessionCommit, SessionStore } from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
 import { startServers } from '../support/servers.ts';
 
 let shardCount = 100;
-const at = (sequence: number) => ({ incarnation: 0, sequence, index: 0 });
+/** A position after so many commits, of a log that was made at 7. */
+const at = (sequence: number, commits = sequence) => ({ position: { incarnation: 0, sequence, index: 0 }, commits, log: 7 });
 
 function describeStore(name: string, open: () => Promise<{ store: SessionStore; leases: Leases; calls: ModelCalls; close: () => Promise<void> }>) {
   describe(`session store, leases and model calls: ${name}`, () => {
@@ -27,28 +27,53 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       return (await world.leases.acquire(shardCount as ShardId, host(id), 'boot1', ms))!;
     };
     const session = (more: Partial<SessionCommit> = {}): SessionCommit => ({
-      session: 's1' as SessionId, expectedVersion: 0, version: 1, record: '{"n":1}', entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined, ...more,
+      session: 's1' as SessionId,
+      expectedVersion: 0,
+      version: 1,
+      record: '{"n":1}',
+      entries: [],
+      pending: [],
+      resolved: [],
+      wakeAt: undefined,
+      floor: undefined,
+      ...more,
     });
-    const commit = (more: Partial<Commit> = {}): Commit => ({ from: beginning, to: at(1), sessions: [session()], settled: [], archived: [], ...more });
-    const effect = (id: string): PendingEffect => ({
-      kind: 'callModel', id: id as EffectId, tenant: 'acme', session: 's1', agent: 'desk', revision: 'r', deadlineAt: 1, from: 0, to: 1, purpose: 'turn', outputTokensMax: 1, tokensReserved: 1,
-    }) as PendingEffect;
+    const commit = (more: Partial<Commit> = {}): Commit => ({ from: undefined, to: at(1), sessions: [session()], settled: [], archived: [], ...more });
+    const effect = (id: string): PendingEffect =>
+      ({
+        kind: 'callModel',
+        id: id as EffectId,
+        tenant: 'acme',
+        session: 's1',
+        agent: 'desk',
+        revision: 'r',
+        deadlineAt: 1,
+        from: 0,
+        to: 1,
+        purpose: 'turn',
+        outputTokensMax: 1,
+        tokensReserved: 1,
+      }) as PendingEffect;
     const pendingOf = (id: string) => ({ id: id as EffectId, body: JSON.stringify(effect(id)) });
 
     describe('commit', () => {
       test('stores record, entries, pending effects, outbox and position at once', async () => {
         const { shard, token } = await lease();
         const entries = [JSON.stringify({ role: 'user', content: 'hi' })];
-        const result = await world.store.commit(shard, token, commit({ sessions: [session({ entries, pending: [pendingOf('e1')], wakeAt: 50, floor: 1 })], outbox: { id: 1, body: 'out' } }));
+        const result = await world.store.commit(
+          shard,
+          token,
+          commit({ sessions: [session({ entries, pending: [pendingOf('e1')], wakeAt: 50, floor: 1 })], outbox: { id: 1, body: 'out' } }),
+        );
 
         expect(result).toBe('committed');
         expect(await world.store.load(shard, 's1' as SessionId)).toBe('{"n":1}');
         expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([{ role: 'user', content: 'hi' }]);
         expect(await world.store.pending(shard)).toEqual([effect('e1')]);
-        expect(await world.store.open(shard)).toEqual({ position: at(1), outbox: [{ id: 1, body: 'out' }], floors: new Map([['s1', 1]]) });
+        expect(await world.store.open(shard)).toEqual({ at: at(1), outbox: [{ id: 1, body: 'out' }], floors: new Map([['s1', 1]]) });
         expect(await world.store.due(shard, 49, 10)).toEqual([]);
         expect(await world.store.due(shard, 50, 10)).toEqual(['s1']);
-        expect(await world.store.lowest(shard)).toBe(1);
+        expect(await world.store.lowest(shard)).toEqual({ applied: 1, floor: 1 });
       });
 
       test('another owner token writes nothing', async () => {
@@ -56,7 +81,7 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const zombie = 'host-z#boot#1' as OwnerToken;
 
         expect(await world.store.commit(shard, zombie, commit())).toBe('fenced');
-        expect((await world.store.open(shard)).position).toBeUndefined();
+        expect((await world.store.open(shard)).at).toBeUndefined();
         expect(await world.store.load(shard, 's1' as SessionId)).toBeUndefined();
       });
 
@@ -77,6 +102,21 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.store.load(shard, 's2' as SessionId)).toBeUndefined();
       });
 
+      test('a commit that moved no position is missed all the same when the store has lost it', async () => {
+        const { shard, token } = await lease();
+        await world.store.commit(shard, token, commit());
+
+        expect(await world.store.commit(shard, token, commit({ from: at(1, 2), to: at(2, 3), sessions: [] }))).toBe('stale');
+      });
+
+      test('a first commit that moves no position is followed by others', async () => {
+        const { shard, token } = await lease();
+        const start = at(0, 1);
+        expect(await world.store.commit(shard, token, commit({ to: start }))).toBe('committed');
+        expect((await world.store.open(shard)).at).toEqual(start);
+        expect(await world.store.commit(shard, token, commit({ from: start, to: at(1, 2), sessions: [] }))).toBe('committed');
+      });
+
       test('one session with an unexpected version refuses the whole batch', async () => {
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit());
@@ -84,13 +124,17 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
         expect(await world.store.commit(shard, token, batch)).toBe('stale');
         expect(await world.store.load(shard, 's2' as SessionId)).toBeUndefined();
-        expect((await world.store.open(shard)).position).toEqual(at(1));
+        expect((await world.store.open(shard)).at).toEqual(at(1));
       });
 
       test('settling removes outbox entries, resolving removes pending effects, a later step overwrites the record', async () => {
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit({ sessions: [session({ pending: [pendingOf('e1'), pendingOf('e2')], wakeAt: 5 })], outbox: { id: 1, body: 'one' } }));
-        await world.store.commit(shard, token, commit({ from: at(1), to: at(2), sessions: [session({ expectedVersion: 1, version: 3, record: '{"n":3}', resolved: ['e1'] })], settled: [1] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({ from: at(1), to: at(2), sessions: [session({ expectedVersion: 1, version: 3, record: '{"n":3}', resolved: ['e1'] })], settled: [1] }),
+        );
 
         expect((await world.store.open(shard)).outbox).toEqual([]);
         expect((await world.store.pending(shard)).map(({ id }) => id)).toEqual(['e2']);
@@ -109,7 +153,19 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const { shard, token } = await lease();
         const two = session({ session: 's2' as SessionId, floor: 1, entries: [JSON.stringify({ role: 'user', content: 'x' })] });
         await world.store.commit(shard, token, commit({ sessions: [session({ floor: 1 }), two] }));
-        await world.store.commit(shard, token, commit({ from: at(1), to: at(1), sessions: [], archived: [{ session: 's1' as SessionId, version: 1, summary: undefined, floor: undefined }, { session: 's2' as SessionId, version: 1, summary: '{"s":2}', floor: undefined }] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({
+            from: at(1),
+            to: at(1, 2),
+            sessions: [],
+            archived: [
+              { session: 's1' as SessionId, version: 1, summary: undefined, floor: undefined },
+              { session: 's2' as SessionId, version: 1, summary: '{"s":2}', floor: undefined },
+            ],
+          }),
+        );
 
         expect((await world.store.open(shard)).floors).toEqual(new Map());
         expect(await world.store.load(shard, 's1' as SessionId)).toBe('{"n":1}');
@@ -121,10 +177,19 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       test('a session that moved on after its baseline keeps a floor for what came since', async () => {
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit({ sessions: [session({ version: 2, floor: 1 })], to: at(2) }));
-        await world.store.commit(shard, token, commit({ from: at(2), to: at(3), sessions: [session({ expectedVersion: 2, version: 3, floor: 1 })], archived: [{ session: 's1' as SessionId, version: 2, summary: undefined, floor: 3 }] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({
+            from: at(2),
+            to: at(3),
+            sessions: [session({ expectedVersion: 2, version: 3, floor: 1 })],
+            archived: [{ session: 's1' as SessionId, version: 2, summary: undefined, floor: 3 }],
+          }),
+        );
 
         expect((await world.store.open(shard)).floors).toEqual(new Map([['s1', 3]]));
-        expect(await world.store.lowest(shard)).toBe(3);
+        expect(await world.store.lowest(shard)).toEqual({ applied: 3, floor: 3 });
       });
 
       test('records can be listed, and one that is broken can be discarded by its owner only', async () => {
@@ -139,6 +204,24 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.store.discard(shard, 'x#y#1' as OwnerToken, 's1' as SessionId)).toBe('fenced');
         expect(await world.store.discard(shard, token, 's1' as SessionId)).toBe('committed');
         expect(await listed()).toEqual(['s2']);
+      });
+
+      test('discarding takes the pending effects and the wake of that session with it, and of no other', async () => {
+        const { shard, token } = await lease();
+        const mine = session({ pending: [pendingOf('s1_1_0')], wakeAt: 1 });
+        await world.store.commit(shard, token, commit({ sessions: [mine, session({ session: 's10' as SessionId, pending: [pendingOf('s10_1_0')], wakeAt: 1 })] }));
+        await world.store.discard(shard, token, 's1' as SessionId);
+
+        expect((await world.store.pending(shard)).map(({ id }) => id)).toEqual(['s10_1_0']);
+        expect(await world.store.due(shard, 10, 10)).toEqual(['s10']);
+      });
+
+      test('floors are cleared by the owner only', async () => {
+        const { shard, token } = await lease();
+        await world.store.commit(shard, token, commit({ sessions: [session({ floor: 1 })] }));
+        expect(await world.store.clearFloors(shard, 'x#y#1' as OwnerToken)).toBe('fenced');
+        expect(await world.store.clearFloors(shard, token)).toBe('committed');
+        expect((await world.store.open(shard)).floors).toEqual(new Map());
       });
     });
 
@@ -213,7 +296,11 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       test('a part of the conversation is addressed by from and to, and a longer one is read on', async () => {
         const { call, shard, token } = await prepared();
         expect(await world.calls.claim({ ...call, to: 2 }, 'g1', 60_000)).toMatchObject([{ content: 'a' }, { content: 'b' }]);
-        await world.store.commit(shard, token, commit({ from: at(1), to: at(2), sessions: [session({ expectedVersion: 1, version: 2, entries: [JSON.stringify({ role: 'user', content: 'd' })] })] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({ from: at(1), to: at(2), sessions: [session({ expectedVersion: 1, version: 2, entries: [JSON.stringify({ role: 'user', content: 'd' })] })] }),
+        );
         expect(await world.calls.claim({ ...call, to: 4 }, 'g1', 60_000)).toMatchObject([{ content: 'a' }, { content: 'b' }, { content: 'c' }, { content: 'd' }]);
         expect(await world.calls.claim({ ...call, from: 2, to: 4 }, 'g1', 60_000)).toMatchObject([{ content: 'c' }, { content: 'd' }]);
       });

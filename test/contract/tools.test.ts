@@ -1,6 +1,7 @@
 /** Tool runners against real programs, a real HTTP server and a real MCP server. */
-import { createServer, type Server } from 'node:http';
+
 import { mkdtempSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -13,7 +14,13 @@ import { freePort } from '../../services/local/processes.ts';
 import type { ToolJob, ToolRunner } from '../../services/ports/performers.ts';
 
 const job = (args: Record<string, unknown>, run: object, more: object = {}): ToolJob => ({
-  tool: 'tool', spec: toolSpecSchema.parse({ description: 'x', run, ...more }), arguments: args, tenant: 'acme', session: 'session-1', idempotencyKey: 'e_1_0', traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+  tool: 'tool',
+  spec: toolSpecSchema.parse({ description: 'x', run, ...more }),
+  arguments: args,
+  tenant: 'acme',
+  session: 'session-1',
+  idempotencyKey: 'e_1_0',
+  traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
 });
 const never = () => new AbortController().signal;
 const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) => runner.run(one, one.spec.run as never, signal);
@@ -29,7 +36,10 @@ describe('process', () => {
   const code = (text: string, input?: unknown) => job({ code: text, input }, sandbox, { timeoutMs: 3_000 });
 
   test('code computes over its input', async () => {
-    expect(await use(runner, code('console.log("adding", input.length); return input.reduce((a, b) => a + b, 0);', [1, 2, 39]))).toEqual({ ok: true, value: { result: 42, log: ['adding 3'] } });
+    expect(await use(runner, code('console.log("adding", input.length); return input.reduce((a, b) => a + b, 0);', [1, 2, 39]))).toEqual({
+      ok: true,
+      value: { result: 42, log: ['adding 3'] },
+    });
   });
 
   test.each([
@@ -94,7 +104,9 @@ describe('http', () => {
       const status = Number(/status=(\d+)/.exec(request.url ?? '')?.[1] ?? 200);
       if (request.url?.includes('cut')) return void request.socket.destroy();
       if (request.url?.includes('flood')) return void response.end('x'.repeat(2_000_000));
-      response.writeHead(status, { 'content-type': 'application/json', ...(status === 429 ? { 'retry-after': '2' } : {}) }).end(JSON.stringify(status === 200 ? { fine: true } : { error: { code: 'WHY' } }));
+      response
+        .writeHead(status, { 'content-type': 'application/json', ...(status === 429 ? { 'retry-after': '2' } : {}) })
+        .end(JSON.stringify(status === 200 ? { fine: true } : { error: { code: 'WHY' } }));
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()));
     base = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
@@ -104,8 +116,16 @@ describe('http', () => {
   const http = (more: object) => ({ kind: 'http', url: '${env:BASE}/x', ...more });
 
   test('arguments fill path, query or body; key, trace and secrets go along as headers', async () => {
-    expect(await use(runner(), job({ id: 'a/b', amount: 5 }, http({ url: '${env:BASE}/things/{id}', headers: { authorization: 'Bearer ${env:TOKEN}' } })))).toEqual({ ok: true, value: { fine: true } });
-    expect(seen.at(-1)).toMatchObject({ method: 'POST', url: '/things/a%2Fb', body: '{"amount":5}', headers: { 'idempotency-key': 'e_1_0', authorization: 'Bearer secret', traceparent: expect.stringContaining('0af765') } });
+    expect(await use(runner(), job({ id: 'a/b', amount: 5 }, http({ url: '${env:BASE}/things/{id}', headers: { authorization: 'Bearer ${env:TOKEN}' } })))).toEqual({
+      ok: true,
+      value: { fine: true },
+    });
+    expect(seen.at(-1)).toMatchObject({
+      method: 'POST',
+      url: '/things/a%2Fb',
+      body: '{"amount":5}',
+      headers: { 'idempotency-key': 'e_1_0', authorization: 'Bearer secret', traceparent: expect.stringContaining('0af765') },
+    });
     await use(runner(), job({ id: 1, q: 'a b' }, http({ method: 'GET', url: '${env:BASE}/things/{id}' })));
     expect(seen.at(-1)).toMatchObject({ method: 'GET', url: '/things/1?q=a+b' });
   });
@@ -126,7 +146,10 @@ describe('http', () => {
     const broken = await use(runner(), job({}, http({ url: '${env:BASE}/cut' })));
     expect(broken).toMatchObject({ ok: false, failure: { class: 'transient', code: 'HTTP_BROKEN' } });
     expect(broken).not.toHaveProperty('failure.hasBegun');
-    expect(await use(runner(), job({}, { kind: 'http', url: `http://127.0.0.1:${await freePort()}/x` }))).toMatchObject({ ok: false, failure: { code: 'HTTP_UNREACHABLE', hasBegun: false } });
+    expect(await use(runner(), job({}, { kind: 'http', url: `http://127.0.0.1:${await freePort()}/x` }))).toMatchObject({
+      ok: false,
+      failure: { code: 'HTTP_UNREACHABLE', hasBegun: false },
+    });
   });
 
   test('a flood is refused', async () => {

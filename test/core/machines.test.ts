@@ -2,15 +2,16 @@
  * Any XState machine behaves under the durable host as it does under a plain actor, with a restore from stored
  * JSON before every event. What a machine invokes is answered by hand in both worlds.
  */
-import { type AnyStateMachine, assign, createActor, createMachine, fromPromise, setup, transition, initialTransition, raise } from 'xstate';
+
 import { describe, expect, test } from 'vitest';
-import { type Definition, step } from '../../services/core/session/step.ts';
-import { driverOf } from '../../services/core/session/machine-host.ts';
-import { agentMachine } from '../../services/core/session/agent-machine.ts';
-import type { SessionRecord } from '../../services/core/session/record.ts';
-import { parseRecord } from '../../services/core/session/migrate.ts';
+import { type AnyStateMachine, assign, createActor, createMachine, fromPromise, initialTransition, raise, setup, transition } from 'xstate';
 import type { AgentName, EffectId, Revision, TaskId } from '../../services/core/ids.ts';
+import { agentMachine } from '../../services/core/session/agent-machine.ts';
+import { driverOf } from '../../services/core/session/machine-host.ts';
 import type { Message } from '../../services/core/session/messages.ts';
+import { parseRecord } from '../../services/core/session/migrate.ts';
+import type { SessionRecord } from '../../services/core/session/record.ts';
+import { type Definition, step } from '../../services/core/session/step.ts';
 import { address, bundleOf } from '../support/sessions.ts';
 
 interface Case {
@@ -23,7 +24,12 @@ interface Case {
 const s = () =>
   setup({
     types: { context: {} as Record<string, unknown>, events: {} as { type: string; [field: string]: unknown } },
-    actors: { model: fromPromise(async () => '' as unknown), tool: fromPromise(async () => ({}) as unknown), agent: fromPromise(async () => '' as unknown), human: fromPromise(async () => ({}) as unknown) },
+    actors: {
+      model: fromPromise(async () => '' as unknown),
+      tool: fromPromise(async () => ({}) as unknown),
+      agent: fromPromise(async () => '' as unknown),
+      human: fromPromise(async () => ({}) as unknown),
+    },
     guards: { isBig: ({ event }) => Number((event as { output?: unknown }).output) > 10 },
     actions: { count: assign({ n: ({ context }) => Number(context.n ?? 0) + 1 }) },
   });
@@ -33,7 +39,9 @@ const cases: readonly Case[] = [
   {
     name: 'sequence of invokes with output kept in context',
     machine: s().createMachine({
-      id: 'sequence', context: {}, initial: 'a',
+      id: 'sequence',
+      context: {},
+      initial: 'a',
       output: ({ context }) => context,
       states: {
         a: { invoke: tool('a', { target: 'b', actions: assign({ a: ({ event }: { event: { output?: unknown } }) => event.output }) }) },
@@ -46,7 +54,9 @@ const cases: readonly Case[] = [
   {
     name: 'onError takes the other way',
     machine: s().createMachine({
-      id: 'error', context: {}, initial: 'a',
+      id: 'error',
+      context: {},
+      initial: 'a',
       states: { a: { invoke: tool('a', 'good', { onError: { target: 'bad', actions: assign({ why: 'failed' }) } }) }, good: { type: 'final' }, bad: { type: 'final' } },
     }),
     script: [{ error: 'no' }],
@@ -59,7 +69,9 @@ const cases: readonly Case[] = [
   {
     name: 'guards choose by the answer',
     machine: s().createMachine({
-      id: 'guards', context: {}, initial: 'a',
+      id: 'guards',
+      context: {},
+      initial: 'a',
       states: { a: { invoke: tool('a', [{ guard: 'isBig', target: 'big' }, { target: 'small' }]) }, big: { type: 'final' }, small: { type: 'final' } },
     }),
     script: [{ done: 11 }],
@@ -67,10 +79,13 @@ const cases: readonly Case[] = [
   {
     name: 'parallel regions, done when both are',
     machine: s().createMachine({
-      id: 'parallel', context: {}, initial: 'both',
+      id: 'parallel',
+      context: {},
+      initial: 'both',
       states: {
         both: {
-          type: 'parallel', onDone: 'end',
+          type: 'parallel',
+          onDone: 'end',
           states: {
             left: { initial: 'l', states: { l: { invoke: tool('l', 'ok') }, ok: { type: 'final' } } },
             right: { initial: 'r', states: { r: { invoke: tool('r', 'ok') }, ok: { type: 'final' } } },
@@ -84,9 +99,17 @@ const cases: readonly Case[] = [
   {
     name: 'nested states with entry and exit counted',
     machine: s().createMachine({
-      id: 'nested', context: { n: 0 }, initial: 'outer',
+      id: 'nested',
+      context: { n: 0 },
+      initial: 'outer',
       states: {
-        outer: { entry: 'count', exit: 'count', initial: 'x', onDone: 'end', states: { x: { entry: 'count', exit: 'count', invoke: tool('x', 'y') }, y: { entry: 'count', invoke: tool('y', 'z') }, z: { type: 'final' } } },
+        outer: {
+          entry: 'count',
+          exit: 'count',
+          initial: 'x',
+          onDone: 'end',
+          states: { x: { entry: 'count', exit: 'count', invoke: tool('x', 'y') }, y: { entry: 'count', invoke: tool('y', 'z') }, z: { type: 'final' } },
+        },
         end: { type: 'final' },
       },
     }),
@@ -95,10 +118,15 @@ const cases: readonly Case[] = [
   {
     name: 'shallow history comes back where it left',
     machine: s().createMachine({
-      id: 'history', context: { n: 0 }, initial: 'work',
+      id: 'history',
+      context: { n: 0 },
+      initial: 'work',
       states: {
         work: { initial: 'one', states: { one: { invoke: tool('one', 'two') }, two: { invoke: tool('two', '#history.break') }, back: { type: 'history' } } },
-        break: { entry: 'count', invoke: tool('rest', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2, target: 'work.back' }, { target: 'end' }]) },
+        break: {
+          entry: 'count',
+          invoke: tool('rest', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2, target: 'work.back' }, { target: 'end' }]),
+        },
         end: { type: 'final' },
       },
     }),
@@ -107,10 +135,18 @@ const cases: readonly Case[] = [
   {
     name: 'deep history over two levels',
     machine: s().createMachine({
-      id: 'deep', context: { n: 0 }, initial: 'work',
+      id: 'deep',
+      context: { n: 0 },
+      initial: 'work',
       states: {
-        work: { initial: 'p', states: { p: { initial: 'q', states: { q: { invoke: tool('q', 'r') }, r: { invoke: tool('r', '#deep.break') } } }, back: { type: 'history', history: 'deep' } } },
-        break: { entry: 'count', invoke: tool('rest', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2, target: 'work.back' }, { target: 'end' }]) },
+        work: {
+          initial: 'p',
+          states: { p: { initial: 'q', states: { q: { invoke: tool('q', 'r') }, r: { invoke: tool('r', '#deep.break') } } }, back: { type: 'history', history: 'deep' } },
+        },
+        break: {
+          entry: 'count',
+          invoke: tool('rest', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2, target: 'work.back' }, { target: 'end' }]),
+        },
         end: { type: 'final' },
       },
     }),
@@ -119,7 +155,9 @@ const cases: readonly Case[] = [
   {
     name: 'always transitions run through',
     machine: s().createMachine({
-      id: 'always', context: { n: 0 }, initial: 'a',
+      id: 'always',
+      context: { n: 0 },
+      initial: 'a',
       states: {
         a: { invoke: tool('a', { target: 'loop', actions: 'count' }) },
         loop: { always: [{ guard: ({ context }) => Number(context.n) < 5, target: 'loop', reenter: true, actions: 'count' }, { target: 'end' }] },
@@ -130,44 +168,69 @@ const cases: readonly Case[] = [
   },
   {
     name: 'a delayed transition fires when its time has come',
-    machine: s().createMachine({ id: 'delayed', context: {}, initial: 'a', states: { a: { after: { 5_000: 'b' } }, b: { after: { 1_000: 'end' } }, end: { type: 'final' } } }),
+    machine: s().createMachine({ id: 'delayed', context: {}, initial: 'a', states: { a: { after: { 5000: 'b' } }, b: { after: { 1000: 'end' } }, end: { type: 'final' } } }),
     script: [{ waitMs: 5_000 }, { waitMs: 1_000 }],
   },
   {
     name: 'an answer in time cancels the time-out of its state',
     machine: s().createMachine({
-      id: 'timeout', context: {}, initial: 'a',
-      states: { a: { invoke: tool('a', 'b'), after: { 60_000: 'late' } }, b: { invoke: tool('b', 'end'), after: { 60_000: 'late' } }, late: { type: 'final' }, end: { type: 'final' } },
+      id: 'timeout',
+      context: {},
+      initial: 'a',
+      states: {
+        a: { invoke: tool('a', 'b'), after: { 60000: 'late' } },
+        b: { invoke: tool('b', 'end'), after: { 60000: 'late' } },
+        late: { type: 'final' },
+        end: { type: 'final' },
+      },
     }),
     script: [{ done: 1 }, { waitMs: 59_000 }, { done: 2 }],
   },
   {
     name: 'a time-out cancels the invoke it interrupts',
     machine: s().createMachine({
-      id: 'interrupt', context: {}, initial: 'a',
-      states: { a: { invoke: tool('a', 'end'), after: { 1_000: 'fallback' } }, fallback: { invoke: tool('f', 'end') }, end: { type: 'final' } },
+      id: 'interrupt',
+      context: {},
+      initial: 'a',
+      states: { a: { invoke: tool('a', 'end'), after: { 1000: 'fallback' } }, fallback: { invoke: tool('f', 'end') }, end: { type: 'final' } },
     }),
     script: [{ waitMs: 1_000 }, { done: 'instead' }],
   },
   {
     name: 're-entering a state invokes again',
     machine: s().createMachine({
-      id: 'again', context: { n: 0 }, initial: 'a',
-      states: { a: { entry: 'count', invoke: tool('a', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 3, target: 'a', reenter: true }, { target: 'end' }]) }, end: { type: 'final' } },
+      id: 'again',
+      context: { n: 0 },
+      initial: 'a',
+      states: {
+        a: {
+          entry: 'count',
+          invoke: tool('a', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 3, target: 'a', reenter: true }, { target: 'end' }]),
+        },
+        end: { type: 'final' },
+      },
     }),
     script: [{ done: 1 }, { done: 2 }, { done: 3 }],
   },
   {
     name: 'raised events are handled in the same step',
     machine: s().createMachine({
-      id: 'raised', context: {}, initial: 'a',
+      id: 'raised',
+      context: {},
+      initial: 'a',
       states: { a: { invoke: tool('a', { actions: raise({ type: 'GO' }) }), on: { GO: 'end' } }, end: { type: 'final' } },
     }),
     script: [{ done: 1 }],
   },
   {
     name: 'final output is mapped',
-    machine: s().createMachine({ id: 'output', context: { kept: 7 }, initial: 'a', output: ({ event }) => ({ got: (event as { output?: unknown }).output }), states: { a: { invoke: tool('a', 'end') }, end: { type: 'final', output: ({ context }) => context.kept } } }),
+    machine: s().createMachine({
+      id: 'output',
+      context: { kept: 7 },
+      initial: 'a',
+      output: ({ event }) => ({ got: (event as { output?: unknown }).output }),
+      states: { a: { invoke: tool('a', 'end') }, end: { type: 'final', output: ({ context }) => context.kept } },
+    }),
     script: [{ done: 1 }],
   },
 ];
@@ -185,7 +248,9 @@ class Plain {
         new Promise((resolve, reject) => {
           const open = { resolve, reject, isOpen: true };
           this.#open.push(open);
-          signal.addEventListener('abort', () => { open.isOpen = false; });
+          signal.addEventListener('abort', () => {
+            open.isOpen = false;
+          });
         }),
     );
     const clock = {
@@ -199,7 +264,10 @@ class Plain {
         if (at >= 0) this.#timers[at]!.at = Number.POSITIVE_INFINITY;
       },
     };
-    this.actor = createActor(machine.provide({ actors: { model: answered, tool: answered, agent: answered, human: answered } } as never), { clock: clock as never, input: {} as never });
+    this.actor = createActor(machine.provide({ actors: { model: answered, tool: answered, agent: answered, human: answered } } as never), {
+      clock: clock as never,
+      input: {} as never,
+    });
     this.actor.subscribe({ error: () => undefined });
     this.actor.start();
   }
@@ -235,7 +303,12 @@ class Durable {
   }
   say(message: Message): void {
     this.#sequence += 1;
-    const stepped = step(this.text ? this.record : undefined, { message, at: this.at, position: { incarnation: 0, sequence: this.#sequence, index: 0 } }, this.#definition, address);
+    const stepped = step(
+      this.text ? this.record : undefined,
+      { message, at: this.at, position: { incarnation: 0, sequence: this.#sequence, index: 0 } },
+      this.#definition,
+      address,
+    );
     if (stepped.kind === 'applied') this.text = JSON.stringify(stepped.record);
   }
   answer(entry: { done: unknown } | { error: string } | { waitMs: number }): void {
@@ -252,7 +325,14 @@ class Durable {
 
 const viewOfPlain = ({ actor }: Plain) => {
   const snapshot = actor.getSnapshot() as { value: unknown; context: unknown; status: string; output: unknown };
-  return JSON.parse(JSON.stringify({ value: snapshot.value, context: snapshot.context, status: snapshot.status === 'done' ? 'completed' : snapshot.status === 'error' ? 'failed' : 'active', output: snapshot.output ?? null })) as object;
+  return JSON.parse(
+    JSON.stringify({
+      value: snapshot.value,
+      context: snapshot.context,
+      status: snapshot.status === 'done' ? 'completed' : snapshot.status === 'error' ? 'failed' : 'active',
+      output: snapshot.output ?? null,
+    }),
+  ) as object;
 };
 const viewOfDurable = ({ record }: Durable, plain: object) => ({
   // A failed session shows its end as its state; where the machine stood is in the plain world's value.

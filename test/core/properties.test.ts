@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { add, costMicrosOf, exceeded, limitsSchema, nothing } from '../../services/core/budget/budget.ts';
 import { placementOf } from '../../services/core/cluster/placement.ts';
-import { type EffectId, type HostId, sessionIdOf, shardOf, type AgentName, type TenantId, type SessionId } from '../../services/core/ids.ts';
+import { type AgentName, type EffectId, type HostId, type SessionId, sessionIdOf, shardOf, type TenantId } from '../../services/core/ids.ts';
 import type { Message } from '../../services/core/session/messages.ts';
 import { isEnded, stateHashOf } from '../../services/core/session/record.ts';
 import { step } from '../../services/core/session/step.ts';
@@ -24,7 +24,12 @@ const moves = fc.array(
 function messageFor(move: Move, talk: Talk): Message | undefined {
   const by = { actor: 'ann', reason: '' };
   const pick = <Item>(items: readonly Item[]) => items[move.pick % Math.max(1, items.length)];
-  const of = (kinds: readonly string[]) => pick(Object.entries(talk.record?.pending ?? {}).filter(([, note]) => kinds.includes(note.kind)).map(([id]) => id));
+  const of = (kinds: readonly string[]) =>
+    pick(
+      Object.entries(talk.record?.pending ?? {})
+        .filter(([, note]) => kinds.includes(note.kind))
+        .map(([id]) => id),
+    );
   switch (move.kind) {
     case 'reply':
     case 'calls':
@@ -33,7 +38,9 @@ function messageFor(move: Move, talk: Talk): Message | undefined {
       if (!effect) return undefined;
       if (move.kind === 'reply') return replied(effect, { content: 'done' });
       if (move.kind === 'bad') return replied(effect, { calls: [call('pay', '{')] });
-      return replied(effect, { calls: Array.from({ length: 1 + (move.pick % 3) }, (_, index) => call(index % 2 ? 'pay' : 'look', { amount: move.pick }, `c${move.pick}-${index}`)) });
+      return replied(effect, {
+        calls: Array.from({ length: 1 + (move.pick % 3) }, (_, index) => call(index % 2 ? 'pay' : 'look', { amount: move.pick }, `c${move.pick}-${index}`)),
+      });
     }
     case 'result':
     case 'fail': {
@@ -58,7 +65,10 @@ function messageFor(move: Move, talk: Talk): Message | undefined {
   }
 }
 
-const spec = { approvals: [{ tool: 'pay', when: { argument: 'amount', above: 500 }, expiresMs: 3_600_000 }], limits: { stepsMax: 8, toolCallsMax: 12, tokensMax: 20_000, costMicrosMax: 40_000, wallClockMs: 3_600_000 } };
+const spec = {
+  approvals: [{ tool: 'pay', when: { argument: 'amount', above: 500 }, expiresMs: 3_600_000 }],
+  limits: { stepsMax: 8, toolCallsMax: 12, tokensMax: 20_000, costMicrosMax: 40_000, wallClockMs: 3_600_000 },
+};
 
 function play(script: readonly Move[]): Talk {
   const talk = new Talk(definitionOf(spec as never));

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { loadSpecs, parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { settingsFrom } from '../../services/adapters/files/environment.ts';
+import { loadSpecs, parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import type { AgentName } from '../../services/core/ids.ts';
 import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import { addressOf } from '../../services/runtime/intake.ts';
-import type { AgentName } from '../../services/core/ids.ts';
 
 const desk = join(import.meta.dirname, '../../examples/refund-desk/agents');
 const parse = (yaml: string) => parseSpecs(yaml, 'a.yaml');
@@ -40,7 +40,10 @@ describe('specs', () => {
   });
 
   test('a field that does not exist is refused, not ignored', () => {
-    expect(parse('apiVersion: understudy.dev/v1\nkind: Tenant\nmetadata: { name: acme }\nspec: { agent: [x] }\n')[0]).toMatchObject({ document: undefined, problems: [{ message: expect.stringContaining('agent') }] });
+    expect(parse('apiVersion: understudy.dev/v1\nkind: Tenant\nmetadata: { name: acme }\nspec: { agent: [x] }\n')[0]).toMatchObject({
+      document: undefined,
+      problems: [{ message: expect.stringContaining('agent') }],
+    });
   });
 
   test('broken YAML names the line, and the other documents stand', () => {
@@ -50,7 +53,9 @@ describe('specs', () => {
   });
 
   test('an agent that names what is not there is left out and reported; the others stand', () => {
-    const { catalog, problems } = catalogOf(documents(`${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: lost }\nspec: { model: none, tools: [hammer], agents: [ghost] }\n`));
+    const { catalog, problems } = catalogOf(
+      documents(`${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: lost }\nspec: { model: none, tools: [hammer], agents: [ghost] }\n`),
+    );
     expect([...catalog.agents.keys()]).toEqual(['clerk']);
     expect(problems.map(({ message }) => message)).toEqual([
       'Agent lost names the tool hammer, and there is no such Tool',
@@ -61,7 +66,11 @@ describe('specs', () => {
 
   test('agents that delegate in a circle are refused', () => {
     const circle = `${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: a }\nspec: { model: m, agents: [b] }\n---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: b }\nspec: { model: m, agents: [a] }\n`;
-    expect(catalogOf(documents(circle)).problems.map(({ message }) => message).join()).toContain('circle');
+    expect(
+      catalogOf(documents(circle))
+        .problems.map(({ message }) => message)
+        .join(),
+    ).toContain('circle');
   });
 
   test('the revision is the content: equal specs agree, a changed word does not', () => {

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
-import { isEnded, stateHashOf, wakeAtOf } from '../../services/core/session/record.ts';
-import { step } from '../../services/core/session/step.ts';
 import type { EffectId, TaskId } from '../../services/core/ids.ts';
+import { isEnded, stateHashOf, wakeAtOf } from '../../services/core/session/record.ts';
+import { park, step } from '../../services/core/session/step.ts';
 import { address, call, definitionOf, replied, returned, Talk, task, toolFailed } from '../support/sessions.ts';
 
 const thinking = (spec = {}) => {
@@ -318,7 +318,13 @@ describe('children', () => {
 
   test('what a child spent is spent by its parent, and the rest comes back', () => {
     const talk = acting([call('delegate', { agent: 'helper', input: 'check it' })]);
-    talk.say({ kind: 'agentEnded', effect: talk.pendingOf('startAgent') as EffectId, outcome: 'completed', output: 'clear', spent: { steps: 2, toolCalls: 1, tokens: 50, costMicros: 7 } });
+    talk.say({
+      kind: 'agentEnded',
+      effect: talk.pendingOf('startAgent') as EffectId,
+      outcome: 'completed',
+      output: 'clear',
+      spent: { steps: 2, toolCalls: 1, tokens: 50, costMicros: 7 },
+    });
 
     expect(talk.context.spent).toMatchObject({ steps: 3, toolCalls: 2, tokens: 160, costMicros: 127 });
     expect(talk.context.reserved.steps).toBe(1); // the model call under way
@@ -388,5 +394,136 @@ test('every effect that stays pending has a deadline, and a wake after it answer
 test('the event of a step carries the choice and what stood beside it', () => {
   const talk = acting();
 
-  expect(talk.last).toMatchObject({ happened: { kind: 'model-replied', from: 'thinking', to: 'acting', choices: [{ chosen: 'hasOpenCalls → acting', options: expect.arrayContaining(['mustStop → failed', 'hasAnswer → completed']) }] } });
+  expect(talk.last).toMatchObject({
+    happened: {
+      kind: 'model-replied',
+      from: 'thinking',
+      to: 'acting',
+      choices: [{ chosen: 'hasOpenCalls → acting', options: expect.arrayContaining(['mustStop → failed', 'hasAnswer → completed']) }],
+    },
+  });
+});
+
+describe('found in review, kept as tests', () => {
+  const by = { actor: 'ann', reason: '' };
+  const keyedTask = (id: string) => task(id, { isKeyed: true, task: id as TaskId });
+
+  test('a task that a keyed session has answered comes again and is not run again', () => {
+    const talk = new Talk();
+    talk.say(keyedTask('a'));
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'one' }));
+    talk.say(keyedTask('b'));
+
+    expect(talk.say(keyedTask('a'))).toMatchObject({ kind: 'seen' });
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'two' }));
+    expect(talk.say(keyedTask('a'))).toMatchObject({ kind: 'seen' });
+    expect(talk.record).toMatchObject({ value: 'idle' });
+  });
+
+  test('a task for a keyed session that has ended is refused by name, not forgotten', () => {
+    const talk = new Talk();
+    talk.say(keyedTask('a'));
+    talk.say({ kind: 'halt', ...by });
+
+    expect(() => talk.say(keyedTask('b'))).toThrow(expect.objectContaining({ code: 'SESSION_ENDED' }));
+    expect(talk.say(keyedTask('a'))).toMatchObject({ kind: 'seen' });
+  });
+
+  test('tasks kept by a paused session are answered when it is halted', () => {
+    const talk = new Talk();
+    talk.say(keyedTask('a'));
+    talk.say({ kind: 'pause', ...by });
+    for (const id of ['b', 'c']) talk.say(keyedTask(id));
+    talk.say({ kind: 'halt', ...by });
+
+    expect(talk.wants.filter(({ kind }) => kind === 'reply').map((effect) => (effect as { task: string }).task)).toEqual(['a', 'b', 'c']);
+  });
+
+  test('a paused session that kept more tasks than its queue holds can be resumed: the rest get their answer', () => {
+    const talk = new Talk();
+    talk.say(keyedTask('t0'));
+    talk.say({ kind: 'pause', ...by });
+    for (let index = 1; index <= 40; index += 1) talk.say(keyedTask(`t${index}`));
+    talk.say({ kind: 'resume', ...by });
+
+    expect(talk.record!.status).toBe('active');
+    expect(talk.context.queue).toHaveLength(32);
+    expect(talk.wants.filter(({ kind }) => kind === 'reply')).toHaveLength(8);
+  });
+
+  test('every call of the model is answered in the conversation, also when it may not run', () => {
+    const looped = thinking({ loop: { sameCallMax: 2, failuresMax: 5, verdict: 'escalate' } });
+    looped.say(replied(looped.pendingOf('callModel'), { calls: [call('look', {}, 'one')] }));
+    looped.say(returned(looped.pendingOf('runTool')));
+    looped.say(replied(looped.pendingOf('callModel'), { calls: [call('look', {}, 'two'), call('pay', { amount: 1 }, 'three')] }));
+    const keyed = new Talk(definitionOf({ limits: { wallClockMs: 1_000 } as never }));
+    keyed.say(keyedTask('a'));
+    keyed.say(replied(keyed.pendingOf('callModel'), { calls: [call('look', {}, 'four')] }));
+    keyed.say({ kind: 'wake' }, 5_000);
+
+    for (const talk of [looped, keyed]) {
+      const entries = talk.entries as { role: string; call?: string; calls?: { id: string }[] }[];
+      const asked = entries.flatMap(({ calls }) => calls?.map(({ id }) => id) ?? []);
+      const answered = entries.flatMap((entry) => (entry.role === 'tool' ? [entry.call] : []));
+      expect(answered.sort()).toEqual(asked.sort());
+      expect(talk.record!.length).toBe(entries.length);
+      expect(talk.context.length).toBe(entries.length);
+    }
+  });
+
+  test('deadlines stand still while a session is paused', () => {
+    const talk = acting([call('look')], { limits: { wallClockMs: 10_000 } as never });
+    const wall = talk.record!.timers.wall!.dueAt;
+    talk.say({ kind: 'pause', ...by });
+    talk.say({ kind: 'resume', ...by }, 1_000_000);
+
+    expect(talk.record!.timers.wall!.dueAt).toBe(wall + 1_000_000);
+    expect(talk.say({ kind: 'wake' })).toMatchObject({ kind: 'seen' });
+  });
+
+  test('the wall clock of a task that ended does not end the next one', () => {
+    const talk = new Talk(definitionOf({ limits: { wallClockMs: 100_000_000 } as never }));
+    talk.say(keyedTask('a'));
+    talk.say(keyedTask('b'));
+    talk.say({ kind: 'wake' }, 200_000_000); // the model call's deadline and the wall clock are both due
+
+    expect(talk.record).toMatchObject({ status: 'active', value: 'thinking', task: 'b' });
+  });
+
+  test('an approval after its deadline is no approval, even before the wake', () => {
+    const talk = acting([call('pay', { amount: 5 })], { approvals: [{ tool: 'pay', expiresMs: 1_000 }] });
+    const approval = talk.pendingOf('askHuman');
+
+    expect(talk.say({ kind: 'approve', approval: approval as EffectId, hash: talk.context.approvals[approval]!.hash, ...by }, 2_000)).toMatchObject({ kind: 'seen' });
+  });
+
+  test('a session that paused for its model asks again when it is resumed, and not before', () => {
+    const talk = thinking({ onModelFailure: 'pause' });
+    talk.say({ kind: 'modelFailed', effect: talk.pendingOf('callModel') as EffectId, failure: { class: 'permanent', code: 'BUSY', message: 'busy' }, attempts: 4 });
+    expect(talk.kinds).toEqual([]);
+    talk.say({ kind: 'resume', ...by });
+
+    expect(talk.wants).toMatchObject([{ kind: 'callModel', purpose: 'turn' }]);
+    expect(talk.record).toMatchObject({ status: 'active', value: 'thinking' });
+  });
+
+  test('a parked session keeps what comes until it is resumed', () => {
+    const talk = acting();
+    const effect = talk.pendingOf('runTool');
+    const parked = park(talk.record!, { message: { kind: 'wake' }, at: talk.at + 1, position: { incarnation: 0, sequence: 50, index: 0 } }, new Error('boom'), address);
+    if (parked.kind !== 'applied') throw new Error('not parked');
+    expect(parked.record).toMatchObject({ status: 'parked', reason: 'STEP_CRASHED: boom' });
+    const kept = step(parked.record, { message: returned(effect), at: talk.at + 2, position: { incarnation: 0, sequence: 51, index: 0 } }, talk.definition, address);
+    expect(kept).toMatchObject({ kind: 'applied', record: { status: 'parked', deferred: [{}] }, effects: [] });
+    const resumed = step((kept as unknown as { record: never }).record, { message: { kind: 'resume', ...by }, at: talk.at + 3, position: { incarnation: 0, sequence: 52, index: 0 } }, talk.definition, address);
+
+    expect(resumed).toMatchObject({ kind: 'applied', record: { status: 'active', value: 'thinking' }, effects: [{ kind: 'callModel' }] });
+  });
+
+  test('a result of another kind settles nothing: a tool cannot answer for a model', () => {
+    const talk = thinking();
+
+    expect(talk.say(returned(talk.pendingOf('callModel')))).toMatchObject({ kind: 'seen' });
+    expect(talk.pending).toHaveLength(1);
+  });
 });

@@ -68,7 +68,10 @@ test('a paused owner wakes: all its writes are refused and counted, the others h
   await allIsWell(tasks);
   frozen!.running.signal('SIGCONT');
   // It still holds results that it read before, and tries to commit them under a token that is no longer the owner.
-  await eventually(async () => (await system.metric(frozen!, 'understudy_fenced_total')) + (await system.metric(frozen!, 'understudy_shards_lost_total')) > 0, 'the zombie to be refused');
+  await eventually(
+    async () => (await system.metric(frozen!, 'understudy_fenced_total')) + (await system.metric(frozen!, 'understudy_shards_lost_total')) > 0,
+    'the zombie to be refused',
+  );
   await allIsWell(tasks);
 });
 

@@ -26,7 +26,8 @@ async function understudy(...args: string[]): Promise<{ code: number; out: strin
     return { code, out: stdout, err: stderr };
   }
 }
-const deadOf = async (task: string) => eventually(async () => (await natsEvents(system.nats).deadLetters(1_000)).find((letter) => letter.task === task), `the dead letter of ${task}`);
+const deadOf = async (task: string) =>
+  eventually(async () => (await natsEvents(system.nats).deadLetters(1_000)).find((letter) => letter.task === task), `the dead letter of ${task}`);
 
 test('a task runs to its answer, and the trace of its publisher reaches the tool', async () => {
   const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
@@ -66,7 +67,12 @@ test('the same task published again lands on the same session and is dropped, af
 });
 
 test('code runs in a process of its own, and a child agent answers its parent', async () => {
-  await system.publish('mixed', { calls: [{ tool: 'code', arguments: { code: 'return 6 * input', input: 7 } }, { tool: 'delegate', arguments: { agent: 'helper', input: JSON.stringify(script('pure')) } }] });
+  await system.publish('mixed', {
+    calls: [
+      { tool: 'code', arguments: { code: 'return 6 * input', input: 7 } },
+      { tool: 'delegate', arguments: { agent: 'helper', input: JSON.stringify(script('pure')) } },
+    ],
+  });
 
   expect((await system.endOf('mixed')).data.to).toBe('completed');
   expect(system.ends('helper').length).toBeGreaterThan(0);
@@ -241,7 +247,7 @@ describe('the command line', () => {
   });
 
   test('--explain prints the nats command instead of doing it', async () => {
-    expect((await understudy('--explain', 'halt', 'desk-1', '-r', 'x')).out).toContain("req understudy.control.halt '{\"session\":\"desk-1\"");
+    expect((await understudy('--explain', 'halt', 'desk-1', '-r', 'x')).out).toContain('req understudy.control.halt \'{"session":"desk-1"');
   });
 
   test('doctor finds every shard owned', async () => {
@@ -265,7 +271,9 @@ test('no prompt and no tool output stands in a log or in an event of a step', as
   await system.publish('secretive', { calls: [{ tool: 'code', arguments: { code: `return "${marker}"` } }], say: 'ok' });
   await system.endOf('secretive');
   const { readdirSync, readFileSync } = await import('node:fs');
-  const logs = readdirSync(system.stack.logs).map((file) => readFileSync(join(system.stack.logs, file), 'utf8')).join('\n');
+  const logs = readdirSync(system.stack.logs)
+    .map((file) => readFileSync(join(system.stack.logs, file), 'utf8'))
+    .join('\n');
 
   expect(logs).toContain('task accepted');
   expect(logs).not.toContain(marker);

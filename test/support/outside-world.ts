@@ -46,7 +46,13 @@ export class OutsideWorld {
           response.writeHead(this.effects.some((effect) => effect.key === key) ? 200 : 404, { 'content-type': 'application/json' }).end('{"found":true}');
           return;
         }
-        const call: Call = { tool, key: String(request.headers['idempotency-key'] ?? ''), session: String(request.headers['x-understudy-session'] ?? ''), traceparent: request.headers.traceparent as string | undefined, at: Date.now() };
+        const call: Call = {
+          tool,
+          key: String(request.headers['idempotency-key'] ?? ''),
+          session: String(request.headers['x-understudy-session'] ?? ''),
+          traceparent: request.headers.traceparent as string | undefined,
+          at: Date.now(),
+        };
         this.calls.push(call);
         await sleep(this.beforeMs);
         // The keyed service pays attention to the key; the others do not.
@@ -87,11 +93,19 @@ export class OutsideWorld {
     const say = script.say ?? `done ${script.calls.length}`;
     if (!request.stream) {
       response.writeHead(200, { 'content-type': 'application/json' });
-      response.end(JSON.stringify({ ...base, object: 'chat.completion', usage, choices: [{ index: 0, finish_reason: call ? 'tool_calls' : 'stop', message: { role: 'assistant', content: call ? null : say, ...(call ? { tool_calls: [call] } : {}) } }] }));
+      response.end(
+        JSON.stringify({
+          ...base,
+          object: 'chat.completion',
+          usage,
+          choices: [{ index: 0, finish_reason: call ? 'tool_calls' : 'stop', message: { role: 'assistant', content: call ? null : say, ...(call ? { tool_calls: [call] } : {}) } }],
+        }),
+      );
       return;
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
-    const send = (delta: object, finish: string | null = null) => response.write(`data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`);
+    const send = (delta: object, finish: string | null = null) =>
+      response.write(`data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`);
     send({ role: 'assistant', content: call ? '' : say.slice(0, 2) });
     if (this.holdStreams) await new Promise<void>((resolve) => this.heldStreams.push(resolve));
     send(call ? { tool_calls: [{ index: 0, ...call }] } : { content: say.slice(2) });

@@ -1,4 +1,6 @@
 /** Small builders for core tests: a bundle, a session, and the messages it hears. */
+
+import { limitsSchema } from '../../services/core/budget/budget.ts';
 import type { AgentName, EffectId, Revision, SessionId, TaskId, TenantId } from '../../services/core/ids.ts';
 import type { AgentContext } from '../../services/core/session/agent-context.ts';
 import type { Effect, PendingEffect } from '../../services/core/session/effects.ts';
@@ -7,7 +9,6 @@ import type { SessionRecord } from '../../services/core/session/record.ts';
 import { type AgentSpec, agentSpecSchema, type Bundle, modelSpecSchema } from '../../services/core/session/specs.ts';
 import { type Definition, type Step, step } from '../../services/core/session/step.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
-import { limitsSchema } from '../../services/core/budget/budget.ts';
 
 export const address = { tenant: 'acme' as TenantId, session: 'clerk-1' as SessionId };
 export const agent = 'clerk' as AgentName;
@@ -32,23 +33,51 @@ export function bundleOf(spec: Partial<AgentSpec> = {}): Bundle {
 export const definitionOf = (spec: Partial<AgentSpec> = {}): Definition => ({ bundle: bundleOf(spec) });
 
 export const task = (input = 'hello', more: Partial<Extract<Message, { kind: 'task' }>> = {}): Message => ({
-  kind: 'task', task: 'task-1' as TaskId, agent, revision, input, isKeyed: false, ...more,
+  kind: 'task',
+  task: 'task-1' as TaskId,
+  agent,
+  revision,
+  input,
+  isKeyed: false,
+  ...more,
 });
 
 export const replied = (effect: string, reply: Partial<ModelReply> & { calls?: ModelReply['calls'] } = {}): Message => ({
   kind: 'modelReplied',
   effect: effect as EffectId,
-  reply: { content: '', calls: [], finish: 'stop', usage: { promptTokens: 100, completionTokens: 10, cachedTokens: 0 }, costMicros: 120, model: 'm-1', latencyMs: 5, attempts: 1, ...reply },
+  reply: {
+    content: '',
+    calls: [],
+    finish: 'stop',
+    usage: { promptTokens: 100, completionTokens: 10, cachedTokens: 0 },
+    costMicros: 120,
+    model: 'm-1',
+    latencyMs: 5,
+    attempts: 1,
+    ...reply,
+  },
 });
 
 export const call = (name: string, args: unknown = {}, id = `call-${name}`) => ({ id, name, arguments: typeof args === 'string' ? args : JSON.stringify(args) });
 
 export const returned = (effect: string, value: unknown = { ok: true }): Message => ({
-  kind: 'toolReturned', effect: effect as EffectId, value, bytes: 10, truncated: false, latencyMs: 3, attempts: 1, executor: 'x',
+  kind: 'toolReturned',
+  effect: effect as EffectId,
+  value,
+  bytes: 10,
+  truncated: false,
+  latencyMs: 3,
+  attempts: 1,
+  executor: 'x',
 });
 
 export const toolFailed = (effect: string, failureClass: 'transient' | 'semantic' | 'permanent' | 'unknown' = 'permanent'): Message => ({
-  kind: 'toolFailed', effect: effect as EffectId, failure: { class: failureClass, code: 'NO', message: 'it did not work' }, latencyMs: 3, attempts: 1, executor: 'x',
+  kind: 'toolFailed',
+  effect: effect as EffectId,
+  failure: { class: failureClass, code: 'NO', message: 'it did not work' },
+  latencyMs: 3,
+  attempts: 1,
+  executor: 'x',
 });
 
 /** A session that is talked to, one message after the other, a millisecond apart. */

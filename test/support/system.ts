@@ -8,7 +8,7 @@ import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { declareStreams } from '../../services/adapters/nats/streams.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
-import { startProcess, freePort, answering } from '../../services/local/processes.ts';
+import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { type Service, type ServiceKind, Stack } from '../../services/local/stack.ts';
 import { eventually } from './eventually.ts';
 import { OutsideWorld, type Script } from './outside-world.ts';

@@ -4,13 +4,12 @@ import type { HostId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
-import { beginning, comparePositions, type Position } from '../../core/session/record.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Lease, Leases } from '../../ports/leases.ts';
-import type { ModelCalls, SessionStore } from '../../ports/session-store.ts';
+import type { ModelCalls, SessionStore, ShardPosition } from '../../ports/session-store.ts';
 
 interface ShardData {
-  position: Position | undefined;
+  at: ShardPosition | undefined;
   readonly records: Map<SessionId, { version: number; record: string }>;
   readonly conversations: Map<SessionId, string[]>;
   readonly pending: Map<string, string>;
@@ -21,7 +20,7 @@ interface ShardData {
 }
 
 const emptyShard = (): ShardData => ({
-  position: undefined,
+  at: undefined,
   records: new Map(),
   conversations: new Map(),
   pending: new Map(),
@@ -78,15 +77,15 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       data(shard).records.set(session, { version: found?.version ?? 1, record });
     },
     async open(shard) {
-      const { position, outbox, floors } = data(shard);
-      return { position, outbox: [...outbox].map(([id, body]) => ({ id, body })), floors: new Map(floors) };
+      const { at, outbox, floors } = data(shard);
+      return { at, outbox: [...outbox].map(([id, body]) => ({ id, body })), floors: new Map(floors) };
     },
     async commit(shard, token, commit) {
       const held = data(shard);
       if (ownerOf(shard) !== token) return 'fenced';
-      if (comparePositions(held.position ?? beginning, commit.from) !== 0) return 'stale';
+      if (JSON.stringify(held.at) !== JSON.stringify(commit.from)) return 'stale';
       for (const one of commit.sessions) if ((held.records.get(one.session)?.version ?? 0) !== one.expectedVersion) return 'stale';
-      held.position = commit.to;
+      held.at = commit.to;
       if (commit.outbox) held.outbox.set(commit.outbox.id, commit.outbox.body);
       for (const id of commit.settled) held.outbox.delete(id);
       for (const one of commit.sessions) {
@@ -135,14 +134,21 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       return data(shard).recent;
     },
     async lowest(shard) {
-      const { position, floors } = data(shard);
-      return position === undefined ? undefined : Math.min(position.sequence + 1, ...floors.values());
+      const { at, floors } = data(shard);
+      return at && { applied: at.position.sequence, floor: floors.size > 0 ? Math.min(...floors.values()) : undefined };
     },
     async discard(shard, token, session) {
       const held = data(shard);
       if (ownerOf(shard) !== token) return 'fenced';
       held.records.delete(session);
       held.conversations.delete(session);
+      held.wakes.delete(session);
+      for (const id of held.pending.keys()) if (id.startsWith(`${session}_`)) held.pending.delete(id);
+      return 'committed';
+    },
+    async clearFloors(shard, token) {
+      if (ownerOf(shard) !== token) return 'fenced';
+      data(shard).floors.clear();
       return 'committed';
     },
     async fixShards(wanted) {

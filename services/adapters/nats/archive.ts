@@ -8,48 +8,64 @@ import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
 import { type Bundle, bundleSchema } from '../../core/session/specs.ts';
 import type { Archive, Baseline } from '../../ports/archive.ts';
-import { ask, type Nats } from './connection.ts';
+import { lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
 
 const mailSchema = z.array(z.object({ message: messageSchema, at: z.number(), position: positionSchema }));
 
 // Base64 of raw deflate: a publish body is text everywhere in this folder. A third larger, still a fifth of the JSON.
-const pack = (baseline: Baseline): string => deflateRawSync(JSON.stringify(baseline), { level: 3 }).toString('base64');
+const packedBytesMax = 700_000; // of the broker's max_payload of 1 MiB
+const pack = (baseline: Baseline & { part: number }): string => deflateRawSync(JSON.stringify(baseline), { level: 3 }).toString('base64');
 
-function unpack(text: string): Baseline {
+function unpack(text: string): Baseline & { part: number } {
   try {
-    const stored = JSON.parse(inflateRawSync(Buffer.from(text, 'base64')).toString('utf8')) as { record: unknown; mail: unknown };
-    return { record: parseRecord(JSON.stringify(stored.record)), mail: mailSchema.parse(stored.mail) };
+    const stored = JSON.parse(inflateRawSync(Buffer.from(text, 'base64')).toString('utf8')) as { record: unknown; mail: unknown; part?: number };
+    return { record: parseRecord(JSON.stringify(stored.record)), mail: mailSchema.parse(stored.mail), part: stored.part ?? 0 };
   } catch (error) {
     throw new Refused('BASELINE_POISONED', 'an archived baseline does not parse', { cause: error });
   }
 }
 
+const withoutPart = ({ record, mail }: Baseline): Baseline => ({ record, mail });
+
 export function natsArchive(nats: Nats): Archive {
   const { subjects, streams, publisher } = nats;
   const bundles = new Map<Revision, Promise<Bundle | undefined>>();
-  const last = async (stream: string, subject: string): Promise<string | undefined> => {
-    const answer = await ask<{ message?: { data: string } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, { last_by_subj: subject });
-    return answer.message ? Buffer.from(answer.message.data, 'base64').toString('utf8') : undefined;
-  };
+  const last = async (stream: string, subject: string): Promise<string | undefined> => (await lastMessage(nats, stream, { last_by_subj: subject }))?.text;
   return {
     async append(shard, baseline) {
-      await publisher.publish(subjects.archive(shard, baseline.record.session), pack(baseline));
+      const subject = subjects.archive(shard, baseline.record.session);
+      const write = async (mail: Baseline['mail'], part: number): Promise<number> => {
+        const packed = pack({ record: baseline.record, mail, part });
+        if (packed.length <= packedBytesMax || mail.length <= 1) {
+          await publisher.publish(subject, packed);
+          return part + 1;
+        }
+        // One message must hold it: halves, in order, each with the record.
+        const half = Math.ceil(mail.length / 2);
+        return write(mail.slice(half), await write(mail.slice(0, half), part));
+      };
+      await write(baseline.mail, 0);
     },
     async latest(shard, session) {
       const text = await last(streams.archive, subjects.archive(shard, session));
-      return text === undefined ? undefined : unpack(text);
+      return text === undefined ? undefined : withoutPart(unpack(text));
     },
     async chain(shard, session) {
-      const found: Baseline[] = [];
+      const found: (Baseline & { part: number })[] = [];
       await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, session), afterSequence: 0 }, (message) => found.push(unpack(message.text())));
       // A baseline that was written twice (its writer died before it could note the first) counts once.
-      return found.filter((baseline, index) => index === 0 || baseline.record.version > found[index - 1]!.record.version);
+      const kept: (Baseline & { part: number })[] = [];
+      for (const baseline of found) {
+        const before = kept.at(-1);
+        if (!before || baseline.record.version > before.record.version || (baseline.record.version === before.record.version && baseline.part > before.part)) kept.push(baseline);
+      }
+      return kept.map(({ record, mail }) => ({ record, mail }));
     },
     async *latestOf(shard) {
       const latest = new Map<SessionId, Baseline>();
       await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, '*'), afterSequence: 0, deliver: 'last-per-subject' }, (message) => {
-        const baseline = unpack(message.text());
+        const baseline = withoutPart(unpack(message.text()));
         latest.set(baseline.record.session, baseline);
       });
       yield* latest.values();

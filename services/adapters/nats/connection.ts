@@ -71,6 +71,24 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
   };
 }
 
+const noMessageFound = 10_037;
+
+/** The last message of a subject. @throws Unavailable on any error but "there is none": an error must never look like an absence */
+export async function lastMessage(
+  nats: Pick<Nats, 'connection'>,
+  stream: string,
+  query: { last_by_subj: string } | { seq: number },
+): Promise<{ seq: number; text: string; at: number } | undefined> {
+  const answer = await ask<{ message?: { seq: number; data?: string; time: string } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, query);
+  if (answer.error) {
+    if (answer.error.err_code === noMessageFound || (answer.error.code === 404 && answer.error.err_code !== 10_059)) return undefined;
+    throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream}: ${answer.error.description}`, { error: answer.error });
+  }
+  if (!answer.message) throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream} gave no answer`);
+  const { seq, data = '', time } = answer.message;
+  return { seq, text: Buffer.from(data, 'base64').toString('utf8'), at: Date.parse(time) };
+}
+
 /** Ask the JetStream API, in JSON. @throws Unavailable on no answer; an `error` in the answer is returned. */
 export async function ask<Answer>(
   nats: Pick<Nats, 'connection'>,

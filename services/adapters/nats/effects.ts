@@ -2,7 +2,7 @@
 import { Refused } from '../../core/errors.ts';
 import type { TenantId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
-import { poolOf } from '../../core/session/effects.ts';
+import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Effects } from '../../ports/effects.ts';
 import type { Nats } from './connection.ts';
@@ -45,6 +45,19 @@ export function natsEffects(nats: Nats): Effects {
         },
       });
       let inFlight = 0;
+      /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
+      const waiting: (() => void)[] = [];
+      /** Performed lately, so that a copy that comes late is not performed again. */
+      const performed = new Set<string>();
+      const remember = (id: string) => {
+        performed.add(id);
+        if (performed.size > 20_000) {
+          for (const oldest of performed) {
+            performed.delete(oldest);
+            break;
+          }
+        }
+      };
       const consumer = new PullConsumer(nats, {
         stream: 'effects',
         durable: `pool-${pool}`,
@@ -52,7 +65,7 @@ export function natsEffects(nats: Nats): Effects {
         ackWaitMs: limits.effectAckWaitMs,
         heartbeatMs: limits.effectHeartbeatMs,
         // A message may hold many effects, so ask for fewer messages as the hands fill.
-        capacity: () => (inFlight >= concurrency ? 0 : Math.max(1, Math.min(64, Math.ceil((concurrency - inFlight) / 8)))),
+        capacity: () => (inFlight + waiting.length >= concurrency ? 0 : Math.max(1, Math.min(64, Math.ceil((concurrency - inFlight) / 8)))),
         onStreamMade: tellLost,
         onMessage: (message) => {
           const parsed = parseEffects(message.text());
@@ -64,6 +77,37 @@ export function natsEffects(nats: Nats): Effects {
             if (again > 0) message.handBack(again);
             else message.ack();
           };
+          /** Offer one effect again after a while: of a batch only this one, so that its neighbours are not performed twice. */
+          const later = (effect: PooledEffect, delayMs: number) => {
+            if (parsed.length === 1) {
+              again = delayMs;
+              return done();
+            }
+            setTimeout(() => {
+              gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)).then(done, () => {
+                again = delayMs;
+                done();
+              });
+            }, delayMs);
+          };
+          const begin = (effect: PooledEffect) => {
+            const controller = new AbortController();
+            controllers.set(effect.id, controller);
+            inFlight += 1;
+            perform({ effect, signal: controller.signal, isRedelivered: message.tries > 1 })
+              .then(
+                () => {
+                  remember(effect.id);
+                  done();
+                },
+                (error: { retryAfterMs?: number }) => later(effect, error.retryAfterMs ?? 500),
+              )
+              .finally(() => {
+                controllers.delete(effect.id);
+                inFlight -= 1;
+                waiting.shift()?.();
+              });
+          };
           for (const item of parsed) {
             if (!item.ok) {
               onRefused(item.raw, item.problem);
@@ -71,22 +115,15 @@ export function natsEffects(nats: Nats): Effects {
               continue;
             }
             const { effect } = item;
-            // This very process performs it already: it came twice. The one in hand will answer.
-            if (controllers.has(effect.id)) {
-              done();
-              continue;
-            }
-            const controller = new AbortController();
-            controllers.set(effect.id, controller);
-            inFlight += 1;
-            perform({ effect, signal: controller.signal, isRedelivered: message.tries > 1 })
-              .catch((error: { retryAfterMs?: number }) => {
-                again = Math.max(again, error.retryAfterMs ?? 500);
-              })
-              .finally(() => {
-                controllers.delete(effect.id);
-                inFlight -= 1;
-                done();
+            if (performed.has(effect.id)) done();
+            // It is in hand already. This copy may be the last that the queue has, should we die: keep it there.
+            else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
+            else if (inFlight < concurrency) begin(effect);
+            else
+              waiting.push(() => {
+                if (performed.has(effect.id)) done();
+                else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
+                else begin(effect);
               });
           }
         },
@@ -96,7 +133,7 @@ export function natsEffects(nats: Nats): Effects {
         inFlight: () => inFlight,
         async drain() {
           consumer.drain();
-          while (inFlight > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+          while (inFlight > 0 || waiting.length > 0) await new Promise((resolve) => setTimeout(resolve, 20));
         },
         async stop() {
           subscription.unsubscribe();

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import type { UnderstudyEvent } from '../../core/wire/cloud-event.ts';
 import { subjectsOf } from '../../core/wire/subjects.ts';
 import type { DeadLetter, Events } from '../../ports/events.ts';
-import { ask, type Nats } from './connection.ts';
+import { ask, lastMessage, type Nats } from './connection.ts';
 import { OrderedReader, readAll } from './ordered-reader.ts';
 
 const deadSchema = z.object({
@@ -37,9 +37,18 @@ export function natsEvents(nats: Nats): Events {
       await publisher.publish(subjectOf(event), JSON.stringify(event));
     },
     async has(event) {
-      const answer = await ask<{ message?: { data: string } }>(nats, `$JS.API.STREAM.MSG.GET.${streams.events}`, { last_by_subj: subjectOf(event) });
-      if (!answer.message) return false;
-      return (JSON.parse(Buffer.from(answer.message.data, 'base64').toString('utf8')) as { id?: string }).id === event.id;
+      const subject = subjectOf(event);
+      const last = await lastMessage(nats, streams.events, { last_by_subj: subject });
+      if (!last) return false;
+      const { id, data } = JSON.parse(last.text) as { id?: string; data?: { version?: number } };
+      if (id === event.id) return true;
+      if ((data?.version ?? 0) < event.data.version) return false;
+      // A keyed session has had other ends since: look through them.
+      let isThere = false;
+      await readAll(nats, { stream: streams.events, filter: subject, afterSequence: 0 }, (message) => {
+        isThere ||= (JSON.parse(message.text()) as { id?: string }).id === event.id;
+      });
+      return isThere;
     },
     async follow({ tenant, agent, session }, fromStart, onEvent) {
       let afterSequence = 0;
@@ -64,8 +73,8 @@ export function natsEvents(nats: Nats): Events {
       return letters.slice(-max);
     },
     async deadLetter(id) {
-      const answer = await ask<{ message?: { data: string; time: string } }>(nats, `$JS.API.STREAM.MSG.GET.${streams.dead}`, { seq: id });
-      return answer.message ? parseDead(id, Date.parse(answer.message.time), Buffer.from(answer.message.data, 'base64').toString('utf8')) : undefined;
+      const message = await lastMessage(nats, streams.dead, { seq: id });
+      return message && parseDead(id, message.at, message.text);
     },
     async unbury(id) {
       await ask(nats, `$JS.API.STREAM.MSG.DELETE.${streams.dead}`, { seq: id, no_erase: false });

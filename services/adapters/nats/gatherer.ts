@@ -38,7 +38,7 @@ export class Gatherer {
       let bytes = 0;
       let count = 0;
       while (count < lane.items.length && count < limits.batchMessagesMax) {
-        bytes += lane.items[count]!.text.length;
+        bytes += Buffer.byteLength(lane.items[count]!.text);
         if (count > 0 && bytes > limits.batchBytesMax) break;
         count += 1;
       }

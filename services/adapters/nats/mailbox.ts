@@ -12,10 +12,15 @@ export function natsMailbox(nats: Nats): Mailbox {
   return {
     deliver: (shard, envelope) => gatherer.add(String(shard), encodeEnvelope(envelope)),
 
-    async read(shard, afterSequence, onBatch) {
-      const reader = new OrderedReader(nats, { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence }, (message) => {
-        onBatch({ shard, sequence: message.sequence, at: message.at, items: parseMail(message.text()) });
-      });
+    async read(shard, afterSequence, onBatch, onReset) {
+      const reader = new OrderedReader(
+        nats,
+        { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence },
+        (message) => {
+          onBatch({ shard, sequence: message.sequence, at: message.at, items: parseMail(message.text()) });
+        },
+        onReset ?? (() => undefined),
+      );
       await reader.start();
       return reader;
     },

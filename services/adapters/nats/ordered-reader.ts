@@ -4,9 +4,10 @@
  *
  * O1  Messages are handed on in stream order, each once, without gaps.
  * O2  A consumer that is silent for three heartbeats is taken for dead.
+ * O3  A stream that went back, or was made anew, is never read on as if nothing had happened: `onReset` is told.
  */
 import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
-import { ask, type Nats } from './connection.ts';
+import { ask, lastMessage, type Nats } from './connection.ts';
 
 const heartbeatMs = 500;
 
@@ -34,15 +35,23 @@ export class OrderedReader {
   #isMaking = false;
   #isPaused = false;
   #isStopped = false;
+  #created: string | undefined;
+  readonly #onReset: (() => void) | undefined;
   #deliver: 'from' | 'last-per-subject';
 
-  constructor(nats: Nats, options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject' }, onMessage: (message: OrderedMessage) => void) {
+  constructor(
+    nats: Nats,
+    options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject' },
+    onMessage: (message: OrderedMessage) => void,
+    onReset?: () => void,
+  ) {
     this.#nats = nats;
     this.#stream = options.stream;
     this.#filter = options.filter;
     this.#last = options.afterSequence;
     this.#deliver = options.deliver ?? 'from';
     this.#onMessage = onMessage;
+    this.#onReset = onReset;
   }
 
   async start(): Promise<void> {
@@ -95,6 +104,18 @@ export class OrderedReader {
   async #make(): Promise<void> {
     this.#isMaking = true;
     try {
+      if (this.#onReset) {
+        const info = await ask<{ created: string; state: { last_seq: number } }>(this.#nats, `$JS.API.STREAM.INFO.${this.#stream}`, undefined);
+        if (info.error) throw new Error(info.error.description);
+        // Another stream under the same name, or one that lost its end: its numbers mean something else now (O3).
+        if ((this.#created !== undefined && info.created !== this.#created) || info.state.last_seq < this.#last) {
+          this.#isStopped = true;
+          clearInterval(this.#watch);
+          this.#onReset();
+          return;
+        }
+        this.#created = info.created;
+      }
       const inbox = createInbox();
       this.#expected = 1;
       const subscription = this.#nats.connection.subscribe(inbox, { callback: (error, message) => (error ? undefined : this.#heard(message, subscription)) });
@@ -189,6 +210,5 @@ export async function readAll(
 
 /** The sequence of the last message that a filter matches, 0 for none. */
 export async function lastSequenceOf(nats: Nats, stream: string, filter: string): Promise<number> {
-  const answer = await ask<{ message?: { seq: number } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, { last_by_subj: filter });
-  return answer.message?.seq ?? 0;
+  return (await lastMessage(nats, stream, { last_by_subj: filter }))?.seq ?? 0;
 }

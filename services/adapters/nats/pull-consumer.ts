@@ -112,7 +112,7 @@ export class PullConsumer {
     if (this.#isEnsuring) return;
     this.#isEnsuring = true;
     try {
-      for (let attempt = 0; !this.#isStopped; attempt += 1) {
+      for (let _attempt = 0; !this.#isStopped; _attempt += 1) {
         try {
           const made = await declareStreams(this.#nats, [this.#options.stream]);
           const { stream, durable, filter, ackWaitMs } = this.#options;
@@ -135,7 +135,8 @@ export class PullConsumer {
           if (made.length > 0) this.#options.onStreamMade?.();
           return;
         } catch (error) {
-          if (attempt > 100) throw error;
+          // The server may be away for long; nothing is taken until it is back.
+          void error;
           await new Promise((resolve) => setTimeout(resolve, 200));
         }
       }

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { Refused, Unavailable } from '../../core/errors.ts';
 import { effectIdSchema } from '../../core/ids.ts';
 import type { Starts } from '../../ports/starts.ts';
-import { ask, type Nats } from './connection.ts';
+import { lastMessage, type Nats } from './connection.ts';
 import type { PublishRefusal } from './publisher.ts';
 
 const startSchema = z.object({ effect: effectIdSchema, performer: z.string(), class: z.string(), nonce: z.string(), at: z.number() });
@@ -26,9 +26,9 @@ export function natsStarts(nats: Nats): Starts {
         const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;
         if (refusal?.errCode !== wrongLastSequence) throw error instanceof Refused ? new Unavailable('START_UNAVAILABLE', error.message, { cause: error }) : error;
       }
-      const answer = await ask<{ message?: { data: string } }>(nats, `$JS.API.STREAM.MSG.GET.${streams.starts}`, { last_by_subj: subjects.start(effect) });
-      if (!answer.message) throw new Unavailable('START_UNAVAILABLE', `the start record of ${effect} could not be read`);
-      const first = startSchema.parse(JSON.parse(Buffer.from(answer.message.data, 'base64').toString('utf8')));
+      const message = await lastMessage(nats, streams.starts, { last_by_subj: subjects.start(effect) });
+      if (!message) throw new Unavailable('START_UNAVAILABLE', `the start record of ${effect} could not be read`);
+      const first = startSchema.parse(JSON.parse(message.text));
       return first.nonce === nonce ? { created: true } : { created: false, first };
     },
 

@@ -41,12 +41,23 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 if tonumber(ARGV[5]) <= tonumber(ARGV[4]) then return {} end
 return redis.call('LRANGE', KEYS[3], ARGV[4], tonumber(ARGV[5]) - 1)`;
 
-/** discard: KEYS owner, versions, records; ARGV token, session. The record is gone; the log builds it again. */
+/** discard: KEYS owner, versions, records, conversation, pending, wakes; ARGV token, session. All of it is gone but its floor; the log builds it again. */
 const discard = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
 redis.call('HDEL', KEYS[2], ARGV[2])
 redis.call('HDEL', KEYS[3], ARGV[2])
 redis.call('DEL', KEYS[4])
+local prefix = ARGV[2] .. '_'
+for _, id in ipairs(redis.call('HKEYS', KEYS[5])) do
+  if string.sub(id, 1, #prefix) == prefix then redis.call('HDEL', KEYS[5], id) end
+end
+redis.call('ZREM', KEYS[6], ARGV[2])
+return 'OK'`;
+
+/** clearFloors: KEYS owner, floors; ARGV token. The mail that the floors speak of is gone. */
+const clearFloors = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
+redis.call('DEL', KEYS[2])
 return 'OK'`;
 
 export interface ScriptedRedis extends Redis {
@@ -65,7 +76,17 @@ export interface ScriptedRedis extends Redis {
     from: number,
     to: number,
   ): Promise<string[] | 'settled' | 'held'>;
-  understudyDiscard(owner: string, versions: string, records: string, conversation: string, token: string, session: string): Promise<'OK' | 'FENCED'>;
+  understudyDiscard(
+    owner: string,
+    versions: string,
+    records: string,
+    conversation: string,
+    pending: string,
+    wakes: string,
+    token: string,
+    session: string,
+  ): Promise<'OK' | 'FENCED'>;
+  understudyClearFloors(owner: string, floors: string, token: string): Promise<'OK' | 'FENCED'>;
 }
 
 /** Connect with our scripts. Nothing is queued while Redis is away: callers learn at once, and open their shards again. */
@@ -86,7 +107,8 @@ export function connectRedis(url: string, options: RedisOptions = {}): ScriptedR
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
   redis.defineCommand('understudyClaim', { numberOfKeys: 3, lua: claimCall });
-  redis.defineCommand('understudyDiscard', { numberOfKeys: 4, lua: discard });
+  redis.defineCommand('understudyDiscard', { numberOfKeys: 6, lua: discard });
+  redis.defineCommand('understudyClearFloors', { numberOfKeys: 2, lua: clearFloors });
   return redis as ScriptedRedis;
 }
 

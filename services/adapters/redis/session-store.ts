@@ -5,9 +5,8 @@ import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
-import type { Position } from '../../core/session/record.ts';
 import { clusterKeys, keysOf } from '../../core/wire/keys.ts';
-import type { Commit, CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
+import type { Commit, CommitResult, ModelCalls, SessionStore, ShardPosition, ShardState } from '../../ports/session-store.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
 export async function answering<Value>(what: string, promise: Promise<Value>): Promise<Value> {
@@ -18,11 +17,11 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
   }
 }
 
-const positionText = (position: Position): string => `${position.incarnation}:${position.sequence}:${position.index}`;
-const parsePosition = (text: string): Position => {
+const positionText = ({ position, commits, log }: ShardPosition): string => `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}`;
+const parsePosition = (text: string): ShardPosition => {
   const parts = text.split(':').map(Number);
-  if (parts.length !== 3 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
-  return { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! };
+  if (parts.length !== 5 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
+  return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]! };
 };
 const parseEntries = (texts: readonly string[]): Entry[] =>
   texts.map((text, index) => {
@@ -48,7 +47,7 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       const floorMap = new Map<SessionId, number>();
       for (let index = 0; index < floors.length; index += 2) floorMap.set(floors[index] as SessionId, Number(floors[index + 1]));
       return {
-        position: position === null ? undefined : parsePosition(position),
+        at: position === null ? undefined : parsePosition(position),
         outbox: Object.entries(outbox)
           .map(([id, body]) => ({ id: Number(id), body }))
           .sort((left, right) => left.id - right.id),
@@ -58,7 +57,7 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
 
     async commit(shard, token, commit): Promise<CommitResult> {
       const k = keys(shard);
-      const from = commit.from.incarnation === 0 && commit.from.sequence === 0 && commit.from.index === 0 ? '' : positionText(commit.from);
+      const from = commit.from ? positionText(commit.from) : '';
       const result = await answering(
         'commit',
         redis.understudyCommit(
@@ -120,12 +119,18 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       const k = keys(shard);
       const [position, floors] = await answering('lowest', Promise.all([redis.get(k.position), redis.zrange(k.floors, '0', '0', 'WITHSCORES')]));
       if (position === null) return undefined;
-      return Math.min(parsePosition(position).sequence + 1, floors.length === 2 ? Number(floors[1]) : Number.MAX_SAFE_INTEGER);
+      return { applied: parsePosition(position).position.sequence, floor: floors.length === 2 ? Number(floors[1]) : undefined };
     },
 
     async discard(shard, token, session) {
       const k = keys(shard);
-      const result = await answering('discard', redis.understudyDiscard(k.owner, k.versions, k.records, k.conversation(session), token, session));
+      const result = await answering('discard', redis.understudyDiscard(k.owner, k.versions, k.records, k.conversation(session), k.pending, k.wakes, token, session));
+      return result === 'OK' ? 'committed' : 'fenced';
+    },
+
+    async clearFloors(shard, token) {
+      const k = keys(shard);
+      const result = await answering('clearFloors', redis.understudyClearFloors(k.owner, k.floors, token));
       return result === 'OK' ? 'committed' : 'fenced';
     },
 

@@ -34,7 +34,9 @@ export type BudgetLimits = z.infer<typeof limitsSchema>;
 
 const narrower = z.number().int().positive().optional();
 /** Limits that a single task may set for itself: no defaults, so that nothing it does not name is touched. */
-export const narrowerLimitsSchema = z.object({ stepsMax: narrower, toolCallsMax: z.number().int().nonnegative().optional(), tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower }).strict();
+export const narrowerLimitsSchema = z
+  .object({ stepsMax: narrower, toolCallsMax: z.number().int().nonnegative().optional(), tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower })
+  .strict();
 
 export interface Spending {
   readonly steps: number;

@@ -53,6 +53,8 @@ export interface AgentContext {
   readonly succeeded: number;
   readonly failures: number;
   readonly malformed: number;
+  /** A model call failed for good and the session is paused: what to ask again on resume. */
+  readonly retry?: 'turn' | 'summary' | undefined;
   readonly outcome?: TaskOutcome | undefined;
   readonly output?: string | undefined;
   readonly reason?: string | undefined;

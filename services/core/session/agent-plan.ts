@@ -271,7 +271,8 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
   const toolCallsLeft = context.limits.toolCallsMax - context.spent.toolCalls - context.reserved.toolCalls;
   if (reply.calls.length > toolCallsLeft) {
     const reason = `${reply.calls.length} tool calls wanted, ${Math.max(0, toolCallsLeft)} of ${context.limits.toolCallsMax} left`;
-    return { context, entries, effects: [], stop: { code: 'LIMIT_TOOLCALLS', reason } };
+    const unrun = notRun(reply.calls, reason);
+    return { context: append(context, unrun), entries: [...entries, ...unrun], effects: [], stop: { code: 'LIMIT_TOOLCALLS', reason } };
   }
   let isLooping: string | undefined;
   for (const checked of reply.calls.map((call) => checkCall(call, bundle))) {
@@ -298,14 +299,29 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     context = started.context;
     effects.push(started.effect);
   }
+  if (isLooping) {
+    // Nothing of this turn is begun, and each call is told so: a conversation with unanswered calls is refused by model APIs.
+    const unrun = notRun(reply.calls, isLooping);
+    return { context: append({ ...context, calls: before.calls, approvals: before.approvals, reserved: nothing }, unrun), entries: [...entries, ...unrun], effects: [], isLooping };
+  }
   context = append(context, errors);
   entries.push(...errors);
-  if (isLooping) return { context: { ...before, ...withoutOpen(context) }, entries, effects: [], isLooping };
   if (effects.length === 0) return refusedTurn(context, entries, effects);
   return { context: { ...context, malformed: 0 }, entries, effects };
 }
 
-const withoutOpen = (context: AgentContext): AgentContext => ({ ...context, calls: {}, approvals: {}, reserved: nothing });
+const notRun = (calls: readonly ToolCall[], reason: string): Entry[] =>
+  calls.map((call) => toolEntry(call.id, call.name, { error: { class: 'permanent', code: 'NOT_RUN', message: `not run: ${reason}` } }));
+
+/** Answer what is still open with "not run", so that the conversation can go on. */
+export function closeOpenCalls(context: AgentContext): { context: AgentContext; entries: Entry[] } {
+  const open = [...Object.values(context.calls), ...Object.values(context.approvals).filter(({ kind }) => kind === 'tool')];
+  const entries = notRun(
+    open.map(({ call, tool }) => ({ id: call, name: tool, arguments: '' })),
+    'the task ended first',
+  );
+  return { context: append({ ...context, calls: {}, approvals: {}, reserved: nothing }, entries), entries };
+}
 
 const repeatsKept = 32;
 function remember(repeats: AgentContext['repeats'], signature: string, times: number): AgentContext['repeats'] {

@@ -73,7 +73,6 @@ export const messageSchema = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('pause'), ...by }),
   z.object({ kind: z.literal('resume'), ...by }),
   z.object({ kind: z.literal('halt'), ...by }),
-  z.object({ kind: z.literal('park'), reason: z.string() }),
 ]);
 export type Message = z.infer<typeof messageSchema>;
 export type MessageOf<Kind extends Message['kind']> = Extract<Message, { kind: Kind }>;

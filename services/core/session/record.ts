@@ -46,6 +46,7 @@ export const recordSchema = z.object({
   revision: revisionSchema,
   task: taskIdSchema,
   isKeyed: z.boolean(),
+  tasksBefore: z.array(z.string()).optional().describe('of a keyed session: tasks it has taken, so that a repeat is known as one'),
   parent: parentSchema.optional(),
   traceparent: z.string().optional(),
   version: z.number().int().positive(),
@@ -64,6 +65,9 @@ export const recordSchema = z.object({
   deferred: z.array(z.object({ message: messageSchema, at: z.number() })),
 });
 export type SessionRecord = z.infer<typeof recordSchema>;
+
+/** Tasks that a session knows: its own, and for a keyed session those before it. */
+export const tasksOf = (record: SessionRecord): readonly string[] => [record.task, ...(record.tasksBefore ?? [])];
 
 export const isEnded = (record: SessionRecord): boolean => record.status === 'completed' || record.status === 'failed' || record.status === 'halted';
 

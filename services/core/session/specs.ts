@@ -177,6 +177,9 @@ export function catalogOf(documents: readonly { readonly document: SpecDocument;
     for (const rule of spec.approvals) {
       if (!spec.tools.includes(rule.tool)) missing('spec.approvals', `Agent ${name} wants approvals for ${rule.tool}, which is not among its tools`);
     }
+    if (spec.machine !== undefined && spec.approvals.length > 0) {
+      missing('spec.approvals', `Agent ${name} has a machine of its own: approvals are not applied to it; invoke "human" before the call instead`);
+    }
     let modelName: string | undefined = spec.model;
     const seen = new Set<string>();
     while (modelName !== undefined && !seen.has(modelName)) {

@@ -16,6 +16,7 @@ import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine, agentMachineVersion } from './agent-machine.ts';
 import {
   append,
+  closeOpenCalls,
   isContextFull,
   type ModelCallPlan,
   type Plan,
@@ -33,7 +34,7 @@ import { type Effect, isPending, type PendingEffect } from './effects.ts';
 import { type Choice, driverOf, type MachineDriver, type Transitioned } from './machine-host.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { type PipelineStep, readTransition } from './pipeline.ts';
-import { comparePositions, isEnded, type PendingNote, type Position, recordSchemaVersion, type SessionRecord } from './record.ts';
+import { comparePositions, isEnded, type PendingNote, type Position, recordSchemaVersion, type SessionRecord, tasksOf } from './record.ts';
 import type { Bundle } from './specs.ts';
 
 export interface Incoming {
@@ -142,6 +143,37 @@ export function step(
   return finish(draft, message, from, at);
 }
 
+/**
+ * Park a session that cannot step: a person looks at it, and resumes or halts it.
+ *
+ * @param isHeld  keep the message for after the resume, because it is not the message that is at fault
+ */
+export function park(record: SessionRecord, { message, at, position }: Incoming, error: unknown, address: { tenant: TenantId; session: SessionId }, isHeld = false): Step {
+  if (comparePositions(position, record.position) <= 0) return { kind: 'seen', why: 'applied before' };
+  if (isEnded(record)) return { kind: 'seen', why: `the session has ${record.status}` };
+  const code = error instanceof Refused ? error.code : 'STEP_CRASHED';
+  const deferred = isHeld && !isControl(message) && record.deferred.length < limits.deferredMax ? [...record.deferred, { message, at }] : record.deferred;
+  const from = stateName(record);
+  return {
+    kind: 'applied',
+    record: {
+      ...record,
+      session: address.session,
+      version: record.version + 1,
+      position,
+      status: 'parked',
+      deferred,
+      reason: `${code}: ${error instanceof Error ? error.message.slice(0, 200) : 'crashed'}`,
+      changedAt: record.status === 'parked' ? record.changedAt : at,
+    },
+    entries: [],
+    effects: [],
+    settled: [],
+    happened: { kind: 'parked', from, to: 'parked', choices: [], details: { code } },
+    live: undefined,
+  };
+}
+
 const surroundingsOf = (record: SessionRecord, at: number, definition: Definition): Surroundings => ({
   tenant: record.tenant,
   session: record.session,
@@ -156,18 +188,25 @@ const surroundingsOf = (record: SessionRecord, at: number, definition: Definitio
 
 /** Why a message changes nothing, if it does not. */
 function refuses(record: SessionRecord, message: Message, at: number): string | undefined {
-  if (isEnded(record)) return `the session has ${record.status}`;
+  if (isEnded(record)) {
+    if (message.kind === 'task' && !tasksOf(record).includes(message.task))
+      throw new Refused('SESSION_ENDED', `session ${record.session} has ${record.status}, and task ${message.task} came after that`);
+    return `the session has ${record.status}`;
+  }
   switch (message.kind) {
     case 'modelReplied':
     case 'modelFailed':
+      return answers(record, message.effect, 'callModel');
     case 'toolReturned':
     case 'toolFailed':
+      return answers(record, message.effect, 'runTool');
     case 'agentEnded':
-      return record.pending[message.effect] ? undefined : `effect ${message.effect} is not pending`;
+      return answers(record, message.effect, 'startAgent');
     case 'approve':
     case 'reject': {
       const note = record.pending[message.approval];
       if (note?.kind !== 'askHuman') return `approval ${message.approval} is not open`;
+      if (record.status === 'active' && note.deadlineAt < at) return `approval ${message.approval} has expired`;
       const hash = approvalHashOf(record, message.approval);
       if (hash !== undefined && hash !== message.hash) return `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`;
       return undefined;
@@ -179,14 +218,17 @@ function refuses(record: SessionRecord, message: Message, at: number): string | 
     case 'wake':
       return record.status === 'active' && dueOf(record, at).length > 0 ? undefined : 'nothing is due';
     case 'task':
-      return record.isKeyed && message.task !== record.task ? undefined : `task ${message.task} was taken in before`;
-    case 'park':
-      return record.status === 'parked' ? 'the session is parked' : undefined;
+      return record.isKeyed && !tasksOf(record).includes(message.task) ? undefined : `task ${message.task} was taken in before`;
     case 'halt':
       return undefined;
     default:
       return assertNever(message);
   }
+}
+
+/** A result settles only an effect of its own kind: a tool cannot answer for a model. */
+function answers(record: SessionRecord, effect: string, kind: PendingNote['kind']): string | undefined {
+  return record.pending[effect]?.kind === kind ? undefined : `effect ${effect} is not pending`;
 }
 
 /** The hash under which an open approval was asked for. */
@@ -255,6 +297,9 @@ function inputOf(input: string): unknown {
   }
 }
 
+/** Tasks a keyed session remembers; a repeat that comes later than so many others is taken for new. */
+const tasksKept = 256;
+
 const freshContext: AgentContext = {
   task: '' as TaskId,
   queue: [],
@@ -284,8 +329,9 @@ function takeTask(draft: Draft, input: string): void {
 
 function apply(draft: Draft, message: Message, at: number): void {
   const { record } = draft;
-  if (record.status === 'paused' && !isControl(message)) {
-    if (record.deferred.length >= limits.deferredMax) throw new Refused('DEFERRED_FULL', `session ${record.session} is paused and keeps ${limits.deferredMax} messages already`);
+  if ((record.status === 'paused' || record.status === 'parked') && !isControl(message)) {
+    if (record.deferred.length >= limits.deferredMax)
+      throw new Refused('DEFERRED_FULL', `session ${record.session} is ${record.status} and keeps ${limits.deferredMax} messages already`);
     draft.record = { ...record, deferred: [...record.deferred, { message, at }] };
     return;
   }
@@ -294,18 +340,10 @@ function apply(draft: Draft, message: Message, at: number): void {
       draft.record = { ...record, status: 'paused', reason: `paused by ${message.actor}${message.reason ? `: ${message.reason}` : ''}` };
       draft.details = { actor: message.actor };
       return;
-    case 'park':
-      draft.record = { ...record, status: 'parked', reason: message.reason };
-      return;
-    case 'resume': {
-      const { reason: _, ...rest } = record;
-      draft.record = { ...rest, status: 'active', deferred: [] };
+    case 'resume':
       draft.details = { actor: message.actor };
-      for (const deferred of record.deferred) {
-        if (refuses(draft.record, deferred.message, at) === undefined) apply(draft, deferred.message, at);
-      }
+      resume(draft, at);
       return;
-    }
     case 'halt':
       draft.details = { actor: message.actor };
       end(draft, 'halted', `halted by ${message.actor}${message.reason ? `: ${message.reason}` : ''}`);
@@ -322,7 +360,49 @@ function apply(draft: Draft, message: Message, at: number): void {
   }
 }
 
-const isControl = (message: Message) => message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt' || message.kind === 'park';
+/** Go on: deadlines stood still meanwhile, a failed model call is made again, and what was kept is heard now. */
+function resume(draft: Draft, at: number): void {
+  const { reason: _, ...record } = draft.record;
+  const stoodMs = at - record.changedAt;
+  const later = <Dated extends object>(all: Readonly<Record<string, Dated>>, field: keyof Dated): Record<string, Dated> =>
+    Object.fromEntries(Object.entries(all).map(([id, one]) => [id, { ...one, [field]: (one[field] as number) + stoodMs }]));
+  draft.record = { ...record, status: 'active', deferred: [], pending: later(record.pending, 'deadlineAt'), timers: later(record.timers, 'dueAt') };
+  const { retry } = draft.record.machine === 'agent' ? contextOf(draft) : { retry: undefined };
+  if (retry) {
+    const { retry: _retry, ...context } = contextOf(draft);
+    const planned = planModelCall(context, draft.around, retry);
+    if (!planned.ok) return end(draft, 'failed', `${planned.code}: ${planned.reason}`);
+    draft.live = { ...liveOf(draft), context: planned.context } as AnyMachineSnapshot;
+    emit(draft, [planned.effect]);
+  }
+  for (const deferred of record.deferred) {
+    if (refusalOf(draft.record, deferred.message, at) !== undefined) continue;
+    try {
+      apply(draft, deferred.message, at);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      refuseTask(draft, deferred.message, `${error.code}: ${error.message}`);
+    }
+  }
+}
+
+/** What `refuses` says, with a refusal in words too: a kept message must not stop the others. */
+function refusalOf(record: SessionRecord, message: Message, at: number): string | undefined {
+  try {
+    return refuses(record, message, at);
+  } catch (error) {
+    if (error instanceof Refused) return error.message;
+    throw error;
+  }
+}
+
+/** A task that cannot be done gets its answer all the same. */
+function refuseTask(draft: Draft, message: Message, reason: string): void {
+  if (message.kind !== 'task') return;
+  draft.effects.push({ kind: 'reply', task: message.task, outcome: 'failed', output: '', reason, parent: message.parent, spent: nothing });
+}
+
+const isControl = (message: Message) => message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt';
 
 type Due = { readonly kind: 'timer' | 'effect'; readonly id: string; readonly dueAt: number };
 
@@ -338,7 +418,8 @@ function expire(draft: Draft, due: Due): void {
   const { record } = draft;
   if (due.kind === 'timer') {
     const timer = record.timers[due.id];
-    if (!timer) return;
+    // It may have been set anew since it was found due.
+    if (!timer || timer.dueAt !== due.dueAt) return;
     const { [due.id]: _, ...timers } = record.timers;
     draft.record = { ...record, timers };
     if (due.id === 'wall') return end(draft, 'failed', 'LIMIT_WALLCLOCK: the session took longer than it is allowed to');
@@ -373,24 +454,28 @@ function failCall(draft: Draft, note: PendingNote, effect: string, failure: Fail
   }
 }
 
-/** Every try and fallback failed, and the agent would rather wait than fail: the turn is planned again on resume. */
+/** Every try and fallback failed, and the agent would rather wait than fail: the call is planned again on resume. */
 function pauseForModel(draft: Draft, failure: Failure): void {
-  const retried = planModelCall(settleModelCall(contextOf(draft), undefined), draft.around, 'turn');
-  if (!retried.ok) return end(draft, 'failed', `${retried.code}: ${retried.reason}`);
-  draft.live = { ...draft.live, context: retried.context } as AnyMachineSnapshot;
-  emit(draft, [retried.effect]);
+  const retry = nameOf(draft.record.value) === 'compacting' ? 'summary' : 'turn';
+  draft.live = { ...liveOf(draft), context: { ...settleModelCall(contextOf(draft), undefined), retry } } as AnyMachineSnapshot;
   draft.record = { ...draft.record, status: 'paused', reason: `${failure.code}: ${failure.message}` };
 }
 
 // ---- the default agent ------------------------------------------------------------------------
 
-function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake' | 'park'>>, at: number): void {
+function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>, at: number): void {
   const { around, record } = draft;
   const context = contextOf(draft);
   switch (message.kind) {
     case 'task':
       if (nameOf(record.value) === 'idle') {
-        draft.record = { ...record, task: message.task, parent: message.parent, timers: { ...record.timers, wall: { dueAt: at + context.limits.wallClockMs } } };
+        draft.record = {
+          ...record,
+          task: message.task,
+          tasksBefore: tasksOf(record).slice(0, tasksKept),
+          parent: message.parent,
+          timers: { ...record.timers, wall: { dueAt: at + context.limits.wallClockMs } },
+        };
         draft.live = { ...liveOf(draft), context: { ...context, task: message.task, parent: message.parent, spent: nothing, reserved: nothing } } as AnyMachineSnapshot;
         takeTask(draft, message.input);
         return;
@@ -518,7 +603,7 @@ function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan): void {
 
 // ---- users' own machines ----------------------------------------------------------------------
 
-function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake' | 'park'>>): void {
+function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>): void {
   const { record } = draft;
   switch (message.kind) {
     case 'task':
@@ -570,7 +655,14 @@ function answerInvoke(draft: Draft, note: PendingNote, effect: string, answer: {
 
 function movePipeline(draft: Draft, moved: Transitioned): void {
   const { wall, ...timers } = draft.record.timers;
-  const read: PipelineStep = readTransition(moved, { pending: draft.record.pending, timers }, draft.around);
+  let read: PipelineStep;
+  try {
+    read = readTransition(moved, { pending: draft.record.pending, timers }, draft.around);
+  } catch (error) {
+    // At its beginning the task is refused as a whole; later the session fails, or its next wake would fail the same way for ever.
+    if (!(error instanceof Refused) || draft.record.version === 1) throw error;
+    return end(draft, 'failed', `${error.code}: ${error.message}`);
+  }
   // Children are remembered by us; a snapshot without them restores the same from JSON and from memory.
   draft.live = undefined;
   cancel(draft, read.cancelled);
@@ -647,6 +739,12 @@ function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: s
   const context = record.machine === 'agent' ? contextOf(draft) : undefined;
   const text = typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output);
   const goesOn = record.isKeyed && record.machine === 'agent' && outcome !== 'halted';
+  if (goesOn && context) {
+    // A model that is asked again wants an answer to every call it made.
+    const closed = closeOpenCalls(context);
+    draft.live = { ...liveOf(draft), context: closed.context } as AnyMachineSnapshot;
+    draft.entries.push(...closed.entries);
+  }
   draft.effects.push({
     kind: 'reply',
     task: draft.record.task,
@@ -665,14 +763,15 @@ function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: s
     ...(goesOn ? {} : { status: outcome, ...(outcome === 'completed' ? {} : { value: outcome }), ...(reason ? { reason } : {}), ...(text ? { output: text } : {}) }),
   };
   if (!goesOn || !context) {
+    for (const { message } of record.deferred) refuseTask(draft, message, 'the session ended before this task began');
     for (const queued of context?.queue ?? []) {
       draft.effects.push({ kind: 'reply', task: queued.task, outcome, output: '', reason: 'the session ended before this task began', parent: queued.parent, spent: nothing });
     }
     return;
   }
   // A keyed session is a virtual actor: it goes back to idle, and on with the next task that waits.
-  const [next, ...queue] = context.queue;
-  const idle: AgentContext = { ...context, calls: {}, approvals: {}, reserved: nothing, queue };
+  const [next, ...queue] = contextOf(draft).queue;
+  const idle: AgentContext = { ...contextOf(draft), calls: {}, approvals: {}, reserved: nothing, queue };
   draft.live = driverFor(agentMachine).restore({ value: 'idle', context: idle });
   draft.record = { ...draft.record, value: 'idle', parent: undefined };
   if (next)
@@ -727,8 +826,6 @@ function happenedOf(message: Message): string {
       return 'resumed';
     case 'halt':
       return 'halt-asked';
-    case 'park':
-      return 'parked';
     default:
       return assertNever(message);
   }
