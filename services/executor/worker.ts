@@ -44,7 +44,7 @@ export function startExecutor(executor: string, pool: string, ports: ExecutorPor
     async (taken) => {
       inHand.add(taken.effect.id);
       try {
-        await perform(executor, taken, ports);
+        return await perform(executor, taken, ports);
       } finally {
         inHand.delete(taken.effect.id);
       }
@@ -61,11 +61,11 @@ class Later extends Unavailable {
   }
 }
 
-async function perform(executor: string, { effect, signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<void> {
+async function perform(executor: string, { effect, signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<boolean> {
   if (effect.kind !== 'runTool') throw new Refused('WRONG_POOL', `a ${effect.kind} came to a pool of tools`);
   const { telemetry, clock } = ports;
   const from = performance.now();
-  if (effect.deadlineAt < clock.now()) return; // its session has stopped waiting
+  if (effect.deadlineAt < clock.now()) return false; // its session has stopped waiting
   const bundle = await ports.archive.bundle(effect.revision);
   const spec = bundle?.tools[effect.tool];
   if (!spec) return mail(executor, effect, failed('permanent', 'TOOL_UNKNOWN', `revision ${effect.revision} has no tool ${effect.tool}`), 0, from, ports);
@@ -78,7 +78,7 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
     return mail(executor, effect, begun.outcome, 0, from, ports);
   }
   const { outcome, attempts } = await runWithRetries(effect, spec, signal, ports);
-  if (signal.aborted) return;
+  if (signal.aborted) return false;
   telemetry.performed('tool', effect.tool, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
   telemetry.log(outcome.ok ? 'debug' : 'warn', outcome.ok ? 'tool returned' : 'tool failed', {
     effect: effect.id,
@@ -90,7 +90,7 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
     code: outcome.ok ? undefined : outcome.failure.code,
     trace: effect.traceparent,
   });
-  await mail(executor, effect, outcome, attempts, from, ports);
+  return mail(executor, effect, outcome, attempts, from, ports);
 }
 
 type Begun = { readonly kind: 'run' } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<unknown> };
@@ -201,7 +201,7 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
   return outcome;
 }
 
-async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>, attempts: number, from: number, { mailbox, archive, shards }: ExecutorPorts): Promise<void> {
+async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>, attempts: number, from: number, { mailbox, archive, shards }: ExecutorPorts): Promise<boolean> {
   const common = { effect: effect.id, latencyMs: Math.round(performance.now() - from), attempts, executor };
   let message: Message;
   if (outcome.ok) {
@@ -212,4 +212,5 @@ async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>
     message = { kind: 'toolFailed', ...common, failure: { ...outcome.failure, message: outcome.failure.message.slice(0, 2_000) } };
   }
   await mailbox.deliver(shardOf(effect.tenant, effect.session, shards), { tenant: effect.tenant, session: effect.session, message });
+  return true;
 }

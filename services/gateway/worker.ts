@@ -57,28 +57,28 @@ export function startGateway(gateway: string, ports: GatewayPorts, concurrency: 
   );
 }
 
-async function perform(gateway: string, { effect, signal }: Taken, ports: GatewayPorts): Promise<void> {
+async function perform(gateway: string, { effect, signal }: Taken, ports: GatewayPorts): Promise<boolean> {
   if (effect.kind !== 'callModel') throw new Refused('WRONG_POOL', `a ${effect.kind} came to the pool of models`);
   const { calls, clock, shards, telemetry } = ports;
   const shard = shardOf(effect.tenant, effect.session, shards);
   const claimMs = limits.effectAckWaitMs;
   const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, claimMs);
-  if (entries === 'settled') return; // halted, timed out, or answered already
+  // Halted, timed out, answered already; or the store lost it and the fold has not come to it again.
+  if (entries === 'settled') return false;
   if (entries === 'held') throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
 
   const from = performance.now();
   const renewing = clock.every(limits.effectHeartbeatMs, () => void calls.renew(shard, effect.id, gateway, claimMs).catch(() => undefined));
   try {
     const bundle = await ports.archive.bundle(effect.revision);
-    if (!bundle)
-      return mail(
-        effect,
-        { kind: 'modelFailed', effect: effect.id, failure: { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` }, attempts: 0 },
-        ports,
-      );
+    if (!bundle) {
+      const failure: Failure = { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` };
+      await mail(effect, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, ports);
+      return true;
+    }
     await throttle(effect, ports);
     const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, ports);
-    if (signal.aborted) return; // nobody waits any more
+    if (signal.aborted) return false; // nobody waits any more
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
     if (outcome.ok) {
       const { usage, costMicros } = outcome.value;
@@ -97,6 +97,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
       });
       await mail(effect, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, ports);
     }
+    return true;
   } finally {
     renewing.stop();
   }

@@ -26,8 +26,11 @@ export interface Taking {
  */
 export interface Effects {
   offer(effect: PooledEffect): Promise<void>;
-  /** @param perform  resolves when the result is delivered; a rejection offers the effect again */
-  take(pool: string, concurrency: number, perform: (taken: Taken) => Promise<void>, onRefused: (raw: string, problem: string) => void): Promise<Taking>;
+  /**
+   * @param perform  resolves with true when the result is delivered, with false when there was nothing to do (it may be
+   *                 offered again, and then there may be); a rejection offers the effect again
+   */
+  take(pool: string, concurrency: number, perform: (taken: Taken) => Promise<boolean>, onRefused: (raw: string, problem: string) => void): Promise<Taking>;
   /** Nobody waits for these any more: best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;
   /** Tells when the queue was found empty-handed: what is pending must be offered again. */

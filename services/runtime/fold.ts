@@ -59,22 +59,24 @@ export async function historyOf(
   session: SessionId,
   ports: { archive: Archive; mailbox: Mailbox },
   upTo: Position | undefined,
-): Promise<{ mail: Incoming[]; baseline: SessionRecord | undefined }> {
+): Promise<{ mail: Incoming[]; baseline: SessionRecord | undefined; tenant: TenantId | undefined }> {
   const chain = await ports.archive.chain(shard, session);
   const mail = chain.flatMap((baseline) => [...baseline.mail]);
   const baseline = chain.at(-1)?.record;
+  let tenant = baseline?.tenant;
   if (upTo && (!baseline || comparePositions(baseline.position, upTo) < 0)) {
     const collected = await collectMail(shard, new Map([[session, baseline?.position.sequence ?? 0]]), upTo, ports.mailbox);
-    for (const incoming of collected.get(session) ?? []) {
+    tenant ??= collected.get(session)?.tenant;
+    for (const incoming of collected.get(session)?.mail ?? []) {
       if (!baseline || comparePositions(incoming.position, baseline.position) > 0) mail.push(incoming);
     }
   }
-  return { mail, baseline };
+  return { mail, baseline, tenant };
 }
 
 /** Read a stretch of MAIL once, for several sessions of a shard: each from its own sequence on. */
-export async function collectMail(shard: ShardId, from: ReadonlyMap<SessionId, number>, upTo: Position, mailbox: Mailbox): Promise<Map<SessionId, Incoming[]>> {
-  const found = new Map<SessionId, Incoming[]>();
+export async function collectMail(shard: ShardId, from: ReadonlyMap<SessionId, number>, upTo: Position, mailbox: Mailbox): Promise<Map<SessionId, { tenant: TenantId; mail: Incoming[] }>> {
+  const found = new Map<SessionId, { tenant: TenantId; mail: Incoming[] }>();
   const start = Math.min(...from.values());
   const end = Math.min(upTo.sequence, await mailbox.lastOf(shard));
   if (!Number.isFinite(start) || end < start) return found;
@@ -89,8 +91,8 @@ export async function collectMail(shard: ShardId, from: ReadonlyMap<SessionId, n
           if (since === undefined || batch.sequence < since) return;
           const incoming: Incoming = { message: item.envelope.message, at: batch.at, position: { incarnation: upTo.incarnation, sequence: batch.sequence, index } };
           const list = found.get(item.envelope.session);
-          if (list) list.push(incoming);
-          else found.set(item.envelope.session, [incoming]);
+          if (list) list.mail.push(incoming);
+          else found.set(item.envelope.session, { tenant: item.envelope.tenant, mail: [incoming] });
         });
       }
       if (batch.sequence >= end) {

@@ -473,8 +473,7 @@ export class Shard {
   async #rebuild(actor: Actor, isPoisoned: boolean): Promise<void> {
     const { store, definitions, telemetry } = this.#ports;
     const upTo = actor.waiting[0]?.incoming.position ?? this.#position;
-    const { mail, baseline } = await historyOf(this.id, actor.session, this.#ports, upTo);
-    const tenant = baseline?.tenant ?? actor.tenant;
+    const { mail, baseline, tenant = actor.tenant } = await historyOf(this.id, actor.session, this.#ports, upTo);
     const folded = await fold(mail, { tenant, session: actor.session }, definitions);
     telemetry.log('warn', 'session rebuilt from its log', { session: actor.session, shard: this.id, version: folded.record?.version, messages: folded.messages });
     if (isPoisoned && (await store.discard(this.id, this.lease.token, actor.session)) === 'fenced') return this.#lose('fenced', 'discard');
@@ -561,7 +560,7 @@ export class Shard {
       let mail = actor.mailUpTo(record.version);
       if (!actor.isMailComplete) {
         const floor = this.#floors.get(actor.session)!;
-        mail = (await collectMail(this.id, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox)).get(actor.session) ?? [];
+        mail = (await collectMail(this.id, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox)).get(actor.session)?.mail ?? [];
       }
       await this.#ports.archive.append(this.id, { record, mail });
       if (!this.#isOpen) return;

@@ -64,7 +64,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const taking = await world.effects.take(
           pool,
           8,
-          async ({ effect: one }) => void taken.push(one.id),
+          async ({ effect: one }) => taken.push(one.id) > 0,
           () => undefined,
         );
         const offered = Array.from({ length: 300 }, () => effect(pool));
@@ -84,6 +84,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           async ({ isRedelivered }) => {
             tries.push(isRedelivered);
             if (tries.length < 2) throw new Error('not now');
+            return true;
           },
           () => undefined,
         );
@@ -108,6 +109,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
             await new Promise((resolve) => setTimeout(resolve, 5));
             now -= 1;
             done += 1;
+            return true;
           },
           () => undefined,
         );
@@ -127,6 +129,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           async () => {
             performed += 1;
             await new Promise((resolve) => setTimeout(resolve, 200));
+            return true;
           },
           () => undefined,
         );
@@ -140,6 +143,30 @@ function describeQueues(name: string, open: () => Promise<World>) {
         await taking.stop();
       });
 
+      test('one that was performed is not performed again when a copy comes late; one that had nothing to do may be', async () => {
+        const pool = `p${++count}`;
+        const seen: string[] = [];
+        const taking = await world.effects.take(
+          pool,
+          8,
+          async ({ effect: one }) => {
+            seen.push(one.id);
+            return one.id.startsWith('real');
+          },
+          () => undefined,
+        );
+        const [real, idle, last] = [effect(pool, `real${++count}`), effect(pool, `idle${++count}`), effect(pool, `last${++count}`)];
+        for (const one of [real, idle, real, idle]) {
+          await world.effects.offer(one);
+          await eventually(() => seen.includes(one.id) && taking.inFlight() === 0);
+        }
+        await world.effects.offer(last);
+        await eventually(() => seen.includes(last.id));
+
+        expect(seen).toEqual([real.id, idle.id, idle.id, last.id]);
+        await taking.stop();
+      });
+
       test('cancelled, its signal is aborted', async () => {
         const pool = `p${++count}`;
         const aborted: string[] = [];
@@ -150,7 +177,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
             new Promise((resolve) =>
               signal.addEventListener('abort', () => {
                 aborted.push(one.id);
-                resolve();
+                resolve(false);
               }),
             ),
           () => undefined,

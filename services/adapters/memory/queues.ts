@@ -18,9 +18,10 @@ export interface MemoryEffects extends Effects {
 export function memoryEffects(clock: Clock): MemoryEffects {
   interface Taker {
     readonly concurrency: number;
-    readonly perform: (taken: Taken) => Promise<void>;
+    readonly perform: (taken: Taken) => Promise<boolean>;
     readonly onRefused: (raw: string, problem: string) => void;
     readonly inHand: Map<string, AbortController>;
+    readonly performed: Set<string>;
     isOpen: boolean;
   }
   const queues = new Map<string, { text: string; tries: number }[]>();
@@ -47,11 +48,14 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     }
   };
   const begin = (pool: string, taker: Taker, effect: PooledEffect, queued: { text: string; tries: number }) => {
-    if (taker.inHand.has(effect.id)) return; // it came twice; the one in hand will answer
+    if (taker.inHand.has(effect.id) || taker.performed.has(effect.id)) return; // it came twice; the one in hand answers, or has
     const controller = new AbortController();
     taker.inHand.set(effect.id, controller);
     taker
       .perform({ effect, signal: controller.signal, isRedelivered: queued.tries > 0 })
+      .then((isPerformed) => {
+        if (isPerformed) taker.performed.add(effect.id);
+      })
       .catch(async (error: { retryAfterMs?: number }) => {
         await clock.sleep(error.retryAfterMs ?? 50);
         queueOf(pool).push({ text: queued.text, tries: queued.tries + 1 });
@@ -68,7 +72,7 @@ export function memoryEffects(clock: Clock): MemoryEffects {
       setImmediate(() => pump(pool));
     },
     async take(pool, concurrency, perform, onRefused) {
-      const taker: Taker = { concurrency, perform, onRefused, inHand: new Map(), isOpen: true };
+      const taker: Taker = { concurrency, perform, onRefused, inHand: new Map(), performed: new Set(), isOpen: true };
       takers.set(pool, [...(takers.get(pool) ?? []), taker]);
       pump(pool);
       return {

@@ -96,8 +96,8 @@ export function natsEffects(nats: Nats): Effects {
             inFlight += 1;
             perform({ effect, signal: controller.signal, isRedelivered: message.tries > 1 })
               .then(
-                () => {
-                  remember(effect.id);
+                (isPerformed) => {
+                  if (isPerformed) remember(effect.id);
                   done();
                 },
                 (error: { retryAfterMs?: number }) => later(effect, error.retryAfterMs ?? 500),

@@ -1,0 +1,227 @@
+/**
+ * `make bench`: steps a second and what they cost, on real processes, beside a floor measured in the same run.
+ *
+ * A session is 10 x {model call over HTTP to a local stub that answers at once; tool call} and a last model call: 21
+ * durable steps (the task itself is not counted). Closed loop: so many sessions in flight, for so many seconds.
+ * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE.
+ */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { connectNats } from '../../services/adapters/nats/connection.ts';
+import { OrderedReader } from '../../services/adapters/nats/ordered-reader.ts';
+import { natsTasks } from '../../services/adapters/nats/tasks.ts';
+import { redisLeases } from '../../services/adapters/redis/leases.ts';
+import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
+import { redisSessionStore } from '../../services/adapters/redis/session-store.ts';
+import type { HostId, SessionId, ShardId } from '../../services/core/ids.ts';
+import { answering, freePort, type Running, startProcess } from '../../services/local/processes.ts';
+import { versionOf } from '../../services/local/servers.ts';
+import { Stack } from '../../services/local/stack.ts';
+import type { ShardPosition } from '../../services/ports/session-store.ts';
+
+const option = (name: string, fallback: string) => {
+  const at = process.argv.indexOf(`--${name}`);
+  return at >= 0 ? (process.argv[at + 1] ?? fallback) : fallback;
+};
+const seconds = Number(option('seconds', '5'));
+const levels = option('in-flight', '1,16,64,256').split(',').map(Number);
+const memoryLevels = option('memory', '1000,5000').split(',').map(Number).filter(Boolean);
+const say = (line = '') => process.stdout.write(`${line}\n`);
+
+const folder = mkdtempSync(join(tmpdir(), 'understudy-bench-'));
+const specs = join(folder, 'specs');
+mkdirSync(specs);
+writeFileSync(
+  join(specs, 'bench.yaml'),
+  `apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: bench }
+spec: { instructions: Call the tool., model: stub, tools: [echo], limits: { stepsMax: 1000, toolCallsMax: 1000, tokensMax: 100000000, costMicrosMax: 100000000 } }
+---
+apiVersion: understudy.dev/v1
+kind: Tool
+metadata: { name: echo }
+spec: { description: gives back what it gets, class: ${option('class', 'pure')}, input: { type: object, properties: { n: { type: integer } } }, run: { kind: builtin, name: echo } }
+---
+apiVersion: understudy.dev/v1
+kind: Model
+metadata: { name: stub }
+spec: { model: stub, stream: false, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } }
+---
+apiVersion: understudy.dev/v1
+kind: Tenant
+metadata: { name: bench }
+spec: {}
+`,
+);
+
+const ticksPerSecond = 100; // USER_HZ, fixed on Linux
+const cpuSecondsOf = (pid: number): number => {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+};
+const writtenBy = (pid: number): number => Number(/write_bytes: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? 0);
+const percentile = (sorted: readonly number[], part: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN;
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const environment: Record<string, string> = { OPENAI_API_KEY: 'stub', UNDERSTUDY_LOG_LEVEL: 'warn' };
+const stack = new Stack({ folder, specs, environment, shards: Number(option('shards', '16')), isStrict: process.argv.includes('--strict') });
+const others: Running[] = [];
+process.on('exit', () => {
+  stack.abandon();
+  for (const other of others) other.signal('SIGKILL');
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+});
+process.on('SIGINT', () => process.exit(130));
+
+async function startStub(latencyMs: number): Promise<{ url: string; running: Running }> {
+  const port = await freePort();
+  const running = startProcess({ name: `stub-${latencyMs}`, command: [process.execPath, join(import.meta.dirname, 'stub-model.ts')], environment: { PORT: String(port), LATENCY_MS: String(latencyMs) }, logs: stack.logs });
+  others.push(running);
+  const url = `http://127.0.0.1:${port}`;
+  await answering(`${url}/gaps`, running);
+  return { url, running };
+}
+
+await stack.startServers();
+const stub = await startStub(0);
+environment.OPENAI_BASE_URL = `${stub.url}/v1`;
+const heapPort = await freePort();
+const runtimePort = await freePort();
+const runtime = startProcess({
+  name: 'runtime-1',
+  command: [process.execPath, '--expose-gc', ...option('node', '').split(' ').filter(Boolean), join(import.meta.dirname, 'measured-runtime.ts')],
+  environment: { ...stack.environment, UNDERSTUDY_INSTANCE: 'runtime-1', UNDERSTUDY_HTTP_PORT: String(runtimePort), HEAP_PORT: String(heapPort) },
+  logs: stack.logs,
+});
+others.push(runtime);
+await answering(`http://127.0.0.1:${runtimePort}/readyz`, runtime);
+const gateway = await stack.start('gateway');
+const executor = await stack.start('executor');
+const measured: Readonly<Record<string, number>> = { runtime: runtime.pid, gateway: gateway.running.pid, executor: executor.running.pid, nats: stack.nats.running.pid, redis: stack.redis.running.pid };
+
+const nats = await connectNats({ url: stack.nats.url, name: 'bench' });
+const tasks = natsTasks(nats);
+let ended = 0;
+let published = 0;
+let wanted = 0;
+const keepBusy = () => {
+  while (published - ended < wanted) {
+    published += 1;
+    void tasks.publish('bench', 'bench', `{"input":"session-${published}"}`, { 'Nats-Msg-Id': `b-${published}` });
+  }
+};
+await new OrderedReader(nats, { stream: nats.streams.events, filter: nats.subjects.event('bench', 'bench', '*', 'completed'), afterSequence: 0 }, () => {
+  ended += 1;
+  keepBusy();
+}).start();
+const committed = async () => Number(/^understudy_steps_committed_total\{[^}]*\} (\d+)/m.exec(await (await fetch(`http://127.0.0.1:${runtimePort}/metrics`)).text())?.[1] ?? 0);
+
+interface Row {
+  readonly inFlight: number;
+  readonly stepsPerSecond: number;
+  readonly gapP50Ms: number;
+  readonly gapP99Ms: number;
+  readonly cpuSecondsPer1000: number;
+  readonly cpu: Readonly<Record<string, number>>;
+  readonly bytesPerStep: number;
+  readonly floorStepsPerSecond: number;
+  readonly ofFloor: number;
+}
+
+/** One bare Lua commit per step from one client, as many at a time as sessions: what the store alone can do. */
+async function floor(inFlight: number): Promise<number> {
+  const redis = await connectedRedis(stack.redis.url);
+  const store = redisSessionStore(redis, 'floor');
+  const leases = redisLeases(redis, 'floor');
+  const record = JSON.stringify({ padding: 'x'.repeat(1_000) });
+  let commits = 0;
+  const until = performance.now() + Math.min(2, seconds) * 1_000;
+  await Promise.all(
+    Array.from({ length: inFlight }, async (_, index) => {
+      const shard = (10_000 + index) as ShardId;
+      const lease = await leases.acquire(shard, 'floor' as HostId, 'b', 60_000);
+      let at: ShardPosition | undefined;
+      for (let version = 0; performance.now() < until; version += 1) {
+        const to: ShardPosition = { position: { incarnation: 0, sequence: version + 1, index: 0 }, commits: version + 1, log: 1 };
+        const sessions = [{ session: 's' as SessionId, expectedVersion: version, version: version + 1, record, entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined }];
+        await store.commit(shard, lease!.token, { from: at, to, sessions, settled: [], archived: [] });
+        at = to;
+        commits += 1;
+      }
+    }),
+  );
+  const keys = await redis.keys('{floor:*');
+  if (keys.length > 0) await redis.del(keys);
+  redis.disconnect();
+  return commits / Math.min(2, seconds);
+}
+
+async function measure(inFlight: number): Promise<Row> {
+  wanted = inFlight;
+  keepBusy();
+  await sleep(Math.max(1_500, seconds * 300)); // warm
+  await fetch(`${stub.url}/gaps`);
+  const before = { steps: await committed(), ended, at: performance.now(), cpu: Object.values(measured).map(cpuSecondsOf), bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!) };
+  await sleep(seconds * 1_000);
+  const gaps = ((await (await fetch(`${stub.url}/gaps`)).json()) as number[]).sort((left, right) => left - right);
+  const tookSeconds = (performance.now() - before.at) / 1_000;
+  // The first step of a session is its task; what is counted are answers and results.
+  const steps = (await committed()) - before.steps - (ended - before.ended);
+  const cpu = Object.values(measured).map((pid, index) => cpuSecondsOf(pid) - before.cpu[index]!);
+  const bytes = writtenBy(measured.nats!) + writtenBy(measured.redis!) - before.bytes;
+  wanted = 0;
+  while (ended < published) await sleep(20);
+  const floorStepsPerSecond = await floor(inFlight);
+  return {
+    inFlight,
+    stepsPerSecond: steps / tookSeconds,
+    gapP50Ms: percentile(gaps, 0.5),
+    gapP99Ms: percentile(gaps, 0.99),
+    cpuSecondsPer1000: (cpu.reduce((sum, one) => sum + one, 0) / steps) * 1_000,
+    cpu: Object.fromEntries(Object.keys(measured).map((name, index) => [name, (cpu[index]! / steps) * 1e6])),
+    bytesPerStep: bytes / steps,
+    floorStepsPerSecond,
+    ofFloor: steps / tookSeconds / floorStepsPerSecond,
+  };
+}
+
+say(`nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${process.argv.includes('--strict') ? ', NATS synced' : ''}`);
+say('in flight  steps/s  gap p50/p99 ms  CPU us/step (runtime gateway executor nats redis)  bytes/step  floor/s  of floor');
+const rows: Row[] = [];
+for (const level of levels) {
+  const row = await measure(level);
+  rows.push(row);
+  say(
+    `${String(level).padStart(9)}  ${row.stepsPerSecond.toFixed(0).padStart(7)}  ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(14)}  ${(row.cpuSecondsPer1000 * 1_000).toFixed(0).padStart(11)} (${Object.values(row.cpu).map((us) => us.toFixed(0)).join(' ')})`.padEnd(86) +
+      `${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
+  );
+}
+
+const heap = async () => {
+  let least = Number.POSITIVE_INFINITY;
+  for (let tries = 0; tries < 3; tries += 1) least = Math.min(least, ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { heapUsed: number }).heapUsed);
+  return least;
+};
+const memory: { sessions: number; kibPerSession: number }[] = [];
+if (memoryLevels.length > 0) {
+  // The same sessions with a model that takes its time: what a waiting session costs the runtime.
+  const slow = await startStub(Number(option('latency', '200')));
+  const pid = stack.services.find(({ kind }) => kind === 'gateway')!;
+  await pid.running.stop();
+  await stack.start('gateway', { OPENAI_BASE_URL: `${slow.url}/v1`, UNDERSTUDY_CONCURRENCY: '6000' }, 'gateway-slow');
+  const empty = await heap();
+  for (const sessions of memoryLevels) {
+    wanted = sessions;
+    keepBusy();
+    await sleep(6_000);
+    const used = await heap();
+    memory.push({ sessions, kibPerSession: (used - empty) / 1_024 / sessions });
+    say(`${sessions} sessions in flight at ${option('latency', '200')} ms: ${((used - empty) / 1_024 / sessions).toFixed(1)} KiB of runtime heap each, after a collection`);
+  }
+  wanted = 0;
+}
+const file = option('json', '');
+if (file) writeFileSync(file, `${JSON.stringify({ rows, memory }, null, 2)}\n`);
+process.exit(0);
