@@ -29,7 +29,8 @@ export interface EventFilter {
  * Errors:    Unavailable from publish; publish again.
  */
 export interface Events {
-  publish(event: UnderstudyEvent): Promise<void>;
+  /** @param text  the event as JSON, when the caller has it already */
+  publish(event: UnderstudyEvent, text?: string): Promise<void>;
   /** True when an event with this session, kind and id is there already. */
   has(event: UnderstudyEvent): Promise<boolean>;
   /** @param fromStart  also what happened before now */

@@ -75,7 +75,12 @@ export async function historyOf(
 }
 
 /** Read a stretch of MAIL once, for several sessions of a shard: each from its own sequence on. */
-export async function collectMail(shard: ShardId, from: ReadonlyMap<SessionId, number>, upTo: Position, mailbox: Mailbox): Promise<Map<SessionId, { tenant: TenantId; mail: Incoming[] }>> {
+export async function collectMail(
+  shard: ShardId,
+  from: ReadonlyMap<SessionId, number>,
+  upTo: Position,
+  mailbox: Mailbox,
+): Promise<Map<SessionId, { tenant: TenantId; mail: Incoming[] }>> {
   const found = new Map<SessionId, { tenant: TenantId; mail: Incoming[] }>();
   const start = Math.min(...from.values());
   const end = Math.min(upTo.sequence, await mailbox.lastOf(shard));

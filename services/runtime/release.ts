@@ -28,6 +28,10 @@ export interface OutboxEntry {
   readonly events: readonly UnderstudyEvent[];
 }
 
+/** The entry as JSON, from events that are JSON already: they are the bulk of it. */
+export const encodeOutbox = (entry: OutboxEntry, eventTexts: readonly string[]): string =>
+  `{"pending":${JSON.stringify(entry.pending)},"prompts":${JSON.stringify(entry.prompts)},"events":[${eventTexts.join(',')}]}`;
+
 export interface ReleasePorts {
   readonly mailbox: Mailbox;
   readonly effects: Effects;
@@ -40,11 +44,13 @@ export interface ReleasePorts {
  * @param effects   the pending effects that the entry names, as far as they are still pending
  * @param isRepeat  the entry may have been released before: look before telling an end a second time
  */
-export async function release(entry: OutboxEntry, effects: readonly PendingEffect[], ports: ReleasePorts, isRepeat: boolean): Promise<void> {
+export async function release(entry: OutboxEntry, effects: readonly PendingEffect[], ports: ReleasePorts, isRepeat: boolean, eventTexts?: readonly string[]): Promise<void> {
   const sent: Promise<unknown>[] = [];
   for (const effect of effects) sent.push(releasePending(effect, ports));
   // Steps before ends: who follows a session sees its last step, then its end.
-  for (const event of entry.events) sent.push(ports.events.publish(event));
+  entry.events.forEach((event, index) => {
+    sent.push(ports.events.publish(event, eventTexts?.[index]));
+  });
   for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
   await Promise.all(sent);
   if (effects.length > 0) ports.telemetry.released('effect', effects.length);

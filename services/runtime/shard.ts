@@ -33,7 +33,7 @@ import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import type { Definitions } from './definitions.ts';
 import { collectMail, fold, historyOf } from './fold.ts';
-import { type OutboxEntry, type Prompted, release, releasePending } from './release.ts';
+import { encodeOutbox, type OutboxEntry, type Prompted, release, releasePending } from './release.ts';
 import { summaryOf } from './summary.ts';
 
 export interface ShardPorts {
@@ -56,6 +56,16 @@ interface Draft {
   readonly entries: string[];
   readonly pending: Map<string, PendingEffect>;
   readonly resolved: string[];
+}
+
+/** An outbox entry on its way out. */
+interface Held {
+  readonly id: number;
+  readonly entry: OutboxEntry;
+  readonly effects: readonly PendingEffect[];
+  readonly actors: readonly Actor[];
+  readonly isRepeat: boolean;
+  readonly eventTexts?: readonly string[];
 }
 
 interface Arrived {
@@ -84,11 +94,12 @@ export class Shard {
   #incarnation = 0;
   #catchUpTo = 0;
   #isHolding = false;
-  #held: { id: number; entry: OutboxEntry; effects: readonly PendingEffect[]; actors: readonly Actor[]; isRepeat: boolean }[] = [];
+  #held: Held[] = [];
   #outboxId = 1;
   #unsettled = 0;
   #drafts = new Map<SessionId, Draft>();
   #draftEvents: UnderstudyEvent[] = [];
+  #draftEventTexts: string[] = [];
   #draftPrompts: Prompted[] = [];
   #draftSteps = 0;
   #settled: number[] = [];
@@ -298,7 +309,9 @@ export class Shard {
       const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
       this.#draftPrompts.push({ tenant: record.tenant, session: record.session, effect, event });
     }
-    this.#draftEvents.push(eventOf(record, stepped.happened, effects, incoming.at));
+    const event = eventOf(record, stepped.happened, effects, incoming.at);
+    this.#draftEvents.push(event);
+    this.#draftEventTexts.push(JSON.stringify(event));
     this.#draftSteps += 1;
     telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
       session: record.session,
@@ -629,7 +642,9 @@ export class Shard {
     const isQuiet = entry.pending.length === 0 && entry.prompts.length === 0 && entry.events.length === 0;
     const outboxId = this.#outboxId;
     this.#drafts = new Map();
+    const eventTexts = this.#draftEventTexts;
     this.#draftEvents = [];
+    this.#draftEventTexts = [];
     this.#draftPrompts = [];
     this.#draftSteps = 0;
     this.#settled = [];
@@ -651,7 +666,7 @@ export class Shard {
         wakeAt: wakeAtOf(draft.record),
         floor: this.#floors.get(draft.actor.session),
       })),
-      ...(isQuiet ? {} : { outbox: { id: outboxId, body: JSON.stringify(entry) } }),
+      ...(isQuiet ? {} : { outbox: { id: outboxId, body: encodeOutbox(entry, eventTexts) } }),
       settled,
       archived: floors.map(({ actor, version, floor }) => ({
         session: actor.session,
@@ -682,7 +697,7 @@ export class Shard {
       const actors = drafts.map((draft) => draft.actor);
       for (const actor of actors) actor.unreleased += 1;
       if (this.#isHolding) this.#held.push({ id: outboxId, entry, effects, actors, isRepeat: true });
-      else void this.#release({ id: outboxId, entry, effects, actors, isRepeat: false });
+      else void this.#release({ id: outboxId, entry, effects, actors, isRepeat: false, eventTexts });
     }
     if (this.#isHolding && to.sequence >= this.#catchUpTo) await this.#releaseHeld(false);
     if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
@@ -717,10 +732,10 @@ export class Shard {
 
   // ---- release ----------------------------------------------------------------------------------
 
-  async #release(held: { id: number; entry: OutboxEntry; effects: readonly PendingEffect[]; actors: readonly Actor[]; isRepeat: boolean }): Promise<void> {
+  async #release(held: Held): Promise<void> {
     while (this.#isOpen) {
       try {
-        await release(held.entry, held.effects, this.#ports, held.isRepeat);
+        await release(held.entry, held.effects, this.#ports, held.isRepeat, held.eventTexts);
         break;
       } catch (error) {
         this.#ports.telemetry.log('warn', 'release failed; trying again', { shard: this.id, cause: messageOf(error) });

@@ -77,7 +77,12 @@ process.on('SIGINT', () => process.exit(130));
 
 async function startStub(latencyMs: number): Promise<{ url: string; running: Running }> {
   const port = await freePort();
-  const running = startProcess({ name: `stub-${latencyMs}`, command: [process.execPath, join(import.meta.dirname, 'stub-model.ts')], environment: { PORT: String(port), LATENCY_MS: String(latencyMs) }, logs: stack.logs });
+  const running = startProcess({
+    name: `stub-${latencyMs}`,
+    command: [process.execPath, join(import.meta.dirname, 'stub-model.ts')],
+    environment: { PORT: String(port), LATENCY_MS: String(latencyMs) },
+    logs: stack.logs,
+  });
   others.push(running);
   const url = `http://127.0.0.1:${port}`;
   await answering(`${url}/gaps`, running);
@@ -99,7 +104,13 @@ others.push(runtime);
 await answering(`http://127.0.0.1:${runtimePort}/readyz`, runtime);
 const gateway = await stack.start('gateway');
 const executor = await stack.start('executor');
-const measured: Readonly<Record<string, number>> = { runtime: runtime.pid, gateway: gateway.running.pid, executor: executor.running.pid, nats: stack.nats.running.pid, redis: stack.redis.running.pid };
+const measured: Readonly<Record<string, number>> = {
+  runtime: runtime.pid,
+  gateway: gateway.running.pid,
+  executor: executor.running.pid,
+  nats: stack.nats.running.pid,
+  redis: stack.redis.running.pid,
+};
 
 const nats = await connectNats({ url: stack.nats.url, name: 'bench' });
 const tasks = natsTasks(nats);
@@ -145,7 +156,9 @@ async function floor(inFlight: number): Promise<number> {
       let at: ShardPosition | undefined;
       for (let version = 0; performance.now() < until; version += 1) {
         const to: ShardPosition = { position: { incarnation: 0, sequence: version + 1, index: 0 }, commits: version + 1, log: 1 };
-        const sessions = [{ session: 's' as SessionId, expectedVersion: version, version: version + 1, record, entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined }];
+        const sessions = [
+          { session: 's' as SessionId, expectedVersion: version, version: version + 1, record, entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
+        ];
         await store.commit(shard, lease!.token, { from: at, to, sessions, settled: [], archived: [] });
         at = to;
         commits += 1;
@@ -163,7 +176,13 @@ async function measure(inFlight: number): Promise<Row> {
   keepBusy();
   await sleep(Math.max(1_500, seconds * 300)); // warm
   await fetch(`${stub.url}/gaps`);
-  const before = { steps: await committed(), ended, at: performance.now(), cpu: Object.values(measured).map(cpuSecondsOf), bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!) };
+  const before = {
+    steps: await committed(),
+    ended,
+    at: performance.now(),
+    cpu: Object.values(measured).map(cpuSecondsOf),
+    bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!),
+  };
   await sleep(seconds * 1_000);
   const gaps = ((await (await fetch(`${stub.url}/gaps`)).json()) as number[]).sort((left, right) => left - right);
   const tookSeconds = (performance.now() - before.at) / 1_000;
@@ -187,15 +206,26 @@ async function measure(inFlight: number): Promise<Row> {
   };
 }
 
-say(`nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${process.argv.includes('--strict') ? ', NATS synced' : ''}`);
+say(
+  `nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${process.argv.includes('--strict') ? ', NATS synced' : ''}`,
+);
 say('in flight  steps/s  gap p50/p99 ms  CPU us/step (runtime gateway executor nats redis)  bytes/step  floor/s  of floor');
 const rows: Row[] = [];
+// A service is measured as it runs for weeks: compiled. The first seconds of a process say more about its compiler.
+wanted = 128;
+keepBusy();
+await sleep(Math.max(8_000, seconds * 1_500));
+wanted = 0;
+while (ended < published) await sleep(20);
 for (const level of levels) {
   const row = await measure(level);
   rows.push(row);
   say(
-    `${String(level).padStart(9)}  ${row.stepsPerSecond.toFixed(0).padStart(7)}  ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(14)}  ${(row.cpuSecondsPer1000 * 1_000).toFixed(0).padStart(11)} (${Object.values(row.cpu).map((us) => us.toFixed(0)).join(' ')})`.padEnd(86) +
-      `${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
+    `${String(level).padStart(9)}  ${row.stepsPerSecond.toFixed(0).padStart(7)}  ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(14)}  ${(row.cpuSecondsPer1000 * 1_000).toFixed(0).padStart(11)} (${Object.values(
+      row.cpu,
+    )
+      .map((us) => us.toFixed(0))
+      .join(' ')})`.padEnd(86) + `${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
   );
 }
 

@@ -515,7 +515,12 @@ describe('found in review, kept as tests', () => {
     expect(parked.record).toMatchObject({ status: 'parked', reason: 'STEP_CRASHED: boom' });
     const kept = step(parked.record, { message: returned(effect), at: talk.at + 2, position: { incarnation: 0, sequence: 51, index: 0 } }, talk.definition, address);
     expect(kept).toMatchObject({ kind: 'applied', record: { status: 'parked', deferred: [{}] }, effects: [] });
-    const resumed = step((kept as unknown as { record: never }).record, { message: { kind: 'resume', ...by }, at: talk.at + 3, position: { incarnation: 0, sequence: 52, index: 0 } }, talk.definition, address);
+    const resumed = step(
+      (kept as unknown as { record: never }).record,
+      { message: { kind: 'resume', ...by }, at: talk.at + 3, position: { incarnation: 0, sequence: 52, index: 0 } },
+      talk.definition,
+      address,
+    );
 
     expect(resumed).toMatchObject({ kind: 'applied', record: { status: 'active', value: 'thinking' }, effects: [{ kind: 'callModel' }] });
   });

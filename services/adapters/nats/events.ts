@@ -33,8 +33,8 @@ export function natsEvents(nats: Nats): Events {
     }
   };
   return {
-    async publish(event) {
-      await publisher.publish(subjectOf(event), JSON.stringify(event));
+    async publish(event, text = JSON.stringify(event)) {
+      await publisher.publish(subjectOf(event), text);
     },
     async has(event) {
       const subject = subjectOf(event);

@@ -1,6 +1,6 @@
 /**
  * Natural batching: what gathers for one subject while a publish is under way leaves as one message.
- * An idle subject sends at the end of the event-loop turn; there are no timers.
+ * An idle subject sends at once, with what is added in the same microtask queue; there are no timers.
  */
 import { limits } from '../../core/limits.ts';
 
@@ -29,7 +29,7 @@ export class Gatherer {
       held.items.push({ text, resolve, reject });
       if (held.isBusy) return;
       held.isBusy = true;
-      setImmediate(() => void this.#drain(key, held));
+      queueMicrotask(() => void this.#drain(key, held));
     });
   }
 

@@ -58,7 +58,7 @@ export function driverOf(given: AnyStateMachine): MachineDriver {
     if (event.type !== '@xstate.microstep') return;
     for (const transition of event._transitions ?? []) {
       const beside = transition.eventType ? transition.source.transitions.get(transition.eventType) : transition.source.always;
-      choices.push({ event: event.event?.type ?? '', chosen: labelOf(transition), options: (beside ?? [transition]).map(labelOf) });
+      choices.push({ event: event.event?.type ?? '', chosen: labelOf(transition), options: labelsOf(beside ?? [transition]) });
     }
   };
   // A child of the machine registers with the system; none lives longer than the transition.
@@ -100,7 +100,29 @@ export function driverOf(given: AnyStateMachine): MachineDriver {
   };
 }
 
+const labels = new WeakMap<object, string>();
+const labelLists = new WeakMap<object, readonly string[]>();
+
+/** A machine's transitions never change, so neither do their labels. */
+function labelsOf(transitions: readonly Transition[]): readonly string[] {
+  let list = labelLists.get(transitions);
+  if (!list) {
+    list = transitions.map(labelOf);
+    labelLists.set(transitions, list);
+  }
+  return list;
+}
+
 function labelOf(transition: Transition): string {
+  let label = labels.get(transition);
+  if (label === undefined) {
+    label = spell(transition);
+    labels.set(transition, label);
+  }
+  return label;
+}
+
+function spell(transition: Transition): string {
   const target = transition.target?.map((node) => node.key).join('+') ?? 'stay';
   const { guard } = transition;
   const name = guard === undefined ? 'otherwise' : typeof guard === 'string' ? guard : guardName(guard);
