@@ -221,11 +221,11 @@ for (const level of levels) {
   const row = await measure(level);
   rows.push(row);
   say(
-    `${String(level).padStart(9)}  ${row.stepsPerSecond.toFixed(0).padStart(7)}  ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(14)}  ${(row.cpuSecondsPer1000 * 1_000).toFixed(0).padStart(11)} (${Object.values(
+    `${`${String(level).padStart(9)}  ${row.stepsPerSecond.toFixed(0).padStart(7)}  ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(14)}  ${(row.cpuSecondsPer1000 * 1_000).toFixed(0).padStart(11)} (${Object.values(
       row.cpu,
     )
       .map((us) => us.toFixed(0))
-      .join(' ')})`.padEnd(86) + `${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
+      .join(' ')})`.padEnd(86)}${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
   );
 }
 

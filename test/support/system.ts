@@ -1,5 +1,5 @@
 /** A whole system of real processes for a test file: servers, services, the hostile outside world, and eyes on the events. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
@@ -50,7 +50,7 @@ spec: { instructions: Follow the script., model: scripted, tools: [pure], limits
 apiVersion: understudy.dev/v1
 kind: Agent
 metadata: { name: pipeline }
-spec: { model: scripted, tools: [pure, keyed], machine: pipeline.machine.ts }
+spec: { model: scripted, tools: [reserve, ship, cancel], machine: pipeline.machine.ts }
 ---
 apiVersion: understudy.dev/v1
 kind: Model
@@ -61,7 +61,7 @@ apiVersion: understudy.dev/v1
 kind: Tenant
 metadata: { name: acme }
 spec: {}
-${tool('pure', 'pure')}${tool('keyed', 'keyed')}${tool('queryable', 'queryable', ', query: { url: "${env:WORLD_URL}/did/{idempotencyKey}" }')}${tool('opaque', 'opaque')}${tool('guarded', 'keyed')}---
+${tool('pure', 'pure')}${tool('keyed', 'keyed')}${tool('queryable', 'queryable', ', query: { url: "${env:WORLD_URL}/did/{idempotencyKey}" }')}${tool('opaque', 'opaque')}${tool('guarded', 'keyed')}${tool('reserve', 'keyed')}${tool('ship', 'keyed')}${tool('cancel', 'keyed')}---
 apiVersion: understudy.dev/v1
 kind: Tool
 metadata: { name: code }
@@ -91,7 +91,9 @@ export class System {
     const specFolder = join(system.folder, 'specs');
     mkdirSync(specFolder);
     writeFileSync(join(specFolder, 'all.yaml'), specs(stream));
-    writeFileSync(join(specFolder, 'pipeline.machine.ts'), pipelineMachine);
+    // The machine of the example, with the package it needs by its full path: the folder has no node_modules.
+    const machine = readFileSync(join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'), 'utf8');
+    writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine.replace("'xstate'", `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`));
     const environment = { WORLD_URL: system.world.url, OPENAI_BASE_URL: `${system.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
     system.stack = new Stack({ folder: system.folder, specs: specFolder, shards, environment });
     await system.stack.startServers();
@@ -187,22 +189,3 @@ export class System {
 }
 
 export const script = (...tools: string[]): Script => ({ calls: tools.map((name, index) => ({ tool: name, arguments: { n: index } })) });
-
-const pipelineMachine = `import { assign, fromPromise, setup } from '${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}';
-
-export default setup({ actors: { tool: fromPromise(async () => ({})), model: fromPromise(async () => ''), human: fromPromise(async () => ({})) } }).createMachine({
-  id: 'order',
-  version: '1',
-  context: ({ input }) => ({ order: input.order, steps: [] }),
-  initial: 'reserve',
-  output: ({ context }) => context,
-  states: {
-    reserve: { invoke: { id: 'reserve', src: 'tool', input: { tool: 'keyed', arguments: { what: 'reserve' } }, onDone: { target: 'cool', actions: assign({ steps: ({ context }) => [...context.steps, 'reserved'] }) }, onError: 'sorry' } },
-    cool: { after: { 400: { target: 'ask', actions: assign({ steps: ({ context }) => [...context.steps, 'cooled'] }) } } },
-    ask: { invoke: { id: 'ask', src: 'human', input: { question: 'ship it?' }, onDone: [{ guard: ({ event }) => event.output.approved, target: 'ship' }, { target: 'sorry' }] } },
-    ship: { invoke: { id: 'ship', src: 'tool', input: { tool: 'keyed', arguments: { what: 'ship' } }, onDone: { target: 'done', actions: assign({ steps: ({ context }) => [...context.steps, 'shipped'] }) } } },
-    sorry: { type: 'final' },
-    done: { type: 'final' },
-  },
-});
-`;

@@ -61,7 +61,9 @@ function responseOf(answer: IncomingMessage, address: string): Response {
     return value === undefined ? null : Array.isArray(value) ? value.join(', ') : value;
   };
   const entries = () => Object.entries(answer.headers).map(([name, value]) => [name, String(value)] as [string, string]);
-  const headers = isOk ? ({ get, has: (name: string) => get(name) !== null, entries, [Symbol.iterator]: () => entries()[Symbol.iterator]() } as unknown as Headers) : new Headers(entries());
+  const headers = isOk
+    ? ({ get, has: (name: string) => get(name) !== null, entries, [Symbol.iterator]: () => entries()[Symbol.iterator]() } as unknown as Headers)
+    : new Headers(entries());
   const response = {
     ok: isOk,
     status,
