@@ -3,7 +3,7 @@ NODE := node_modules/.bin/node
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev stop play test bench check format clean
+.PHONY: help demo dev stop play test bench volume check format clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -26,6 +26,9 @@ play: node_modules/.installed ## everything in one process, in memory: nothing s
 
 test: node_modules/.installed ## all that must pass: types, lint, unit, contracts, real processes killed with -9
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" $(NODE) test/run.ts
+
+volume: node_modules/.installed ## what stays behind: 20,000 finished sessions, and one long conversation
+	@$(NODE) test/bench/volume.ts $(ARGS)
 
 bench: node_modules/.installed ## steps a second, latencies, CPU and memory, beside a floor measured in the same run
 	@$(NODE) test/bench/main.ts $(ARGS)

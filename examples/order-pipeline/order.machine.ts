@@ -10,13 +10,15 @@ interface Context {
   readonly order: string;
   readonly steps: readonly string[];
 }
-const note = (step: string) => assign({ steps: ({ context }: { context: Context }) => [...context.steps, step] });
 
 export default setup({
   types: { context: {} as Context, input: {} as { order: string } },
   actors: {
     tool: fromPromise<unknown, { tool: string; arguments: object }>(async () => ({})),
     human: fromPromise<{ approved: boolean }, { question: string; expiresMs?: number }>(async () => ({ approved: true })),
+  },
+  actions: {
+    note: assign({ steps: ({ context }, { step }: { step: string }) => [...context.steps, step] }),
   },
 }).createMachine({
   id: 'order',
@@ -30,11 +32,11 @@ export default setup({
         id: 'reserve',
         src: 'tool',
         input: ({ context }) => ({ tool: 'reserve', arguments: { order: context.order } }),
-        onDone: { target: 'cool', actions: note('reserved') },
+        onDone: { target: 'cool', actions: { type: 'note', params: { step: 'reserved' } } },
         onError: 'failed',
       },
     },
-    cool: { after: { 2000: { target: 'ask', actions: note('cooled') } } },
+    cool: { after: { 2000: { target: 'ask', actions: { type: 'note', params: { step: 'cooled' } } } } },
     ask: {
       invoke: {
         id: 'ask',
@@ -49,7 +51,7 @@ export default setup({
         id: 'ship',
         src: 'tool',
         input: ({ context }) => ({ tool: 'ship', arguments: { order: context.order } }),
-        onDone: { target: 'done', actions: note('shipped') },
+        onDone: { target: 'done', actions: { type: 'note', params: { step: 'shipped' } } },
         onError: 'undo',
       },
     },
@@ -58,7 +60,7 @@ export default setup({
         id: 'undo',
         src: 'tool',
         input: ({ context }) => ({ tool: 'cancel', arguments: { order: context.order } }),
-        onDone: { target: 'failed', actions: note('undone') },
+        onDone: { target: 'failed', actions: { type: 'note', params: { step: 'undone' } } },
         onError: 'failed',
       },
     },
