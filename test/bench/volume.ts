@@ -88,7 +88,13 @@ const server = createServer((request, response) => {
     const message = isDone
       ? { role: 'assistant', content: 'done' }
       : { role: 'assistant', content: null, tool_calls: [{ id: `c${turn}`, type: 'function', function: { name: tool, arguments: JSON.stringify({ n: turn }) } }] };
-    response.end(JSON.stringify({ model: 'stub', choices: [{ finish_reason: isDone ? 'stop' : 'tool_calls', message }], usage: { prompt_tokens: Math.ceil(body.length / 4), completion_tokens: 10 } }));
+    response.end(
+      JSON.stringify({
+        model: 'stub',
+        choices: [{ finish_reason: isDone ? 'stop' : 'tool_calls', message }],
+        usage: { prompt_tokens: Math.ceil(body.length / 4), completion_tokens: 10 },
+      }),
+    );
   });
 });
 await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()));

@@ -78,7 +78,7 @@ export async function lastMessage(
   nats: Pick<Nats, 'connection'>,
   stream: string,
   query: { last_by_subj: string } | { seq: number },
-): Promise<{ seq: number; text: string; at: number } | undefined> {
+): Promise<{ seq: number; text: string; bytes: Buffer; at: number } | undefined> {
   const answer = await ask<{ message?: { seq: number; data?: string; time: string } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, query);
   if (answer.error) {
     if (answer.error.err_code === noMessageFound || (answer.error.code === 404 && answer.error.err_code !== 10_059)) return undefined;
@@ -86,7 +86,8 @@ export async function lastMessage(
   }
   if (!answer.message) throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream} gave no answer`);
   const { seq, data = '', time } = answer.message;
-  return { seq, text: Buffer.from(data, 'base64').toString('utf8'), at: Date.parse(time) };
+  const bytes = Buffer.from(data, 'base64');
+  return { seq, text: bytes.toString('utf8'), bytes, at: Date.parse(time) };
 }
 
 /** Ask the JetStream API, in JSON. @throws Unavailable on no answer; an `error` in the answer is returned. */

@@ -15,7 +15,7 @@ import { Refused, Unavailable } from '../../core/errors.ts';
 
 interface Waiting {
   readonly subject: string;
-  readonly body: string;
+  readonly body: string | Uint8Array;
   readonly headers: MsgHdrs | undefined;
   readonly resolve: (sequence: number) => void;
   readonly reject: (error: Error) => void;
@@ -58,7 +58,7 @@ export class LeanPublisher {
   }
 
   /** @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent */
-  publish(subject: string, body: string, headers?: Readonly<Record<string, string>>): Promise<number> {
+  publish(subject: string, body: string | Uint8Array, headers?: Readonly<Record<string, string>>): Promise<number> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new Unavailable('NATS_CLOSED', 'the connection is closed'));
       let encoded: MsgHdrs | undefined;
