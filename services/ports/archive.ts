@@ -1,7 +1,7 @@
 import type { Revision, SessionId, ShardId } from '../core/ids.ts';
+import type { Incoming } from '../core/session/draft.ts';
 import type { SessionRecord } from '../core/session/record.ts';
 import type { Bundle } from '../core/session/specs.ts';
-import type { Incoming } from '../core/session/step.ts';
 
 /** A record with the mail that made it out of the baseline before. */
 export interface Baseline {

@@ -2,8 +2,8 @@
 import type { AnyMachineSnapshot } from 'xstate';
 import type { SessionId, TenantId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import type { Definition, Incoming } from '../core/session/draft.ts';
 import type { SessionRecord } from '../core/session/record.ts';
-import type { Definition, Incoming } from '../core/session/step.ts';
 
 export interface Waiting {
   readonly incoming: Incoming;

@@ -6,8 +6,8 @@ import { pathToFileURL } from 'node:url';
 import type { AnyStateMachine } from 'xstate';
 import { Refused, Unavailable } from '../core/errors.ts';
 import type { Revision } from '../core/ids.ts';
+import type { Definition } from '../core/session/draft.ts';
 import type { Bundle } from '../core/session/specs.ts';
-import type { Definition } from '../core/session/step.ts';
 import type { Archive } from '../ports/archive.ts';
 
 export class Definitions {

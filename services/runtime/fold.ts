@@ -2,9 +2,10 @@
 import { Refused } from '../core/errors.ts';
 import type { Revision, SessionId, ShardId, TenantId } from '../core/ids.ts';
 import type { Entry } from '../core/session/conversation.ts';
+import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { comparePositions, type Position, type SessionRecord } from '../core/session/record.ts';
-import { type Incoming, park, type Step, step } from '../core/session/step.ts';
+import { park, step } from '../core/session/step.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Definitions } from './definitions.ts';

@@ -15,11 +15,12 @@
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { beginning, isEnded, type Position, type SessionRecord, tasksOf, wakeAtOf } from '../core/session/record.ts';
-import { type Incoming, park, type Step, step } from '../core/session/step.ts';
+import { park, step } from '../core/session/step.ts';
 import { endEventOf, eventOf, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
 import type { Archive } from '../ports/archive.ts';

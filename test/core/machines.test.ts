@@ -7,11 +7,12 @@ import { describe, expect, test } from 'vitest';
 import { type AnyStateMachine, assign, createActor, createMachine, fromPromise, initialTransition, raise, setup, transition } from 'xstate';
 import type { AgentName, EffectId, Revision, TaskId } from '../../services/core/ids.ts';
 import { agentMachine } from '../../services/core/session/agent-machine.ts';
+import type { Definition } from '../../services/core/session/draft.ts';
 import { driverOf } from '../../services/core/session/machine-host.ts';
 import type { Message } from '../../services/core/session/messages.ts';
 import { parseRecord } from '../../services/core/session/migrate.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
-import { type Definition, step } from '../../services/core/session/step.ts';
+import { step } from '../../services/core/session/step.ts';
 import { address, bundleOf } from '../support/sessions.ts';
 
 interface Case {

@@ -3,11 +3,12 @@
 import { limitsSchema } from '../../services/core/budget/budget.ts';
 import type { AgentName, EffectId, Revision, SessionId, TaskId, TenantId } from '../../services/core/ids.ts';
 import type { AgentContext } from '../../services/core/session/agent-context.ts';
+import type { Definition, Step } from '../../services/core/session/draft.ts';
 import type { Effect, PendingEffect } from '../../services/core/session/effects.ts';
 import type { Message, ModelReply } from '../../services/core/session/messages.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { type AgentSpec, agentSpecSchema, type Bundle, modelSpecSchema } from '../../services/core/session/specs.ts';
-import { type Definition, type Step, step } from '../../services/core/session/step.ts';
+import { step } from '../../services/core/session/step.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 
 export const address = { tenant: 'acme' as TenantId, session: 'clerk-1' as SessionId };

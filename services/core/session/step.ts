@@ -6,104 +6,20 @@
  * P3  Every effect that stays pending has a deadline, and a wake after it answers it: no session waits for ever.
  * P4  When a session ends, nothing of it is left pending.
  */
-import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
-import { type BudgetLimits, limitsSchema, nothing } from '../budget/budget.ts';
+import type { AnyMachineSnapshot } from 'xstate';
+import { type BudgetLimits, limitsSchema } from '../budget/budget.ts';
 import { assertNever, Refused } from '../errors.ts';
-import type { AgentName, Revision, SessionId, TaskId, TenantId } from '../ids.ts';
+import type { SessionId, TenantId } from '../ids.ts';
 import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
-import type { AgentContext } from './agent-context.ts';
-import { type AgentEvent, agentMachine, agentMachineVersion } from './agent-machine.ts';
-import {
-  append,
-  closeOpenCalls,
-  isContextFull,
-  type ModelCallPlan,
-  type Plan,
-  planApproval,
-  planEscalation,
-  planModelCall,
-  planReply,
-  planResult,
-  planSummary,
-  type Surroundings,
-  settleModelCall,
-} from './agent-plan.ts';
-import type { Entry } from './conversation.ts';
-import { type Effect, isPending, type PendingEffect } from './effects.ts';
-import { type Choice, driverOf, type MachineDriver, type Transitioned } from './machine-host.ts';
+import { agentMachineVersion } from './agent-machine.ts';
+import { planApproval, planModelCall } from './agent-plan.ts';
+import { applyToAgent, beginAgent, failCall, sendToAgent, startNext } from './agent-session.ts';
+import { cancel, contextOf, type Definition, type Draft, driverFor, emit, end, type Incoming, liveOf, refuseTask, type Step, settle, stateName, surroundingsOf } from './draft.ts';
 import type { Message, MessageOf } from './messages.ts';
-import { type PipelineStep, readTransition } from './pipeline.ts';
-import { comparePositions, isEnded, type PendingNote, type Position, recordSchemaVersion, type SessionRecord, tasksOf } from './record.ts';
-import type { Bundle } from './specs.ts';
-
-export interface Incoming {
-  readonly message: Message;
-  /** The broker's timestamp of the message, epoch ms: the only time a step knows. */
-  readonly at: number;
-  readonly position: Position;
-}
-
-/** What a session is made of besides its record. */
-export interface Definition {
-  readonly bundle: Bundle;
-  /** The user's own machine, when the agent has one. */
-  readonly machine?: AnyStateMachine | undefined;
-}
-
-/** What happened, for the event stream: no prompt, no tool output, only names and figures. */
-export interface Happened {
-  readonly kind: string;
-  readonly from: string;
-  readonly to: string;
-  readonly choices: readonly Choice[];
-  readonly details: Readonly<Record<string, unknown>>;
-}
-
-export type Step =
-  | {
-      readonly kind: 'applied';
-      readonly record: SessionRecord;
-      readonly entries: readonly Entry[];
-      readonly effects: readonly Effect[];
-      /** Effects that are pending no longer. */
-      readonly settled: readonly string[];
-      readonly happened: Happened;
-      readonly live: AnyMachineSnapshot | undefined;
-    }
-  | { readonly kind: 'seen'; readonly why: string };
-
-const drivers = new WeakMap<AnyStateMachine, MachineDriver>();
-const driverFor = (machine: AnyStateMachine): MachineDriver => {
-  let driver = drivers.get(machine);
-  if (!driver) {
-    driver = driverOf(machine);
-    drivers.set(machine, driver);
-  }
-  return driver;
-};
-
-export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string => (record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status);
-const isFinal = (status: SessionRecord['status']) => status === 'completed' || status === 'failed' || status === 'halted';
-const nameOf = (value: unknown): string =>
-  typeof value === 'string'
-    ? value
-    : Object.entries(value as object)
-        .map(([key, inner]) => (typeof inner === 'object' && Object.keys(inner ?? {}).length === 0 ? key : `${key}.${nameOf(inner)}`))
-        .join('+');
-
-/** What a step changes as it goes. */
-interface Draft {
-  record: SessionRecord;
-  live: AnyMachineSnapshot | undefined;
-  readonly entries: Entry[];
-  readonly effects: Effect[];
-  readonly settled: string[];
-  readonly choices: Choice[];
-  details: Record<string, unknown>;
-  readonly around: Surroundings;
-  readonly definition: Definition;
-}
+import { answerInvoke, applyToPipeline, inputOf, movePipeline } from './pipeline-session.ts';
+import { comparePositions, isEnded, recordSchemaVersion, type SessionRecord } from './record.ts';
+import { type Due, dueOf, isControl, refuses } from './refusals.ts';
 
 /**
  * Apply one message to a session.
@@ -174,71 +90,6 @@ export function park(record: SessionRecord, { message, at, position }: Incoming,
   };
 }
 
-const surroundingsOf = (record: SessionRecord, at: number, definition: Definition): Surroundings => ({
-  tenant: record.tenant,
-  session: record.session,
-  agent: record.agent,
-  revision: record.revision,
-  traceparent: record.traceparent,
-  version: record.version + 1,
-  at,
-  bundle: definition.bundle,
-  ids: { count: 0 },
-});
-
-/** Why a message changes nothing, if it does not. */
-function refuses(record: SessionRecord, message: Message, at: number): string | undefined {
-  if (isEnded(record)) {
-    if (message.kind === 'task' && !tasksOf(record).includes(message.task))
-      throw new Refused('SESSION_ENDED', `session ${record.session} has ${record.status}, and task ${message.task} came after that`);
-    return `the session has ${record.status}`;
-  }
-  switch (message.kind) {
-    case 'modelReplied':
-    case 'modelFailed':
-      return answers(record, message.effect, 'callModel');
-    case 'toolReturned':
-    case 'toolFailed':
-      return answers(record, message.effect, 'runTool');
-    case 'agentEnded':
-      return answers(record, message.effect, 'startAgent');
-    case 'approve':
-    case 'reject': {
-      const note = record.pending[message.approval];
-      if (note?.kind !== 'askHuman') return `approval ${message.approval} is not open`;
-      if (record.status === 'active' && note.deadlineAt < at) return `approval ${message.approval} has expired`;
-      const hash = approvalHashOf(record, message.approval);
-      if (hash !== undefined && hash !== message.hash) return `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`;
-      return undefined;
-    }
-    case 'pause':
-      return record.status === 'active' ? undefined : `the session is ${record.status}`;
-    case 'resume':
-      return record.status === 'paused' || record.status === 'parked' ? undefined : 'the session is not paused';
-    case 'wake':
-      return record.status === 'active' && dueOf(record, at).length > 0 ? undefined : 'nothing is due';
-    case 'task':
-      return record.isKeyed && !tasksOf(record).includes(message.task) ? undefined : `task ${message.task} was taken in before`;
-    case 'halt':
-      return undefined;
-    default:
-      return assertNever(message);
-  }
-}
-
-/** A result settles only an effect of its own kind: a tool cannot answer for a model. */
-function answers(record: SessionRecord, effect: string, kind: PendingNote['kind']): string | undefined {
-  return record.pending[effect]?.kind === kind ? undefined : `effect ${effect} is not pending`;
-}
-
-/** The hash under which an open approval was asked for. */
-export function approvalHashOf(record: SessionRecord, approval: string): string | undefined {
-  const open = (record.context as unknown as AgentContext).approvals?.[approval];
-  return record.machine === 'agent' ? open?.hash : undefined;
-}
-
-// ---- beginning --------------------------------------------------------------------------------
-
 function begin(message: MessageOf<'task'>, { at, position }: Incoming, definition: Definition, address: { tenant: TenantId; session: SessionId }): Step {
   const { bundle, machine } = definition;
   const budget: BudgetLimits = limitsSchema.parse({ ...bundle.agent.limits, ...message.limits });
@@ -280,52 +131,10 @@ function begin(message: MessageOf<'task'>, { at, position }: Incoming, definitio
   if (machine) {
     movePipeline(draft, driverFor(machine).initial(inputOf(message.input)));
   } else {
-    const driver = driverFor(agentMachine);
-    const context: AgentContext = { ...freshContext, task: message.task, parent: message.parent, limits: budget };
-    draft.live = driver.initial(context).snapshot;
-    takeTask(draft, message.input);
+    beginAgent(draft, message, budget);
   }
   return finish(draft, message, 'none', at);
 }
-
-/** A pipeline's input is JSON where it can be read as such. */
-function inputOf(input: string): unknown {
-  try {
-    return JSON.parse(input);
-  } catch {
-    return input;
-  }
-}
-
-/** Tasks a keyed session remembers; a repeat that comes later than so many others is taken for new. */
-const tasksKept = 256;
-
-const freshContext: AgentContext = {
-  task: '' as TaskId,
-  queue: [],
-  limits: limitsSchema.parse({}),
-  spent: nothing,
-  reserved: nothing,
-  from: 0,
-  length: 0,
-  seenTokens: 0,
-  bytesAfter: 0,
-  messagesAfter: 0,
-  calls: {},
-  approvals: {},
-  repeats: {},
-  succeeded: 0,
-  failures: 0,
-  malformed: 0,
-};
-
-function takeTask(draft: Draft, input: string): void {
-  const entry: Entry = { role: 'user', content: input };
-  const { outcome: _o, reason: _r, output: _t, ...context } = contextOf(draft);
-  sendToAgent(draft, 'task', { context: append({ ...context, repeats: {}, failures: 0, malformed: 0 }, [entry]), entries: [entry], effects: [] });
-}
-
-// ---- one message ------------------------------------------------------------------------------
 
 function apply(draft: Draft, message: Message, at: number): void {
   const { record } = draft;
@@ -352,11 +161,13 @@ function apply(draft: Draft, message: Message, at: number): void {
       for (const due of dueOf(record, at)) {
         if (isEnded(draft.record)) return;
         expire(draft, due);
+        startNext(draft);
       }
       return;
     default:
-      if (draft.record.machine === 'agent') applyToAgent(draft, message, at);
-      else applyToPipeline(draft, message);
+      if (draft.record.machine !== 'agent') return applyToPipeline(draft, message);
+      applyToAgent(draft, message, at);
+      startNext(draft);
   }
 }
 
@@ -396,24 +207,6 @@ function refusalOf(record: SessionRecord, message: Message, at: number): string 
   }
 }
 
-/** A task that cannot be done gets its answer all the same. */
-function refuseTask(draft: Draft, message: Message, reason: string): void {
-  if (message.kind !== 'task') return;
-  draft.effects.push({ kind: 'reply', task: message.task, outcome: 'failed', output: '', reason, parent: message.parent, spent: nothing });
-}
-
-const isControl = (message: Message) => message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt';
-
-type Due = { readonly kind: 'timer' | 'effect'; readonly id: string; readonly dueAt: number };
-
-/** What is due at a time, earliest first. A paused session's deadlines stand still until it is resumed. */
-function dueOf(record: SessionRecord, at: number): Due[] {
-  const due: Due[] = [];
-  for (const [id, { dueAt }] of Object.entries(record.timers)) if (dueAt <= at) due.push({ kind: 'timer', id, dueAt });
-  for (const [id, { deadlineAt }] of Object.entries(record.pending)) if (deadlineAt <= at) due.push({ kind: 'effect', id, dueAt: deadlineAt });
-  return due.sort((left, right) => left.dueAt - right.dueAt || (left.id < right.id ? -1 : 1));
-}
-
 function expire(draft: Draft, due: Due): void {
   const { record } = draft;
   if (due.kind === 'timer') {
@@ -441,345 +234,6 @@ function expire(draft: Draft, due: Due): void {
   cancel(draft, [due.id]);
   if (record.machine === 'agent') failCall(draft, note, due.id, failure);
   else answerInvoke(draft, note, due.id, { ok: false, failure });
-}
-
-function failCall(draft: Draft, note: PendingNote, effect: string, failure: Failure): void {
-  settle(draft, effect);
-  const context = contextOf(draft);
-  if (note.kind === 'callModel') {
-    if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE') return pauseForModel(draft, failure);
-    sendToAgent(draft, 'modelFailed', { context: settleModelCall(context, undefined), entries: [], effects: [], stop: { code: failure.code, reason: failure.message } });
-  } else {
-    sendToAgent(draft, 'resulted', planResult(context, effect, { error: failure }, false));
-  }
-}
-
-/** Every try and fallback failed, and the agent would rather wait than fail: the call is planned again on resume. */
-function pauseForModel(draft: Draft, failure: Failure): void {
-  const retry = nameOf(draft.record.value) === 'compacting' ? 'summary' : 'turn';
-  draft.live = { ...liveOf(draft), context: { ...settleModelCall(contextOf(draft), undefined), retry } } as AnyMachineSnapshot;
-  draft.record = { ...draft.record, status: 'paused', reason: `${failure.code}: ${failure.message}` };
-}
-
-// ---- the default agent ------------------------------------------------------------------------
-
-function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>, at: number): void {
-  const { around, record } = draft;
-  const context = contextOf(draft);
-  switch (message.kind) {
-    case 'task':
-      if (nameOf(record.value) === 'idle') {
-        draft.record = {
-          ...record,
-          task: message.task,
-          tasksBefore: tasksOf(record).slice(0, tasksKept),
-          parent: message.parent,
-          timers: { ...record.timers, wall: { dueAt: at + context.limits.wallClockMs } },
-        };
-        draft.live = { ...liveOf(draft), context: { ...context, task: message.task, parent: message.parent, spent: nothing, reserved: nothing } } as AnyMachineSnapshot;
-        takeTask(draft, message.input);
-        return;
-      }
-      if (context.queue.some((queued) => queued.task === message.task)) return;
-      if (context.queue.length >= limits.queueMax) throw new Refused('QUEUE_FULL', `session ${record.session} has ${limits.queueMax} tasks waiting already`);
-      draft.live = {
-        ...liveOf(draft),
-        context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, at }] },
-      } as AnyMachineSnapshot;
-      return;
-    case 'modelReplied': {
-      settle(draft, message.effect);
-      const { reply } = message;
-      draft.details = {
-        effect: message.effect,
-        model: reply.model,
-        promptTokens: reply.usage.promptTokens,
-        completionTokens: reply.usage.completionTokens,
-        costMicros: reply.costMicros,
-        latencyMs: reply.latencyMs,
-        attempts: reply.attempts,
-        tools: reply.calls.map((call) => call.name.slice(0, 64)),
-      };
-      if (nameOf(record.value) === 'compacting') sendToAgent(draft, 'summarised', planSummary(context, reply, around));
-      else sendToAgent(draft, 'replied', planReply(context, reply, around));
-      return;
-    }
-    case 'modelFailed': {
-      const note = record.pending[message.effect]!;
-      draft.details = { effect: message.effect, code: message.failure.code, class: message.failure.class, attempts: message.attempts };
-      failCall(draft, note, message.effect, message.failure);
-      return;
-    }
-    case 'toolReturned':
-      draft.details = {
-        effect: message.effect,
-        tool: record.pending[message.effect]?.what,
-        outcome: 'ok',
-        latencyMs: message.latencyMs,
-        attempts: message.attempts,
-        bytes: message.bytes,
-        executor: message.executor,
-      };
-      settle(draft, message.effect);
-      sendToAgent(draft, 'resulted', planResult(context, message.effect, message.value, true));
-      return;
-    case 'toolFailed':
-      draft.details = {
-        effect: message.effect,
-        tool: record.pending[message.effect]?.what,
-        outcome: message.failure.class,
-        code: message.failure.code,
-        latencyMs: message.latencyMs,
-        attempts: message.attempts,
-        executor: message.executor,
-      };
-      settle(draft, message.effect);
-      sendToAgent(draft, 'resulted', planResult(context, message.effect, { error: message.failure }, false));
-      return;
-    case 'agentEnded':
-      draft.details = { effect: message.effect, agent: record.pending[message.effect]?.what, outcome: message.outcome, costMicros: message.spent.costMicros };
-      settle(draft, message.effect);
-      sendToAgent(draft, 'resulted', planResult(context, message.effect, { outcome: message.outcome, output: message.output }, message.outcome === 'completed', message.spent));
-      return;
-    case 'approve':
-    case 'reject':
-      draft.details = { approval: message.approval, actor: message.actor, decision: message.kind, tool: context.approvals[message.approval]?.tool };
-      settle(draft, message.approval);
-      sendToAgent(
-        draft,
-        'decided',
-        planApproval(context, around, {
-          id: message.approval,
-          approved: message.kind === 'approve',
-          actor: message.actor,
-          reason: message.reason,
-          edited: message.kind === 'approve' ? message.arguments : undefined,
-        }),
-      );
-      return;
-    default:
-      assertNever(message);
-  }
-}
-
-const contextOf = (draft: Draft): AgentContext => liveOf(draft).context as AgentContext;
-
-function liveOf(draft: Draft): AnyMachineSnapshot {
-  if (!draft.live) {
-    const { record, definition } = draft;
-    const driver = driverFor(record.machine === 'agent' ? agentMachine : definition.machine!);
-    draft.live = driver.restore({ value: record.value, context: structuredClone(record.context), history: record.history, output: record.output });
-  }
-  return draft.live;
-}
-
-function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan): void {
-  const { around } = draft;
-  const { loop } = around.bundle.agent;
-  let thought: ModelCallPlan | undefined;
-  let summary: ModelCallPlan | undefined;
-  let escalation: ReturnType<typeof planEscalation> | undefined;
-  const event: AgentEvent = {
-    type,
-    plan,
-    think: () => (thought ??= planModelCall(plan.context, around, 'turn')),
-    isContextFull: () => isContextFull(plan.context, around),
-    summarise: () => (summary ??= planModelCall(plan.context, around, 'summary')),
-    escalate: (reason) => (escalation ??= planEscalation(plan.context, around, reason)),
-    loop: { failuresMax: loop.failuresMax, escalates: loop.verdict === 'escalate' },
-  };
-  const before = draft.live ?? liveOf(draft);
-  const moved = driverFor(agentMachine).transition(before, event as never);
-  draft.live = moved.snapshot;
-  draft.entries.push(...plan.entries);
-  draft.choices.push(...moved.choices);
-  for (const action of moved.actions) {
-    if (action.type === 'perform') emit(draft, action.params as readonly Effect[]);
-  }
-  const context = moved.snapshot.context as AgentContext;
-  draft.record = { ...draft.record, value: moved.snapshot.value };
-  if (moved.snapshot.status !== 'active') end(draft, context.outcome === 'completed' ? 'completed' : 'failed', context.reason, context.output);
-}
-
-// ---- users' own machines ----------------------------------------------------------------------
-
-function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>): void {
-  const { record } = draft;
-  switch (message.kind) {
-    case 'task':
-      throw new Refused('SESSION_BUSY', `session ${record.session} runs a pipeline and takes one task only`);
-    case 'approve':
-      return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
-        ok: true,
-        value: { approved: true, actor: message.actor, answer: message.arguments ?? message.reason },
-      });
-    case 'reject':
-      return answerInvoke(draft, record.pending[message.approval]!, message.approval, { ok: true, value: { approved: false, actor: message.actor, answer: message.reason } });
-    case 'modelReplied':
-      draft.details = {
-        effect: message.effect,
-        model: message.reply.model,
-        promptTokens: message.reply.usage.promptTokens,
-        completionTokens: message.reply.usage.completionTokens,
-        costMicros: message.reply.costMicros,
-        latencyMs: message.reply.latencyMs,
-      };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.reply.content });
-    case 'toolReturned':
-      draft.details = { effect: message.effect, tool: record.pending[message.effect]?.what, outcome: 'ok', latencyMs: message.latencyMs };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.value });
-    case 'agentEnded':
-      return answerInvoke(
-        draft,
-        record.pending[message.effect]!,
-        message.effect,
-        message.outcome === 'completed'
-          ? { ok: true, value: message.output }
-          : { ok: false, failure: { class: 'permanent', code: `AGENT_${message.outcome.toUpperCase()}`, message: message.output } },
-      );
-    case 'modelFailed':
-    case 'toolFailed':
-      draft.details = { effect: message.effect, outcome: message.failure.class, code: message.failure.code };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: false, failure: message.failure });
-    default:
-      return assertNever(message);
-  }
-}
-
-function answerInvoke(draft: Draft, note: PendingNote, effect: string, answer: { ok: true; value: unknown } | { ok: false; failure: Failure }): void {
-  settle(draft, effect);
-  const id = note.invoke ?? '';
-  const event = answer.ok ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id } : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
-  movePipeline(draft, driverFor(draft.definition.machine!).transition(liveOf(draft), event as never));
-}
-
-function movePipeline(draft: Draft, moved: Transitioned): void {
-  const { wall, ...timers } = draft.record.timers;
-  let read: PipelineStep;
-  try {
-    read = readTransition(moved, { pending: draft.record.pending, timers }, draft.around);
-  } catch (error) {
-    // At its beginning the task is refused as a whole; later the session fails, or its next wake would fail the same way for ever.
-    if (!(error instanceof Refused) || draft.record.version === 1) throw error;
-    return end(draft, 'failed', `${error.code}: ${error.message}`);
-  }
-  // Children are remembered by us; a snapshot without them restores the same from JSON and from memory.
-  draft.live = undefined;
-  cancel(draft, read.cancelled);
-  for (const id of read.cancelled) settle(draft, id);
-  const { history: _, ...rest } = draft.record;
-  draft.record = {
-    ...rest,
-    value: read.value,
-    context: read.context,
-    ...(read.history ? { history: read.history } : {}),
-    timers: { ...(wall ? { wall } : {}), ...read.timers },
-  };
-  draft.choices.push(...moved.choices);
-  for (const { effect, note } of read.started) {
-    draft.effects.push(effect);
-    draft.record = { ...draft.record, pending: { ...draft.record.pending, [effect.id]: note } };
-  }
-  if (read.status !== 'active') end(draft, read.status, read.reason, read.output);
-}
-
-// ---- what every session shares ----------------------------------------------------------------
-
-function emit(draft: Draft, effects: readonly Effect[]): void {
-  for (const effect of effects) {
-    draft.effects.push(effect);
-    if (isPending(effect)) draft.record = { ...draft.record, pending: { ...draft.record.pending, [effect.id]: noteOf(effect, draft) } };
-  }
-}
-
-function noteOf(effect: PendingEffect, draft: Draft): PendingNote {
-  const since = draft.around.at;
-  const { deadlineAt } = effect;
-  switch (effect.kind) {
-    case 'callModel':
-      return { kind: 'callModel', what: draft.definition.bundle.models[0]?.name ?? 'model', since, deadlineAt };
-    case 'runTool':
-      return { kind: 'runTool', what: effect.tool, pool: effect.pool, since, deadlineAt };
-    case 'startAgent':
-      return { kind: 'startAgent', what: effect.childAgent, child: effect.child, since, deadlineAt };
-    case 'askHuman':
-      return { kind: 'askHuman', what: effect.tool, since, deadlineAt };
-    default:
-      return assertNever(effect);
-  }
-}
-
-function settle(draft: Draft, effect: string): void {
-  if (!draft.record.pending[effect]) return;
-  const { [effect]: _, ...pending } = draft.record.pending;
-  draft.record = { ...draft.record, pending };
-  draft.settled.push(effect);
-}
-
-/** Tell performers that nobody waits for these any more. */
-function cancel(draft: Draft, ids: readonly string[]): void {
-  const { pending } = draft.record;
-  const pooled = ids.flatMap((id) => {
-    const note = pending[id];
-    if (note?.kind === 'callModel') return [{ id, pool: 'models' }];
-    return note?.kind === 'runTool' ? [{ id, pool: note.pool ?? 'tools' }] : [];
-  });
-  if (pooled.length > 0) draft.effects.push({ kind: 'cancel', effects: pooled });
-  for (const id of ids) {
-    const note = pending[id];
-    if (note?.kind === 'startAgent' && note.child) draft.effects.push({ kind: 'haltChild', child: note.child, actor: draft.record.session, reason: 'the parent no longer waits' });
-  }
-}
-
-function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: string | undefined, output?: unknown): void {
-  const { record } = draft;
-  const open = Object.keys(record.pending);
-  cancel(draft, open);
-  for (const id of open) settle(draft, id);
-  const context = record.machine === 'agent' ? contextOf(draft) : undefined;
-  const text = typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output);
-  const goesOn = record.isKeyed && record.machine === 'agent' && outcome !== 'halted';
-  if (goesOn && context) {
-    // A model that is asked again wants an answer to every call it made.
-    const closed = closeOpenCalls(context);
-    draft.live = { ...liveOf(draft), context: closed.context } as AnyMachineSnapshot;
-    draft.entries.push(...closed.entries);
-  }
-  draft.effects.push({
-    kind: 'reply',
-    task: draft.record.task,
-    outcome,
-    output: text,
-    reason,
-    parent: draft.record.parent,
-    spent: context?.spent ?? nothing,
-  });
-  const { reason: _r, output: _o, ...rest } = draft.record;
-  const { wall: _w, ...timers } = rest.timers;
-  draft.record = {
-    ...rest,
-    timers: goesOn ? timers : {},
-    deferred: [],
-    ...(goesOn ? {} : { status: outcome, ...(outcome === 'completed' ? {} : { value: outcome }), ...(reason ? { reason } : {}), ...(text ? { output: text } : {}) }),
-  };
-  if (!goesOn || !context) {
-    for (const { message } of record.deferred) refuseTask(draft, message, 'the session ended before this task began');
-    for (const queued of context?.queue ?? []) {
-      draft.effects.push({ kind: 'reply', task: queued.task, outcome, output: '', reason: 'the session ended before this task began', parent: queued.parent, spent: nothing });
-    }
-    return;
-  }
-  // A keyed session is a virtual actor: it goes back to idle, and on with the next task that waits.
-  const [next, ...queue] = contextOf(draft).queue;
-  const idle: AgentContext = { ...contextOf(draft), calls: {}, approvals: {}, reserved: nothing, queue };
-  draft.live = driverFor(agentMachine).restore({ value: 'idle', context: idle });
-  draft.record = { ...draft.record, value: 'idle', parent: undefined };
-  if (next)
-    applyToAgent(
-      draft,
-      { kind: 'task', task: next.task, agent: record.agent as AgentName, revision: record.revision as Revision, input: next.input, isKeyed: true, parent: next.parent },
-      draft.around.at,
-    );
 }
 
 function finish(draft: Draft, message: Message, from: string, at: number): Step {

@@ -1,8 +1,8 @@
 /** Events at the edge: CloudEvents 1.0, structured JSON. One per step, named by session and version, so a repeat is known as one. */
 
+import type { Happened } from '../session/draft.ts';
 import type { Effect } from '../session/effects.ts';
 import type { SessionRecord } from '../session/record.ts';
-import type { Happened } from '../session/step.ts';
 
 export interface UnderstudyEvent {
   readonly specversion: '1.0';

@@ -1,0 +1,217 @@
+/** A session of the default agent: what each message means to it, and how its machine is moved. */
+import type { AnyMachineSnapshot } from 'xstate';
+import { type BudgetLimits, limitsSchema, nothing } from '../budget/budget.ts';
+import { assertNever, Refused } from '../errors.ts';
+import type { TaskId } from '../ids.ts';
+import { limits } from '../limits.ts';
+import type { Failure } from '../tools/job.ts';
+import type { AgentContext } from './agent-context.ts';
+import { type AgentEvent, agentMachine } from './agent-machine.ts';
+import {
+  append,
+  isContextFull,
+  type ModelCallPlan,
+  type Plan,
+  planApproval,
+  planEscalation,
+  planModelCall,
+  planReply,
+  planResult,
+  planSummary,
+  settleModelCall,
+} from './agent-plan.ts';
+import type { Entry } from './conversation.ts';
+import { contextOf, type Draft, driverFor, emit, end, liveOf, nameOf, settle } from './draft.ts';
+import type { Effect } from './effects.ts';
+import type { Message, MessageOf } from './messages.ts';
+import { type PendingNote, tasksOf } from './record.ts';
+
+/** Tasks a keyed session remembers; a repeat that comes later than so many others is taken for new. */
+const tasksKept = 256;
+
+const freshContext: AgentContext = {
+  task: '' as TaskId,
+  queue: [],
+  limits: limitsSchema.parse({}),
+  spent: nothing,
+  reserved: nothing,
+  from: 0,
+  length: 0,
+  seenTokens: 0,
+  bytesAfter: 0,
+  messagesAfter: 0,
+  calls: {},
+  approvals: {},
+  repeats: {},
+  succeeded: 0,
+  failures: 0,
+  malformed: 0,
+};
+
+/** The first task of a new session. */
+export function beginAgent(draft: Draft, message: MessageOf<'task'>, limits: BudgetLimits): void {
+  const context: AgentContext = { ...freshContext, task: message.task, parent: message.parent, limits };
+  draft.live = driverFor(agentMachine).initial(context).snapshot;
+  takeTask(draft, message.input);
+}
+
+function takeTask(draft: Draft, input: string): void {
+  const entry: Entry = { role: 'user', content: input };
+  const { outcome: _o, reason: _r, output: _t, ...context } = contextOf(draft);
+  sendToAgent(draft, 'task', { context: append({ ...context, repeats: {}, failures: 0, malformed: 0 }, [entry]), entries: [entry], effects: [] });
+}
+
+export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>, at: number): void {
+  const { around, record } = draft;
+  const context = contextOf(draft);
+  switch (message.kind) {
+    case 'task':
+      if (nameOf(record.value) === 'idle') {
+        draft.record = {
+          ...record,
+          task: message.task,
+          tasksBefore: tasksOf(record).slice(0, tasksKept),
+          parent: message.parent,
+          timers: { ...record.timers, wall: { dueAt: at + context.limits.wallClockMs } },
+        };
+        draft.live = { ...liveOf(draft), context: { ...context, task: message.task, parent: message.parent, spent: nothing, reserved: nothing } } as AnyMachineSnapshot;
+        takeTask(draft, message.input);
+        return;
+      }
+      if (context.queue.some((queued) => queued.task === message.task)) return;
+      if (context.queue.length >= limits.queueMax) throw new Refused('QUEUE_FULL', `session ${record.session} has ${limits.queueMax} tasks waiting already`);
+      draft.live = {
+        ...liveOf(draft),
+        context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, at }] },
+      } as AnyMachineSnapshot;
+      return;
+    case 'modelReplied': {
+      settle(draft, message.effect);
+      const { reply } = message;
+      draft.details = {
+        effect: message.effect,
+        model: reply.model,
+        promptTokens: reply.usage.promptTokens,
+        completionTokens: reply.usage.completionTokens,
+        costMicros: reply.costMicros,
+        latencyMs: reply.latencyMs,
+        attempts: reply.attempts,
+        tools: reply.calls.map((call) => call.name.slice(0, 64)),
+      };
+      if (nameOf(record.value) === 'compacting') sendToAgent(draft, 'summarised', planSummary(context, reply, around));
+      else sendToAgent(draft, 'replied', planReply(context, reply, around));
+      return;
+    }
+    case 'modelFailed': {
+      const note = record.pending[message.effect]!;
+      draft.details = { effect: message.effect, code: message.failure.code, class: message.failure.class, attempts: message.attempts };
+      failCall(draft, note, message.effect, message.failure);
+      return;
+    }
+    case 'toolReturned':
+      draft.details = {
+        effect: message.effect,
+        tool: record.pending[message.effect]?.what,
+        outcome: 'ok',
+        latencyMs: message.latencyMs,
+        attempts: message.attempts,
+        bytes: message.bytes,
+        executor: message.executor,
+      };
+      settle(draft, message.effect);
+      sendToAgent(draft, 'resulted', planResult(context, message.effect, message.value, true));
+      return;
+    case 'toolFailed':
+      draft.details = {
+        effect: message.effect,
+        tool: record.pending[message.effect]?.what,
+        outcome: message.failure.class,
+        code: message.failure.code,
+        latencyMs: message.latencyMs,
+        attempts: message.attempts,
+        executor: message.executor,
+      };
+      settle(draft, message.effect);
+      sendToAgent(draft, 'resulted', planResult(context, message.effect, { error: message.failure }, false));
+      return;
+    case 'agentEnded':
+      draft.details = { effect: message.effect, agent: record.pending[message.effect]?.what, outcome: message.outcome, costMicros: message.spent.costMicros };
+      settle(draft, message.effect);
+      sendToAgent(draft, 'resulted', planResult(context, message.effect, { outcome: message.outcome, output: message.output }, message.outcome === 'completed', message.spent));
+      return;
+    case 'approve':
+    case 'reject':
+      draft.details = { approval: message.approval, actor: message.actor, decision: message.kind, tool: context.approvals[message.approval]?.tool };
+      settle(draft, message.approval);
+      sendToAgent(
+        draft,
+        'decided',
+        planApproval(context, around, {
+          id: message.approval,
+          approved: message.kind === 'approve',
+          actor: message.actor,
+          reason: message.reason,
+          edited: message.kind === 'approve' ? message.arguments : undefined,
+        }),
+      );
+      return;
+    default:
+      assertNever(message);
+  }
+}
+
+/** A keyed session that has become idle goes on with the next task that waits. */
+export function startNext(draft: Draft): void {
+  const { record, around } = draft;
+  if (record.machine !== 'agent' || record.status !== 'active' || nameOf(record.value) !== 'idle') return;
+  const [next, ...queue] = contextOf(draft).queue;
+  if (!next) return;
+  draft.live = { ...liveOf(draft), context: { ...contextOf(draft), queue } } as AnyMachineSnapshot;
+  applyToAgent(draft, { kind: 'task', task: next.task, agent: record.agent, revision: record.revision, input: next.input, isKeyed: true, parent: next.parent }, around.at);
+}
+
+export function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan): void {
+  const { around } = draft;
+  const { loop } = around.bundle.agent;
+  let thought: ModelCallPlan | undefined;
+  let summary: ModelCallPlan | undefined;
+  let escalation: ReturnType<typeof planEscalation> | undefined;
+  const event: AgentEvent = {
+    type,
+    plan,
+    think: () => (thought ??= planModelCall(plan.context, around, 'turn')),
+    isContextFull: () => isContextFull(plan.context, around),
+    summarise: () => (summary ??= planModelCall(plan.context, around, 'summary')),
+    escalate: (reason) => (escalation ??= planEscalation(plan.context, around, reason)),
+    loop: { failuresMax: loop.failuresMax, escalates: loop.verdict === 'escalate' },
+  };
+  const before = draft.live ?? liveOf(draft);
+  const moved = driverFor(agentMachine).transition(before, event as never);
+  draft.live = moved.snapshot;
+  draft.entries.push(...plan.entries);
+  draft.choices.push(...moved.choices);
+  for (const action of moved.actions) {
+    if (action.type === 'perform') emit(draft, action.params as readonly Effect[]);
+  }
+  const context = moved.snapshot.context as AgentContext;
+  draft.record = { ...draft.record, value: moved.snapshot.value };
+  if (moved.snapshot.status !== 'active') end(draft, context.outcome === 'completed' ? 'completed' : 'failed', context.reason, context.output);
+}
+
+export function failCall(draft: Draft, note: PendingNote, effect: string, failure: Failure): void {
+  settle(draft, effect);
+  const context = contextOf(draft);
+  if (note.kind === 'callModel') {
+    if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE') return pauseForModel(draft, failure);
+    sendToAgent(draft, 'modelFailed', { context: settleModelCall(context, undefined), entries: [], effects: [], stop: { code: failure.code, reason: failure.message } });
+  } else {
+    sendToAgent(draft, 'resulted', planResult(context, effect, { error: failure }, false));
+  }
+}
+
+/** Every try and fallback failed, and the agent would rather wait than fail: the call is planned again on resume. */
+function pauseForModel(draft: Draft, failure: Failure): void {
+  const retry = nameOf(draft.record.value) === 'compacting' ? 'summary' : 'turn';
+  draft.live = { ...liveOf(draft), context: { ...settleModelCall(contextOf(draft), undefined), retry } } as AnyMachineSnapshot;
+  draft.record = { ...draft.record, status: 'paused', reason: `${failure.code}: ${failure.message}` };
+}

@@ -1,0 +1,206 @@
+/**
+ * A step under way: the record as it becomes, and what has been wanted so far. What every session shares stands here,
+ * whatever its machine: settling, cancelling and ending.
+ */
+import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
+import { nothing } from '../budget/budget.ts';
+import { assertNever } from '../errors.ts';
+import type { AgentContext } from './agent-context.ts';
+import { agentMachine } from './agent-machine.ts';
+import { closeOpenCalls, type Surroundings } from './agent-plan.ts';
+import type { Entry } from './conversation.ts';
+import { type Effect, isPending, type PendingEffect } from './effects.ts';
+import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
+import type { Message } from './messages.ts';
+import type { PendingNote, Position, SessionRecord } from './record.ts';
+import type { Bundle } from './specs.ts';
+
+export interface Incoming {
+  readonly message: Message;
+  /** The broker's timestamp of the message, epoch ms: the only time a step knows. */
+  readonly at: number;
+  readonly position: Position;
+}
+
+/** What a session is made of besides its record. */
+export interface Definition {
+  readonly bundle: Bundle;
+  /** The user's own machine, when the agent has one. */
+  readonly machine?: AnyStateMachine | undefined;
+}
+
+/** What happened, for the event stream: no prompt, no tool output, only names and figures. */
+export interface Happened {
+  readonly kind: string;
+  readonly from: string;
+  readonly to: string;
+  readonly choices: readonly Choice[];
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+export type Step =
+  | {
+      readonly kind: 'applied';
+      readonly record: SessionRecord;
+      readonly entries: readonly Entry[];
+      readonly effects: readonly Effect[];
+      /** Effects that are pending no longer. */
+      readonly settled: readonly string[];
+      readonly happened: Happened;
+      readonly live: AnyMachineSnapshot | undefined;
+    }
+  | { readonly kind: 'seen'; readonly why: string };
+
+/** What a step changes as it goes. */
+export interface Draft {
+  record: SessionRecord;
+  live: AnyMachineSnapshot | undefined;
+  readonly entries: Entry[];
+  readonly effects: Effect[];
+  readonly settled: string[];
+  readonly choices: Choice[];
+  details: Record<string, unknown>;
+  readonly around: Surroundings;
+  readonly definition: Definition;
+}
+
+const drivers = new WeakMap<AnyStateMachine, MachineDriver>();
+
+export const driverFor = (machine: AnyStateMachine): MachineDriver => {
+  let driver = drivers.get(machine);
+  if (!driver) {
+    driver = driverOf(machine);
+    drivers.set(machine, driver);
+  }
+  return driver;
+};
+
+export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string => (record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status);
+
+const isFinal = (status: SessionRecord['status']) => status === 'completed' || status === 'failed' || status === 'halted';
+
+export const nameOf = (value: unknown): string =>
+  typeof value === 'string'
+    ? value
+    : Object.entries(value as object)
+        .map(([key, inner]) => (typeof inner === 'object' && Object.keys(inner ?? {}).length === 0 ? key : `${key}.${nameOf(inner)}`))
+        .join('+');
+
+export const surroundingsOf = (record: SessionRecord, at: number, definition: Definition): Surroundings => ({
+  tenant: record.tenant,
+  session: record.session,
+  agent: record.agent,
+  revision: record.revision,
+  traceparent: record.traceparent,
+  version: record.version + 1,
+  at,
+  bundle: definition.bundle,
+  ids: { count: 0 },
+});
+
+export const contextOf = (draft: Draft): AgentContext => liveOf(draft).context as AgentContext;
+
+export function liveOf(draft: Draft): AnyMachineSnapshot {
+  if (!draft.live) {
+    const { record, definition } = draft;
+    const driver = driverFor(record.machine === 'agent' ? agentMachine : definition.machine!);
+    draft.live = driver.restore({ value: record.value, context: structuredClone(record.context), history: record.history, output: record.output });
+  }
+  return draft.live;
+}
+
+export function emit(draft: Draft, effects: readonly Effect[]): void {
+  for (const effect of effects) {
+    draft.effects.push(effect);
+    if (isPending(effect)) draft.record = { ...draft.record, pending: { ...draft.record.pending, [effect.id]: noteOf(effect, draft) } };
+  }
+}
+
+function noteOf(effect: PendingEffect, draft: Draft): PendingNote {
+  const since = draft.around.at;
+  const { deadlineAt } = effect;
+  switch (effect.kind) {
+    case 'callModel':
+      return { kind: 'callModel', what: draft.definition.bundle.models[0]?.name ?? 'model', since, deadlineAt };
+    case 'runTool':
+      return { kind: 'runTool', what: effect.tool, pool: effect.pool, since, deadlineAt };
+    case 'startAgent':
+      return { kind: 'startAgent', what: effect.childAgent, child: effect.child, since, deadlineAt };
+    case 'askHuman':
+      return { kind: 'askHuman', what: effect.tool, since, deadlineAt };
+    default:
+      return assertNever(effect);
+  }
+}
+
+export function settle(draft: Draft, effect: string): void {
+  if (!draft.record.pending[effect]) return;
+  const { [effect]: _, ...pending } = draft.record.pending;
+  draft.record = { ...draft.record, pending };
+  draft.settled.push(effect);
+}
+
+/** Tell performers that nobody waits for these any more. */
+export function cancel(draft: Draft, ids: readonly string[]): void {
+  const { pending } = draft.record;
+  const pooled = ids.flatMap((id) => {
+    const note = pending[id];
+    if (note?.kind === 'callModel') return [{ id, pool: 'models' }];
+    return note?.kind === 'runTool' ? [{ id, pool: note.pool ?? 'tools' }] : [];
+  });
+  if (pooled.length > 0) draft.effects.push({ kind: 'cancel', effects: pooled });
+  for (const id of ids) {
+    const note = pending[id];
+    if (note?.kind === 'startAgent' && note.child) draft.effects.push({ kind: 'haltChild', child: note.child, actor: draft.record.session, reason: 'the parent no longer waits' });
+  }
+}
+
+/** A task that cannot be done gets its answer all the same. */
+export function refuseTask(draft: Draft, message: Message, reason: string): void {
+  if (message.kind !== 'task') return;
+  draft.effects.push({ kind: 'reply', task: message.task, outcome: 'failed', output: '', reason, parent: message.parent, spent: nothing });
+}
+
+export function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: string | undefined, output?: unknown): void {
+  const { record } = draft;
+  const open = Object.keys(record.pending);
+  cancel(draft, open);
+  for (const id of open) settle(draft, id);
+  const context = record.machine === 'agent' ? contextOf(draft) : undefined;
+  const text = typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output);
+  const goesOn = record.isKeyed && record.machine === 'agent' && outcome !== 'halted';
+  if (goesOn && context) {
+    // A model that is asked again wants an answer to every call it made.
+    const closed = closeOpenCalls(context);
+    draft.live = { ...liveOf(draft), context: closed.context } as AnyMachineSnapshot;
+    draft.entries.push(...closed.entries);
+  }
+  draft.effects.push({
+    kind: 'reply',
+    task: draft.record.task,
+    outcome,
+    output: text,
+    reason,
+    parent: draft.record.parent,
+    spent: context?.spent ?? nothing,
+  });
+  const { reason: _r, output: _o, ...rest } = draft.record;
+  const { wall: _w, ...timers } = rest.timers;
+  draft.record = {
+    ...rest,
+    timers: goesOn ? timers : {},
+    deferred: [],
+    ...(goesOn ? {} : { status: outcome, ...(outcome === 'completed' ? {} : { value: outcome }), ...(reason ? { reason } : {}), ...(text ? { output: text } : {}) }),
+  };
+  if (!goesOn || !context) {
+    for (const { message } of record.deferred) refuseTask(draft, message, 'the session ended before this task began');
+    for (const queued of context?.queue ?? []) {
+      draft.effects.push({ kind: 'reply', task: queued.task, outcome, output: '', reason: 'the session ended before this task began', parent: queued.parent, spent: nothing });
+    }
+    return;
+  }
+  // A keyed session is a virtual actor: it goes back to idle; `startNext` goes on with the next task that waits.
+  const idle: AgentContext = { ...contextOf(draft), calls: {}, approvals: {}, reserved: nothing };
+  draft.live = driverFor(agentMachine).restore({ value: 'idle', context: idle });
+  draft.record = { ...draft.record, value: 'idle', parent: undefined };
+}

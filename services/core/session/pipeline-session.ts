@@ -1,0 +1,97 @@
+/** A session of a user's own machine: answers become its events, and what it wants becomes effects and timers. */
+import { assertNever, Refused } from '../errors.ts';
+import type { Failure } from '../tools/job.ts';
+import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
+import type { Transitioned } from './machine-host.ts';
+import type { Message, MessageOf } from './messages.ts';
+import { type PipelineStep, readTransition } from './pipeline.ts';
+import type { PendingNote } from './record.ts';
+
+/** A pipeline's input is JSON where it can be read as such. */
+export function inputOf(input: string): unknown {
+  try {
+    return JSON.parse(input);
+  } catch {
+    return input;
+  }
+}
+
+export function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>): void {
+  const { record } = draft;
+  switch (message.kind) {
+    case 'task':
+      throw new Refused('SESSION_BUSY', `session ${record.session} runs a pipeline and takes one task only`);
+    case 'approve':
+      return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
+        ok: true,
+        value: { approved: true, actor: message.actor, answer: message.arguments ?? message.reason },
+      });
+    case 'reject':
+      return answerInvoke(draft, record.pending[message.approval]!, message.approval, { ok: true, value: { approved: false, actor: message.actor, answer: message.reason } });
+    case 'modelReplied':
+      draft.details = {
+        effect: message.effect,
+        model: message.reply.model,
+        promptTokens: message.reply.usage.promptTokens,
+        completionTokens: message.reply.usage.completionTokens,
+        costMicros: message.reply.costMicros,
+        latencyMs: message.reply.latencyMs,
+      };
+      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.reply.content });
+    case 'toolReturned':
+      draft.details = { effect: message.effect, tool: record.pending[message.effect]?.what, outcome: 'ok', latencyMs: message.latencyMs };
+      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.value });
+    case 'agentEnded':
+      return answerInvoke(
+        draft,
+        record.pending[message.effect]!,
+        message.effect,
+        message.outcome === 'completed'
+          ? { ok: true, value: message.output }
+          : { ok: false, failure: { class: 'permanent', code: `AGENT_${message.outcome.toUpperCase()}`, message: message.output } },
+      );
+    case 'modelFailed':
+    case 'toolFailed':
+      draft.details = { effect: message.effect, outcome: message.failure.class, code: message.failure.code };
+      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: false, failure: message.failure });
+    default:
+      return assertNever(message);
+  }
+}
+
+export function answerInvoke(draft: Draft, note: PendingNote, effect: string, answer: { ok: true; value: unknown } | { ok: false; failure: Failure }): void {
+  settle(draft, effect);
+  const id = note.invoke ?? '';
+  const event = answer.ok ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id } : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
+  movePipeline(draft, driverFor(draft.definition.machine!).transition(liveOf(draft), event as never));
+}
+
+export function movePipeline(draft: Draft, moved: Transitioned): void {
+  const { wall, ...timers } = draft.record.timers;
+  let read: PipelineStep;
+  try {
+    read = readTransition(moved, { pending: draft.record.pending, timers }, draft.around);
+  } catch (error) {
+    // At its beginning the task is refused as a whole; later the session fails, or its next wake would fail the same way for ever.
+    if (!(error instanceof Refused) || draft.record.version === 1) throw error;
+    return end(draft, 'failed', `${error.code}: ${error.message}`);
+  }
+  // Children are remembered by us; a snapshot without them restores the same from JSON and from memory.
+  draft.live = undefined;
+  cancel(draft, read.cancelled);
+  for (const id of read.cancelled) settle(draft, id);
+  const { history: _, ...rest } = draft.record;
+  draft.record = {
+    ...rest,
+    value: read.value,
+    context: read.context,
+    ...(read.history ? { history: read.history } : {}),
+    timers: { ...(wall ? { wall } : {}), ...read.timers },
+  };
+  draft.choices.push(...moved.choices);
+  for (const { effect, note } of read.started) {
+    draft.effects.push(effect);
+    draft.record = { ...draft.record, pending: { ...draft.record.pending, [effect.id]: note } };
+  }
+  if (read.status !== 'active') end(draft, read.status, read.reason, read.output);
+}
