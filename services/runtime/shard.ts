@@ -16,12 +16,9 @@ import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
-import { isPending, type PendingEffect } from '../core/session/effects.ts';
-import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
-import { beginning, isEnded, type Position, type SessionRecord, tasksOf, wakeAtOf } from '../core/session/record.ts';
+import { beginning, isEnded, type Position, tasksOf } from '../core/session/record.ts';
 import { park, step } from '../core/session/step.ts';
-import { endEventOf, eventOf, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -32,9 +29,11 @@ import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
 import type { Commit, SessionStore, ShardPosition } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
+import { DeadLetters } from './dead-letters.ts';
 import type { Definitions } from './definitions.ts';
+import { Drafts } from './drafts.ts';
 import { collectMail, fold, historyOf } from './fold.ts';
-import { encodeOutbox, type OutboxEntry, type Prompted, release, releasePending } from './release.ts';
+import { Outbox } from './outbox.ts';
 import { summaryOf } from './summary.ts';
 
 export interface ShardPorts {
@@ -49,33 +48,12 @@ export interface ShardPorts {
   readonly shards: number;
 }
 
-/** What the next commit writes of one session. */
-interface Draft {
-  readonly actor: Actor;
-  readonly expectedVersion: number;
-  record: SessionRecord;
-  readonly entries: string[];
-  readonly pending: Map<string, PendingEffect>;
-  readonly resolved: string[];
-}
-
-/** An outbox entry on its way out. */
-interface Held {
-  readonly id: number;
-  readonly entry: OutboxEntry;
-  readonly effects: readonly PendingEffect[];
-  readonly actors: readonly Actor[];
-  readonly isRepeat: boolean;
-  readonly eventTexts?: readonly string[];
-}
-
 interface Arrived {
   readonly sequence: number;
   open: number;
 }
 
 const lazyCommitMs = 25; // a commit that only settles or moves the position waits for company
-const outboxRetryMs = 500;
 
 export class Shard {
   readonly id: ShardId;
@@ -94,17 +72,10 @@ export class Shard {
   #log = 0;
   #incarnation = 0;
   #catchUpTo = 0;
-  #isHolding = false;
-  #held: Held[] = [];
-  #outboxId = 1;
-  #unsettled = 0;
-  #drafts = new Map<SessionId, Draft>();
-  #draftEvents: UnderstudyEvent[] = [];
-  #draftEventTexts: string[] = [];
-  #draftPrompts: Prompted[] = [];
-  #draftSteps = 0;
-  #settled: number[] = [];
   #archived: { actor: Actor; version: number }[] = [];
+  readonly #drafts = new Drafts();
+  readonly #outbox: Outbox;
+  readonly #deadLetters: DeadLetters;
   #isCommitting = false;
   #isScheduled = false;
   #lazy: NodeJS.Timeout | undefined;
@@ -117,6 +88,9 @@ export class Shard {
     this.lease = lease;
     this.#ports = ports;
     this.#onLost = onLost;
+    const isOpen = () => this.#isOpen;
+    this.#outbox = new Outbox(this.id, ports, isOpen, (actors) => this.#released(actors));
+    this.#deadLetters = new DeadLetters(this.id, ports, isOpen);
   }
 
   // ---- life -------------------------------------------------------------------------------------
@@ -144,15 +118,13 @@ export class Shard {
     } else for (const [session, sequence] of state.floors) this.#floors.set(session, sequence);
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
     this.#catchUpTo = await mailbox.lastOf(this.id);
-    this.#isHolding = this.#catchUpTo > readAfter;
-    this.#outboxId = (state.outbox.at(-1)?.id ?? 0) + 1;
+    this.#outbox.isHolding = true;
+    this.#outbox.restore(state.outbox);
     this.#isOpen = true;
 
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
     if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) await this.#restoreArchived(state.at !== undefined);
 
-    for (const { id, body } of state.outbox) this.#held.push({ id, entry: JSON.parse(body) as OutboxEntry, effects: [], actors: [], isRepeat: true });
-    this.#unsettled = this.#held.length;
     for (const session of this.#floors.keys()) this.#activate(session);
     const reading = await mailbox.read(
       this.id,
@@ -162,7 +134,13 @@ export class Shard {
     );
     this.#reading = reading;
     if (!this.#isOpen) return void reading.stop();
-    if (!this.#isHolding) await this.#releaseHeld(isReborn);
+    if (this.#catchUpTo > readAfter) return;
+    // Sessions that were rebuilt must be stored before what they want may leave (S3).
+    while (this.#isOpen && (this.#drafts.size > 0 || this.#isCommitting)) {
+      await this.#commit();
+      await this.#ports.clock.sleep(1);
+    }
+    await this.#letGo(isReborn);
   }
 
   /** Stop at once: the shard is lost. Nothing is written or released any more. */
@@ -192,13 +170,13 @@ export class Shard {
     return this.#backlog;
   }
   get unsettled(): number {
-    return this.#unsettled;
+    return this.#outbox.unsettled;
   }
   get position(): Position {
     return this.#position;
   }
   get isCaughtUp(): boolean {
-    return this.#isOpen && !this.#isHolding;
+    return this.#isOpen && !this.#outbox.isHolding;
   }
 
   // ---- receive ----------------------------------------------------------------------------------
@@ -225,10 +203,10 @@ export class Shard {
   }
 
   #deliver(item: ParsedEnvelope, position: Position, at: number, done: () => void): void {
-    if (!item.ok) return this.#bury('MAIL_INVALID', item.problem, { body: item.raw }, done);
+    if (!item.ok) return this.#deadLetters.bury('MAIL_INVALID', item.problem, { body: item.raw }, done);
     const { tenant, session, message } = item.envelope;
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
-      return this.#bury('MAIL_MISROUTED', `session ${session} does not belong to shard ${this.id}`, { tenant, session, body: JSON.stringify(item.envelope) }, done);
+      return this.#deadLetters.bury('MAIL_MISROUTED', `session ${session} does not belong to shard ${this.id}`, { tenant, session, body: JSON.stringify(item.envelope) }, done);
     }
     const gone = this.#gone.get(session);
     if (gone) return this.#tooLate(item.envelope, gone, done);
@@ -243,7 +221,7 @@ export class Shard {
   #tooLate({ tenant, session, message }: Envelope, tasksKnown: readonly string[], done: () => void): void {
     if (message.kind === 'task' && !tasksKnown.includes(message.task)) {
       const letter = { tenant, agent: message.agent, session, task: message.task, subject: `task.${tenant}.${message.agent}`, body: JSON.stringify(message.input) };
-      return this.#bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
+      return this.#deadLetters.bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
     }
     this.#ports.telemetry.seen('the session has ended');
     done();
@@ -283,37 +261,14 @@ export class Shard {
   }
 
   #keep(actor: Actor, incoming: Incoming, stepped: Extract<Step, { kind: 'applied' }>): void {
-    const { record, effects } = stepped;
+    const { record } = stepped;
     const { telemetry } = this.#ports;
-    let draft = this.#drafts.get(actor.session);
-    if (!draft) {
-      draft = { actor, expectedVersion: actor.record?.version ?? 0, record, entries: [], pending: new Map(), resolved: [] };
-      this.#drafts.set(actor.session, draft);
-    }
-    draft.record = record;
+    this.#drafts.keep(actor, incoming, stepped);
     actor.record = record;
     actor.live = stepped.live;
     actor.remember(incoming, record.version);
     if (!this.#floors.has(actor.session)) this.#floors.set(actor.session, incoming.position.sequence);
     this.#waking.delete(actor.session);
-    for (const entry of stepped.entries) draft.entries.push(JSON.stringify(entry));
-    for (const id of stepped.settled) {
-      draft.pending.delete(id);
-      draft.resolved.push(id);
-    }
-    let replies = 0;
-    for (const effect of effects) {
-      if (isPending(effect)) {
-        if (record.pending[effect.id]) draft.pending.set(effect.id, effect);
-        continue;
-      }
-      const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
-      this.#draftPrompts.push({ tenant: record.tenant, session: record.session, effect, event });
-    }
-    const event = eventOf(record, stepped.happened, effects, incoming.at);
-    this.#draftEvents.push(event);
-    this.#draftEventTexts.push(JSON.stringify(event));
-    this.#draftSteps += 1;
     telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
       session: record.session,
       version: record.version,
@@ -346,7 +301,7 @@ export class Shard {
       if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
-    this.#bury(
+    this.#deadLetters.bury(
       code,
       messageOf(error),
       {
@@ -357,39 +312,8 @@ export class Shard {
         subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '',
         body: JSON.stringify(message.kind === 'task' ? message.input : message),
       },
-      () => (actor.record ? done() : this.#tellParent(message, code, messageOf(error), done)),
+      () => (actor.record ? done() : this.#deadLetters.tellParent(message, code, messageOf(error), done)),
     );
-  }
-
-  /** A child that cannot begin must not leave its parent waiting. */
-  #tellParent(message: Message, code: string, reason: string, done: () => void): void {
-    if (message.kind !== 'task' || !message.parent) return done();
-    const { tenant, session, effect } = message.parent;
-    const spent = { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 };
-    const envelope: Envelope = { tenant, session, message: { kind: 'agentEnded', effect, outcome: 'failed', output: `${code}: ${reason}`, spent } };
-    const attempt = (): void => {
-      this.#ports.mailbox.deliver(shardOf(tenant, session, this.#ports.shards), envelope).then(done, () => {
-        if (this.#isOpen) void this.#ports.clock.sleep(outboxRetryMs).then(attempt);
-      });
-    };
-    attempt();
-  }
-
-  #bury(
-    code: string,
-    reason: string,
-    letter: { tenant?: string; agent?: string; session?: string; task?: string | undefined; subject?: string; body: string },
-    done: () => void,
-  ): void {
-    const { events, telemetry, clock } = this.#ports;
-    const { tenant = 'unknown', agent = 'unknown', ...rest } = letter;
-    telemetry.deadLettered(code, { shard: this.id, session: rest.session });
-    const attempt = (): void => {
-      events.bury({ tenant, agent, code, reason: reason.slice(0, 500), subject: '', headers: {}, ...rest }).then(done, () => {
-        if (this.#isOpen) void clock.sleep(outboxRetryMs).then(attempt);
-      });
-    };
-    attempt();
   }
 
   // ---- activate and passivate -------------------------------------------------------------------
@@ -496,14 +420,9 @@ export class Shard {
     actor.committedVersion = 0;
     actor.isMailComplete = false;
     if (!this.#floors.has(actor.session)) this.#floors.set(actor.session, baseline ? folded.record.position.sequence : 1);
-    this.#drafts.set(actor.session, {
-      actor,
-      expectedVersion: 0,
-      record: folded.record,
-      entries: folded.entries.map((entry) => JSON.stringify(entry)),
-      pending: new Map(folded.pending.map((effect) => [effect.id, effect])),
-      resolved: [],
-    });
+    this.#drafts.replace(actor, { ...folded, record: folded.record });
+    // Nobody may know any more what was asked for: ask again, under the same ids.
+    if (this.#outbox.isHolding) this.#outbox.add({ id: 0, entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] }, effects: folded.pending, actors: [] });
     this.#schedule();
   }
 
@@ -529,10 +448,6 @@ export class Shard {
       await this.#rebuild(actor, false);
       actor.definition = await this.#ports.definitions.get(record.revision);
       actor.isLoading = false;
-      const draft = this.#drafts.get(record.session);
-      // Nobody may know any more what was asked for: ask again, under the same ids.
-      if (draft)
-        this.#held.push({ id: 0, entry: { pending: [...draft.pending.keys()], prompts: [], events: [] }, effects: [...draft.pending.values()], actors: [], isRepeat: true });
       restored += 1;
     }
     if (restored > 0) this.#ports.telemetry.log('warn', 'sessions restored from the archive', { shard: this.id, sessions: restored });
@@ -545,7 +460,7 @@ export class Shard {
       if (actor.isLoading || !actor.record) continue;
       if (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs) void this.#archive(actor);
     }
-    if (this.#isHolding) return;
+    if (this.#outbox.isHolding) return;
     for (const session of await this.#ports.store.due(this.id, now, 256)) {
       if (now - (this.#waking.get(session) ?? 0) < 5_000) continue;
       this.#waking.set(session, now);
@@ -564,7 +479,7 @@ export class Shard {
   async #archive(actor: Actor): Promise<void> {
     const { record } = actor;
     if (!record || actor.isArchiving || actor.unreleased > 0 || actor.waiting.length > 0 || this.#drafts.has(actor.session) || actor.committedVersion !== record.version) return;
-    if (this.#isHolding && isEnded(record)) return; // its reply has not been told yet
+    if (this.#outbox.isHolding && isEnded(record)) return; // its reply has not been told yet
     if (!this.#floors.has(actor.session)) {
       if (!isEnded(record)) this.#forget(actor);
       return;
@@ -629,26 +544,15 @@ export class Shard {
   async #commit(): Promise<void> {
     if (this.#isCommitting || !this.#isOpen) return;
     const to = this.#reached();
-    if (this.#drafts.size === 0 && this.#settled.length === 0 && this.#archived.length === 0 && to === this.#position) return;
+    if (this.#drafts.size === 0 && !this.#outbox.hasSettled && this.#archived.length === 0 && to === this.#position) return;
     clearTimeout(this.#lazy);
     this.#lazy = undefined;
     this.#isCommitting = true;
 
-    const drafts = [...this.#drafts.values()];
-    const settled = this.#settled;
+    const gathered = this.#drafts.take((session) => this.#floors.get(session));
+    const settled = this.#outbox.takeSettled();
     const archived = this.#archived;
-    const steps = this.#draftSteps;
-    const entry: OutboxEntry = { pending: drafts.flatMap((draft) => [...draft.pending.keys()]), prompts: this.#draftPrompts, events: this.#draftEvents };
-    const effects = drafts.flatMap((draft) => [...draft.pending.values()]);
-    const isQuiet = entry.pending.length === 0 && entry.prompts.length === 0 && entry.events.length === 0;
-    const outboxId = this.#outboxId;
-    this.#drafts = new Map();
-    const eventTexts = this.#draftEventTexts;
-    this.#draftEvents = [];
-    this.#draftEventTexts = [];
-    this.#draftPrompts = [];
-    this.#draftSteps = 0;
-    this.#settled = [];
+    const outboxId = this.#outbox.nextId;
     this.#archived = [];
 
     const floors = archived.map(({ actor, version }) => ({ actor, version, floor: actor.forgetMail(version) }));
@@ -656,18 +560,8 @@ export class Shard {
     const commit: Commit = {
       from: this.#at,
       to: after,
-      sessions: drafts.map((draft) => ({
-        session: draft.actor.session,
-        expectedVersion: draft.expectedVersion,
-        version: draft.record.version,
-        record: JSON.stringify(draft.record),
-        entries: draft.entries,
-        pending: [...draft.pending.values()].map((effect) => ({ id: effect.id, body: JSON.stringify(effect) })),
-        resolved: draft.resolved,
-        wakeAt: wakeAtOf(draft.record),
-        floor: this.#floors.get(draft.actor.session),
-      })),
-      ...(isQuiet ? {} : { outbox: { id: outboxId, body: encodeOutbox(entry, eventTexts) } }),
+      sessions: gathered.sessions,
+      ...(gathered.isQuiet ? {} : { outbox: { id: outboxId, body: gathered.outboxBody() } }),
       settled,
       archived: floors.map(({ actor, version, floor }) => ({
         session: actor.session,
@@ -688,25 +582,19 @@ export class Shard {
     if (!this.#isOpen) return;
     this.#position = to;
     this.#at = after;
-    this.#ports.telemetry.committed(drafts.length, steps, (performance.now() - from) / 1_000);
-    for (const draft of drafts) draft.actor.committedVersion = draft.record.version;
-    this.#unsettled -= settled.length;
+    this.#ports.telemetry.committed(gathered.sessions.length, gathered.steps, (performance.now() - from) / 1_000);
+    gathered.committed();
+    this.#outbox.settled(settled.length);
     for (const { actor, version, floor } of floors) this.#afterArchived(actor, version, floor);
-    if (!isQuiet) {
-      this.#outboxId += 1;
-      this.#unsettled += 1;
-      const actors = drafts.map((draft) => draft.actor);
-      for (const actor of actors) actor.unreleased += 1;
-      if (this.#isHolding) this.#held.push({ id: outboxId, entry, effects, actors, isRepeat: true });
-      else void this.#release({ id: outboxId, entry, effects, actors, isRepeat: false, eventTexts });
-    }
-    if (this.#isHolding && to.sequence >= this.#catchUpTo) await this.#releaseHeld(false);
+    const { entry, effects, actors, eventTexts } = gathered;
+    if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors, eventTexts });
+    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) await this.#letGo(false);
     if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
       this.#isPaused = false;
       this.#reading?.resume();
     }
     if (this.#drafts.size > 0 || this.#archived.length > 0) this.#schedule();
-    else if (this.#settled.length > 0 || this.#arrived[0]?.open === 0) this.#scheduleLazily();
+    else if (this.#outbox.hasSettled || this.#arrived[0]?.open === 0) this.#scheduleLazily();
   }
 
   #afterArchived(actor: Actor, version: number, floor: number | undefined): void {
@@ -733,75 +621,21 @@ export class Shard {
 
   // ---- release ----------------------------------------------------------------------------------
 
-  async #release(held: Held): Promise<void> {
-    while (this.#isOpen) {
-      try {
-        await release(held.entry, held.effects, this.#ports, held.isRepeat, held.eventTexts);
-        break;
-      } catch (error) {
-        this.#ports.telemetry.log('warn', 'release failed; trying again', { shard: this.id, cause: messageOf(error) });
-        await this.#ports.clock.sleep(outboxRetryMs);
-      }
-    }
-    if (!this.#isOpen) return;
-    if (held.id > 0) this.#settled.push(held.id);
-    for (const actor of held.actors) {
-      actor.unreleased -= 1;
-      if (actor.record && isEnded(actor.record)) void this.#archive(actor);
-      else if (actor.wantsBaseline) void this.#archive(actor);
-    }
-    if (this.#settled.length > 64) this.#schedule();
+  /** What actors wanted has left: those that have ended can be archived. */
+  #released(actors: readonly Actor[]): void {
+    for (const actor of actors) if ((actor.record && isEnded(actor.record)) || actor.wantsBaseline) void this.#archive(actor);
+    if (this.#outbox.isCrowded) this.#schedule();
     else this.#scheduleLazily();
   }
 
-  /** The fold has reached the end that the log had: what is still pending leaves now (S5). */
-  async #releaseHeld(all: boolean): Promise<void> {
-    this.#isHolding = false;
-    const held = this.#held;
-    this.#held = [];
-    if (held.length > 0 || all) {
-      const pending = new Map((await this.#pendingNow()).map((effect) => [effect.id as string, effect]));
-      for (const { id, entry, actors, isRepeat } of held) {
-        const effects = entry.pending.flatMap((effect) => pending.get(effect) ?? []);
-        void this.#release({ id, entry, effects, actors, isRepeat });
-      }
-      if (all) await this.#offerAll([...pending.values()]);
-    }
+  /** The fold has reached the end that the log had (S5). */
+  async #letGo(all: boolean): Promise<void> {
+    await this.#outbox.letGo(all);
     for (const actor of this.#actors.values()) if (actor.record && isEnded(actor.record)) void this.#archive(actor);
   }
 
-  async #pendingNow(): Promise<PendingEffect[]> {
-    while (this.#isOpen) {
-      try {
-        return await this.#ports.store.pending(this.id);
-      } catch (error) {
-        if (!(error instanceof Unavailable)) throw error;
-        await this.#ports.clock.sleep(100);
-      }
-    }
-    return [];
-  }
-
-  /** The effect queue was lost: offer everything pending again. Receivers drop what they hold. */
-  async releaseAllPending(): Promise<void> {
-    if (!this.#isOpen || this.#isHolding) return;
-    const pending = await this.#pendingNow();
-    this.#ports.telemetry.log('warn', 'the effect queue was lost; offering what is pending again', { shard: this.id, effects: pending.length });
-    await this.#offerAll(pending);
-  }
-
-  async #offerAll(effects: readonly PendingEffect[]): Promise<void> {
-    await Promise.all(
-      effects.map(async (effect) => {
-        while (this.#isOpen) {
-          try {
-            return await releasePending(effect, this.#ports);
-          } catch (error) {
-            this.#ports.telemetry.log('warn', 'an effect could not be offered; trying again', { shard: this.id, effect: effect.id, cause: messageOf(error) });
-            await this.#ports.clock.sleep(outboxRetryMs);
-          }
-        }
-      }),
-    );
+  /** The effect queue was lost. */
+  releaseAllPending(): Promise<void> {
+    return this.#outbox.offerAllPending();
   }
 }

@@ -1,0 +1,127 @@
+/** What the next commit of a shard writes: the steps of many sessions, gathered until the commit before has been answered. */
+import type { SessionId } from '../core/ids.ts';
+import type { Incoming, Step } from '../core/session/draft.ts';
+import { isPending, type PendingEffect } from '../core/session/effects.ts';
+import { type SessionRecord, wakeAtOf } from '../core/session/record.ts';
+import { endEventOf, eventOf, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import type { SessionCommit } from '../ports/session-store.ts';
+import type { Actor } from './actor.ts';
+import type { Folded } from './fold.ts';
+import { encodeOutbox, type OutboxEntry, type Prompted } from './release.ts';
+
+interface SessionDraft {
+  readonly actor: Actor;
+  readonly expectedVersion: number;
+  record: SessionRecord;
+  readonly entries: string[];
+  readonly pending: Map<string, PendingEffect>;
+  readonly resolved: string[];
+}
+
+/** All that was gathered, ready to be committed and then released. */
+export interface Gathered {
+  readonly sessions: readonly SessionCommit[];
+  readonly actors: readonly Actor[];
+  readonly steps: number;
+  readonly effects: readonly PendingEffect[];
+  readonly entry: OutboxEntry;
+  readonly eventTexts: readonly string[];
+  /** Nothing is to be released. */
+  readonly isQuiet: boolean;
+  outboxBody(): string;
+  /** The commit was acknowledged: the actors are where their records say. */
+  committed(): void;
+}
+
+export class Drafts {
+  #sessions = new Map<SessionId, SessionDraft>();
+  #events: UnderstudyEvent[] = [];
+  #eventTexts: string[] = [];
+  #prompts: Prompted[] = [];
+  #steps = 0;
+
+  get size(): number {
+    return this.#sessions.size;
+  }
+  has(session: SessionId): boolean {
+    return this.#sessions.has(session);
+  }
+
+  /** Take up one step. The actor still has the record from before it. */
+  keep(actor: Actor, incoming: Incoming, stepped: Extract<Step, { kind: 'applied' }>): void {
+    const { record, effects } = stepped;
+    let draft = this.#sessions.get(actor.session);
+    if (!draft) {
+      draft = { actor, expectedVersion: actor.record?.version ?? 0, record, entries: [], pending: new Map(), resolved: [] };
+      this.#sessions.set(actor.session, draft);
+    }
+    draft.record = record;
+    for (const entry of stepped.entries) draft.entries.push(JSON.stringify(entry));
+    for (const id of stepped.settled) {
+      draft.pending.delete(id);
+      draft.resolved.push(id);
+    }
+    let replies = 0;
+    for (const effect of effects) {
+      if (isPending(effect)) {
+        if (record.pending[effect.id]) draft.pending.set(effect.id, effect);
+        continue;
+      }
+      // The index counts within the step, so that a replay that gathers differently gives the end the same id.
+      const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
+      this.#prompts.push({ tenant: record.tenant, session: record.session, effect, event });
+    }
+    const event = eventOf(record, stepped.happened, effects, incoming.at);
+    this.#events.push(event);
+    this.#eventTexts.push(JSON.stringify(event));
+    this.#steps += 1;
+  }
+
+  /** A session that was folded from its log takes the place of whatever was stored of it. */
+  replace(actor: Actor, folded: Folded & { readonly record: SessionRecord }): void {
+    this.#sessions.set(actor.session, {
+      actor,
+      expectedVersion: 0,
+      record: folded.record,
+      entries: folded.entries.map((entry) => JSON.stringify(entry)),
+      pending: new Map(folded.pending.map((effect) => [effect.id, effect])),
+      resolved: [],
+    });
+  }
+
+  take(floorOf: (session: SessionId) => number | undefined): Gathered {
+    const drafts = [...this.#sessions.values()];
+    const eventTexts = this.#eventTexts;
+    const steps = this.#steps;
+    const effects = drafts.flatMap((draft) => [...draft.pending.values()]);
+    const entry: OutboxEntry = { pending: effects.map(({ id }) => id), prompts: this.#prompts, events: this.#events };
+    this.#sessions = new Map();
+    this.#events = [];
+    this.#eventTexts = [];
+    this.#prompts = [];
+    this.#steps = 0;
+    return {
+      actors: drafts.map(({ actor }) => actor),
+      steps,
+      effects,
+      entry,
+      eventTexts,
+      isQuiet: entry.pending.length === 0 && entry.prompts.length === 0 && entry.events.length === 0,
+      outboxBody: () => encodeOutbox(entry, eventTexts),
+      committed: () => {
+        for (const { actor, record } of drafts) actor.committedVersion = record.version;
+      },
+      sessions: drafts.map((draft) => ({
+        session: draft.actor.session,
+        expectedVersion: draft.expectedVersion,
+        version: draft.record.version,
+        record: JSON.stringify(draft.record),
+        entries: draft.entries,
+        pending: [...draft.pending.values()].map((effect) => ({ id: effect.id, body: JSON.stringify(effect) })),
+        resolved: draft.resolved,
+        wakeAt: wakeAtOf(draft.record),
+        floor: floorOf(draft.actor.session),
+      })),
+    };
+  }
+}
