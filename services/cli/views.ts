@@ -1,27 +1,9 @@
 /** What the control API answers, as text for people. */
+import type { SessionSummary } from '../core/session/summary.ts';
 import { dollars } from '../core/wire/event-line.ts';
 import { age, cut, table } from './format.ts';
 
-interface Summary {
-  readonly session: string;
-  readonly tenant: string;
-  readonly agent: string;
-  readonly status: string;
-  readonly state: string;
-  readonly version: number;
-  readonly waitingOn: string;
-  readonly since: number;
-  readonly startedAt: number;
-  readonly changedAt: number;
-  readonly steps: number;
-  readonly toolCalls: number;
-  readonly tokens: number;
-  readonly costMicros: number;
-  readonly task: string;
-  readonly reason?: string;
-}
-
-export function sessionTable(sessions: readonly Summary[], now: number): string {
+export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
   if (sessions.length === 0) return 'no sessions; understudy ps --all shows those that ended';
   return table(
     ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'CALLS', 'TOKENS', 'COST', 'AGE'],
@@ -56,7 +38,7 @@ export function approvalTable(approvals: readonly Approval[], now: number): stri
 }
 
 interface Inspected {
-  readonly summary: Summary;
+  readonly summary: SessionSummary;
   readonly shard: number;
   readonly owner: string | null;
   readonly isArchived: boolean;
@@ -114,7 +96,7 @@ export function inspectText({ summary, shard, owner, isArchived, hash, record, a
   return text.join('\n');
 }
 
-function spentText(summary: Summary, limits: Inspected['record']['context']['limits']): string {
+function spentText(summary: SessionSummary, limits: Inspected['record']['context']['limits']): string {
   if (!limits) return `${dollars(summary.costMicros)}, ${summary.tokens} tokens, ${summary.steps} model calls, ${summary.toolCalls} tool calls`;
   return `${dollars(summary.costMicros)} of ${dollars(limits.costMicrosMax)}, ${summary.tokens} of ${limits.tokensMax} tokens, ${summary.steps} of ${limits.stepsMax} model calls, ${summary.toolCalls} of ${limits.toolCallsMax} tool calls`;
 }

@@ -1,8 +1,11 @@
 /**
  * Errors, by the one question that matters: what may the caller do?
  *
- * Unavailable  try again later        Refused  do not: the input or the policy is at fault
- * Fenced       stop: not the owner    Defect   our own mistake; the supervisor decides
+ * Unavailable  try again later
+ * Refused      do not: the input or the policy is at fault
+ * Defect       our own mistake; the supervisor decides
+ *
+ * That another host owns a shard now is no error but an answer: `commit` says 'fenced'.
  *
  * Codes are stable and listed in docs/errors.md.
  */
@@ -29,18 +32,11 @@ export class UnderstudyError extends Error {
 export class Unavailable extends UnderstudyError {}
 /** Do not try again with the same input. */
 export class Refused extends UnderstudyError {}
-/** Another host owns the shard now: write nothing, release nothing. */
-export class Fenced extends UnderstudyError {}
 /** A mistake of ours: an invariant did not hold. */
 export class Defect extends UnderstudyError {}
 
 export function assertNever(value: never): never {
   throw new Defect('NEVER', `unexpected case ${JSON.stringify(value)}`);
-}
-
-/** An invariant that would hurt where it is checked: before a write, after a read. */
-export function invariant(holds: boolean, sentence: string): asserts holds {
-  if (!holds) throw new Defect('INVARIANT', sentence);
 }
 
 /** The first zod issues as one sentence: `limits.stepsMax: expected number, got string`. */

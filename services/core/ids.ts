@@ -38,8 +38,6 @@ export const taskIdSchema = z
   .max(256)
   .transform((text) => text as TaskId);
 
-export const isToken = (text: string): boolean => token.test(text);
-
 /** SHA-256 as lower-case hex. */
 export function sha256(text: string): string {
   return createHash('sha256').update(text).digest('hex');

@@ -8,7 +8,8 @@
  * X3  The result is mailed before the effect is acknowledged.
  * X4  Retries happen here, bounded, only for transient failures; an opaque tool only where nothing had begun.
  */
-import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { backoffMs } from '../core/backoff.ts';
+import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { validatorOf } from '../core/session/agent-plan.ts';
@@ -168,7 +169,8 @@ async function runWithRetries(effect: RunTool, spec: ToolSpec, signal: AbortSign
       }
     }
     if (attempts < tries) {
-      const waitMs = Math.max(outcome.failure.retryAfterMs ?? 0, Math.random() * Math.min(spec.retry.backoffMaxMs, spec.retry.backoffMs * 2 ** (attempts - 1)));
+      const { backoffMs: baseMs, backoffMaxMs: maxMs } = spec.retry;
+      const waitMs = backoffMs({ baseMs, maxMs, attempt: attempts - 1, retryAfterMs: outcome.failure.retryAfterMs, chance: Math.random() });
       await clock.sleep(waitMs, signal);
     }
   }
@@ -187,16 +189,7 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
   if (!outcome.ok) return outcome;
   if (spec.output) {
     const checked = validatorOf(spec.output)?.safeParse(outcome.value);
-    if (checked && !checked.success) {
-      return failed(
-        'permanent',
-        'TOOL_OUTPUT_INVALID',
-        `tool ${job.tool} returned what its schema does not allow: ${checked.error.issues
-          .map((issue) => `${issue.path.join('.')}: ${issue.message}`)
-          .slice(0, 3)
-          .join('; ')}`,
-      );
-    }
+    if (checked && !checked.success) return failed('permanent', 'TOOL_OUTPUT_INVALID', `tool ${job.tool} returned what its schema does not allow: ${issuesOf(checked.error)}`);
   }
   return outcome;
 }

@@ -6,6 +6,7 @@
  * G2  The answer is mailed before the effect is acknowledged: a gateway that dies is followed by another.
  * G3  Failures are retried here, bounded and by class; what comes out of here is final.
  */
+import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf } from '../core/budget/budget.ts';
 import { Refused, Unavailable } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
@@ -68,6 +69,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
   if (entries === 'held') throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
 
   const from = performance.now();
+  // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
   const renewing = clock.every(limits.effectHeartbeatMs, () => void calls.renew(shard, effect.id, gateway, claimMs).catch(() => undefined));
   try {
     const bundle = await ports.archive.bundle(effect.revision);
@@ -170,7 +172,8 @@ async function askAll(
       if (outcome.ok) return { outcome: { ok: true, value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) } }, attempts, model: name };
       last = outcome.failure;
       if (signal.aborted || last.class !== 'transient') break;
-      if (attempt + 1 < spec.attempts) await clock.sleep(backoffMs(spec.backoffMs, attempt, last.retryAfterMs), signal);
+      if (attempt + 1 < spec.attempts)
+        await clock.sleep(backoffMs({ baseMs: spec.backoffMs, maxMs: 20_000, attempt, retryAfterMs: last.retryAfterMs, chance: Math.random() }), signal);
     }
     if (signal.aborted) break;
   }
@@ -179,9 +182,4 @@ async function askAll(
     attempts,
     model: name,
   };
-}
-
-/** Exponential with full jitter, never less than the provider asked for (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015). */
-export function backoffMs(baseMs: number, attempt: number, retryAfterMs: number | undefined, maxMs = 20_000): number {
-  return Math.max(retryAfterMs ?? 0, Math.random() * Math.min(maxMs, baseMs * 2 ** attempt));
 }

@@ -26,8 +26,11 @@ export interface Reading {
  */
 export interface Mailbox {
   deliver(shard: ShardId, envelope: Envelope): Promise<void>;
-  /** Read a shard from after a sequence, without end and without gaps, over restarts of the broker too. */
-  /** @param onReset  the log went back or was made anew: nothing more is read, and positions in it mean nothing now */
+  /**
+   * Read a shard from after a sequence, without end and without gaps, over restarts of the broker too.
+   *
+   * @param onReset  the log went back or was made anew: nothing more is read, and positions in it mean nothing now
+   */
   read(shard: ShardId, afterSequence: number, onBatch: (batch: MailBatch) => void, onReset?: () => void): Promise<Reading>;
   /** First and last sequence of the log; last is 0 for one that never held anything. `created` names its life (epoch ms). */
   bounds(): Promise<{ readonly first: number; readonly last: number; readonly created: number }>;

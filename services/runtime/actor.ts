@@ -12,7 +12,8 @@ export interface Waiting {
 }
 
 export class Actor {
-  readonly tenant: TenantId;
+  /** Empty until the record is loaded, for an actor that was woken by its floor and not by a message. */
+  tenant: TenantId;
   readonly session: SessionId;
   record: SessionRecord | undefined;
   live: AnyMachineSnapshot | undefined;

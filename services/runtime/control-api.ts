@@ -8,6 +8,7 @@ import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
 import { approvalHashOf } from '../core/session/refusals.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
+import { type SessionSummary, summaryOf } from '../core/session/summary.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -18,7 +19,6 @@ import type { SessionStore } from '../ports/session-store.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import type { Definitions } from './definitions.ts';
 import { fold, historyOf } from './fold.ts';
-import { type SessionSummary, summaryOf } from './summary.ts';
 
 export interface ControlPorts {
   readonly store: SessionStore;

@@ -1,4 +1,5 @@
 /** What a shard cannot apply: stored as a dead letter before its position may move past it. */
+import { messageOf } from '../core/errors.ts';
 import { type ShardId, shardOf } from '../core/ids.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Envelope } from '../core/wire/envelopes.ts';
@@ -54,7 +55,8 @@ export class DeadLetters {
   }
 
   #persist(attempt: () => Promise<void>, done: () => void): void {
-    attempt().then(done, () => {
+    attempt().then(done, (error: unknown) => {
+      this.#ports.telemetry.log('warn', 'a dead letter is not stored yet; its message holds the position back', { shard: this.#shard, cause: messageOf(error) });
       if (this.#isOpen()) void this.#ports.clock.sleep(retryMs).then(() => this.#persist(attempt, done));
     });
   }

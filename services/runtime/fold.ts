@@ -37,7 +37,10 @@ export async function fold(mail: readonly Incoming[], address: { tenant: TenantI
   return { record, entries, pending: [...pending.values()], messages };
 }
 
-/** The fold makes of a message what the shard made of it: a step, a parked session, or nothing. */
+/**
+ * The fold makes of a message what the shard made of it: a step, a parked session, or nothing. It cannot know of a session that
+ * was parked because its machine was missing at the time: such a session does not verify once the machine is back.
+ */
 async function stepOrPark(
   record: SessionRecord | undefined,
   incoming: Incoming,

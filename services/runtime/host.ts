@@ -90,6 +90,7 @@ export class Host {
   async drain(): Promise<void> {
     this.#isDraining = true;
     for (const timer of this.#timers) timer.stop();
+    // Should nobody hear it, our word expires by itself.
     await this.#leases.leave(this.#settings.host).catch(() => undefined);
     const renewing = this.#ports.clock.every(limits.leaseRenewMs, () => void this.#renew());
     await Promise.all([...this.#shards.keys()].map((id) => this.#letGo(id)));
@@ -103,7 +104,7 @@ export class Host {
     this.#isPlacing = true;
     try {
       const { host } = this.#settings;
-      this.members = await this.#leases.heartbeat(host, limits.leaseMs);
+      this.members = await this.#leases.heartbeat(host, this.#settings.leaseMs);
       const placement = placementOf([...this.members].sort(), this.#ports.shards);
       for (const [id, wanted] of placement) {
         if (wanted === host && !this.#shards.has(id) && !this.#opening.has(id)) void this.#take(id);
@@ -154,6 +155,7 @@ export class Host {
     try {
       await shard.drain();
       this.#shards.delete(id);
+      // Should nobody hear it, the lease expires by itself.
       await this.#leases.release(shard.lease).catch(() => undefined);
       this.#control?.announceReleased();
     } finally {

@@ -19,6 +19,7 @@ import type { Incoming, Step } from '../core/session/draft.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { beginning, isEnded, type Position, tasksOf } from '../core/session/record.ts';
 import { park, step } from '../core/session/step.ts';
+import { summaryOf } from '../core/session/summary.ts';
 import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -34,7 +35,6 @@ import type { Definitions } from './definitions.ts';
 import { Drafts } from './drafts.ts';
 import { collectMail, fold, historyOf } from './fold.ts';
 import { Outbox } from './outbox.ts';
-import { summaryOf } from './summary.ts';
 
 export interface ShardPorts {
   readonly mailbox: Mailbox;
@@ -390,7 +390,7 @@ export class Shard {
         // The log knows what the store does not: fold it again.
         if (latest || isPoisoned || this.#floors.has(actor.session)) await this.#rebuild(actor, isPoisoned);
       }
-      if (actor.record) (actor as { tenant: Actor['tenant'] }).tenant = actor.record.tenant;
+      if (actor.record) actor.tenant = actor.record.tenant;
     }
     const first = actor.waiting[0]?.incoming.message;
     const revision = actor.record?.revision ?? (first?.kind === 'task' ? first.revision : undefined);

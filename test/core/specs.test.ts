@@ -34,6 +34,10 @@ describe('specs', () => {
     expect([...catalog.agents.keys()]).toEqual(['fraud-check', 'refund-desk']);
   });
 
+  test('temperature is 0 unless an agent says otherwise', () => {
+    expect(catalogOf(documents(whole)).catalog.agents.get('clerk' as AgentName)!.bundle.agent.temperature).toBe(0);
+  });
+
   test('a wrong field is named with its file and line', () => {
     const [wrong] = parse('apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: clerk }\nspec:\n  model: m\n  limits:\n    stepsMax: many\n');
     expect(wrong).toMatchObject({ document: undefined, problems: [{ file: 'a.yaml:7', field: 'spec.limits.stepsMax' }] });

@@ -221,9 +221,8 @@ describe('bad input loses nothing and blocks nobody', () => {
     const owner = system.of('runtime').find(({ instance }) => instance === owners[String(shard)])!;
     system.stack.kill(owner);
     await system.stack.start('runtime');
-    const approved = await eventually(async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined), 'the session to be readable again', 40_000);
+    await eventually(async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined), 'the session to be readable again', 40_000);
 
-    expect(approved).toBeDefined();
     expect((await system.endOf('poison-1')).data.to).toBe('completed');
     await system.verifyAll(['poison-1']);
   });

@@ -28,7 +28,11 @@ const schema = z.object({
   UNDERSTUDY_HTTP_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('probes and metrics; 0 takes a free port'),
   UNDERSTUDY_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
   UNDERSTUDY_CONCURRENCY: z.coerce.number().int().positive().default(limits.performMax),
-  UNDERSTUDY_LEASE_MS: z.coerce.number().int().min(500).default(limits.leaseMs),
+  UNDERSTUDY_LEASE_MS: z.coerce
+    .number()
+    .int()
+    .min(3 * limits.leaseRenewMs)
+    .default(limits.leaseMs),
   UNDERSTUDY_REPLICAS: z.coerce.number().int().min(1).max(5).default(1).describe('copies of each stream'),
 });
 

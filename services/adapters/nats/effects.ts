@@ -20,11 +20,12 @@ export function natsEffects(nats: Nats): Effects {
   // The stream may live in memory: after a reconnect it may be empty without a word.
   nats.onReconnect(() => {
     void (async () => {
-      for (let attempt = 0; attempt < 50; attempt += 1) {
+      while (!nats.connection.isClosed()) {
         try {
           await declareStreams(nats, ['effects']);
           return tellLost();
         } catch {
+          // JetStream may need long to wake up, and nobody else tells what was lost: go on until it answers.
           await new Promise((resolve) => setTimeout(resolve, 200));
         }
       }

@@ -112,7 +112,7 @@ export class PullConsumer {
     if (this.#isEnsuring) return;
     this.#isEnsuring = true;
     try {
-      for (let _attempt = 0; !this.#isStopped; _attempt += 1) {
+      while (!this.#isStopped) {
         try {
           const made = await declareStreams(this.#nats, [this.#options.stream]);
           const { stream, durable, filter, ackWaitMs } = this.#options;
@@ -134,9 +134,8 @@ export class PullConsumer {
           if (answer.error && answer.error.err_code !== 10_148) throw new Error(answer.error.description);
           if (made.length > 0) this.#options.onStreamMade?.();
           return;
-        } catch (error) {
+        } catch {
           // The server may be away for long; nothing is taken until it is back.
-          void error;
           await new Promise((resolve) => setTimeout(resolve, 200));
         }
       }

@@ -1,7 +1,7 @@
 /** A session in a list: what it waits on and since when is a first-class column. */
-import type { AgentContext } from '../core/session/agent-context.ts';
-import { stateName } from '../core/session/draft.ts';
-import type { SessionRecord } from '../core/session/record.ts';
+import type { AgentContext } from './agent-context.ts';
+import { stateName } from './draft.ts';
+import type { SessionRecord } from './record.ts';
 
 export interface SessionSummary {
   readonly session: string;
