@@ -1,0 +1,97 @@
+import { expect, test } from 'vitest';
+import { memoryEvents } from '../../services/adapters/memory/archive.ts';
+import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import type { EffectId, ShardId } from '../../services/core/ids.ts';
+import type { RunTool } from '../../services/core/session/effects.ts';
+import { Outbox } from '../../services/runtime/outbox.ts';
+import { eventually } from '../support/eventually.ts';
+
+const effect = (id: string) =>
+  ({
+    kind: 'runTool',
+    id: id as EffectId,
+    tenant: 'acme',
+    session: 's',
+    agent: 'desk',
+    revision: 'r',
+    deadlineAt: 1,
+    tool: 't',
+    class: 'pure',
+    pool: 'tools',
+    arguments: {},
+  }) as unknown as RunTool;
+const entryOf = (...effects: RunTool[]) => ({ entry: { pending: effects.map(({ id }) => id as string), prompts: [], events: [] }, effects, actors: [] });
+
+async function open(pending: () => RunTool[]) {
+  const effects = memoryEffects(systemClock);
+  const taken: string[] = [];
+  await effects.take(
+    'tools',
+    99,
+    async (one) => taken.push(one.effect.id) > 0,
+    () => undefined,
+  );
+  const ports = {
+    mailbox: memoryMailbox(systemClock),
+    effects,
+    events: memoryEvents(systemClock),
+    telemetry: countingTelemetry(),
+    shards: 1,
+    clock: systemClock,
+    store: { pending: async () => pending() },
+  };
+  let isOpen = true;
+  const outbox = new Outbox(
+    0 as ShardId,
+    ports,
+    () => isOpen,
+    () => undefined,
+  );
+  return {
+    outbox,
+    taken,
+    close: () => {
+      isOpen = false;
+    },
+  };
+}
+
+test('while the log may hold the answer nothing leaves; then only what is still pending does, and each entry is settled once', async () => {
+  const [answered, open1, open2] = [effect('answered'), effect('open1'), effect('open2')];
+  const { outbox, taken } = await open(() => [open1, open2]);
+  outbox.isHolding = true;
+  outbox.restore([{ id: 4, body: JSON.stringify(entryOf(answered).entry) }]);
+  outbox.add({ id: outbox.nextId, ...entryOf(open1, open2) });
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  expect(taken).toEqual([]);
+
+  await outbox.letGo(false);
+  await eventually(() => outbox.hasSettled && taken.length === 2);
+
+  expect(taken.sort()).toEqual(['open1', 'open2']);
+  expect(
+    await eventually(() => {
+      const settled = outbox.takeSettled();
+      return settled.length > 0 ? settled.sort() : undefined;
+    }),
+  ).toEqual([4, 5]);
+});
+
+test('what a reborn log may have lost is offered again as a whole', async () => {
+  const { outbox, taken } = await open(() => [effect('a'), effect('b')]);
+  outbox.isHolding = true;
+  await outbox.letGo(true);
+  await eventually(() => taken.length === 2);
+  expect(taken.sort()).toEqual(['a', 'b']);
+});
+
+test('once the shard is lost nothing leaves', async () => {
+  const { outbox, taken, close } = await open(() => []);
+  close();
+  outbox.add({ id: outbox.nextId, ...entryOf(effect('late')) });
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  expect(taken).toEqual([]);
+});
