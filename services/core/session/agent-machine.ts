@@ -7,8 +7,9 @@
  */
 import { assign, setup } from 'xstate';
 import type { AgentContext } from './agent-context.ts';
-import type { ModelCallPlan, Plan } from './agent-plan.ts';
 import type { Effect } from './effects.ts';
+import type { ModelCallPlan } from './model-call.ts';
+import type { Plan } from './plan.ts';
 
 /** A message with its plan: what the guards look at. */
 export interface AgentEvent {

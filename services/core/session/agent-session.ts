@@ -7,24 +7,16 @@ import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine } from './agent-machine.ts';
-import {
-  append,
-  isContextFull,
-  type ModelCallPlan,
-  type Plan,
-  planApproval,
-  planEscalation,
-  planModelCall,
-  planReply,
-  planResult,
-  planSummary,
-  settleModelCall,
-} from './agent-plan.ts';
+import { planApproval, planEscalation } from './approvals.ts';
 import type { Entry } from './conversation.ts';
 import { contextOf, type Draft, driverFor, emit, end, liveOf, nameOf, settle } from './draft.ts';
 import type { Effect } from './effects.ts';
 import type { Message, MessageOf } from './messages.ts';
+import { isContextFull, type ModelCallPlan, planModelCall, planSummary, settleModelCall } from './model-call.ts';
+import { append, type Plan } from './plan.ts';
 import { type PendingNote, tasksOf } from './record.ts';
+import { planResult } from './tool-calls.ts';
+import { planReply } from './turn.ts';
 
 /** Tasks a keyed session remembers; a repeat that comes later than so many others is taken for new. */
 const tasksKept = 256;

@@ -7,13 +7,14 @@ import { nothing } from '../budget/budget.ts';
 import { assertNever } from '../errors.ts';
 import type { AgentContext } from './agent-context.ts';
 import { agentMachine } from './agent-machine.ts';
-import { closeOpenCalls, type Surroundings } from './agent-plan.ts';
 import type { Entry } from './conversation.ts';
 import { type Effect, isPending, type PendingEffect } from './effects.ts';
 import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
 import type { Message } from './messages.ts';
+import type { Surroundings } from './plan.ts';
 import type { PendingNote, Position, SessionRecord } from './record.ts';
 import type { Bundle } from './specs.ts';
+import { closeOpenCalls } from './tool-calls.ts';
 
 export interface Incoming {
   readonly message: Message;

@@ -12,9 +12,10 @@ import { Refused } from '../errors.ts';
 import type { AgentName, Revision } from '../ids.ts';
 import { sessionIdOf } from '../ids.ts';
 import { limits } from '../limits.ts';
-import { approvalHash, nextId, type Surroundings } from './agent-plan.ts';
+import { approvalHash } from './approvals.ts';
 import type { PendingEffect } from './effects.ts';
 import { historyOf, invokable, liveInvokes, type Transitioned } from './machine-host.ts';
+import { nextId, type Surroundings } from './plan.ts';
 import type { PendingNote, SessionRecord } from './record.ts';
 
 const modelInput = z.union([z.string(), z.object({ prompt: z.string(), outputTokensMax: z.number().int().positive().optional() })]);
