@@ -36,7 +36,7 @@ export interface Plan {
 
 export const nextId = (around: Surroundings): EffectId => effectIdOf(around.session, around.version, around.ids.count++);
 
-const _addressOf = (around: Surroundings, deadlineMs: number) => ({
+export const addressOf = (around: Surroundings, deadlineMs: number) => ({
   tenant: around.tenant,
   session: around.session,
   agent: around.agent,
