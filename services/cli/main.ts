@@ -6,7 +6,7 @@
 import { randomUUID } from 'node:crypto';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { connectNats, type Nats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
@@ -22,17 +22,26 @@ interface Global {
   readonly server?: string;
   readonly prefix?: string;
   readonly output: 'text' | 'json';
-  readonly timeout: string;
+  readonly timeout: number;
   readonly explain?: boolean;
 }
+
+const count = (text: string): number => {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('a whole number from 1 on');
+  return value;
+};
 
 const program = new Command('understudy')
   .description('Run, watch and steer durable agent sessions.')
   .option('-s, --server <url>', 'NATS server; default: UNDERSTUDY_NATS_URL, then the stack of make dev, then nats://127.0.0.1:4222')
   .option('--prefix <prefix>', 'prefix of the installation', process.env.UNDERSTUDY_PREFIX ?? 'understudy')
-  .option('-o, --output <format>', 'text or json', 'text')
-  .option('--timeout <ms>', 'how long to wait for an answer', '5000')
+  .addOption(new Option('-o, --output <format>', 'how to answer').choices(['text', 'json']).default('text'))
+  .version('0.1.0', '-V, --version')
+  .exitOverride()
+  .option('--timeout <ms>', 'how long to wait for an answer', count, 5_000)
   .option('--explain', 'print the equivalent nats command instead of doing it')
+  .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete.')
   .showHelpAfterError('(understudy --help shows what there is)');
 
 const serverUrl = (): string => program.opts<Global>().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
@@ -63,18 +72,13 @@ async function ask<Value>(verb: string, body: object): Promise<Value | undefined
     return undefined;
   }
   return withNats(async (nats) => {
-    const answer = await natsControl(nats).ask(verb, body, Number(timeout));
+    const answer = await natsControl(nats).ask(verb, body, timeout);
     if (!answer.ok) throw new Refused(answer.code, answer.message);
     return answer.value as Value;
   });
 }
 
 const actor = () => process.env.UNDERSTUDY_ACTOR ?? userInfo().username;
-const count = (text: string): number => {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('a whole number from 1 on');
-  return value;
-};
 
 program
   .command('run')
@@ -90,8 +94,9 @@ program
     let parsed: unknown = input;
     try {
       parsed = JSON.parse(input);
-    } catch {
-      // plain text is a task as well
+    } catch (error) {
+      // Plain text is a task as well; what looks like JSON and is none is a slip of the hand.
+      if (/^\s*[{[]/.test(input)) throw new Refused('TASK_NOT_JSON', `the input looks like JSON and does not parse: ${messageOf(error)}`);
     }
     const isObject = typeof parsed === 'object' && parsed !== null;
     const body = JSON.stringify({ input: isObject ? parsed : String(parsed) });
@@ -122,7 +127,7 @@ program
       });
       await natsTasks(nats).publish(options.tenant, agent, body, headers);
       if (options.detach) {
-        print({ task: id }, () => `accepted as task ${id}; follow it with: understudy tail --tenant ${options.tenant} --agent ${agent}`);
+        print({ task: id }, () => `accepted as task ${id}; its session: understudy ps --all --agent ${agent} -o json | grep -B3 ${id}`);
         await following.stop();
         return;
       }
@@ -149,7 +154,7 @@ program
   .option('-a, --all', 'those that ended lately as well')
   .option('-t, --tenant <tenant>')
   .option('--agent <agent>')
-  .option('--status <status>')
+  .addOption(new Option('--status <status>').choices(['active', 'paused', 'parked', 'completed', 'failed', 'halted']))
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ all, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
     const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, ended: Boolean(all || filter.status) });
@@ -225,7 +230,7 @@ for (const verb of ['approve', 'reject'] as const) {
     .option('--approval <id>', 'which, when there are several')
     .option('--hash <hash>', 'the payload that you looked at: a decision about another is refused')
     .option('-r, --reason <text>', 'why; it is recorded', '');
-  if (verb === 'approve') command.option('--edit <json>', 'run it with these arguments instead');
+  if (verb === 'approve') command.option('--edit <json>', 'run it with these arguments instead: all of them, nothing is merged');
   command.action(async (session: string, { approval, hash, reason, edit }: { approval?: string; hash?: string; reason: string; edit?: string }) => {
     const done = await ask<{ approval: { tool: string; arguments: string }; session: { state: string; status: string } }>(verb, {
       session,
@@ -251,12 +256,12 @@ program
 program
   .command('requeue')
   .description('publish a dead letter again, as it was or edited')
-  .argument('[id]', 'its number in understudy dlq')
+  .argument('[id]', 'its number in understudy dlq', count)
   .option('--all', 'all of them')
   .option('--body <json>', 'with this body instead')
-  .action(async (id: string | undefined, { all, body }: { all?: boolean; body?: string }) => {
+  .action(async (id: number | undefined, { all, body }: { all?: boolean; body?: string }) => {
     if (id === undefined && !all) throw new Refused('USAGE', 'name a dead letter, or say --all');
-    const done = await ask<{ requeued: number; refused: string[] }>('requeue', { ...(id ? { id: Number(id) } : {}), all: Boolean(all), ...(body ? { body } : {}) });
+    const done = await ask<{ requeued: number; refused: string[] }>('requeue', { ...(id ? { id } : {}), all: Boolean(all), ...(body ? { body } : {}) });
     if (!done) return;
     print(done, () => [`${done.requeued} published again`, ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
     if (done.requeued === 0) process.exitCode = 1;
@@ -288,16 +293,16 @@ program
   .description('the NATS server that this command talks to')
   .action(() => void process.stdout.write(`${serverUrl()}\n`));
 
-program.exitOverride();
 try {
   await program.parseAsync();
 } catch (error) {
   if (error instanceof Error && 'exitCode' in error) {
     process.exitCode = (error as { exitCode: number }).exitCode === 0 ? 0 : 2;
   } else {
-    process.stderr.write(`error ${error instanceof UnderstudyError ? error.code : 'DEFECT'}: ${messageOf(error)}\n`);
+    const code = error instanceof UnderstudyError ? error.code : 'DEFECT';
+    process.stderr.write(program.opts<Global>().output === 'json' ? `${JSON.stringify({ error: { code, message: messageOf(error) } })}\n` : `error ${code}: ${messageOf(error)}\n`);
     process.exitCode = error instanceof Unavailable ? 3 : error instanceof Refused ? 1 : 70;
-    if (error instanceof Unavailable) process.stderr.write(`  server: ${serverUrl()}; next: make dev, or say --server\n`);
+    if (error instanceof Unavailable && program.opts<Global>().output === 'text') process.stderr.write(`  server: ${serverUrl()}; next: make dev, or say --server\n`);
   }
 }
 process.exit();

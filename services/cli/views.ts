@@ -150,8 +150,8 @@ export function doctorText(health: Health): string {
   const mark = (isGood: boolean) => (isGood ? 'ok  ' : 'BAD ');
   return [
     `${mark(health.orphans.length === 0)}shards: ${health.owned} of ${health.shards} owned by ${health.hosts.join(', ') || 'nobody'}${health.orphans.length > 0 ? `; without owner: ${health.orphans.join(', ')} (is a runtime running?)` : ''}`,
-    `${mark(true)}mail: sequences ${health.mail.first} to ${health.mail.last}, needed from ${health.oldestMailNeeded} on`,
-    `${mark(health.deadLetters === 0)}dead letters: ${health.deadLetters}${health.deadLetters > 0 ? ' (understudy dlq)' : ''}`,
+    `ok  mail: ${health.mail.last < health.mail.first ? 'empty' : `sequences ${health.mail.first} to ${health.mail.last}, needed from ${health.oldestMailNeeded} on`}`,
+    `${health.deadLetters === 0 ? 'ok  ' : 'see '}dead letters: ${health.deadLetters}${health.deadLetters > 0 ? ' (understudy dlq)' : ''}`,
     `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} tools)`).join(', ') || 'none'}`,
     ...health.problems.map((problem) => `BAD ${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`),
   ].join('\n');

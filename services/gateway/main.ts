@@ -20,22 +20,24 @@ await runService(async (started) => {
   const settings = settingsFrom(process.env);
   const { telemetry, registry } = observability('gateway', settings.instance, settings.logLevel);
   let isReady = false;
-  const probes = await serveProbes(settings.httpPort, registry, () => (isReady ? '' : 'starting'));
+  let redis: Awaited<ReturnType<typeof connectedRedis>> | undefined;
+  const probes = await serveProbes(settings.httpPort, registry, () => (!isReady ? 'starting' : redis?.status === 'ready' ? '' : 'the session store does not answer'));
   started({ name: 'probes', stop: () => probes.stop() });
   const { catalog } = await loadSpecs(settings.specs);
-  const redis = await connectedRedis(settings.redisUrl);
-  started({ name: 'redis', stop: () => redis.disconnect() });
+  const store = await connectedRedis(settings.redisUrl);
+  redis = store;
+  started({ name: 'redis', stop: () => store.disconnect() });
   const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
   started({ name: 'nats', stop: () => nats.close() });
   const taking = await startGateway(
     settings.instance,
     {
       effects: natsEffects(nats),
-      calls: redisModelCalls(redis, settings.prefix),
+      calls: redisModelCalls(store, settings.prefix),
       mailbox: natsMailbox(nats),
       archive: natsArchive(nats),
       model: openaiModel(process.env),
-      rates: redisRateLimits(redis, settings.prefix),
+      rates: redisRateLimits(store, settings.prefix),
       tenants: () => catalog.tenants,
       telemetry,
       clock: systemClock,

@@ -257,7 +257,7 @@ row('they agree', paid === decided ? 'to the cent' : `NO: ${euros(paid - decided
 say('Under fire');
 row('lost', String(lost));
 row('doubled', String(doubled));
-row('unknown outcomes', `${unknown}  (opaque calls that nobody may repeat; each session was told)`);
+row('unknown outcomes', `${unknown}  (messages to customers that were cut off, most of them when the payments service died; not repeated, each session was told)`);
 for (const kill of kills)
   row(
     `kill -9 ${kill.what.split(',')[0]}`,

@@ -12,17 +12,19 @@ if (before && alive(before).length > 0) {
       .map(({ name }) => name)
       .join(', ')}).`,
   );
-  say('End it with: make stop');
+  const dead = before.pids.filter(({ pid }) => !alive(before).some((one) => one.pid === pid));
+  if (dead.length > 0) say(`These have died: ${dead.map(({ name }) => name).join(', ')}.`);
+  say('make stop, then make dev, brings all of it back with its state.');
   process.exit(1);
 }
 const desk = await startDesk({ folder, isDetached: true, isCalm: true, replicas: { runtime: 2, gateway: 1, executor: 1 }, say });
 const { stack } = desk;
 say('Understudy runs. Everything is in .understudy/local.');
 say();
-say(`  NATS      ${stack.nats.url}`);
-say(`  Redis     ${stack.redis.url}`);
-for (const { instance, port } of stack.services) say(`  ${instance.padEnd(10)}http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);
-say(`  model     ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted'}`);
+say(`  NATS        ${stack.nats.url}`);
+say(`  Redis       ${stack.redis.url}`);
+for (const { instance, port } of stack.services) say(`  ${instance.padEnd(12)}http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);
+say(`  model       ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted'}`);
 say();
 say('Try:');
 say(`  bin/understudy run refund-desk '{"case":"C-0001","letter":"letters/C-0001.txt"}'`);

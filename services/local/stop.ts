@@ -1,5 +1,6 @@
 /** `make stop`: end what `make dev` started, by pid, and only that. */
 import { rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { root } from './stack.ts';
 import { alive, localFolder, readStackFile } from './stack-file.ts';
 
@@ -22,6 +23,6 @@ for (const isServer of [false, true]) {
 }
 say(running.length > 0 ? `Ended ${running.map(({ name }) => name).join(', ')}.` : 'Nothing was running.');
 if (process.env.WIPE) {
-  rmSync(folder, { recursive: true, force: true });
+  rmSync(dirname(folder), { recursive: true, force: true });
   say('Its state is forgotten.');
 } else if (stack) say('Its state is kept in .understudy/local; make stop WIPE=1 forgets it.');

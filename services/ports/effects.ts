@@ -33,6 +33,8 @@ export interface Effects {
   take(pool: string, concurrency: number, perform: (taken: Taken) => Promise<boolean>, onRefused: (raw: string, problem: string) => void): Promise<Taking>;
   /** Nobody waits for these any more: best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;
+  /** Names this life of the queue (epoch ms): another number means that what was in it is gone. */
+  life(): Promise<number>;
   /** Tells when the queue was found empty-handed: what is pending must be offered again. */
   onLost(listener: () => void): void;
 }

@@ -14,6 +14,8 @@ export interface DeadLetter {
   readonly subject: string;
   readonly body: string;
   readonly headers: Readonly<Record<string, string>>;
+  /** The body was too large to keep: this is its beginning only. */
+  readonly isCut?: boolean | undefined;
 }
 
 export interface EventFilter {

@@ -21,11 +21,13 @@ export interface SessionCommit {
   readonly floor: number | undefined;
 }
 
-/** How far a shard has come: its position, how many commits it took, and which life of the log that was (epoch ms). */
+/** How far a shard has come: its position, how many commits it took, and which life of the log and of the effect queue that was (epoch ms). */
 export interface ShardPosition {
   readonly position: Position;
   readonly commits: number;
   readonly log: number;
+  /** Everything pending was offered to this life of the queue. */
+  readonly queue: number;
 }
 
 export interface Commit {

@@ -1,6 +1,6 @@
 /** The control API: what operators ask of sessions. Reads the store; whatever changes a session is a message in its mailbox. */
 import { z } from 'zod';
-import { issuesOf, Refused } from '../core/errors.ts';
+import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
 import type { AgentContext } from '../core/session/agent-context.ts';
 import type { Message } from '../core/session/messages.ts';
@@ -9,6 +9,7 @@ import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record
 import { approvalHashOf } from '../core/session/refusals.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
 import { type SessionSummary, summaryOf } from '../core/session/summary.ts';
+import { validatorOf } from '../core/session/tool-calls.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -100,7 +101,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         hash: stateHashOf(record),
         record,
         approvals: approvalsOf(record),
-        ...(conversation && !isArchived ? { conversation: await ports.store.conversation(shard, session, 0, record.length) } : {}),
+        ...(conversation ? { conversation: isArchived ? await archivedConversation(record, shard, ports) : await ports.store.conversation(shard, session, 0, record.length) } : {}),
       };
     }),
     pause: act('pause', (record) => (record.status === 'active' ? undefined : `is ${record.status}: only an active session can be paused`)),
@@ -126,10 +127,17 @@ export function controlHandlers(ports: ControlPorts): Handlers {
           refused.push(`${letter.id}: it was no task but a message to session ${letter.session ?? 'unknown'}`);
           continue;
         }
+        if (letter.isCut && body === undefined) {
+          refused.push(`${letter.id}: only the beginning of its body was kept; give a whole one with --body`);
+          continue;
+        }
         const { 'Nats-Msg-Id': _id, ...headers } = letter.headers;
         const [, tenant = '', agent = ''] = letter.subject.split('.').slice(-3);
         // A new message id: the broker would drop the old one as a duplicate. The task id stays in the session's derivation by key only.
-        await ports.tasks.publish(tenant, agent, body ?? letter.body, { ...headers, 'Nats-Msg-Id': `${letter.task ?? 'task'}-requeued-${letter.id}` });
+        await ports.tasks.publish(tenant, agent, body ?? letter.body, {
+          ...headers,
+          'Nats-Msg-Id': `${(letter.task ?? 'task').replace(/-requeued-\d+$/, '')}-requeued-${letter.id}`,
+        });
         await ports.events.unbury(letter.id);
         requeued += 1;
       }
@@ -240,6 +248,10 @@ async function decide(
   if (input.hash !== undefined && !hash.startsWith(input.hash)) {
     throw new Refused('APPROVAL_CHANGED', `approval ${chosen.id} is for hash ${hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again`);
   }
+  if (record.deferred.some(({ message }) => (message.kind === 'approve' || message.kind === 'reject') && message.approval === chosen.id)) {
+    throw new Refused('APPROVAL_DECIDED', `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed`);
+  }
+  if (kind === 'approve' && input.arguments !== undefined) await checkEdit(record, chosen, input.arguments, ports);
   if (chosen.expiresAt <= ports.clock.now()) throw new Refused('APPROVAL_EXPIRED', `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`);
   const approval = chosen.id as Extract<Message, { kind: 'approve' }>['approval'];
   const by = { actor: input.actor, reason: input.reason };
@@ -250,6 +262,22 @@ async function decide(
   return { approval: chosen, session: summaryOf(after) };
 }
 
+/** An edit replaces the arguments as a whole; one that the tool would refuse must not use up the approval. */
+async function checkEdit(record: SessionRecord, { tool, kind }: Approval, edited: string, { definitions }: ControlPorts): Promise<void> {
+  if (kind !== 'tool') return;
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(edited);
+  } catch (error) {
+    throw new Refused('ARGUMENTS_NOT_JSON', `the edited arguments are not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
+  }
+  const { bundle } = await definitions.get(record.revision);
+  const spec = bundle.tools[tool];
+  const checked = spec && validatorOf(spec.input)?.safeParse(parsed);
+  if (checked && !checked.success)
+    throw new Refused('ARGUMENTS_INVALID', `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${issuesOf(checked.error)}`);
+}
+
 /** Wait until the session has taken note (or 3 s have gone): the answer then shows what came of it. */
 async function settled(before: SessionRecord, ports: ControlPorts): Promise<SessionRecord> {
   for (let waited = 0; waited < 30; waited += 1) {
@@ -258,6 +286,12 @@ async function settled(before: SessionRecord, ports: ControlPorts): Promise<Sess
     if (record.version > before.version) return record;
   }
   return before;
+}
+
+/** The store has dropped it; the log has it. */
+async function archivedConversation(record: SessionRecord, shard: ShardId, ports: ControlPorts): Promise<readonly unknown[]> {
+  const { mail } = await historyOf(shard, record.session, ports, undefined);
+  return (await fold(mail, { tenant: record.tenant, session: record.session }, ports.definitions)).entries;
 }
 
 /** Fold the mailbox from the beginning and compare with what is stored. */

@@ -35,6 +35,7 @@ export class Host {
   #isPlacing = false;
   #trimTo = 0;
   members: readonly HostId[] = [];
+  #heardAt = 0;
 
   constructor(settings: HostSettings, ports: ShardPorts, leases: Leases, control?: Control) {
     this.#settings = settings;
@@ -66,9 +67,11 @@ export class Host {
     ];
   }
 
-  /** Shards held and caught up, of those that placement gives this host. */
-  get isReady(): boolean {
-    return !this.#isDraining && this.members.length > 0 && this.#opening.size === 0;
+  /** Why this host is not ready, or nothing. */
+  get whyNotReady(): string {
+    if (this.#isDraining) return 'draining';
+    if (this.#ports.clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return 'the session store does not answer';
+    return this.#opening.size > 0 ? 'shards are being opened' : '';
   }
   get shards(): readonly ShardId[] {
     return [...this.#shards.keys()];
@@ -105,6 +108,7 @@ export class Host {
     try {
       const { host } = this.#settings;
       this.members = await this.#leases.heartbeat(host, this.#settings.leaseMs);
+      this.#heardAt = this.#ports.clock.now();
       const placement = placementOf([...this.members].sort(), this.#ports.shards);
       for (const [id, wanted] of placement) {
         if (wanted === host && !this.#shards.has(id) && !this.#opening.has(id)) void this.#take(id);

@@ -47,6 +47,7 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
       subject: task.subject,
       body: task.body.slice(0, limits.taskBytesMax),
       headers: task.headers,
+      ...(task.body.length > limits.taskBytesMax ? { isCut: true } : {}),
     });
     telemetry.refused('task', error.code, { subject: task.subject });
     telemetry.deadLettered(error.code, { subject: task.subject });

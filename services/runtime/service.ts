@@ -80,7 +80,7 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
   telemetry.log('info', 'runtime started', { instance: settings.instance, shards: settings.shards, agents: catalog.agents.size });
   return {
     host,
-    whyNotReady: () => (host.isReady ? '' : 'shards are being opened'),
+    whyNotReady: () => host.whyNotReady,
     async stop() {
       await intake.drain();
       await serving.stop();

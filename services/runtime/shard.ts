@@ -70,8 +70,10 @@ export class Shard {
   #position: Position = beginning;
   #at: ShardPosition | undefined;
   #log = 0;
+  #queue = 0;
   #incarnation = 0;
   #catchUpTo = 0;
+  #offersAll = false;
   #archived: { actor: Actor; version: number }[] = [];
   readonly #drafts = new Drafts();
   readonly #outbox: Outbox;
@@ -96,12 +98,15 @@ export class Shard {
   // ---- life -------------------------------------------------------------------------------------
 
   async open(): Promise<void> {
-    const { store, mailbox, telemetry } = this.#ports;
+    const { store, mailbox, effects, telemetry } = this.#ports;
     const state = await store.open(this.id);
     const bounds = await mailbox.bounds();
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
     this.#log = bounds.created;
+    this.#queue = await effects.life();
+    // What is pending was offered to a queue that is no more (it may live in memory): offer it again.
+    const isQueueLost = state.at !== undefined && state.at.queue !== this.#queue;
     this.#position = stored;
     this.#incarnation = stored.incarnation;
     // The log went back, or is another one: what it holds now are new messages, or none. Never skip them silently.
@@ -117,6 +122,7 @@ export class Shard {
       if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
     } else for (const [session, sequence] of state.floors) this.#floors.set(session, sequence);
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
+    this.#offersAll = isReborn || isQueueLost;
     this.#catchUpTo = await mailbox.lastOf(this.id);
     this.#outbox.isHolding = true;
     this.#outbox.restore(state.outbox);
@@ -140,7 +146,7 @@ export class Shard {
       await this.#commit();
       await this.#ports.clock.sleep(1);
     }
-    await this.#letGo(isReborn);
+    await this.#letGo();
   }
 
   /** Stop at once: the shard is lost. Nothing is written or released any more. */
@@ -556,7 +562,7 @@ export class Shard {
     this.#archived = [];
 
     const floors = archived.map(({ actor, version }) => ({ actor, version, floor: actor.forgetMail(version) }));
-    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log };
+    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue: this.#queue };
     const commit: Commit = {
       from: this.#at,
       to: after,
@@ -588,7 +594,7 @@ export class Shard {
     for (const { actor, version, floor } of floors) this.#afterArchived(actor, version, floor);
     const { entry, effects, actors, eventTexts } = gathered;
     if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors, eventTexts });
-    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) await this.#letGo(false);
+    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) await this.#letGo();
     if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
       this.#isPaused = false;
       this.#reading?.resume();
@@ -629,13 +635,15 @@ export class Shard {
   }
 
   /** The fold has reached the end that the log had (S5). */
-  async #letGo(all: boolean): Promise<void> {
-    await this.#outbox.letGo(all);
+  async #letGo(): Promise<void> {
+    await this.#outbox.letGo(this.#offersAll);
     for (const actor of this.#actors.values()) if (actor.record && isEnded(actor.record)) void this.#archive(actor);
   }
 
   /** The effect queue was lost. */
-  releaseAllPending(): Promise<void> {
-    return this.#outbox.offerAllPending();
+  async releaseAllPending(): Promise<void> {
+    const queue = await this.#ports.effects.life();
+    await this.#outbox.offerAllPending();
+    this.#queue = queue;
   }
 }

@@ -155,7 +155,7 @@ async function floor(inFlight: number): Promise<number> {
       const lease = await leases.acquire(shard, 'floor' as HostId, 'b', 60_000);
       let at: ShardPosition | undefined;
       for (let version = 0; performance.now() < until; version += 1) {
-        const to: ShardPosition = { position: { incarnation: 0, sequence: version + 1, index: 0 }, commits: version + 1, log: 1 };
+        const to: ShardPosition = { position: { incarnation: 0, sequence: version + 1, index: 0 }, commits: version + 1, log: 1, queue: 1 };
         const sessions = [
           { session: 's' as SessionId, expectedVersion: version, version: version + 1, record, entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
         ];

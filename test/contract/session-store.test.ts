@@ -11,7 +11,7 @@ import { startServers } from '../support/servers.ts';
 
 let shardCount = 100;
 /** A position after so many commits, of a log that was made at 7. */
-const at = (sequence: number, commits = sequence) => ({ position: { incarnation: 0, sequence, index: 0 }, commits, log: 7 });
+const at = (sequence: number, commits = sequence) => ({ position: { incarnation: 0, sequence, index: 0 }, commits, log: 7, queue: 9 });
 
 function describeStore(name: string, open: () => Promise<{ store: SessionStore; leases: Leases; calls: ModelCalls; close: () => Promise<void> }>) {
   describe(`session store, leases and model calls: ${name}`, () => {

@@ -204,3 +204,18 @@ test('nats-server killed and restarted under load: streams in memory are made ag
 
   await allIsWell(tasks);
 });
+
+test('everything dies at once, the memory of the broker included: what was pending is offered again', async () => {
+  await open({ executors: 0 });
+  await system.publish('all', script('opaque', 'keyed'));
+  await eventually(() => system.events.some(({ type }) => type.endsWith('model-replied')));
+  // Past the lazy commit that settles: the effect is nowhere but in Redis and in the queue.
+  await eventually(async () => (await system.metric(system.of('runtime')[0]!, 'understudy_outbox_entries')) === 0, 'the outbox to be empty');
+  for (const service of [...system.stack.services]) system.stack.kill(service);
+  await system.stack.restartServer('nats');
+  await system.stack.restartServer('redis');
+  await Promise.all([system.stack.start('runtime'), system.stack.start('gateway'), system.stack.start('executor')]);
+
+  expect((await system.endOf('all')).data).toMatchObject({ to: 'completed', output: 'done 2' });
+  expect(system.world.doubled()).toEqual([]);
+});

@@ -119,6 +119,20 @@ describe('people', () => {
     await expect(system.ask('approve', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'APPROVAL_UNKNOWN' });
   });
 
+  test('an edit that the tool would refuse leaves the approval open, and a second decision is refused', async () => {
+    await system.publish('guard-3', { calls: [{ tool: 'guarded', arguments: { n: 3 } }] });
+    const session = await system.sessionOf('guard-3');
+    await eventually(() => system.stepsOf(session).some(({ data }) => data.to === 'waiting'));
+    await expect(system.ask('approve', { session, actor: 'ann', arguments: '{bad' })).rejects.toMatchObject({ code: 'ARGUMENTS_NOT_JSON' });
+    await system.ask('pause', { session, actor: 'ann' });
+    await system.ask('approve', { session, actor: 'ann' });
+    await expect(system.ask('reject', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'APPROVAL_DECIDED' });
+    await system.ask('resume', { session, actor: 'ann' });
+    await system.endOf('guard-3');
+
+    expect(system.world.effects.filter((effect) => effect.session === session)).toHaveLength(1);
+  });
+
   test('rejected, nothing happens outside', async () => {
     await system.publish('guard-2', script('guarded'));
     const session = await system.sessionOf('guard-2');
@@ -199,6 +213,15 @@ describe('bad input loses nothing and blocks nobody', () => {
     await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({ code: 'DEAD_LETTER_UNKNOWN' });
   });
 
+  test('a letter whose body was too large to keep is not requeued in parts', async () => {
+    await raw('desk', JSON.stringify('y'.repeat(270_000)), 'too-large-to-keep');
+    const letter = await deadOf('too-large-to-keep');
+    const done = await system.ask<{ requeued: number; refused: string[] }>('requeue', { id: letter.id });
+
+    expect(done).toMatchObject({ requeued: 0, refused: [expect.stringContaining('--body')] });
+    expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
+  });
+
   test('mail and effects that do not parse are refused, and the next ones go on', async () => {
     for (let shard = 0; shard < 4; shard += 1) await system.nats.publisher.publish(`understudy.mail.${shard}.batch`, '[{"v":1},"x"]');
     await system.nats.publisher.publish('understudy.effect.tools.acme', '{"kind":"runTool"}');
@@ -235,12 +258,15 @@ describe('the command line', () => {
     const session = await system.sessionOf('cli-1');
     expect((await understudy('ps', '--all', '-o', 'json').then(({ out }) => JSON.parse(out) as { session: string }[])).map((one) => one.session)).toContain(session);
     expect((await understudy('inspect', session)).out).toMatch(/state +completed, version 4/);
+    expect((await understudy('inspect', session, '--conversation')).out).toContain('done 1');
     expect(await understudy('verify', session)).toMatchObject({ code: 0, out: expect.stringContaining('equal: 4 messages') });
   });
 
   test('what is refused exits with 1 and says why; nobody there exits with 3; wrong usage with 2', async () => {
     expect(await understudy('inspect', 'desk-0000')).toMatchObject({ code: 1, err: expect.stringContaining('SESSION_UNKNOWN') });
-    expect(await understudy('frobnicate')).toMatchObject({ code: 2 });
+    for (const wrong of [['frobnicate'], ['approve'], ['ps', '-n', '0'], ['-o', 'yaml', 'ps'], ['ps', '--status', 'bogus']])
+      expect(await understudy(...wrong)).toMatchObject({ code: 2 });
+    expect(JSON.parse((await understudy('-o', 'json', 'inspect', 'desk-0000')).err)).toMatchObject({ error: { code: 'SESSION_UNKNOWN' } });
     expect(await understudy('--server', 'nats://127.0.0.1:1', 'ps')).toMatchObject({ code: 3, err: expect.stringContaining('NATS_UNAVAILABLE') });
     expect(await understudy('run', 'desk', '{"calls":[]}', '--tenant', 'stranger')).toMatchObject({ code: 4, err: expect.stringContaining('TENANT_UNKNOWN') });
   });

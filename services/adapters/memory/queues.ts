@@ -27,6 +27,7 @@ export function memoryEffects(clock: Clock): MemoryEffects {
   const queues = new Map<string, { text: string; tries: number }[]>();
   const takers = new Map<string, Taker[]>();
   const lost: (() => void)[] = [];
+  let lives = 1;
   const queueOf = (pool: string) => {
     let queue = queues.get(pool);
     if (!queue) {
@@ -90,8 +91,10 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     cancel(pool, ids) {
       for (const taker of takers.get(pool) ?? []) for (const id of ids) taker.inHand.get(id)?.abort();
     },
+    life: async () => lives,
     onLost: (listener) => lost.push(listener),
     lose() {
+      lives += 1;
       queues.clear();
       for (const listener of lost) listener();
     },

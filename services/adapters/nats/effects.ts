@@ -1,11 +1,11 @@
 /** EFFECTS: what sessions want, one pool of performers per consumer. Effects for one pool and tenant that gather during a publish leave as one message. */
-import { Refused } from '../../core/errors.ts';
+import { Refused, Unavailable } from '../../core/errors.ts';
 import type { TenantId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Effects } from '../../ports/effects.ts';
-import type { Nats } from './connection.ts';
+import { ask, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
 import { PullConsumer } from './pull-consumer.ts';
 import { declareStreams } from './streams.ts';
@@ -146,6 +146,13 @@ export function natsEffects(nats: Nats): Effects {
 
     cancel(pool, ids) {
       nats.connection.publish(subjects.cancel(pool), JSON.stringify(ids));
+    },
+
+    async life() {
+      await declareStreams(nats, ['effects']);
+      const info = await ask<{ created: string }>(nats, `$JS.API.STREAM.INFO.${nats.streams.effects}`, undefined);
+      if (info.error) throw new Unavailable('NATS_UNAVAILABLE', `stream ${nats.streams.effects}: ${info.error.description}`);
+      return Date.parse(info.created);
     },
 
     onLost: (listener) => lost.push(listener),

@@ -16,6 +16,7 @@ const deadSchema = z.object({
   subject: z.string(),
   body: z.string(),
   headers: z.record(z.string(), z.string()).default({}),
+  isCut: z.boolean().optional(),
 });
 
 /** What is no subject token is written in one that is: a dead letter may come of a bad name. */

@@ -17,11 +17,11 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
   }
 }
 
-const positionText = ({ position, commits, log }: ShardPosition): string => `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}`;
+const positionText = ({ position, commits, log, queue }: ShardPosition): string => `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}:${queue}`;
 const parsePosition = (text: string): ShardPosition => {
   const parts = text.split(':').map(Number);
-  if (parts.length !== 5 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
-  return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]! };
+  if (parts.length !== 6 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
+  return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]!, queue: parts[5]! };
 };
 const parseEntries = (texts: readonly string[]): Entry[] =>
   texts.map((text, index) => {
