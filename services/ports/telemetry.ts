@@ -1,3 +1,5 @@
+import type { SeenCode } from '../core/session/seen.ts';
+
 /** What there is to say, in our own words. One adapter turns it into metrics and log lines. No prompt, no tool output, no secret. */
 export type Fields = Readonly<Record<string, string | number | boolean | undefined>>;
 
@@ -14,7 +16,7 @@ export interface Telemetry {
   fenced(fields: Fields): void;
   tookOver(shard: number, seconds: number, fields: Fields): void;
   gaveUp(shard: number, why: string): void;
-  seen(why: string): void;
+  seen(why: SeenCode): void;
   spent(model: string, promptTokens: number, completionTokens: number, costMicros: number): void;
   limited(limit: string): void;
   startRefused(toolClass: string): void;

@@ -6,7 +6,7 @@ import type { AgentContext } from '../core/session/agent-context.ts';
 import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
-import { approvalHashOf } from '../core/session/refusals.ts';
+import { approvalHashOf } from '../core/session/seen.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
 import { type SessionSummary, summaryOf } from '../core/session/summary.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';

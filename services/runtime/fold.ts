@@ -5,6 +5,7 @@ import type { Entry } from '../core/session/conversation.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { comparePositions, type Position, type SessionRecord } from '../core/session/record.ts';
+import { seen } from '../core/session/seen.ts';
 import { park, step } from '../core/session/step.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
@@ -52,7 +53,7 @@ async function stepOrPark(
   try {
     return step(record, incoming, definition, address);
   } catch (error) {
-    if (error instanceof Refused || !record) return { kind: 'seen', why: 'refused' };
+    if (error instanceof Refused || !record) return seen('refused', 'refused');
     return park(record, incoming, error, address);
   }
 }

@@ -229,7 +229,7 @@ export class Shard {
       const letter = { tenant, agent: message.agent, session, task: message.task, subject: `task.${tenant}.${message.agent}`, body: JSON.stringify(message.input) };
       return this.#deadLetters.bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
     }
-    this.#ports.telemetry.seen('the session has ended');
+    this.#ports.telemetry.seen('session-ended');
     done();
   }
 
@@ -259,7 +259,7 @@ export class Shard {
     if (!stepped) return this.#refuse(actor, incoming, crash, done);
     telemetry.stepped((performance.now() - from) / 1_000, incoming.message.kind);
     if (stepped.kind === 'seen') {
-      telemetry.seen(stepped.why.startsWith('effect ') ? 'effect not pending' : stepped.why.startsWith('approval ') ? 'approval not open' : stepped.why);
+      telemetry.seen(stepped.code);
       return done();
     }
     this.#keep(actor, incoming, stepped);
@@ -405,7 +405,7 @@ export class Shard {
       // Late mail for a session that the archive has forgotten, or never knew.
       const task = actor.waiting.findIndex(({ incoming }) => incoming.message.kind === 'task');
       for (const waiting of actor.waiting.splice(0, task < 0 ? actor.waiting.length : task)) {
-        this.#ports.telemetry.seen('no such session');
+        this.#ports.telemetry.seen('no-session');
         waiting.done();
       }
       const next = actor.waiting[0]?.incoming.message;

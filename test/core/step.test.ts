@@ -60,7 +60,7 @@ describe('exactly once', () => {
     talk.say(returned(effect));
     const version = talk.record!.version;
 
-    expect(talk.say(returned(effect))).toEqual({ kind: 'seen', why: `effect ${effect} is not pending` });
+    expect(talk.say(returned(effect))).toEqual({ kind: 'seen', code: 'not-pending', why: `effect ${effect} is not pending` });
     expect(talk.record!.version).toBe(version);
   });
 
@@ -68,7 +68,7 @@ describe('exactly once', () => {
     const talk = acting();
     const again = talk.heard[0]!;
 
-    expect(step(talk.record, again, talk.definition, address)).toEqual({ kind: 'seen', why: 'applied before' });
+    expect(step(talk.record, again, talk.definition, address)).toEqual({ kind: 'seen', code: 'applied-before', why: 'applied before' });
   });
 
   test('the same task on the same session is dropped', () => {

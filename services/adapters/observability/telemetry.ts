@@ -51,8 +51,6 @@ export function observability(service: string, instance: string, level = 'info')
     inFlight: new Gauge({ name: 'understudy_effects_in_flight', help: 'Effects being performed', registers }),
   };
   const stepTimers = new Map<string, { observe(value: number): void }>();
-  // A hint in words becomes a label only here, where the words are few and known.
-  const seenLabels = new Set(['applied before', 'nothing is due', 'effect not pending', 'approval not open', 'the session has ended', 'no such session']);
 
   const telemetry: Telemetry = {
     received: (count) => received.inc(count),
@@ -91,7 +89,7 @@ export function observability(service: string, instance: string, level = 'info')
       log.info({ shard, seconds, ...fields }, 'shard opened');
     },
     gaveUp: (_shard, why) => lost.inc({ why }),
-    seen: (why) => seen.inc({ why: seenLabels.has(why) ? why : 'other' }),
+    seen: (why) => seen.inc({ why }),
     spent(model, promptTokens, completionTokens, costMicros) {
       tokens.inc({ model, direction: 'prompt' }, promptTokens);
       tokens.inc({ model, direction: 'completion' }, completionTokens);

@@ -13,6 +13,7 @@ import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
 import type { Message } from './messages.ts';
 import type { Surroundings } from './plan.ts';
 import type { PendingNote, Position, SessionRecord } from './record.ts';
+import type { Seen } from './seen.ts';
 import type { Bundle } from './specs.ts';
 import { closeOpenCalls } from './tool-calls.ts';
 
@@ -50,7 +51,7 @@ export type Step =
       readonly happened: Happened;
       readonly live: AnyMachineSnapshot | undefined;
     }
-  | { readonly kind: 'seen'; readonly why: string };
+  | Seen;
 
 /** What a step changes as it goes. */
 export interface Draft {

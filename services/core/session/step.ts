@@ -20,7 +20,7 @@ import type { Message, MessageOf } from './messages.ts';
 import { planModelCall } from './model-call.ts';
 import { answerInvoke, applyToPipeline, inputOf, movePipeline } from './pipeline-session.ts';
 import { comparePositions, isEnded, recordSchemaVersion, type SessionRecord } from './record.ts';
-import { type Due, dueOf, isControl, refuses } from './refusals.ts';
+import { type Due, dueOf, isControl, type Seen, seen, whySeen } from './seen.ts';
 
 /**
  * Apply one message to a session.
@@ -36,13 +36,13 @@ export function step(
   live?: AnyMachineSnapshot,
 ): Step {
   const { message, at, position } = incoming;
-  if (record && comparePositions(position, record.position) <= 0) return { kind: 'seen', why: 'applied before' };
+  if (record && comparePositions(position, record.position) <= 0) return seen('applied-before', 'applied before');
   if (!record) {
     if (message.kind !== 'task') throw new Refused('NO_SESSION', `session ${address.session} does not exist, and a ${message.kind} cannot begin it`);
     return begin(message, incoming, definition, address);
   }
-  const refusal = refuses(record, message, at);
-  if (refusal) return { kind: 'seen', why: refusal };
+  const passed = whySeen(record, message, at);
+  if (passed) return passed;
 
   const draft: Draft = {
     record: { ...record, version: record.version + 1, position },
@@ -66,8 +66,8 @@ export function step(
  * @param isHeld  keep the message for after the resume, because it is not the message that is at fault
  */
 export function park(record: SessionRecord, { message, at, position }: Incoming, error: unknown, address: { tenant: TenantId; session: SessionId }, isHeld = false): Step {
-  if (comparePositions(position, record.position) <= 0) return { kind: 'seen', why: 'applied before' };
-  if (isEnded(record)) return { kind: 'seen', why: `the session has ${record.status}` };
+  if (comparePositions(position, record.position) <= 0) return seen('applied-before', 'applied before');
+  if (isEnded(record)) return seen('session-ended', `the session has ${record.status}`);
   const code = error instanceof Refused ? error.code : 'STEP_CRASHED';
   const deferred = isHeld && !isControl(message) && record.deferred.length < limits.deferredMax ? [...record.deferred, { message, at }] : record.deferred;
   const from = stateName(record);
@@ -188,7 +188,7 @@ function resume(draft: Draft, at: number): void {
     emit(draft, [planned.effect]);
   }
   for (const deferred of record.deferred) {
-    if (refusalOf(draft.record, deferred.message, at) !== undefined) continue;
+    if (whyNotHeard(draft.record, deferred.message, at)) continue;
     try {
       apply(draft, deferred.message, at);
     } catch (error) {
@@ -198,12 +198,12 @@ function resume(draft: Draft, at: number): void {
   }
 }
 
-/** What `refuses` says, with a refusal in words too: a kept message must not stop the others. */
-function refusalOf(record: SessionRecord, message: Message, at: number): string | undefined {
+/** As `whySeen`, with a refusal as a reason too: a kept message must not stop the others. */
+function whyNotHeard(record: SessionRecord, message: Message, at: number): Seen | undefined {
   try {
-    return refuses(record, message, at);
+    return whySeen(record, message, at);
   } catch (error) {
-    if (error instanceof Refused) return error.message;
+    if (error instanceof Refused) return seen('refused', error.message);
     throw error;
   }
 }

@@ -4,12 +4,27 @@ import type { AgentContext } from './agent-context.ts';
 import type { Message } from './messages.ts';
 import { isEnded, type PendingNote, type SessionRecord, tasksOf } from './record.ts';
 
-/** Why a message changes nothing, if it does not. */
-export function refuses(record: SessionRecord, message: Message, at: number): string | undefined {
+/** Why a message changed nothing, in a word that can be counted. */
+export type SeenCode = 'applied-before' | 'session-ended' | 'not-pending' | 'approval-not-open' | 'task-known' | 'nothing-due' | 'not-now' | 'refused' | 'no-session';
+
+export interface Seen {
+  readonly kind: 'seen';
+  readonly code: SeenCode;
+  readonly why: string;
+}
+
+export const seen = (code: SeenCode, why: string): Seen => ({ kind: 'seen', code, why });
+
+/**
+ * Why a message changes nothing, if it does not.
+ *
+ * @throws Refused for a task that nobody will ever answer: it must not go by in silence
+ */
+export function whySeen(record: SessionRecord, message: Message, at: number): Seen | undefined {
   if (isEnded(record)) {
     if (message.kind === 'task' && !tasksOf(record).includes(message.task))
       throw new Refused('SESSION_ENDED', `session ${record.session} has ${record.status}, and task ${message.task} came after that`);
-    return `the session has ${record.status}`;
+    return seen('session-ended', `the session has ${record.status}`);
   }
   switch (message.kind) {
     case 'modelReplied':
@@ -23,20 +38,20 @@ export function refuses(record: SessionRecord, message: Message, at: number): st
     case 'approve':
     case 'reject': {
       const note = record.pending[message.approval];
-      if (note?.kind !== 'askHuman') return `approval ${message.approval} is not open`;
-      if (record.status === 'active' && note.deadlineAt < at) return `approval ${message.approval} has expired`;
+      if (note?.kind !== 'askHuman') return seen('approval-not-open', `approval ${message.approval} is not open`);
+      if (record.status === 'active' && note.deadlineAt < at) return seen('approval-not-open', `approval ${message.approval} has expired`);
       const hash = approvalHashOf(record, message.approval);
-      if (hash !== undefined && hash !== message.hash) return `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`;
+      if (hash !== undefined && hash !== message.hash) return seen('approval-not-open', `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`);
       return undefined;
     }
     case 'pause':
-      return record.status === 'active' ? undefined : `the session is ${record.status}`;
+      return record.status === 'active' ? undefined : seen('not-now', `the session is ${record.status}`);
     case 'resume':
-      return record.status === 'paused' || record.status === 'parked' ? undefined : 'the session is not paused';
+      return record.status === 'paused' || record.status === 'parked' ? undefined : seen('not-now', 'the session is not paused');
     case 'wake':
-      return record.status === 'active' && dueOf(record, at).length > 0 ? undefined : 'nothing is due';
+      return record.status === 'active' && dueOf(record, at).length > 0 ? undefined : seen('nothing-due', 'nothing is due');
     case 'task':
-      return record.isKeyed && !tasksOf(record).includes(message.task) ? undefined : `task ${message.task} was taken in before`;
+      return record.isKeyed && !tasksOf(record).includes(message.task) ? undefined : seen('task-known', `task ${message.task} was taken in before`);
     case 'halt':
       return undefined;
     default:
@@ -45,8 +60,8 @@ export function refuses(record: SessionRecord, message: Message, at: number): st
 }
 
 /** A result settles only an effect of its own kind: a tool cannot answer for a model. */
-function answers(record: SessionRecord, effect: string, kind: PendingNote['kind']): string | undefined {
-  return record.pending[effect]?.kind === kind ? undefined : `effect ${effect} is not pending`;
+function answers(record: SessionRecord, effect: string, kind: PendingNote['kind']): Seen | undefined {
+  return record.pending[effect]?.kind === kind ? undefined : seen('not-pending', `effect ${effect} is not pending`);
 }
 
 /** The hash under which an open approval was asked for. */
