@@ -87,20 +87,31 @@ export class System {
 
   static async start({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false }: SystemOptions = {}): Promise<System> {
     const system = new System();
-    await system.world.start();
-    const specFolder = join(system.folder, 'specs');
+    // A test file that ends early must leave nothing behind.
+    process.once('exit', () => system.stack?.abandon());
+    try {
+      return await system.#open({ runtimes, gateways, executors, shards, stream });
+    } catch (error) {
+      await system.stop();
+      throw error;
+    }
+  }
+
+  async #open({ runtimes, gateways, executors, shards, stream }: Required<SystemOptions>): Promise<System> {
+    await this.world.start();
+    const specFolder = join(this.folder, 'specs');
     mkdirSync(specFolder);
     writeFileSync(join(specFolder, 'all.yaml'), specs(stream));
     // The machine of the example, with the package it needs by its full path: the folder has no node_modules.
     const machine = readFileSync(join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'), 'utf8');
     writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine.replace("'xstate'", `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`));
-    const environment = { WORLD_URL: system.world.url, OPENAI_BASE_URL: `${system.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
-    system.stack = new Stack({ folder: system.folder, specs: specFolder, shards, environment });
-    await system.stack.startServers();
-    for (let count = 0; count < runtimes; count += 1) await system.stack.start('runtime');
-    await Promise.all([...Array.from({ length: gateways }, () => system.stack.start('gateway')), ...Array.from({ length: executors }, () => system.stack.start('executor'))]);
-    await system.watch();
-    return system;
+    const environment = { WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
+    this.stack = new Stack({ folder: this.folder, specs: specFolder, shards, environment });
+    await this.stack.startServers();
+    for (let count = 0; count < runtimes; count += 1) await this.stack.start('runtime');
+    await Promise.all([...Array.from({ length: gateways }, () => this.stack.start('gateway')), ...Array.from({ length: executors }, () => this.stack.start('executor'))]);
+    await this.watch();
+    return this;
   }
 
   /** Connect and follow events from the beginning; again after the broker has been away. */
@@ -182,7 +193,7 @@ export class System {
     this.#isClosing = true;
     this.world.releaseStreams();
     await this.nats?.close();
-    this.stack.abandon();
+    this.stack?.abandon();
     await this.world.stop();
     if (!process.env.KEEP_LOGS) rmSync(this.folder, { recursive: true, force: true, maxRetries: 10 });
   }
