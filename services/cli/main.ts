@@ -78,6 +78,7 @@ async function ask<Value>(verb: string, body: object): Promise<Value | undefined
   });
 }
 
+const isOver = (status: string) => status === 'completed' || status === 'failed' || status === 'halted';
 const actor = () => process.env.UNDERSTUDY_ACTOR ?? userInfo().username;
 
 program
@@ -186,12 +187,19 @@ program
     }
     await withNats(async (nats) => {
       const isJson = program.opts<Global>().output === 'json';
-      await natsEvents(nats).follow({ tenant: options.tenant, agent: options.agent, session }, Boolean(options.fromStart), (event) =>
-        process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`),
-      );
-      await new Promise<void>((resolve) => {
+      // A name that nobody knows is said now: waiting for it would look like a quiet session.
+      const known = session === undefined ? undefined : await natsControl(nats).ask('inspect', { session }, program.opts<Global>().timeout);
+      if (known && !known.ok) throw new Refused(known.code, known.message);
+      await new Promise<void>((resolve, reject) => {
         process.once('SIGINT', () => resolve());
         process.once('SIGTERM', () => resolve());
+        natsEvents(nats)
+          .follow({ tenant: options.tenant, agent: options.agent, session }, Boolean(options.fromStart), (event) => {
+            process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`);
+            // A session that was named and has ended says nothing more.
+            if (session !== undefined && event.id.includes('-end') && isOver(event.data.status)) resolve();
+          })
+          .catch(reject);
       });
     });
   });

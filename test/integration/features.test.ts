@@ -259,10 +259,12 @@ describe('the command line', () => {
     expect((await understudy('ps', '--all', '-o', 'json').then(({ out }) => JSON.parse(out) as { session: string }[])).map((one) => one.session)).toContain(session);
     expect((await understudy('inspect', session)).out).toMatch(/state +completed, version 4/);
     expect((await understudy('inspect', session, '--conversation')).out).toContain('done 1');
+    expect((await understudy('tail', session, '--from-start')).out).toMatch(/task-received[\s\S]*completed/);
     expect(await understudy('verify', session)).toMatchObject({ code: 0, out: expect.stringContaining('equal: 4 messages') });
   });
 
   test('what is refused exits with 1 and says why; nobody there exits with 3; wrong usage with 2', async () => {
+    expect(await understudy('tail', 'desk-0000')).toMatchObject({ code: 1, err: expect.stringContaining('SESSION_UNKNOWN') });
     expect(await understudy('inspect', 'desk-0000')).toMatchObject({ code: 1, err: expect.stringContaining('SESSION_UNKNOWN') });
     for (const wrong of [['frobnicate'], ['approve'], ['ps', '-n', '0'], ['-o', 'yaml', 'ps'], ['ps', '--status', 'bogus']])
       expect(await understudy(...wrong)).toMatchObject({ code: 2 });

@@ -1,5 +1,5 @@
 /** Wait for a condition, never for a time. */
-export async function eventually<Value>(look: () => Value | Promise<Value>, what = 'the condition', withinMs = 20_000): Promise<NonNullable<Value>> {
+export async function eventually<Value>(look: () => Value | Promise<Value>, what = 'the condition', withinMs = 45_000): Promise<NonNullable<Value>> {
   const deadline = Date.now() + withinMs;
   let last: unknown;
   for (;;) {

@@ -157,7 +157,7 @@ export class System {
     return this.events.filter((event) => event.id.includes('-end') && event.data.agent === agent);
   }
   endOf(task: string): Promise<UnderstudyEvent> {
-    return eventually(() => this.events.find((event) => event.id.includes('-end') && event.data.task === task), `the end of task ${task}`, 40_000);
+    return eventually(() => this.events.find((event) => event.id.includes('-end') && event.data.task === task), `the end of task ${task}`, 60_000);
   }
   stepsOf(session: string): UnderstudyEvent[] {
     return this.events.filter((event) => event.data.session === session && !event.id.includes('-end'));
