@@ -293,7 +293,7 @@ program
     const found = await ask<Parameters<typeof doctorText>[0]>('doctor', {});
     if (!found) return;
     print(found, () => doctorText(found));
-    if (found.orphans.length > 0 || found.problems.length > 0) process.exitCode = 1;
+    if (found.orphans.length > 0 || found.problems.length > 0 || found.pools.some(({ asking, inHand }) => asking + inHand === 0)) process.exitCode = 1;
   });
 
 program

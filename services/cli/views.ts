@@ -142,6 +142,7 @@ interface Health {
   readonly mail: { readonly first: number; readonly last: number };
   readonly oldestMailNeeded: number;
   readonly deadLetters: number;
+  readonly pools: readonly { readonly pool: string; readonly asking: number; readonly queued: number; readonly inHand: number }[];
   readonly agents: readonly { readonly name: string; readonly revision: string; readonly tools: number }[];
   readonly problems: readonly { readonly file: string; readonly field: string; readonly message: string }[];
 }
@@ -152,6 +153,10 @@ export function doctorText(health: Health): string {
     `${mark(health.orphans.length === 0)}shards: ${health.owned} of ${health.shards} owned by ${health.hosts.join(', ') || 'nobody'}${health.orphans.length > 0 ? `; without owner: ${health.orphans.join(', ')} (is a runtime running?)` : ''}`,
     `ok  mail: ${health.mail.last < health.mail.first ? 'empty' : `sequences ${health.mail.first} to ${health.mail.last}, needed from ${health.oldestMailNeeded} on`}`,
     `${health.deadLetters === 0 ? 'ok  ' : 'see '}dead letters: ${health.deadLetters}${health.deadLetters > 0 ? ' (understudy dlq)' : ''}`,
+    ...health.pools.map(
+      ({ pool, asking, queued, inHand }) =>
+        `${mark(asking > 0 || inHand > 0)}${pool === 'models' ? 'gateways' : `executors of pool ${pool}`}: ${asking > 0 || inHand > 0 ? '' : 'nobody asks for work; '}${queued} waiting, ${inHand} in hand`,
+    ),
     `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} tools)`).join(', ') || 'none'}`,
     ...health.problems.map((problem) => `BAD ${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`),
   ].join('\n');

@@ -16,6 +16,15 @@ export interface Taking {
   stop(): Promise<void>;
 }
 
+/** A pool as the queue sees it. */
+export interface PoolState {
+  readonly pool: string;
+  /** Requests for work that are open now: 0 means that nobody asks. */
+  readonly asking: number;
+  readonly queued: number;
+  readonly inHand: number;
+}
+
 /**
  * What sessions want, on its way to those who do it.
  *
@@ -33,6 +42,8 @@ export interface Effects {
   take(pool: string, concurrency: number, perform: (taken: Taken) => Promise<boolean>, onRefused: (raw: string, problem: string) => void): Promise<Taking>;
   /** Nobody waits for these any more: best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;
+  /** Every pool that anybody ever took from. */
+  pools(): Promise<PoolState[]>;
   /** Names this life of the queue (epoch ms): another number means that what was in it is gone. */
   life(): Promise<number>;
   /** Tells when the queue was found empty-handed: what is pending must be offered again. */

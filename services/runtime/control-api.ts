@@ -13,6 +13,7 @@ import { validatorOf } from '../core/session/tool-calls.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
+import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Leases } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
@@ -26,6 +27,7 @@ export interface ControlPorts {
   readonly mailbox: Mailbox;
   readonly archive: Archive;
   readonly events: Events;
+  readonly effects: Pick<Effects, 'pools'>;
   readonly tasks: Tasks;
   readonly leases: Leases;
   readonly clock: Clock;
@@ -157,6 +159,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         mail: bounds,
         oldestMailNeeded: Math.min(...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER), bounds.last + 1),
         deadLetters: (await ports.events.deadLetters(10_000)).length,
+        pools: (await ports.effects.pools()).sort((left, right) => (left.pool < right.pool ? -1 : 1)),
         agents: ports.agents(),
         problems: ports.problems(),
       };

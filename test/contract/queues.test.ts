@@ -167,6 +167,21 @@ function describeQueues(name: string, open: () => Promise<World>) {
         await taking.stop();
       });
 
+      test('a pool says whether anybody asks for its work, and how much waits', async () => {
+        const pool = `p${++count}`;
+        const taking = await world.effects.take(
+          pool,
+          8,
+          async () => true,
+          () => undefined,
+        );
+        expect(await eventually(async () => (await world.effects.pools()).find((one) => one.pool === pool && one.asking > 0))).toMatchObject({ pool, queued: 0, inHand: 0 });
+        await taking.drain();
+        await taking.stop();
+        await world.effects.offer(effect(pool));
+        expect(await eventually(async () => (await world.effects.pools()).find((one) => one.pool === pool && one.asking === 0 && one.queued + one.inHand === 1))).toBeDefined();
+      });
+
       test('cancelled, its signal is aborted', async () => {
         const pool = `p${++count}`;
         const aborted: string[] = [];

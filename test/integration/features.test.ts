@@ -282,7 +282,7 @@ describe('the command line', () => {
       const { code, out } = await understudy('doctor', '-o', 'json');
       return code === 0 ? (JSON.parse(out) as { owned: number; shards: number }) : undefined;
     });
-    expect(health).toMatchObject({ owned: 4, shards: 4 });
+    expect(health).toMatchObject({ owned: 4, shards: 4, pools: [{ pool: 'models' }, { pool: 'tools' }] });
   });
 });
 

@@ -91,6 +91,13 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     cancel(pool, ids) {
       for (const taker of takers.get(pool) ?? []) for (const id of ids) taker.inHand.get(id)?.abort();
     },
+    pools: async () =>
+      [...takers].map(([pool, all]) => ({
+        pool,
+        asking: all.filter(({ isOpen }) => isOpen).length,
+        queued: queueOf(pool).length,
+        inHand: all.reduce((sum, { inHand }) => sum + inHand.size, 0),
+      })),
     life: async () => lives,
     onLost: (listener) => lost.push(listener),
     lose() {

@@ -148,6 +148,19 @@ export function natsEffects(nats: Nats): Effects {
       nats.connection.publish(subjects.cancel(pool), JSON.stringify(ids));
     },
 
+    async pools() {
+      const stream = nats.streams.effects;
+      const { consumers = [] } = await ask<{ consumers?: string[] }>(nats, `$JS.API.CONSUMER.NAMES.${stream}`, {});
+      return Promise.all(
+        consumers
+          .filter((name) => name.startsWith('pool-'))
+          .map(async (name) => {
+            const info = await ask<{ num_waiting: number; num_pending: number; num_ack_pending: number }>(nats, `$JS.API.CONSUMER.INFO.${stream}.${name}`, undefined);
+            return { pool: name.slice('pool-'.length), asking: info.num_waiting ?? 0, queued: info.num_pending ?? 0, inHand: info.num_ack_pending ?? 0 };
+          }),
+      );
+    },
+
     async life() {
       await declareStreams(nats, ['effects']);
       const info = await ask<{ created: string }>(nats, `$JS.API.STREAM.INFO.${nats.streams.effects}`, undefined);

@@ -5,7 +5,7 @@
  * C2  What is in hand is kept alive with in-progress acks until it is acked or handed back.
  * C3  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
  */
-import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy } from 'nats';
+import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, type Nats } from './connection.ts';
 import { declareStreams, type StreamName } from './streams.ts';
 
@@ -39,6 +39,7 @@ export class PullConsumer {
   readonly #options: PullOptions;
   readonly #inHand = new Set<{ readonly reply: string }>();
   #inbox = '';
+  #subscription: Subscription | undefined;
   #asked = 0;
   #askedAt = 0;
   #isStopped = false;
@@ -53,7 +54,7 @@ export class PullConsumer {
 
   async start(): Promise<void> {
     this.#inbox = createInbox();
-    this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
+    this.#subscription = this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
     await this.#ensure();
     this.#nats.onReconnect(() => {
       this.#asked = 0;
@@ -97,9 +98,11 @@ export class PullConsumer {
     return this.#inHand.size;
   }
 
-  /** Ask for nothing new; what is in hand goes on. */
+  /** Ask for nothing new, and take nothing of what was asked for; what is in hand goes on. */
   drain(): void {
     this.#isStopped = true;
+    // Without interest the server forgets our open requests: what comes now goes to others.
+    if (!this.#nats.connection.isClosed()) this.#subscription?.unsubscribe();
     clearInterval(this.#watch);
   }
 
