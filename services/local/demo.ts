@@ -65,7 +65,7 @@ const kills: Kill[] = [];
 let steps = 0;
 let tokens = 0;
 let costMicros = 0;
-let unknown = 0;
+const unknown = new Map<string, number>();
 let firstAt = 0;
 let lastAt = 0;
 const seenEvents = new Set<string>();
@@ -83,7 +83,7 @@ await natsEvents(nats).follow({}, true, (event) => {
   versions.set(data.session, data.version);
   tokens += Number(data.details.promptTokens ?? 0) + Number(data.details.completionTokens ?? 0);
   if (event.type.endsWith('model-replied')) costMicros += Number(data.details.costMicros ?? 0);
-  if (data.details.outcome === 'unknown') unknown += 1;
+  if (data.details.outcome === 'unknown') unknown.set(String(data.details.code), (unknown.get(String(data.details.code)) ?? 0) + 1);
   for (const kill of kills) if (kill.sessions.has(data.session) && !kill.resumedAt.has(data.session)) kill.resumedAt.set(data.session, Date.now());
 });
 
@@ -257,7 +257,10 @@ row('they agree', paid === decided ? 'to the cent' : `NO: ${euros(paid - decided
 say('Under fire');
 row('lost', String(lost));
 row('doubled', String(doubled));
-row('unknown outcomes', `${unknown}  (messages to customers that were cut off, most of them when the payments service died; not repeated, each session was told)`);
+row(
+  'unknown outcomes',
+  `${[...unknown.values()].reduce((sum, count) => sum + count, 0)}  (${[...unknown].map(([code, count]) => `${code} ${count}`).join(', ')}; opaque calls, not repeated, each session was told)`,
+);
 for (const kill of kills)
   row(
     `kill -9 ${kill.what.split(',')[0]}`,
