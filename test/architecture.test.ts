@@ -68,6 +68,7 @@ describe('imports', () => {
       hono: 'observability',
       '@hono/node-server': 'observability',
       yaml: 'files',
+      '@kubernetes/client-node': 'kubernetes',
       commander: 'cli',
     };
     const strays = outside.filter(({ from, to }) => {

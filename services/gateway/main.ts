@@ -1,6 +1,7 @@
 /** The gateway as a process: provider keys live here and nowhere else. */
+
 import { settingsFrom } from '../adapters/files/environment.ts';
-import { loadSpecs } from '../adapters/files/spec-files.ts';
+import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
@@ -14,6 +15,7 @@ import { openaiModel } from '../adapters/openai/model.ts';
 import { redisRateLimits } from '../adapters/redis/rate-limits.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisModelCalls } from '../adapters/redis/session-store.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
 import { startGateway } from './worker.ts';
 
 await runService(async (started) => {
@@ -23,8 +25,15 @@ await runService(async (started) => {
   let redis: Awaited<ReturnType<typeof connectedRedis>> | undefined;
   const probes = await serveProbes(settings.httpPort, registry, () => (!isReady ? 'starting' : redis?.status === 'ready' ? '' : 'the session store does not answer'));
   started({ name: 'probes', stop: () => probes.stop() });
-  const { catalog } = await loadSpecs(settings.specs);
-  const store = await connectedRedis(settings.redisUrl);
+  const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
+  if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
+  const specs = specsOf([folderTexts(settings.specs), ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : [])], settings.specs);
+  let { catalog } = await specs.load();
+  const following = specs.follow(async (loaded) => {
+    catalog = loaded.catalog;
+  });
+  started({ name: 'specs', stop: () => following.stop() });
+  const store = await connectedRedis(settings.redisUrl, { user: settings.redisUser, password: settings.redisPassword });
   redis = store;
   started({ name: 'redis', stop: () => store.disconnect() });
   const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
@@ -59,3 +68,9 @@ await runService(async (started) => {
   isReady = true;
   telemetry.log('info', 'serving', { port: probes.port });
 });
+
+/** Loaded only where it is needed: the Kubernetes client costs a second of every start. */
+async function watchedConfigMaps(namespace: string, instance: string, telemetry: Telemetry) {
+  const [{ inCluster }, { configMapTexts }] = await Promise.all([import('../adapters/kubernetes/cluster.ts'), import('../adapters/kubernetes/spec-maps.ts')]);
+  return configMapTexts(inCluster(namespace), instance, telemetry);
+}

@@ -11,12 +11,12 @@ import { countingTelemetry } from '../adapters/memory/telemetry.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { openaiModel } from '../adapters/openai/model.ts';
 import { processRunner } from '../adapters/process/tool.ts';
-import type { Catalog, SpecProblem } from '../core/session/specs.ts';
 import { builtinRunner, builtinTools } from '../executor/builtin.ts';
 import { startExecutor } from '../executor/worker.ts';
 import { startGateway } from '../gateway/worker.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Model, ToolRunner } from '../ports/performers.ts';
+import type { Specs } from '../ports/specs.ts';
 import { startRuntime } from '../runtime/service.ts';
 
 export interface InMemoryOptions {
@@ -27,7 +27,7 @@ export interface InMemoryOptions {
   readonly clock?: Clock;
   readonly model?: Model;
   readonly runners?: readonly ToolRunner[];
-  readonly load: () => Promise<{ catalog: Catalog; problems: readonly SpecProblem[] }>;
+  readonly documents: Specs;
 }
 
 export async function startInMemory(options: InMemoryOptions) {
@@ -41,10 +41,10 @@ export async function startInMemory(options: InMemoryOptions) {
   const tasks = memoryTasks();
   const control = memoryControl();
   const telemetry = countingTelemetry();
-  const { catalog } = await options.load();
+  const { catalog } = await options.documents.load();
   const runtimePorts = { mailbox, store, archive, effects, events, leases: store.leases, tasks, control, telemetry, clock };
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
-  const runtime = await startRuntime(settings, runtimePorts, options.load);
+  const runtime = await startRuntime(settings, runtimePorts, options.documents);
   const runners = options.runners ?? [builtinRunner(builtinTools(files)), httpRunner(environment), mcpRunner(environment), await processRunner()];
   const gateway = await startGateway('gateway', {
     effects,

@@ -1,6 +1,6 @@
 /** `make play`: the refund desk in one process and in memory. */
 import { join } from 'node:path';
-import { loadSpecs } from '../adapters/files/spec-files.ts';
+import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { startInMemory } from './in-memory.ts';
 import { freePort, type Running, startProcess } from './processes.ts';
@@ -39,7 +39,7 @@ const system = await startInMemory({
   specs,
   files: join(example, 'data'),
   environment: { PAYMENTS_URL: payments, OPENAI_BASE_URL: model, OPENAI_API_KEY: process.env.OPENAI_API_KEY ?? 'scripted' },
-  load: () => loadSpecs(specs),
+  documents: specsOf([folderTexts(specs)], specs),
 });
 let ended = 0;
 const cases = ['C-0001', 'C-0003', 'C-0007', 'C-0010'];

@@ -1,6 +1,7 @@
 /** The runtime as a process. */
+
 import { settingsFrom } from '../adapters/files/environment.ts';
-import { loadSpecs } from '../adapters/files/spec-files.ts';
+import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
@@ -16,6 +17,7 @@ import { observability } from '../adapters/observability/telemetry.ts';
 import { redisLeases } from '../adapters/redis/leases.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisSessionStore } from '../adapters/redis/session-store.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
 import { type Runtime, startRuntime } from './service.ts';
 
 await runService(async (started) => {
@@ -24,10 +26,12 @@ await runService(async (started) => {
   let runtime: Runtime | undefined;
   const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? 'starting');
   started({ name: 'probes', stop: () => probes.stop() });
-  const redis = await connectedRedis(settings.redisUrl);
+  const redis = await connectedRedis(settings.redisUrl, { user: settings.redisUser, password: settings.redisPassword });
   started({ name: 'redis', stop: () => redis.disconnect() });
   const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
   started({ name: 'nats', stop: () => nats.close() });
+  const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
+  if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   await declareStreams(nats, undefined, settings.replicas);
   runtime = await startRuntime(
     settings,
@@ -43,9 +47,15 @@ await runService(async (started) => {
       telemetry,
       clock: systemClock,
     },
-    () => loadSpecs(settings.specs),
+    specsOf([folderTexts(settings.specs), ...(configMaps ? [configMaps] : [])], settings.specs),
   );
   const { stop } = runtime;
   started({ name: 'runtime', stop });
   telemetry.log('info', 'serving', { port: probes.port });
 });
+
+/** Loaded only where it is needed: the Kubernetes client costs a second of every start. */
+async function watchedConfigMaps(namespace: string, instance: string, telemetry: Telemetry) {
+  const [{ inCluster }, { configMapTexts }] = await Promise.all([import('../adapters/kubernetes/cluster.ts'), import('../adapters/kubernetes/spec-maps.ts')]);
+  return configMapTexts(inCluster(namespace), instance, telemetry);
+}

@@ -1,7 +1,6 @@
 /** A runtime put together: host, intake and control over whichever ports it is given. */
 import { randomUUID } from 'node:crypto';
 import type { HostId } from '../core/ids.ts';
-import type { Catalog, SpecProblem } from '../core/session/specs.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Control } from '../ports/control.ts';
@@ -10,6 +9,7 @@ import type { Events } from '../ports/events.ts';
 import type { Leases } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
+import type { LoadedSpecs, Specs } from '../ports/specs.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { controlHandlers } from './control-api.ts';
@@ -47,16 +47,11 @@ export interface Runtime {
 const actorsMax = 50_000;
 const intakeMax = 256;
 
-export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, load: () => Promise<{ catalog: Catalog; problems: readonly SpecProblem[] }>): Promise<Runtime> {
-  const { telemetry, archive, tasks, control } = ports;
-  const { catalog, problems } = await load();
-  for (const problem of problems) telemetry.log('error', 'a spec is refused', { file: problem.file, field: problem.field, problem: problem.message });
-  for (const { bundle, revision } of catalog.agents.values()) {
-    await archive.putBundle(revision, bundle);
-    const tools = Object.keys(bundle.tools).length;
-    if (tools > 12) telemetry.log('warn', 'an agent with so many tools chooses badly', { agent: bundle.name, tools });
-  }
-  const definitions = new Definitions(archive, settings.specs);
+export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs): Promise<Runtime> {
+  const { telemetry, tasks, control } = ports;
+  let current = await specs.load();
+  await announce(current, ports);
+  const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
     { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
     { ...ports, definitions, shards: settings.shards },
@@ -69,22 +64,43 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
       ...ports,
       definitions,
       shards: settings.shards,
-      problems: () => problems,
-      agents: () => [...catalog.agents].map(([name, { bundle, revision }]) => ({ name, revision, tools: Object.keys(bundle.tools).length })),
+      problems: () => current.problems,
+      agents: () => [...current.catalog.agents].map(([name, { bundle, revision }]) => ({ name, revision, tools: Object.keys(bundle.tools).length })),
     }),
   );
   const intake = await tasks.take(
     () => (host.load.actors > actorsMax ? 0 : intakeMax),
-    (task) => takeIn(task, { ...ports, catalog: () => catalog, shards: settings.shards }),
+    (task) => takeIn(task, { ...ports, catalog: () => current.catalog, shards: settings.shards }),
   );
-  telemetry.log('info', 'runtime started', { instance: settings.instance, shards: settings.shards, agents: catalog.agents.size });
+  const following = specs.follow(async (loaded) => {
+    await announce(loaded, ports, current);
+    current = loaded;
+  });
+  telemetry.log('info', 'runtime started', { instance: settings.instance, shards: settings.shards, agents: current.catalog.agents.size });
   return {
     host,
     whyNotReady: () => host.whyNotReady,
     async stop() {
+      following.stop();
       await intake.drain();
       await serving.stop();
       await host.drain();
     },
   };
+}
+
+/** Store the bundle of every new revision before a task can be stamped with it, and say what changed. */
+async function announce({ catalog, problems }: LoadedSpecs, { archive, telemetry }: RuntimePorts, before?: LoadedSpecs): Promise<void> {
+  const known = new Set(before?.problems.map((problem) => JSON.stringify(problem)));
+  for (const problem of problems) {
+    if (!known.has(JSON.stringify(problem))) telemetry.log('error', 'a spec is refused', { file: problem.file, field: problem.field, problem: problem.message });
+  }
+  for (const [name, { bundle, revision }] of catalog.agents) {
+    if (before?.catalog.agents.get(name)?.revision === revision) continue;
+    await archive.putBundle(revision, bundle);
+    const tools = Object.keys(bundle.tools).length;
+    if (tools > 12) telemetry.log('warn', 'an agent with so many tools chooses badly', { agent: bundle.name, tools });
+    if (before) telemetry.log('info', 'agent live', { agent: name, revision, before: before.catalog.agents.get(name)?.revision });
+  }
+  for (const name of before?.catalog.agents.keys() ?? []) if (!catalog.agents.has(name)) telemetry.log('warn', 'agent gone: new tasks for it are refused', { agent: name });
 }

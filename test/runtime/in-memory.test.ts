@@ -59,7 +59,7 @@ afterEach(async () => {
 
 async function start(model: Model) {
   const built = catalogOf(parseSpecs(yaml, 'a.yaml').map(({ document }) => ({ document: document as SpecDocument, file: 'a.yaml' })));
-  running = await startInMemory({ specs: '.', model, clock: systemClock, load: async () => built });
+  running = await startInMemory({ specs: '.', model, clock: systemClock, documents: { load: async () => built, follow: () => ({ stop: () => undefined }) } });
   const events: UnderstudyEvent[] = [];
   await running.events.follow({}, true, (event) => events.push(event));
   const system = running;

@@ -10,6 +10,8 @@ const schema = z.object({
   UNDERSTUDY_NATS_USER: z.string().optional(),
   UNDERSTUDY_NATS_PASSWORD: z.string().optional(),
   UNDERSTUDY_REDIS_URL: z.string().default('redis://127.0.0.1:6379'),
+  UNDERSTUDY_REDIS_USER: z.string().optional(),
+  UNDERSTUDY_REDIS_PASSWORD: z.string().optional(),
   UNDERSTUDY_PREFIX: z
     .string()
     .regex(/^[a-z0-9-]+$/)
@@ -22,6 +24,7 @@ const schema = z.object({
     .optional()
     .describe('stable name of this process; default: host name and pid'),
   UNDERSTUDY_SPECS: z.string().default('agents').describe('folder of Agent, Tool, Model and Tenant documents'),
+  UNDERSTUDY_NAMESPACE: z.string().optional().describe('on Kubernetes: the namespace whose labelled ConfigMaps hold specs as well'),
   UNDERSTUDY_FILES: z.string().default('.').describe('folder that the built-in file tools may read'),
   UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),
   UNDERSTUDY_SCRATCH: z.string().optional(),
@@ -41,10 +44,13 @@ export interface Settings {
   readonly natsUser: string | undefined;
   readonly natsPassword: string | undefined;
   readonly redisUrl: string;
+  readonly redisUser: string | undefined;
+  readonly redisPassword: string | undefined;
   readonly prefix: string;
   readonly shards: number;
   readonly instance: string;
   readonly specs: string;
+  readonly namespace: string | undefined;
   readonly files: string;
   readonly pool: string;
   readonly scratch: string | undefined;
@@ -66,10 +72,13 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
     natsUser: value.UNDERSTUDY_NATS_USER,
     natsPassword: value.UNDERSTUDY_NATS_PASSWORD,
     redisUrl: value.UNDERSTUDY_REDIS_URL,
+    redisUser: value.UNDERSTUDY_REDIS_USER,
+    redisPassword: value.UNDERSTUDY_REDIS_PASSWORD,
     prefix: value.UNDERSTUDY_PREFIX,
     shards: value.UNDERSTUDY_SHARDS,
     instance: value.UNDERSTUDY_INSTANCE ?? `${hostname().replace(/[^A-Za-z0-9-]/g, '-')}-${process.pid}`,
     specs: resolve(value.UNDERSTUDY_SPECS),
+    namespace: value.UNDERSTUDY_NAMESPACE,
     files: resolve(value.UNDERSTUDY_FILES),
     pool: value.UNDERSTUDY_POOL,
     scratch: value.UNDERSTUDY_SCRATCH,

@@ -1,20 +1,120 @@
-/** Agents, tools, models and tenants from a directory of YAML files. What is wrong names file, line and field; the rest stands. */
+/** Agents, tools, models and tenants from YAML texts: a folder's, or any other source's. What is wrong names file, line and field; the rest stands. */
 import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
-import { type Catalog, catalogOf, documentSchema, type SpecDocument, type SpecProblem } from '../../core/session/specs.ts';
+import { catalogOf, documentSchema, type SpecDocument, type SpecProblem } from '../../core/session/specs.ts';
+import type { LoadedSpecs, Specs, SpecTexts } from '../../ports/specs.ts';
 
-export async function loadSpecs(directory: string): Promise<{ catalog: Catalog; problems: SpecProblem[] }> {
+/** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
+export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
+  const read = async (): Promise<ReadonlyMap<string, string>> => {
+    const texts = new Map<string, string>();
+    // `..data` and its like hold what a mounted ConfigMap was and is: the links beside them are the files.
+    const found = (await readdir(directory, { recursive: true, withFileTypes: true }))
+      .filter((entry) => !entry.isDirectory() && /\.ya?ml$/.test(entry.name) && !relative(directory, entry.parentPath).startsWith('..'))
+      .map((entry) => join(entry.parentPath, entry.name))
+      .sort();
+    for (const path of found) texts.set(relative(directory, path), await readFile(path, 'utf8'));
+    return texts;
+  };
+  return {
+    read,
+    follow(onChange) {
+      let before: string | undefined;
+      const look = async () => {
+        // A folder that cannot be read now, or a file that is being written, is looked at again the next time.
+        const now = await read().then(
+          (texts) => JSON.stringify([...texts]),
+          () => before,
+        );
+        if (before !== undefined && now !== before) onChange();
+        before = now;
+      };
+      void look();
+      const timer = setInterval(() => void look(), everyMs);
+      timer.unref();
+      return { stop: () => clearInterval(timer) };
+    },
+  };
+}
+
+/**
+ * Make a catalog of texts. A text that was good and is broken now stays what it was: the others go on with it.
+ *
+ * @param directory  where the modules of users' own machines lie
+ */
+export function specsOf(sources: readonly SpecTexts[], directory: string): Specs {
+  const good = new Map<string, string>();
+  const refused = new Map<string, string>();
+
+  const load = async (): Promise<LoadedSpecs> => {
+    const texts = new Map<string, { text: string; source: SpecTexts }>();
+    for (const source of sources) for (const [name, text] of await source.read()) texts.set(name, { text, source });
+    for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
+    for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
+    const current = new Map([...texts].map(([name, { text }]) => [name, text]));
+    let built = await build(current, directory);
+    const { problems } = built;
+    const broken = new Set(problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)));
+    if (broken.size > 0) {
+      for (const name of broken) current.set(name, good.get(name)!);
+      built = await build(current, directory);
+    }
+    const wrong = new Set(built.problems.map(fileOf));
+    for (const [name, text] of current) if (!wrong.has(name)) good.set(name, text);
+    for (const [name, { text, source }] of texts) {
+      const own = problems.filter((problem) => fileOf(problem) === name);
+      if (own.length === 0) refused.delete(name);
+      else if (refused.get(name) !== text) {
+        refused.set(name, text);
+        void source.refuse?.(name, own).catch(() => undefined); // telling is a courtesy: doctor says the same
+      }
+    }
+    return { catalog: built.catalog, problems };
+  };
+
+  return {
+    load,
+    follow(onChange) {
+      let isBusy = false;
+      let isAgain = false;
+      const changed = async () => {
+        isAgain = true;
+        if (isBusy) return;
+        isBusy = true;
+        while (isAgain) {
+          isAgain = false;
+          try {
+            await onChange(await load());
+          } catch {
+            // A source or the archive is away for now: what is known stays, and the change is taken up later.
+            isAgain = true;
+            await new Promise((resolve) => setTimeout(resolve, 500));
+          }
+        }
+        isBusy = false;
+      };
+      const following = sources.map((source) => source.follow(() => void changed()));
+      return {
+        stop() {
+          for (const each of following) each.stop();
+        },
+      };
+    },
+  };
+}
+
+/** The specs of one folder, once. */
+export const loadSpecs = (directory: string): Promise<LoadedSpecs> => specsOf([folderTexts(directory)], directory).load();
+
+const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
+
+async function build(texts: ReadonlyMap<string, string>, directory: string): Promise<LoadedSpecs> {
   const documents: { document: SpecDocument; file: string; machineHash?: string }[] = [];
   const problems: SpecProblem[] = [];
-  const found = (await readdir(directory, { recursive: true, withFileTypes: true }))
-    .filter((entry) => entry.isFile() && /\.ya?ml$/.test(entry.name))
-    .map((entry) => join(entry.parentPath, entry.name))
-    .sort();
-  for (const path of found) {
-    const file = relative(directory, path);
-    for (const { document, problems: wrong } of parseSpecs(await readFile(path, 'utf8'), file)) {
+  for (const [file, text] of texts) {
+    for (const { document, problems: wrong } of parseSpecs(text, file)) {
       problems.push(...wrong);
       if (!document) continue;
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {

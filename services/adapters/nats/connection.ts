@@ -1,5 +1,5 @@
 /** One NATS connection with what every part of this folder needs of it. */
-import { type ConnectionOptions, connect, type JetStreamManager, type NatsConnection } from 'nats';
+import { type ConnectionOptions, connect, createInbox, type JetStreamManager, type NatsConnection } from 'nats';
 import { Unavailable } from '../../core/errors.ts';
 import { type Streams, type Subjects, streamsOf, subjectsOf } from '../../core/wire/subjects.ts';
 import { LeanPublisher } from './publisher.ts';
@@ -10,6 +10,8 @@ export interface Nats {
   readonly publisher: LeanPublisher;
   readonly subjects: Subjects;
   readonly streams: Streams;
+  /** A subject of our own to hear answers on. Each user has a prefix of its own, so that none can listen to another's. */
+  inbox(): string;
   /** Called after every reconnect: what lived in the server's memory may be gone. */
   onReconnect(listener: () => void): void;
   close(): Promise<void>;
@@ -23,8 +25,12 @@ export interface NatsSettings {
   readonly password?: string | undefined;
 }
 
+/** Without a user the field's common prefix, else one that the user's permissions name. */
+export const inboxPrefixOf = (user: string | undefined): string => (user ? `_INBOX_${user}` : '_INBOX');
+
 /** @throws Unavailable when no server answers within 10 s */
 export async function connectNats({ url, name, prefix, user, password }: NatsSettings): Promise<Nats> {
+  const inboxPrefix = inboxPrefixOf(user);
   const options: ConnectionOptions = {
     servers: url.split(','),
     name,
@@ -34,7 +40,7 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
     waitOnFirstConnect: true,
     pingInterval: 5_000,
     maxPingOut: 2,
-    inboxPrefix: '_INBOX',
+    inboxPrefix,
     ...(user ? { user, pass: password ?? '' } : {}),
   };
   const deadline = Date.now() + 10_000;
@@ -55,7 +61,8 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
     }
   })();
   const manager = await open.jetstreamManager({ checkAPI: false, timeout: 5_000 });
-  const publisher = new LeanPublisher(open);
+  const inbox = () => createInbox(inboxPrefix);
+  const publisher = new LeanPublisher(open, inbox());
   listeners.push(() => publisher.resendAll());
   return {
     connection: open,
@@ -63,6 +70,7 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
     publisher,
     subjects: subjectsOf(prefix),
     streams: streamsOf(prefix),
+    inbox,
     onReconnect: (listener) => listeners.push(listener),
     async close() {
       publisher.close();

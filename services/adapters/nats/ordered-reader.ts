@@ -6,7 +6,7 @@
  * O2  A consumer that is silent for three heartbeats is taken for dead.
  * O3  A stream that went back, or was made anew, is never read on as if nothing had happened: `onReset` is told.
  */
-import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
+import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, lastMessage, type Nats } from './connection.ts';
 
 const heartbeatMs = 500;
@@ -116,7 +116,7 @@ export class OrderedReader {
         }
         this.#created = info.created;
       }
-      const inbox = createInbox();
+      const inbox = this.#nats.inbox();
       this.#expected = 1;
       const subscription = this.#nats.connection.subscribe(inbox, { callback: (error, message) => (error ? undefined : this.#heard(message, subscription)) });
       this.#subscription = subscription;

@@ -10,7 +10,7 @@
  *
  * The package's own `js.publish` costs three to four times the CPU of this (request bookkeeping and ack parsing).
  */
-import { createInbox, type Msg, type MsgHdrs, type NatsConnection, headers as natsHeaders } from 'nats';
+import { type Msg, type MsgHdrs, type NatsConnection, headers as natsHeaders } from 'nats';
 import { Refused, Unavailable } from '../../core/errors.ts';
 
 interface Waiting {
@@ -43,10 +43,11 @@ export class LeanPublisher {
   #isClosed = false;
   #turn: [number, Waiting][] = [];
 
-  constructor(connection: NatsConnection, window = 1_024) {
+  /** @param inbox  a subject of our own: acks come below it */
+  constructor(connection: NatsConnection, inbox: string, window = 1_024) {
     this.#connection = connection;
     this.#window = window;
-    this.#inbox = `${createInbox()}.`;
+    this.#inbox = `${inbox}.`;
     connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? undefined : this.#acknowledged(message)) });
     this.#sweep = setInterval(() => this.#resendOld(), 500);
     this.#sweep.unref();

@@ -5,7 +5,7 @@
  * C2  What is in hand is kept alive with in-progress acks until it is acked or handed back.
  * C3  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
  */
-import { AckPolicy, createInbox, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
+import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, type Nats } from './connection.ts';
 import { declareStreams, type StreamName } from './streams.ts';
 
@@ -53,7 +53,7 @@ export class PullConsumer {
   }
 
   async start(): Promise<void> {
-    this.#inbox = createInbox();
+    this.#inbox = this.#nats.inbox();
     this.#subscription = this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
     await this.#ensure();
     this.#nats.onReconnect(() => {

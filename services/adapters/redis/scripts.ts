@@ -113,10 +113,11 @@ export function connectRedis(url: string, options: RedisOptions = {}): ScriptedR
 }
 
 /** Connect and wait until Redis answers, for 15 s at the most. */
-export async function connectedRedis(url: string): Promise<ScriptedRedis> {
+export async function connectedRedis(url: string, { user, password }: { readonly user?: string | undefined; readonly password?: string | undefined } = {}): Promise<ScriptedRedis> {
+  const options = { ...(user ? { username: user } : {}), ...(password ? { password } : {}) };
   const deadline = Date.now() + 15_000;
   for (;;) {
-    const redis = connectRedis(url);
+    const redis = connectRedis(url, options);
     // ioredis reports every failed try here; callers learn of it by the command that fails.
     redis.on('error', () => undefined);
     try {

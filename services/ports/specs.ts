@@ -1,0 +1,23 @@
+/** Where agents, tools, models and tenants are written down, and what has been made of it. */
+import type { Catalog, SpecProblem } from '../core/session/specs.ts';
+
+/** Texts of specs by the name of what holds them: a folder, the labelled ConfigMaps of a namespace. */
+export interface SpecTexts {
+  /** All of them now. Waits until they are known; @throws Unavailable when they cannot be */
+  read(): Promise<ReadonlyMap<string, string>>;
+  /** Tells of every change from then on, and after its own gaps as well. */
+  follow(onChange: () => void): { stop(): void };
+  /** Tell whoever wrote a text what is wrong with it. */
+  refuse?(name: string, problems: readonly SpecProblem[]): Promise<void>;
+}
+
+export interface LoadedSpecs {
+  readonly catalog: Catalog;
+  readonly problems: readonly SpecProblem[];
+}
+
+export interface Specs {
+  load(): Promise<LoadedSpecs>;
+  /** @param onChange  is given the whole again; what was refused stays as it was before */
+  follow(onChange: (loaded: LoadedSpecs) => Promise<void>): { stop(): void };
+}
