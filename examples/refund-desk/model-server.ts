@@ -7,7 +7,7 @@
 import { createServer } from 'node:http';
 import { type ClerkMessage, clerkTurn, fraudTurn } from './clerk.ts';
 
-const { PORT = '0', LATENCY_MS = '150', CALM } = process.env;
+const { PORT = '0', HOST = '127.0.0.1', LATENCY_MS = '150', CALM } = process.env;
 let calls = 0;
 
 interface Request {
@@ -70,7 +70,7 @@ const server = createServer(async (request, response) => {
   response.end('data: [DONE]\n\n');
 });
 server.keepAliveTimeout = 30_000;
-server.listen(Number(PORT), '127.0.0.1', () => {
+server.listen(Number(PORT), HOST, () => {
   const address = server.address();
   process.stdout.write(`${JSON.stringify({ listening: typeof address === 'object' ? address?.port : PORT })}\n`);
 });

@@ -2,7 +2,7 @@
  * The outside world of the refund desk: a payments service that records every call, answers slowly, fails now
  * and then, and sometimes dies after it has paid. Its ledger is a file; it is the witness of "never twice".
  *
- * Environment: PORT, DATA (folder with orders.csv and payments.csv), LEDGER (file), CALM=1 to behave.
+ * Environment: PORT, HOST (127.0.0.1), DATA (folder with orders.csv and payments.csv), LEDGER (file), CALM=1 to behave.
  */
 import { createHash } from 'node:crypto';
 import { appendFileSync, existsSync, readFileSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { join } from 'node:path';
 import { z } from 'zod';
 
-const { PORT = '0', DATA = join(import.meta.dirname, 'data'), LEDGER = 'ledger.jsonl', CALM } = process.env;
+const { PORT = '0', HOST = '127.0.0.1', DATA = join(import.meta.dirname, 'data'), LEDGER = 'ledger.jsonl', CALM } = process.env;
 
 interface Line {
   readonly kind: 'paid' | 'message' | 'call';
@@ -72,6 +72,10 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
   const key = String(request.headers['idempotency-key'] ?? '');
   const session = String(request.headers['x-understudy-session'] ?? '');
   if (request.method === 'GET' && target.pathname === '/health') return answer(response, 200, { ok: true });
+  if (request.method === 'GET' && target.pathname === '/ledger') {
+    response.writeHead(200, { 'content-type': 'application/x-ndjson' }).end(existsSync(LEDGER) ? readFileSync(LEDGER) : '');
+    return;
+  }
   if (request.method === 'GET' && target.pathname.startsWith('/orders/')) {
     const order = orders.get(decodeURIComponent(target.pathname.slice('/orders/'.length)));
     if (!order) return answer(response, 404, { error: { code: 'ORDER_UNKNOWN' } });
@@ -112,7 +116,7 @@ const server = createServer((request, response) => {
     answer(response, error instanceof z.ZodError || error instanceof SyntaxError ? 400 : 500, { error: { code: 'BAD_REQUEST' } }),
   );
 });
-server.listen(Number(PORT), '127.0.0.1', () => {
+server.listen(Number(PORT), HOST, () => {
   const address = server.address();
   process.stdout.write(`${JSON.stringify({ listening: typeof address === 'object' ? address?.port : PORT })}\n`);
 });

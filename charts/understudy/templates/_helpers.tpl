@@ -1,0 +1,140 @@
+{{- define "understudy.name" -}}
+{{- default .Release.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Labels of everything. Argument: dict "root" . "part" "runtime" */}}
+{{- define "understudy.labels" -}}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{ include "understudy.selector" . }}
+{{- end -}}
+
+{{- define "understudy.selector" -}}
+app.kubernetes.io/name: understudy
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end -}}
+
+{{/* The same on one line. */}}
+{{- define "understudy.selectorFlow" -}}
+{{ include "understudy.selector" . | trim | replace "\n" ", " }}
+{{- end -}}
+
+{{/* Argument: dict "root" . "image" .Values.image */}}
+{{- define "understudy.image" -}}
+{{- $registry := .root.Values.global.imageRegistry -}}
+{{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end -}}
+{{ .image.repository }}:{{ default .root.Chart.AppVersion .image.tag }}
+{{- end -}}
+
+{{- define "understudy.pullSecrets" -}}
+{{- with .Values.global.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "understudy.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: { type: RuntimeDefault }
+{{- end -}}
+
+{{- define "understudy.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+{{- end -}}
+
+{{- define "understudy.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* No two of a kind on one node or in one zone, as far as there are others. */}}
+{{- define "understudy.spread" -}}
+topologySpreadConstraints:
+  {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels: {{- include "understudy.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "understudy.natsUrl" -}}
+{{- default (printf "nats://%s-nats.%s.svc:4222" (include "understudy.name" .) .Release.Namespace) .Values.nats.url -}}
+{{- end -}}
+{{- define "understudy.redisUrl" -}}
+{{- default (printf "redis://%s-redis.%s.svc:6379" (include "understudy.name" .) .Release.Namespace) .Values.redis.url -}}
+{{- end -}}
+{{- define "understudy.natsSecret" -}}
+{{- default (printf "%s-credentials" (include "understudy.name" .)) .Values.nats.existingSecret -}}
+{{- end -}}
+{{- define "understudy.redisSecret" -}}
+{{- default (printf "%s-credentials" (include "understudy.name" .)) .Values.redis.existingSecret -}}
+{{- end -}}
+
+{{/* Stream names, as services/core/wire/subjects.ts spells them. */}}
+{{- define "understudy.streamPrefix" -}}
+{{- if ne .Values.prefix "understudy" }}{{ upper .Values.prefix }}_{{ end -}}
+{{- end -}}
+
+{{- define "understudy.tenants" -}}
+{{- $names := keys .Values.tenants -}}
+{{- if .Values.example.enabled }}{{ $names = append $names "acme" }}{{ end -}}
+{{- $names | uniq | sortAlpha | join "," -}}
+{{- end -}}
+
+{{/* Environment that every service has. Argument: dict "root" . "user" "runtime" */}}
+{{- define "understudy.environment" -}}
+- name: UNDERSTUDY_INSTANCE
+  valueFrom: { fieldRef: { fieldPath: metadata.name } }
+- { name: UNDERSTUDY_HTTP_PORT, value: "8080" }
+- { name: UNDERSTUDY_LOG_LEVEL, value: {{ .root.Values.logLevel | quote }} }
+- { name: UNDERSTUDY_PREFIX, value: {{ .root.Values.prefix | quote }} }
+- { name: UNDERSTUDY_SHARDS, value: {{ .root.Values.shards | quote }} }
+- { name: UNDERSTUDY_REPLICAS, value: {{ .root.Values.nats.streamReplicas | quote }} }
+- { name: UNDERSTUDY_NATS_URL, value: {{ include "understudy.natsUrl" .root | quote }} }
+- { name: UNDERSTUDY_NATS_USER, value: {{ .user | quote }} }
+- name: UNDERSTUDY_NATS_PASSWORD
+  valueFrom: { secretKeyRef: { name: {{ include "understudy.natsSecret" .root }}, key: nats-{{ .user }} } }
+{{- end -}}
+{{- define "understudy.redisEnvironment" -}}
+- { name: UNDERSTUDY_REDIS_URL, value: {{ include "understudy.redisUrl" .root | quote }} }
+- { name: UNDERSTUDY_REDIS_USER, value: {{ .user | quote }} }
+- name: UNDERSTUDY_REDIS_PASSWORD
+  valueFrom: { secretKeyRef: { name: {{ include "understudy.redisSecret" .root }}, key: redis-{{ .user }} } }
+{{- end -}}
+{{- define "understudy.specsEnvironment" -}}
+- { name: UNDERSTUDY_SPECS, value: /etc/understudy/specs }
+- { name: UNDERSTUDY_NAMESPACE, value: {{ .Release.Namespace | quote }} }
+{{- end -}}
+
+{{/* livez says that the event loop turns; readyz that it may be given work. Starting may take two minutes, being stuck twenty seconds. */}}
+{{- define "understudy.probes" -}}
+startupProbe:
+  httpGet: { path: /livez, port: http }
+  periodSeconds: 1
+  failureThreshold: 120
+livenessProbe:
+  httpGet: { path: /livez, port: http }
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 4
+readinessProbe:
+  httpGet: { path: /readyz, port: http }
+  periodSeconds: 2
+  timeoutSeconds: 2
+{{- end -}}
