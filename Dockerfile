@@ -14,7 +14,8 @@ RUN npm ci --omit=dev --ignore-scripts --no-fund --no-audit --loglevel=error \
 FROM ${NODE_IMAGE} AS base
 RUN rm -rf /usr/local/lib/node_modules /usr/local/bin/npm /usr/local/bin/npx /usr/local/bin/corepack /usr/local/bin/yarn /usr/local/bin/yarnpkg /opt/yarn* \
       /usr/local/include /usr/bin/apt* /usr/bin/dpkg* /usr/lib/apt /var/lib/apt /var/cache/apt /var/cache/debconf /var/log/* /root/.npm \
- && find / -xdev -perm /6000 -type f -exec chmod a-s {} +
+ && find / -xdev -perm /6000 -type f -exec chmod a-s {} + \
+ && chmod 0111 /usr/local/bin/node # what cannot be read cannot be traced: a job cannot look into the runner beside it
 ENV NODE_ENV=production NODE_OPTIONS=--disable-warning=ExperimentalWarning
 
 FROM scratch AS node

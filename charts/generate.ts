@@ -20,7 +20,8 @@ const schema = z.toJSONSchema(valuesSchema, { io: 'input', unrepresentable: 'any
 const defaults = valuesSchema.parse({}) as Record<string, unknown>;
 
 const isBranch = (node: Node | undefined, value: unknown): boolean => Boolean(node?.properties) && typeof value === 'object' && value !== null && !Array.isArray(value);
-const inline = (value: unknown): string => (typeof value === 'string' && value !== '' && /^[A-Za-z][\w./-]*$/.test(value) && !/^(true|false|yes|no|null)$/i.test(value) ? value : JSON.stringify(value));
+const inline = (value: unknown): string =>
+  typeof value === 'string' && value !== '' && /^[A-Za-z][\w./-]*$/.test(value) && !/^(true|false|yes|no|null)$/i.test(value) ? value : JSON.stringify(value);
 
 /** What has a value, whether the schema names it or not (resource names are open). */
 const childrenOf = (node: Node, value: Record<string, unknown>): [string, Node][] =>
@@ -42,7 +43,10 @@ function* yamlOf(node: Node, value: Record<string, unknown>, depth: number): Gen
 const typeOf = (node: Node): string => {
   if (node.enum) return node.enum.map(String).join(' \\| ');
   if (node.anyOf) return node.anyOf.map(typeOf).join(' \\| ');
-  const range = [node.minimum !== undefined && node.minimum > Number.MIN_SAFE_INTEGER ? `≥ ${node.minimum}` : '', node.maximum !== undefined && node.maximum < Number.MAX_SAFE_INTEGER ? `≤ ${node.maximum}` : '']
+  const range = [
+    node.minimum !== undefined && node.minimum > Number.MIN_SAFE_INTEGER ? `≥ ${node.minimum}` : '',
+    node.maximum !== undefined && node.maximum < Number.MAX_SAFE_INTEGER ? `≤ ${node.maximum}` : '',
+  ]
     .filter(Boolean)
     .join(', ');
   return `${String(node.type ?? 'any')}${range ? ` (${range})` : ''}`;

@@ -21,7 +21,10 @@ const image = (repository: string, tag: string, what: string) =>
   z
     .object({
       repository: z.string().default(repository).describe('without the registry of global.imageRegistry'),
-      tag: z.string().default(tag).describe(tag === '' ? "default: the chart's appVersion" : 'what the chart was tried with'),
+      tag: z
+        .string()
+        .default(tag)
+        .describe(tag === '' ? "default: the chart's appVersion" : 'what the chart was tried with'),
       pullPolicy: z.enum(['Always', 'IfNotPresent', 'Never']).default('IfNotPresent'),
     })
     .strict()
@@ -41,7 +44,11 @@ const storage = (size: string) =>
     .strict()
     .prefault({});
 const peers = (what: string) => z.array(z.record(z.string(), z.unknown())).default([]).describe(what);
-const document = <Schema extends z.ZodType>(schema: Schema, what: string) => z.record(z.string().regex(/^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$/), schema).default({}).describe(what);
+const document = <Schema extends z.ZodType>(schema: Schema, what: string) =>
+  z
+    .record(z.string().regex(/^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$/), schema)
+    .default({})
+    .describe(what);
 
 export const valuesSchema = z
   .object({
@@ -77,7 +84,10 @@ export const valuesSchema = z
     nats: z
       .object({
         url: z.string().default('').describe('your own NATS, comma-separated for a cluster; empty installs a single one, for evaluation'),
-        existingSecret: z.string().default('').describe('with your own NATS: a Secret with the passwords nats-runtime, nats-gateway, nats-executor, nats-operator of users of these names'),
+        existingSecret: z
+          .string()
+          .default('')
+          .describe('with your own NATS: a Secret with the passwords nats-runtime, nats-gateway, nats-executor, nats-operator of users of these names'),
         streamReplicas: z.number().int().min(1).max(5).default(1).describe('copies of each stream: 3 on a cluster'),
         image: image('nats', '2.15', 'bundled NATS'),
         storage: storage('8Gi'),
@@ -153,10 +163,13 @@ export const valuesSchema = z
         warm: z.number().int().min(0).default(2).describe('sandboxes that stand ready'),
         max: z.number().int().min(1).default(8).describe('sandboxes in use at a time; beyond it calls wait'),
         waitMs: z.number().int().min(100).default(30_000).describe('how long a call waits for a free one before it fails as transient, ms'),
-        idleMs: z.number().int().min(500).default(10_000).describe("how long a session's sandbox is kept for its next call, ms"),
+        idleMs: z.number().int().min(500).default(5_000).describe("how long a session's sandbox is kept for its next call, ms"),
         runtimeClassName: z.string().default('').describe('gvisor, kata or whatever isolates better; empty is the default of the cluster'),
         userNamespace: z.boolean().default(false).describe('hostUsers: false, where nodes can do it'),
-        workspace: z.object({ size: z.string().default('256Mi').describe('of the workspace; a pod that writes more is evicted') }).strict().prefault({}),
+        workspace: z
+          .object({ size: z.string().default('256Mi').describe('of the workspace; a pod that writes more is evicted') })
+          .strict()
+          .prefault({}),
         resources: z
           .object({
             requests: z.object({ cpu: quantity, memory: quantity }).partial().loose().default({ cpu: '20m', memory: '64Mi' }),

@@ -29,4 +29,11 @@ export const limits = {
   recentSessions: 200, // ended sessions per shard that `ps --all` shows without reading the archive
   startsMaxAgeMs: 30 * 86_400_000, // how long "never twice" is remembered
   archiveMaxAgeMs: 30 * 86_400_000, // how long an ended session can be verified, and its task id is known
+
+  workspaceBytesMax: 32 * 1024 * 1024, // a workspace, compressed: it travels through the broker after each call that may have changed it
+  workspaceChunkBytes: 512 * 1024, // of it in one message, below the broker's max_payload
+  workspaceMaxAgeMs: 30 * 86_400_000, // a workspace that was not touched for so long is forgotten
+  sandboxWaitMs: 30_000, // how long a call waits for a free sandbox
+  sandboxIdleMs: 10_000, // how long a session's sandbox is kept for its next call
+  sandboxOrphanMs: 60_000, // a claimed sandbox that hears nothing for so long has lost its executor
 } as const;

@@ -1,17 +1,24 @@
 /** The executor as a process: NATS only, no Redis, no provider key. */
+
 import { settingsFrom } from '../adapters/files/environment.ts';
 import { httpRunner } from '../adapters/http/tool.ts';
+import type { PoolSettings } from '../adapters/kubernetes/sandboxes.ts';
 import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
+import { natsWorkspaces } from '../adapters/nats/workspaces.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { runService } from '../adapters/observability/lifecycle.ts';
 import { serveProbes } from '../adapters/observability/probes.ts';
 import { observability } from '../adapters/observability/telemetry.ts';
+import { processSandboxes } from '../adapters/process/sandboxes.ts';
 import { processRunner } from '../adapters/process/tool.ts';
+import { claimSandbox } from '../adapters/sandbox/client.ts';
+import { sandboxRunner } from '../adapters/sandbox/tool.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
 import { builtinRunner, builtinTools } from './builtin.ts';
 import { startExecutor } from './worker.ts';
 
@@ -23,7 +30,15 @@ await runService(async (started) => {
   started({ name: 'probes', stop: () => probes.stop() });
   const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
   started({ name: 'nats', stop: () => nats.close() });
-  const runners = [builtinRunner(builtinTools(settings.files)), httpRunner(process.env), mcpRunner(process.env), await processRunner({ scratch: settings.scratch })];
+  const { service, idleMs } = settings.sandboxes;
+  const sandboxes = service && settings.namespace ? await podPool(settings.namespace, { ...settings.sandboxes, service }, telemetry) : processSandboxes(claimSandbox);
+  const runners = [
+    builtinRunner(builtinTools(settings.files)),
+    httpRunner(process.env),
+    mcpRunner(process.env),
+    await processRunner({ scratch: settings.scratch }),
+    sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry }, idleMs),
+  ];
   started({ name: 'tools', stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))) });
   // A start record names its process, so a second life of the same name does not answer for the first.
   const performer = `${settings.instance}-${process.pid}-${Date.now().toString(36)}`;
@@ -55,3 +70,9 @@ await runService(async (started) => {
   isReady = true;
   telemetry.log('info', 'serving', { port: probes.port });
 });
+
+/** Loaded only where it is needed: the Kubernetes client costs a second of every start. */
+async function podPool(namespace: string, settings: PoolSettings, telemetry: Telemetry) {
+  const [{ inCluster }, { podSandboxes }] = await Promise.all([import('../adapters/kubernetes/cluster.ts'), import('../adapters/kubernetes/sandboxes.ts')]);
+  return podSandboxes(inCluster(namespace), settings, claimSandbox, telemetry);
+}

@@ -8,9 +8,13 @@ import { memoryControl, memoryEffects, memoryStarts, memoryTasks } from '../adap
 import { memoryRateLimits } from '../adapters/memory/rate-limits.ts';
 import { memoryStore } from '../adapters/memory/session-store.ts';
 import { countingTelemetry } from '../adapters/memory/telemetry.ts';
+import { memoryWorkspaces } from '../adapters/memory/workspaces.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { openaiModel } from '../adapters/openai/model.ts';
+import { processSandboxes } from '../adapters/process/sandboxes.ts';
 import { processRunner } from '../adapters/process/tool.ts';
+import { claimSandbox } from '../adapters/sandbox/client.ts';
+import { sandboxRunner } from '../adapters/sandbox/tool.ts';
 import { builtinRunner, builtinTools } from '../executor/builtin.ts';
 import { startExecutor } from '../executor/worker.ts';
 import { startGateway } from '../gateway/worker.ts';
@@ -45,7 +49,13 @@ export async function startInMemory(options: InMemoryOptions) {
   const runtimePorts = { mailbox, store, archive, effects, events, leases: store.leases, tasks, control, telemetry, clock };
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
   const runtime = await startRuntime(settings, runtimePorts, options.documents);
-  const runners = options.runners ?? [builtinRunner(builtinTools(files)), httpRunner(environment), mcpRunner(environment), await processRunner()];
+  const runners = options.runners ?? [
+    builtinRunner(builtinTools(files)),
+    httpRunner(environment),
+    mcpRunner(environment),
+    await processRunner(),
+    sandboxRunner({ sandboxes: processSandboxes(claimSandbox), workspaces: memoryWorkspaces(), telemetry }, 5_000),
+  ];
   const gateway = await startGateway('gateway', {
     effects,
     calls: store.calls,

@@ -20,6 +20,8 @@ export interface Telemetry {
   spent(model: string, promptTokens: number, completionTokens: number, costMicros: number): void;
   limited(limit: string): void;
   startRefused(toolClass: string): void;
-  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'inFlight', value: number): void;
+  /** A sandbox was claimed after so long. */
+  claimed(seconds: number): void;
+  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'inFlight' | 'sandboxesFree' | 'sandboxesClaimed', value: number): void;
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string, fields?: Fields): void;
 }

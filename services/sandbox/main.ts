@@ -1,50 +1,111 @@
 /**
- * The job runner: JavaScript in, JSON out. It knows nothing: no credential, no client library, no network name.
+ * Inside a sandbox pod: runs jobs for the one session that claimed it. It knows nothing: no credential, no client library, no
+ * name of any other service. Its executor comes to it.
  *
- * Reads one job from stdin, `{ arguments: { code, input } }`, runs the code as the body of a function of `input`
- * in a context without `require`, `process` or timers, and writes `{ result, log }`, or `{ error }` and exit code 1.
+ *   GET  /readyz      is it up?
+ *   GET  /state       { claimed, idleMs, jobs, running }
+ *   POST /claim       { tenant, session } → { token }, or 409 when it is somebody's
+ *   POST /jobs        a job → lines of JSON: { stream, text }... and at last { done }
+ *   GET  /workspace   all files of the workspace, compressed;  PUT replaces them
+ *
+ * Everything below /claim wants `authorization: Bearer <token>`. Environment: PORT (0 takes a free one), HOST, WORKSPACE.
  */
-import { createContext, Script } from 'node:vm';
+import { mkdirSync } from 'node:fs';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { Claims } from './claim.ts';
+import { type Job, runJob } from './job.ts';
+import { receiveWorkspace, sendWorkspace } from './workspace.ts';
 
-const chunks: Buffer[] = [];
-for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
+const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace' } = process.env;
+mkdirSync(WORKSPACE, { recursive: true });
+const claims = new Claims();
+let jobs = 0;
+let running = 0;
+let before: Promise<unknown> = Promise.resolve();
 
-interface Job {
-  arguments: { code?: unknown; input?: unknown };
-  timeoutMs?: number;
+const jobBytesMax = 8 * 1_048_576;
+
+async function bodyOf(request: IncomingMessage): Promise<Record<string, unknown>> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of request) {
+    bytes += (chunk as Buffer).length;
+    if (bytes > jobBytesMax) throw new RangeError('too large');
+    chunks.push(chunk as Buffer);
+  }
+  const value: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new TypeError('not an object');
+  return value as Record<string, unknown>;
 }
 
-function answer(value: unknown, code: number): void {
-  process.exitCode = code;
-  process.stdout.write(JSON.stringify(value));
+function answer(response: ServerResponse, status: number, value: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value));
 }
 
-try {
-  const job = JSON.parse(Buffer.concat(chunks).toString('utf8')) as Job;
-  const { code, input } = job.arguments;
-  if (typeof code !== 'string') throw new TypeError('run_code needs "code": the body of a function of "input"');
-  const log: string[] = [];
-  // What the code sees is made inside the context, from text: no object of ours leads out of it.
-  const context = createContext(Object.create(null), { codeGeneration: { strings: false, wasm: false } });
-  const write = new Script(
-    '(emit) => { globalThis.console = { log: (...words) => emit(words.map((word) => typeof word === "string" ? word : JSON.stringify(word)).join(" ")) }; }',
-  ).runInContext(context) as (emit: (line: string) => void) => void;
-  write((line) => {
-    if (log.length < 100) log.push(String(line).slice(0, 1_000));
+/** No schema library in here, so by hand. @throws TypeError naming the field */
+function jobOf(body: Record<string, unknown>): Job {
+  const number = (name: string, most: number): number => {
+    const value = body[name];
+    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0 || value > most) throw new TypeError(`${name} must be a number up to ${most}`);
+    return value;
+  };
+  const { language, code } = body;
+  if (language !== 'javascript' && language !== 'shell' && language !== 'python') throw new TypeError('language must be javascript, shell or python');
+  if (typeof code !== 'string') throw new TypeError('code must be text');
+  return {
+    language,
+    code,
+    input: body.input,
+    isWorkspace: body.isWorkspace === true,
+    timeoutMs: number('timeoutMs', 3_600_000),
+    outputBytesMax: number('outputBytesMax', 16 * 1_048_576),
+    memoryMiB: number('memoryMiB', 65_536),
+    diskMiB: number('diskMiB', 1_048_576),
+    processesMax: number('processesMax', 32_768),
+  };
+}
+
+async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  const what = `${request.method} ${request.url}`;
+  if (what === 'GET /readyz') return answer(response, 200, { ok: true });
+  if (what === 'GET /state') return answer(response, 200, { claimed: claims.isClaimed, idleMs: claims.idleMs, jobs, running });
+  if (what === 'POST /claim') {
+    const { tenant, session } = await bodyOf(request);
+    const token = claims.take(String(tenant), String(session));
+    return token === undefined ? answer(response, 409, { error: 'claimed' }) : answer(response, 200, { token });
+  }
+  if (!claims.isHolder(request.headers.authorization)) return answer(response, 401, { error: 'not yours' });
+  claims.heard();
+  if (what === 'GET /workspace') return sendWorkspace(WORKSPACE, response);
+  if (what === 'PUT /workspace') return (await receiveWorkspace(WORKSPACE, request)) ? answer(response, 200, { ok: true }) : answer(response, 422, { error: 'not an archive' });
+  if (what !== 'POST /jobs') return answer(response, 404, { error: 'not found' });
+
+  const job = jobOf(await bodyOf(request));
+  const gone = new AbortController();
+  response.on('close', () => gone.abort());
+  response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+  const line = (value: unknown) => void response.write(`${JSON.stringify(value)}\n`);
+  jobs += 1;
+  // One after the other: they share a workspace, and what is left of one is killed before the next.
+  const mine = before.then(() => runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text })));
+  before = mine.catch(() => undefined);
+  running += 1;
+  const done = await mine.finally(() => {
+    running -= 1;
   });
-  const script = new Script(`JSON.stringify((function (input) { "use strict";\n${code}\n})(JSON.parse(${JSON.stringify(JSON.stringify(input ?? null))})))`, {
-    filename: 'code.js',
-  });
-  const text = script.runInContext(context, { timeout: Math.min(job.timeoutMs ?? 10_000, 30_000) }) as string | undefined;
-  answer({ result: text === undefined ? null : (JSON.parse(text) as unknown), log }, 0);
-} catch (error) {
-  answer(
-    {
-      error:
-        error instanceof Error || (typeof error === 'object' && error !== null && 'message' in error)
-          ? String((error as Error).message).slice(0, 500)
-          : String(error).slice(0, 500),
-    },
-    1,
-  );
+  claims.heard();
+  line({ done });
+  response.end();
 }
+
+const server = createServer((request, response) => {
+  handle(request, response).catch((error: unknown) => {
+    if (response.headersSent) response.destroy();
+    else answer(response, 400, { error: error instanceof Error ? error.message.slice(0, 200) : 'bad request' });
+  });
+});
+server.keepAliveTimeout = 60_000;
+server.listen(Number(PORT), HOST, () => {
+  const address = server.address();
+  process.stdout.write(`${JSON.stringify({ listening: typeof address === 'object' ? address?.port : PORT })}\n`);
+});

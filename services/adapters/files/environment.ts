@@ -25,6 +25,11 @@ const schema = z.object({
     .describe('stable name of this process; default: host name and pid'),
   UNDERSTUDY_SPECS: z.string().default('agents').describe('folder of Agent, Tool, Model and Tenant documents'),
   UNDERSTUDY_NAMESPACE: z.string().optional().describe('on Kubernetes: the namespace whose labelled ConfigMaps hold specs as well'),
+  UNDERSTUDY_SANDBOXES: z.string().optional().describe('on Kubernetes: Service and Deployment of the sandbox pool; else sandboxes are processes'),
+  UNDERSTUDY_SANDBOXES_WARM: z.coerce.number().int().min(0).default(2),
+  UNDERSTUDY_SANDBOXES_MAX: z.coerce.number().int().positive().default(8),
+  UNDERSTUDY_SANDBOX_WAIT_MS: z.coerce.number().int().positive().default(limits.sandboxWaitMs),
+  UNDERSTUDY_SANDBOX_IDLE_MS: z.coerce.number().int().positive().default(limits.sandboxIdleMs),
   UNDERSTUDY_FILES: z.string().default('.').describe('folder that the built-in file tools may read'),
   UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),
   UNDERSTUDY_SCRATCH: z.string().optional(),
@@ -51,6 +56,7 @@ export interface Settings {
   readonly instance: string;
   readonly specs: string;
   readonly namespace: string | undefined;
+  readonly sandboxes: { readonly service: string | undefined; readonly warm: number; readonly max: number; readonly waitMs: number; readonly idleMs: number };
   readonly files: string;
   readonly pool: string;
   readonly scratch: string | undefined;
@@ -79,6 +85,13 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
     instance: value.UNDERSTUDY_INSTANCE ?? `${hostname().replace(/[^A-Za-z0-9-]/g, '-')}-${process.pid}`,
     specs: resolve(value.UNDERSTUDY_SPECS),
     namespace: value.UNDERSTUDY_NAMESPACE,
+    sandboxes: {
+      service: value.UNDERSTUDY_SANDBOXES,
+      warm: value.UNDERSTUDY_SANDBOXES_WARM,
+      max: value.UNDERSTUDY_SANDBOXES_MAX,
+      waitMs: value.UNDERSTUDY_SANDBOX_WAIT_MS,
+      idleMs: value.UNDERSTUDY_SANDBOX_IDLE_MS,
+    },
     files: resolve(value.UNDERSTUDY_FILES),
     pool: value.UNDERSTUDY_POOL,
     scratch: value.UNDERSTUDY_SCRATCH,

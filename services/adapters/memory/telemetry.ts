@@ -37,6 +37,7 @@ export function countingTelemetry(linesKept = 1_000): Counted {
     },
     limited: (limit) => add(`limited.${limit}`),
     startRefused: (toolClass) => add(`startRefused.${toolClass}`),
+    claimed: () => add('claimed'),
     gauge: (name, value) => {
       counts[`gauge.${name}`] = value;
     },

@@ -53,12 +53,22 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects'>, name: StreamName, re
       return { ...common, name: streams.dead, subjects: [subjects.all('dead')], duplicate_window: nanos(120_000) };
     case 'archive':
       return { ...common, name: streams.archive, subjects: [subjects.all('archive')], max_age: nanos(limits.archiveMaxAgeMs), duplicate_window: nanos(1_000) };
+    case 'workspaces':
+      return {
+        ...common,
+        name: streams.workspaces,
+        subjects: [subjects.all('workspace')],
+        max_msgs_per_subject: 1,
+        max_age: nanos(limits.workspaceMaxAgeMs),
+        max_bytes: 8 * 1024 ** 3,
+        duplicate_window: nanos(1_000),
+      };
     case 'bundles':
       return { ...common, name: streams.bundles, subjects: [subjects.all('bundle')], max_msgs_per_subject: 1, duplicate_window: nanos(1_000) };
   }
 }
 
-export const allStreams: readonly StreamName[] = ['tasks', 'mail', 'effects', 'starts', 'events', 'dead', 'archive', 'bundles'];
+export const allStreams: readonly StreamName[] = ['tasks', 'mail', 'effects', 'starts', 'events', 'dead', 'archive', 'bundles', 'workspaces'];
 
 /**
  * Make the streams that are missing. An existing stream is left as it is: its limits belong to the operator.

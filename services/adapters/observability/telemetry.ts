@@ -43,11 +43,14 @@ export function observability(service: string, instance: string, level = 'info')
   const cost = counter('understudy_cost_micros_total', 'Cost of model calls, micro-dollars', ['model']);
   const limited = counter('understudy_limits_total', 'Sessions stopped by a limit', ['limit']);
   const starts = counter('understudy_starts_refused_total', 'Second starts refused by the start record', ['class']);
+  const claimSeconds = histogram('understudy_sandbox_claim_seconds', 'Time from wanting a sandbox to having one', [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10, 30]);
   const gauges = {
     actors: new Gauge({ name: 'understudy_actors', help: 'Sessions in memory', registers }),
     shards: new Gauge({ name: 'understudy_shards_owned', help: 'Shards held', registers }),
     outbox: new Gauge({ name: 'understudy_outbox_entries', help: 'Commits whose effects are not settled', registers }),
     backlog: new Gauge({ name: 'understudy_backlog_messages', help: 'Messages read and not committed', registers }),
+    sandboxesFree: new Gauge({ name: 'understudy_sandboxes_free', help: 'Sandboxes that stand ready, as this executor sees them', registers }),
+    sandboxesClaimed: new Gauge({ name: 'understudy_sandboxes_claimed', help: 'Sandboxes in use, by whomever', registers }),
     inFlight: new Gauge({ name: 'understudy_effects_in_flight', help: 'Effects being performed', registers }),
   };
   const stepTimers = new Map<string, { observe(value: number): void }>();
@@ -97,6 +100,7 @@ export function observability(service: string, instance: string, level = 'info')
     },
     limited: (limit) => limited.inc({ limit }),
     startRefused: (toolClass) => starts.inc({ class: toolClass }),
+    claimed: (seconds) => claimSeconds.observe(seconds),
     gauge: (name, value) => gauges[name].set(value),
     log(severity, message, fields) {
       if (log.isLevelEnabled(severity)) log[severity](fields ?? {}, message);

@@ -15,7 +15,7 @@ import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 
 type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
 
-const sandboxMain = fileURLToPath(new URL('../../sandbox/main.ts', import.meta.url));
+const pureJavascriptMain = fileURLToPath(new URL('../../sandbox/pure-javascript.ts', import.meta.url));
 
 export interface ProcessSettings {
   /** Scratch folders are made below it. */
@@ -44,12 +44,12 @@ function commandOf(run: ProcessRun, scratch: string): string[] {
       ? [
           process.execPath,
           '--permission',
-          `--allow-fs-read=${sandboxMain}`,
+          `--allow-fs-read=${pureJavascriptMain}`,
           `--allow-fs-read=${scratch}`,
           `--allow-fs-write=${scratch}`,
           `--max-old-space-size=${Math.min(run.memoryMiB, 256)}`,
           '--disable-warning=SecurityWarning',
-          sandboxMain,
+          pureJavascriptMain,
         ]
       : [word],
   );

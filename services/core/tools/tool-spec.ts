@@ -48,6 +48,17 @@ const processKind = z
   })
   .strict();
 
+const sandbox = z
+  .object({
+    kind: z.literal('sandbox'),
+    language: z.enum(['javascript', 'shell', 'python']).default('javascript').describe('of the code; python where the sandbox image has it'),
+    code: z.string().optional().describe('fixed code, which gets the arguments as input; else the argument "code" is run, with the argument "input"'),
+    memoryMiB: z.number().int().min(16).default(128).describe('of all its processes together, MiB'),
+    diskMiB: z.number().int().positive().default(64).describe('what it may write, MiB'),
+    processesMax: z.number().int().positive().default(64),
+  })
+  .strict();
+
 export const toolSpecSchema = z
   .object({
     description: z.string().min(1).describe('what the model reads'),
@@ -69,7 +80,7 @@ export const toolSpecSchema = z
       .strict()
       .prefault({}),
     outputBytesMax: z.number().int().positive().max(limits.toolOutputBytesMax).default(32_000).describe('bytes kept of the result'),
-    run: z.discriminatedUnion('kind', [builtin, http, mcp, processKind]),
+    run: z.discriminatedUnion('kind', [builtin, http, mcp, processKind, sandbox]),
   })
   .strict();
 export type ToolSpec = z.infer<typeof toolSpecSchema>;

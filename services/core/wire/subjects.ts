@@ -17,6 +17,7 @@ export function subjectsOf(prefix = 'understudy') {
     stream: (tenant: TenantId, session: SessionId) => `${prefix}.stream.${tenant}.${session}`,
     archive: (shard: ShardId | number, session: SessionId | '*') => `${prefix}.archive.${shard}.${session}`,
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
+    workspace: (tenant: string, session: string, part: string) => `${prefix}.workspace.${tenant}.${session}.${part}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
     released: `${prefix}.cluster.released`,
     all: (family: string) => `${prefix}.${family}.>`,
@@ -35,6 +36,7 @@ export function streamsOf(prefix = 'understudy') {
     dead: `${base}DEAD`,
     archive: `${base}ARCHIVE`,
     bundles: `${base}BUNDLES`,
+    workspaces: `${base}WORKSPACES`,
   } as const;
 }
 export type Streams = ReturnType<typeof streamsOf>;

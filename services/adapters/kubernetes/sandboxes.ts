@@ -1,0 +1,200 @@
+/**
+ * Sandboxes as pods of a warm pool.
+ *
+ * Free ones are the endpoints of a Service. Claiming asks the sandbox itself, over HTTP: no write to the API server stands between a
+ * tool call and its sandbox. Afterwards, off that path, the claimed pod loses its label `pool: free`, so its ReplicaSet lets go of it and
+ * makes another; when its session is done with it, it is deleted.
+ *
+ * Owns     nothing that must survive: every executor sees the same pods, and any of them cleans up after one that died.
+ */
+import { AppsV1Api, PatchStrategy, setHeaderOptions, type V1EndpointSlice, type V1Pod } from '@kubernetes/client-node';
+import { Unavailable } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
+import type { Sandbox, Sandboxes } from '../../ports/sandboxes.ts';
+import type { Telemetry } from '../../ports/telemetry.ts';
+import { type Cluster, hold } from './cluster.ts';
+
+export interface PoolSettings {
+  /** Of the Service and of the Deployment. */
+  readonly service: string;
+  readonly warm: number;
+  readonly max: number;
+  readonly waitMs: number;
+}
+
+type Claim = (name: string, url: string, holder: { readonly tenant: string; readonly session: string }) => Promise<string | undefined>;
+
+const poolLabel = 'understudy.dev/pool';
+const serviceLabel = 'understudy.dev/sandbox-of';
+const port = 8080;
+const sweepMs = 5_000;
+const strikesMax = 3;
+
+export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: PoolSettings, claim: Claim, telemetry: Telemetry): Sandboxes {
+  const { namespace, core, discovery, config } = cluster;
+  const apps = config.makeApiClient(AppsV1Api);
+  let free = new Map<string, string>(); // pod → address
+  let claimed: ReadonlyMap<string, V1Pod> = new Map();
+  /** Claimed by us or found claimed, while the API server still calls them free. */
+  const spent = new Set<string>();
+  const mine = new Set<string>();
+  const strikes = new Map<string, number>();
+  const waiting: (() => void)[] = [];
+  const wakeOne = () => waiting.shift()?.();
+  const inUse = () => claimed.size + [...mine].filter((name) => !claimed.has(name)).length;
+  const measure = () => {
+    telemetry.gauge('sandboxesFree', [...free.keys()].filter((name) => !spent.has(name)).length);
+    telemetry.gauge('sandboxesClaimed', inUse());
+  };
+  const trouble = (what: string) => (cause: string) => telemetry.log('warn', 'sandboxes cannot be watched now', { what, cause });
+
+  const sliceSelector = `kubernetes.io/service-name=${service}`;
+  const slices = hold<V1EndpointSlice>(cluster, {
+    path: `/apis/discovery.k8s.io/v1/namespaces/${namespace}/endpointslices`,
+    labelSelector: sliceSelector,
+    list: async () => {
+      const list = await discovery.listNamespacedEndpointSlice({ namespace, labelSelector: sliceSelector });
+      return { items: list.items, resourceVersion: list.metadata?.resourceVersion ?? '' };
+    },
+    keyOf: (slice) => slice.metadata?.name ?? '',
+    onState(state) {
+      const now = new Map<string, string>();
+      for (const slice of state.values()) {
+        for (const { addresses, conditions, targetRef } of slice.endpoints ?? []) if (conditions?.ready && targetRef?.name && addresses[0]) now.set(targetRef.name, addresses[0]);
+      }
+      free = now;
+      for (const name of spent) if (!now.has(name) && !mine.has(name)) spent.delete(name);
+      measure();
+      for (let count = 0; count < now.size; count += 1) wakeOne();
+    },
+    onTrouble: trouble('endpoints'),
+  });
+  const podSelector = `${poolLabel}=claimed,${serviceLabel}=${service}`;
+  const pods = hold<V1Pod>(cluster, {
+    path: `/api/v1/namespaces/${namespace}/pods`,
+    labelSelector: podSelector,
+    list: async () => {
+      const list = await core.listNamespacedPod({ namespace, labelSelector: podSelector });
+      return { items: list.items, resourceVersion: list.metadata?.resourceVersion ?? '' };
+    },
+    keyOf: (pod) => pod.metadata?.name ?? '',
+    onState(state) {
+      claimed = new Map(state);
+      measure();
+      wakeOne();
+    },
+    onTrouble: trouble('pods'),
+  });
+
+  /** Take it out of the pool: its ReplicaSet makes another. */
+  const detach = async (name: string): Promise<void> => {
+    const body = { metadata: { labels: { [poolLabel]: 'claimed', [serviceLabel]: service } } };
+    await core.patchNamespacedPod({ namespace, name, body }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
+  };
+  const remove = async (name: string): Promise<void> => {
+    try {
+      await core.deleteNamespacedPod({ namespace, name, gracePeriodSeconds: 0 });
+    } catch (error) {
+      if ((error as { code?: number }).code !== 404) throw error;
+    }
+  };
+  const later = (what: string, name: string, work: () => Promise<void>) =>
+    void work().catch((error: unknown) => {
+      // The next sweep does it, here or at another executor.
+      telemetry.log('warn', 'the API server did not do what was asked; the next sweep tries again', {
+        what,
+        pod: name,
+        cause: error instanceof Error ? error.message.slice(0, 200) : '',
+      });
+    });
+
+  let sized = -1;
+  const sweep = async () => {
+    measure();
+    const wanted = Math.max(0, Math.min(warm, max - inUse()));
+    if (wanted !== sized) {
+      later('scale', service, async () => {
+        await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas: wanted } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
+        sized = wanted;
+      });
+    }
+    for (const [name, address] of free) {
+      if (spent.has(name)) continue;
+      const state = await stateOf(address);
+      if (state?.claimed) {
+        spent.add(name);
+        later('detach', name, () => detach(name));
+      }
+    }
+    for (const name of spent) if (free.has(name)) later('detach', name, () => detach(name));
+    for (const [name, pod] of claimed) {
+      if (mine.has(name) && pod.status?.phase === 'Running') continue;
+      const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
+      const state = isOver || !pod.status?.podIP ? undefined : await stateOf(pod.status.podIP);
+      // A container that was started again is nobody's: what it had is gone.
+      const isOrphan = state && (!state.claimed || (state.running === 0 && state.idleMs > limits.sandboxOrphanMs));
+      const strike = state && !isOrphan ? 0 : (strikes.get(name) ?? 0) + (isOver || isOrphan ? strikesMax : 1);
+      strikes.set(name, strike);
+      if (strike < strikesMax) continue;
+      telemetry.log('info', 'orphaned sandbox removed', { pod: name, phase: pod.status?.phase });
+      strikes.delete(name);
+      later('delete', name, () => remove(name));
+    }
+    for (const name of strikes.keys()) if (!claimed.has(name)) strikes.delete(name);
+  };
+  const janitor = setInterval(() => void sweep(), sweepMs);
+  void sweep();
+
+  return {
+    async claim(holder, signal) {
+      const deadline = Date.now() + waitMs;
+      for (;;) {
+        if (signal.aborted) throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
+        const open = [...free].filter(([name]) => !spent.has(name));
+        if (open.length > 0 && inUse() < max) {
+          const [name, address] = open[Math.floor(Math.random() * open.length)]!;
+          spent.add(name);
+          const url = `http://${address}:${port}`;
+          const token = await claim(name, url, holder).catch(() => {
+            free.delete(name); // it does not answer: the endpoints will tell when it is back
+            spent.delete(name);
+            return undefined;
+          });
+          if (token === undefined) continue;
+          mine.add(name);
+          measure();
+          later('detach', name, () => detach(name));
+          return { name, url, token } satisfies Sandbox;
+        }
+        const leftMs = deadline - Date.now();
+        if (leftMs <= 0) throw new Unavailable('SANDBOX_NONE_FREE', `no sandbox came free within ${waitMs} ms: ${inUse()} of at most ${max} are in use, ${open.length} are ready`);
+        await new Promise<void>((resolve) => {
+          const timer = setTimeout(resolve, Math.min(leftMs, 250));
+          waiting.push(() => {
+            clearTimeout(timer);
+            resolve();
+          });
+        });
+      }
+    },
+    discard({ name }) {
+      mine.delete(name);
+      later('delete', name, () => remove(name));
+    },
+    async stop() {
+      clearInterval(janitor);
+      slices.stop();
+      pods.stop();
+    },
+  };
+
+  async function stateOf(address: string): Promise<{ claimed: boolean; idleMs: number; running: number } | undefined> {
+    try {
+      const answer = await fetch(`http://${address}:${port}/state`, { signal: AbortSignal.timeout(1_000) });
+      const { claimed: isClaimed, idleMs, running } = (await answer.json()) as Record<string, unknown>;
+      return { claimed: isClaimed === true, idleMs: Number(idleMs), running: Number(running) };
+    } catch {
+      return undefined;
+    }
+  }
+}

@@ -1,0 +1,52 @@
+/** Sandboxes as processes of this machine: the same job runner, one process for each session. Good for a desk; what must not be trusted needs pods. */
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import { Unavailable } from '../../core/errors.ts';
+import type { Sandbox, Sandboxes } from '../../ports/sandboxes.ts';
+
+const main = fileURLToPath(new URL('../../sandbox/main.ts', import.meta.url));
+
+/** @param claim  how to claim the one that was started */
+export function processSandboxes(claim: (name: string, url: string, holder: { tenant: string; session: string }) => Promise<string | undefined>): Sandboxes {
+  const running = new Map<string, { kill(): void; readonly folder: string }>();
+  const discard = (name: string) => {
+    const found = running.get(name);
+    if (!found) return;
+    running.delete(name);
+    found.kill();
+    void rm(found.folder, { recursive: true, force: true }).catch(() => undefined);
+  };
+  return {
+    async claim(holder) {
+      const folder = await mkdtemp(join(tmpdir(), 'understudy-sandbox-'));
+      const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+        env: { PATH: process.env.PATH ?? '', PORT: '0', HOST: '127.0.0.1', WORKSPACE: join(folder, 'workspace') },
+      });
+      const name = `sandbox-${child.pid}`;
+      running.set(name, { folder, kill: () => void child.kill('SIGKILL') });
+      try {
+        const port = await new Promise<number>((resolve, reject) => {
+          child.once('error', reject);
+          child.once('exit', (code) => reject(new Error(`it ended with code ${code}`)));
+          createInterface({ input: child.stdout }).once('line', (line) => resolve((JSON.parse(line) as { listening: number }).listening));
+        });
+        const url = `http://127.0.0.1:${port}`;
+        const token = await claim(name, url, holder);
+        if (token === undefined) throw new Error('it was claimed by somebody else');
+        return { name, url, token } satisfies Sandbox;
+      } catch (error) {
+        discard(name);
+        throw new Unavailable('SANDBOX_NONE_FREE', 'no sandbox could be started', { cause: error });
+      }
+    },
+    discard: ({ name }) => discard(name),
+    async stop() {
+      for (const name of [...running.keys()]) discard(name);
+    },
+  };
+}

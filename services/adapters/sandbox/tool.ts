@@ -1,0 +1,136 @@
+/**
+ * Tools that run in a sandbox.
+ *
+ * Owns     which sandbox serves which session here, and until when.
+ *
+ * W1  A sandbox serves one session. When that has not called for `idleMs`, or the sandbox misbehaved, it is discarded.
+ * W2  Class workspace: before a call the files are those of the last checkpoint, wherever that call was run; after it they are
+ *     saved before the result is told. So a call that has a result has its files.
+ * W3  Calls of one session run one after the other.
+ */
+import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
+import { failed, type Outcome } from '../../core/tools/job.ts';
+import type { ToolRun } from '../../core/tools/tool-spec.ts';
+import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
+import type { Sandbox, Sandboxes, Workspaces } from '../../ports/sandboxes.ts';
+import type { Telemetry } from '../../ports/telemetry.ts';
+import { putWorkspace, runInSandbox, workspaceOf } from './client.ts';
+
+type SandboxRun = Extract<ToolRun, { kind: 'sandbox' }>;
+
+interface Seat {
+  sandbox: Sandbox | undefined;
+  /** What the workspace of this sandbox held when it was last looked at. */
+  digest: string | undefined;
+  /** The end of the last call that was begun: the next waits for it. */
+  last: Promise<unknown>;
+  calls: number;
+  leave: NodeJS.Timeout | undefined;
+}
+
+export interface SandboxRunnerPorts {
+  readonly sandboxes: Sandboxes;
+  readonly workspaces: Workspaces;
+  readonly telemetry: Telemetry;
+}
+
+/** Failures of the code itself: the model may do better. The rest says that the job went over a limit, as semantic too, with the limit's name. */
+const semantic = new Set(['SANDBOX_CODE', 'SANDBOX_TIMEOUT', 'SANDBOX_OUTPUT', 'SANDBOX_MEMORY', 'SANDBOX_DISK', 'SANDBOX_PROCESSES', 'SANDBOX_KILLED']);
+
+export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunnerPorts, idleMs: number): ToolRunner<SandboxRun> {
+  const seats = new Map<string, Seat>();
+
+  const vacate = (key: string, seat: Seat) => {
+    clearTimeout(seat.leave);
+    if (seat.sandbox) sandboxes.discard(seat.sandbox);
+    seat.sandbox = undefined;
+    seat.digest = undefined;
+    if (seat.calls === 0 && seats.get(key) === seat) seats.delete(key);
+  };
+
+  const perform = async (key: string, seat: Seat, job: ToolJob, run: SandboxRun, signal: AbortSignal): Promise<Outcome<unknown>> => {
+    const isWorkspace = job.spec.class === 'workspace';
+    const code = run.code ?? job.arguments.code;
+    if (typeof code !== 'string') return failed('semantic', 'ARGUMENTS_INVALID', `${job.tool} needs "code"`);
+    const saved = isWorkspace ? await workspaces.latest(job.tenant, job.session) : undefined;
+    if (!seat.sandbox) {
+      const from = performance.now();
+      seat.sandbox = await sandboxes.claim({ tenant: job.tenant, session: job.session }, signal);
+      telemetry.claimed((performance.now() - from) / 1_000);
+    }
+    const { sandbox } = seat;
+    if (saved && saved.digest !== seat.digest) {
+      await putWorkspace(sandbox, await workspaces.load(job.tenant, job.session, saved), signal);
+      seat.digest = saved.digest;
+    }
+    const done = await runInSandbox(
+      sandbox,
+      {
+        language: run.language,
+        code,
+        input: run.code === undefined ? (job.arguments.input ?? null) : job.arguments,
+        isWorkspace,
+        timeoutMs: Math.max(100, job.spec.timeoutMs - 500), // it answers before we stop waiting
+        outputBytesMax: Math.max(64_000, job.spec.outputBytesMax * 4),
+        memoryMiB: run.memoryMiB,
+        diskMiB: run.diskMiB,
+        processesMax: run.processesMax,
+      },
+      signal,
+    );
+    if (!done.ok) {
+      // What went over a limit may have left things behind; the next call begins anew, from the last checkpoint.
+      if (done.code !== 'SANDBOX_CODE') vacate(key, seat);
+      return failed(semantic.has(done.code) ? 'semantic' : 'permanent', done.code, `tool ${job.tool}: ${done.message}`);
+    }
+    if (isWorkspace) {
+      const archive = await workspaceOf(sandbox, limits.workspaceBytesMax, signal);
+      if (!archive) {
+        vacate(key, seat);
+        return failed('semantic', 'WORKSPACE_TOO_LARGE', `the workspace is larger than ${limits.workspaceBytesMax} bytes compressed; this call was undone`);
+      }
+      seat.digest = (await workspaces.save(job.tenant, job.session, archive)).digest;
+    }
+    return { ok: true, value: done.value };
+  };
+
+  return {
+    kind: 'sandbox',
+    async run(job, run, signal) {
+      const key = `${job.tenant}/${job.session}`;
+      let found = seats.get(key);
+      if (!found) {
+        found = { sandbox: undefined, digest: undefined, last: Promise.resolve(), calls: 0, leave: undefined };
+        seats.set(key, found);
+      }
+      const seat = found;
+      clearTimeout(seat.leave);
+      seat.calls += 1;
+      const mine = seat.last.then(() =>
+        signal.aborted ? failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} waited too long for its turn`) : perform(key, seat, job, run, signal),
+      );
+      seat.last = mine.catch(() => undefined);
+      try {
+        return await mine;
+      } catch (error) {
+        if (seat.sandbox) telemetry.log('warn', 'sandbox lost', { session: job.session, tool: job.tool, sandbox: seat.sandbox.name, cause: messageOf(error).slice(0, 200) });
+        vacate(key, seat);
+        if (error instanceof Refused) return failed('permanent', error.code, `tool ${job.tool}: ${error.message}`);
+        const code = error instanceof Unavailable ? error.code : 'SANDBOX_GONE';
+        const failure = { class: 'transient' as const, code, message: `tool ${job.tool}: ${messageOf(error).slice(0, 300)}` };
+        return { ok: false, failure: code === 'SANDBOX_NONE_FREE' ? { ...failure, hasBegun: false } : failure };
+      } finally {
+        seat.calls -= 1;
+        if (seat.calls === 0) {
+          if (seat.sandbox) seat.leave = setTimeout(() => vacate(key, seat), idleMs);
+          else seats.delete(key);
+        }
+      }
+    },
+    async close() {
+      for (const [key, seat] of seats) vacate(key, seat);
+      await sandboxes.stop();
+    },
+  };
+}

@@ -1,0 +1,37 @@
+/** One that was claimed: where it is, and the token that only its holder has. */
+export interface Sandbox {
+  readonly name: string;
+  readonly url: string;
+  readonly token: string;
+}
+
+/**
+ * Sandboxes: each is given to one session, once, and thrown away after.
+ *
+ * Guarantee: no two claims ever return the same one, whoever asks from wherever.
+ * Errors:    Unavailable with code SANDBOX_NONE_FREE when none came free in time.
+ */
+export interface Sandboxes {
+  claim(holder: { readonly tenant: string; readonly session: string }, signal: AbortSignal): Promise<Sandbox>;
+  /** Of no more use to anyone. Does not wait, and does not fail. */
+  discard(sandbox: Sandbox): void;
+  stop(): Promise<void>;
+}
+
+export interface Checkpoint {
+  /** Tells this checkpoint from any other of the session. */
+  readonly digest: string;
+  readonly bytes: number;
+}
+
+/**
+ * Files of a session, as one compressed archive, from its last call to its next.
+ *
+ * Guarantee: what `save` has resolved for is what `latest` and `load` give, until the next `save`.
+ * Errors:    Unavailable; Refused with WORKSPACE_TOO_LARGE.
+ */
+export interface Workspaces {
+  latest(tenant: string, session: string): Promise<Checkpoint | undefined>;
+  load(tenant: string, session: string, checkpoint: Checkpoint): Promise<Uint8Array>;
+  save(tenant: string, session: string, archive: Uint8Array): Promise<Checkpoint>;
+}

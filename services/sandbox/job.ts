@@ -1,0 +1,141 @@
+/**
+ * One job: a program in a process group of its own, with an empty environment and limits on time, output, processes, memory and disk.
+ *
+ * J1  When a job is over, nothing of it runs on, whatever it started.
+ * J2  Whatever it does, there is an answer: a result, or a failure that names the limit.
+ */
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { bytesBelow, usageOfPod } from './watch.ts';
+
+export interface Job {
+  readonly language: 'javascript' | 'shell' | 'python';
+  readonly code: string;
+  readonly input?: unknown;
+  /** Run in the workspace; otherwise in a scratch folder that is gone afterwards. */
+  readonly isWorkspace: boolean;
+  readonly timeoutMs: number;
+  readonly outputBytesMax: number;
+  readonly memoryMiB: number;
+  readonly diskMiB: number;
+  readonly processesMax: number;
+}
+
+export type Done = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly code: string; readonly message: string };
+
+const javascriptMain = fileURLToPath(new URL('./javascript.ts', import.meta.url));
+const watchMs = 100;
+const isPod = process.pid === 1;
+
+function commandOf(job: Job): string[] {
+  switch (job.language) {
+    case 'javascript':
+      return [process.execPath, `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`, '--disable-warning=ExperimentalWarning', javascriptMain];
+    case 'shell':
+      return ['/bin/sh', '-c', job.code];
+    case 'python':
+      return ['python3', '-I', '-c', job.code];
+  }
+}
+
+/** @param onOutput  hears what the job writes, as it comes, up to its limit */
+export async function runJob(job: Job, workspace: string, signal: AbortSignal, onOutput: (stream: 'stdout' | 'stderr', text: string) => void): Promise<Done> {
+  const folder = job.isWorkspace ? workspace : await mkdtemp(join(tmpdir(), 'job-'));
+  try {
+    return await run(job, folder, signal, onOutput);
+  } finally {
+    if (!job.isWorkspace) await rm(folder, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
+
+function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: 'stdout' | 'stderr', text: string) => void): Promise<Done> {
+  return new Promise((resolve) => {
+    const child = spawn('/bin/sh', ['-c', 'ulimit -c 0; exec "$@"', 'job', ...commandOf(job)], {
+      cwd: folder,
+      detached: true,
+      env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: folder, LANG: 'C.UTF-8', TMPDIR: tmpdir() },
+      stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
+    });
+    let verdict: Done | undefined;
+    const kill = () => {
+      try {
+        // In a pod of our own all others are the job's, also those that left its group.
+        if (isPod) process.kill(-1, 'SIGKILL');
+        else if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+      }
+    };
+    const stop = (code: string, message: string) => {
+      verdict ??= { ok: false, code, message };
+      kill();
+    };
+    const timer = setTimeout(() => stop('SANDBOX_TIMEOUT', `it took longer than ${job.timeoutMs} ms and was ended with all that it had started`), job.timeoutMs);
+    let looks = 0;
+    const watch = setInterval(() => {
+      looks += 1;
+      if (isPod) {
+        const { processes, memoryBytes } = usageOfPod();
+        if (processes > job.processesMax) stop('SANDBOX_PROCESSES', `it had more than ${job.processesMax} processes`);
+        if (memoryBytes > job.memoryMiB * 1_048_576) stop('SANDBOX_MEMORY', `it used more than ${job.memoryMiB} MiB of memory`);
+      }
+      if (looks % 5 === 0 && bytesBelow(folder, job.diskMiB * 1_048_576) > job.diskMiB * 1_048_576) stop('SANDBOX_DISK', `it wrote more than ${job.diskMiB} MiB`);
+    }, watchMs);
+    const onAbort = () => stop('SANDBOX_CANCELLED', 'nobody waits for it any more');
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
+
+    const kept = { stdout: '', stderr: '' };
+    let bytes = 0;
+    let result = '';
+    const hear = (stream: 'stdout' | 'stderr') => (chunk: Buffer) => {
+      bytes += chunk.length;
+      if (bytes > job.outputBytesMax) return stop('SANDBOX_OUTPUT', `it wrote more than ${job.outputBytesMax} bytes of output`);
+      const text = chunk.toString('utf8');
+      kept[stream] += text;
+      onOutput(stream, text);
+    };
+    child.stdout.on('data', hear('stdout'));
+    child.stderr.on('data', hear('stderr'));
+    (child.stdio[3] as NodeJS.ReadableStream).on('data', (chunk: Buffer) => {
+      if (result.length + chunk.length > job.outputBytesMax) stop('SANDBOX_OUTPUT', `its result is larger than ${job.outputBytesMax} bytes`);
+      else result += chunk.toString('utf8');
+    });
+    child.stdin.on('error', () => undefined); // it may end without reading
+    child.stdin.end(JSON.stringify({ code: job.code, input: job.input ?? null }));
+    let isSettled = false;
+    const settle = (code: number | null, killedBy: NodeJS.Signals | null) => {
+      if (isSettled) return;
+      isSettled = true;
+      clearTimeout(timer);
+      clearInterval(watch);
+      signal.removeEventListener('abort', onAbort);
+      kill(); // whatever it left behind
+      resolve(verdict ?? outcomeOf(job, code, killedBy, kept, result));
+    };
+    child.on('error', () => {
+      verdict ??= { ok: false, code: 'SANDBOX_LANGUAGE', message: `${job.language} cannot be run here` };
+      settle(null, null);
+    });
+    // Not `close`: a grandchild may hold the pipes open for ever.
+    child.on('exit', (code, killedBy) => setTimeout(() => settle(code, killedBy), 20));
+  });
+}
+
+function outcomeOf(job: Job, code: number | null, killedBy: NodeJS.Signals | null, { stdout, stderr }: { stdout: string; stderr: string }, result: string): Done {
+  if (killedBy) return { ok: false, code: 'SANDBOX_KILLED', message: `it was ended by ${killedBy}; it may have used too much memory` };
+  if (job.language !== 'javascript') {
+    if (code === 127 && job.language === 'python') return { ok: false, code: 'SANDBOX_LANGUAGE', message: 'there is no python3 in this sandbox' };
+    return { ok: true, value: { exitCode: code, stdout, stderr } };
+  }
+  try {
+    const { value, error } = JSON.parse(result) as { value?: unknown; error?: string };
+    if (error !== undefined) return { ok: false, code: 'SANDBOX_CODE', message: error };
+    return { ok: true, value: { result: value ?? null, log: `${stdout}${stderr}`.split('\n').filter(Boolean).slice(0, 200) } };
+  } catch {
+    return { ok: false, code: 'SANDBOX_CODE', message: `it ended with code ${code} and gave no result${stderr ? `: ${stderr.slice(-300)}` : ''}` };
+  }
+}

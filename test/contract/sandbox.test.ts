@@ -1,0 +1,173 @@
+/** The job runner and the tools that run in it, over real processes and HTTP. In pods the same runner is tried by test/cluster. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { memoryWorkspaces } from '../../services/adapters/memory/workspaces.ts';
+import { natsWorkspaces } from '../../services/adapters/nats/workspaces.ts';
+import { processSandboxes } from '../../services/adapters/process/sandboxes.ts';
+import { claimSandbox } from '../../services/adapters/sandbox/client.ts';
+import { sandboxRunner } from '../../services/adapters/sandbox/tool.ts';
+import { limits } from '../../services/core/limits.ts';
+import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import type { ToolJob } from '../../services/ports/performers.ts';
+import type { Sandbox, Sandboxes, Workspaces } from '../../services/ports/sandboxes.ts';
+import { type Servers, startServers } from '../support/servers.ts';
+
+const never = new AbortController().signal;
+
+function toolOf(over: { class?: string; timeoutMs?: number; outputBytesMax?: number; run?: object } = {}) {
+  return toolSpecSchema.parse({ description: 'runs code', class: 'pure', ...over, run: { kind: 'sandbox', ...over.run } });
+}
+const jobOf = (session: string, spec: ReturnType<typeof toolOf>, args: Record<string, unknown>): ToolJob => ({
+  tool: 'code',
+  spec,
+  arguments: args,
+  tenant: 'acme',
+  session,
+  idempotencyKey: 'e1',
+});
+
+/** Sandboxes that a test can look at. */
+function watched(): Sandboxes & { readonly claimed: Sandbox[]; readonly discarded: string[] } {
+  const inner = processSandboxes(claimSandbox);
+  const claimed: Sandbox[] = [];
+  const discarded: string[] = [];
+  return {
+    claimed,
+    discarded,
+    async claim(holder, signal) {
+      const sandbox = await inner.claim(holder, signal);
+      claimed.push(sandbox);
+      return sandbox;
+    },
+    discard(sandbox) {
+      discarded.push(sandbox.name);
+      inner.discard(sandbox);
+    },
+    stop: () => inner.stop(),
+  };
+}
+
+describe('a sandbox', () => {
+  const sandboxes = watched();
+  const workspaces = memoryWorkspaces();
+  const runner = sandboxRunner({ sandboxes, workspaces, telemetry: countingTelemetry() }, 60_000);
+  const run = (session: string, spec: ReturnType<typeof toolOf>, args: Record<string, unknown>, signal = never) =>
+    runner.run(jobOf(session, spec, args), spec.run as never, signal);
+  afterAll(() => runner.close?.());
+
+  test('runs JavaScript with its input, and gives result and log', async () => {
+    const outcome = await run('s1', toolOf(), { code: 'console.log("so", input.a); return { sum: input.a + input.b };', input: { a: 1, b: 2 } });
+    expect(outcome).toEqual({ ok: true, value: { result: { sum: 3 }, log: ['so 1'] } });
+  });
+
+  test('runs shell, and an exit code is a result', async () => {
+    const outcome = await run('s1', toolOf({ run: { language: 'shell' } }), { code: 'echo out; echo err >&2; exit 3' });
+    expect(outcome).toEqual({ ok: true, value: { exitCode: 3, stdout: 'out\n', stderr: 'err\n' } });
+  });
+
+  test('keeps a sandbox for its session and gives another session another one', async () => {
+    const before = sandboxes.claimed.length;
+    await run('s1', toolOf(), { code: 'return 1;' });
+    expect(sandboxes.claimed.length).toBe(before);
+    await run('s2', toolOf(), { code: 'return 1;' });
+    expect(sandboxes.claimed.length).toBe(before + 1);
+  });
+
+  test.each([
+    ['an error of the code', {}, { code: 'null.x' }, 'SANDBOX_CODE'],
+    ['time', { timeoutMs: 1_500 }, { code: 'for (;;) {}' }, 'SANDBOX_TIMEOUT'],
+    ['output', {}, { code: 'for (;;) console.log("x".repeat(10000));' }, 'SANDBOX_OUTPUT'],
+    [
+      'disk',
+      { run: { language: 'shell', diskMiB: 4 }, timeoutMs: 20_000 },
+      { code: 'i=0; while [ $i -lt 200 ]; do head -c 1000000 /dev/zero > f$i; i=$((i+1)); sleep 0.02; done' },
+      'SANDBOX_DISK',
+    ],
+    ['no such language', { run: { language: 'python' } }, { code: 'print(1)' }, existsSync('/usr/bin/python3') ? undefined : 'SANDBOX_LANGUAGE'],
+  ])('says what went wrong: %s', async (_what, over, args, code) => {
+    const outcome = await run('s3', toolOf(over), args);
+    if (code === undefined) expect(outcome.ok).toBe(true);
+    else expect(outcome.ok ? outcome.value : outcome.failure.code).toBe(code);
+  });
+
+  test('ends everything that a job has started', async () => {
+    const spec = toolOf({ run: { language: 'shell' }, timeoutMs: 1_500 });
+    const seconds = `77.${Math.floor(Math.random() * 1e6)}`;
+    const outcome = await run('s4', spec, { code: `sleep ${seconds} & (sleep ${seconds} &) ; wait` });
+    expect(outcome).toMatchObject({ ok: false, failure: { code: 'SANDBOX_TIMEOUT' } });
+    const left = readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .filter((name) => {
+        try {
+          return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(seconds);
+        } catch {
+          return false; // it has just ended
+        }
+      });
+    expect(left).toEqual([]);
+  });
+
+  test('is claimed once, and does nothing for anyone else', async () => {
+    const sandbox = sandboxes.claimed[0]!;
+    expect(await claimSandbox(sandbox.name, sandbox.url, { tenant: 'acme', session: 'thief' })).toBeUndefined();
+    const answers = await Promise.all(['', 'Bearer wrong', `Bearer ${sandbox.token}x`].map((authorization) => fetch(`${sandbox.url}/workspace`, { headers: { authorization } })));
+    expect(answers.map(({ status }) => status)).toEqual([401, 401, 401]);
+  });
+
+  test('of many that claim one at the same time, one gets it', async () => {
+    const fresh = await processSandboxes(async () => 'not claimed yet').claim({ tenant: 'acme', session: 'x' }, never);
+    const tokens = await Promise.all(Array.from({ length: 32 }, (_, index) => claimSandbox(fresh.name, fresh.url, { tenant: 'acme', session: `s${index}` })));
+    expect(tokens.filter((token) => token !== undefined)).toHaveLength(1);
+    process.kill(Number(fresh.name.slice('sandbox-'.length)), 'SIGKILL');
+  });
+
+  test('that dies in the middle is a transient failure, and the next call has another', async () => {
+    const before = sandboxes.claimed.length;
+    const going = run('s5', toolOf(), { code: 'await new Promise((wait) => setTimeout(wait, 5000));' });
+    while (sandboxes.claimed.length === before) await new Promise((wait) => setTimeout(wait, 10));
+    await new Promise((wait) => setTimeout(wait, 300));
+    process.kill(Number(sandboxes.claimed.at(-1)!.name.slice('sandbox-'.length)), 'SIGKILL');
+    expect(await going).toMatchObject({ ok: false, failure: { class: 'transient', code: 'SANDBOX_GONE' } });
+    expect(await run('s5', toolOf(), { code: 'return 5;' })).toMatchObject({ ok: true });
+  });
+});
+
+describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
+  let servers: Servers | undefined;
+  let workspaces: Workspaces;
+  beforeAll(async () => {
+    if (kind === 'nats') servers = await startServers();
+    workspaces = servers ? natsWorkspaces(servers.connections.nats) : memoryWorkspaces();
+  });
+  afterAll(() => servers?.stop());
+
+  test('gives back what was saved last, whole', async () => {
+    expect(await workspaces.latest('acme', 's')).toBeUndefined();
+    const large = Buffer.alloc(limits.workspaceChunkBytes * 2 + 17, 'x');
+    const first = await workspaces.save('acme', 's', large);
+    expect(Buffer.compare(Buffer.from(await workspaces.load('acme', 's', first)), large)).toBe(0);
+    const second = await workspaces.save('acme', 's', Buffer.from('small'));
+    expect(await workspaces.latest('acme', 's')).toMatchObject(second);
+    await expect(workspaces.load('acme', 's', first)).rejects.toMatchObject({ code: 'WORKSPACE_CHANGED' });
+    expect(await workspaces.latest('other', 's')).toBeUndefined();
+  });
+
+  test('files survive the sandbox, at whichever executor the next call lands', async () => {
+    const spec = toolOf({ class: 'workspace', run: { language: 'shell' } });
+    const [here, there] = [watched(), watched()].map((sandboxes) => ({ sandboxes, runner: sandboxRunner({ sandboxes, workspaces, telemetry: countingTelemetry() }, 60_000) })) as [
+      { sandboxes: ReturnType<typeof watched>; runner: ReturnType<typeof sandboxRunner> },
+      { sandboxes: ReturnType<typeof watched>; runner: ReturnType<typeof sandboxRunner> },
+    ];
+    const call = (at: typeof here, code: string) => at.runner.run(jobOf('w1', spec, { code }), spec.run as never, never);
+    expect(await call(here, 'mkdir -p d && echo one > d/f')).toMatchObject({ ok: true, value: { exitCode: 0 } });
+    process.kill(Number(here.sandboxes.claimed[0]!.name.slice('sandbox-'.length)), 'SIGKILL');
+    expect(await call(there, 'cat d/f && echo two >> d/f')).toMatchObject({ ok: true, value: { stdout: 'one\n' } });
+    // The first executor has a sandbox that is behind by now, if it lives; what counts is the checkpoint.
+    await call(here, 'true');
+    expect(await call(here, 'cat d/f')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\n' } });
+    expect(await call(there, 'echo three >> d/f')).toMatchObject({ ok: true });
+    expect(await call(here, 'cat d/f')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\nthree\n' } });
+    await Promise.all([here.runner.close?.(), there.runner.close?.()]);
+  });
+});
