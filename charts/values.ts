@@ -173,7 +173,7 @@ export const valuesSchema = z
         resources: z
           .object({
             requests: z.object({ cpu: quantity, memory: quantity }).partial().loose().default({ cpu: '20m', memory: '64Mi' }),
-            limits: z.object({ cpu: quantity, memory: quantity }).partial().loose().default({ cpu: '1', memory: '256Mi', 'ephemeral-storage': '512Mi' }),
+            limits: z.object({ cpu: quantity, memory: quantity }).partial().loose().default({ cpu: '1', memory: '512Mi', 'ephemeral-storage': '512Mi' }),
           })
           .strict()
           .prefault({})

@@ -9,7 +9,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { bytesBelow, usageOfPod } from './watch.ts';
+import { baselineBytes, bytesBelow, usageOfPod } from './watch.ts';
 
 export interface Job {
   readonly language: 'javascript' | 'shell' | 'python';
@@ -29,11 +29,16 @@ export type Done = { readonly ok: true; readonly value: unknown } | { readonly o
 const javascriptMain = fileURLToPath(new URL('./javascript.ts', import.meta.url));
 const watchMs = 100;
 const isPod = process.pid === 1;
+/**
+ * In a pod: the lowest priority, so that we can still look and kill while hundreds of its processes run; and an end to forking
+ * that the kernel keeps. That end counts all sandboxes of a node together (they share a user), so it stands far above `processesMax`.
+ */
+const bounded = 'ulimit -p 512; exec nice -n 19 ';
 
 function commandOf(job: Job): string[] {
   switch (job.language) {
     case 'javascript':
-      return [process.execPath, `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`, '--disable-warning=ExperimentalWarning', javascriptMain];
+      return [isPod ? 'node' : process.execPath, `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`, '--disable-warning=ExperimentalWarning', javascriptMain];
     case 'shell':
       return ['/bin/sh', '-c', job.code];
     case 'python':
@@ -53,7 +58,7 @@ export async function runJob(job: Job, workspace: string, signal: AbortSignal, o
 
 function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: 'stdout' | 'stderr', text: string) => void): Promise<Done> {
   return new Promise((resolve) => {
-    const child = spawn('/bin/sh', ['-c', 'ulimit -c 0; exec "$@"', 'job', ...commandOf(job)], {
+    const child = spawn('/bin/sh', ['-c', `ulimit -c 0; ${isPod ? bounded : 'exec '}"$@"`, 'job', ...commandOf(job)], {
       cwd: folder,
       detached: true,
       env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: folder, LANG: 'C.UTF-8', TMPDIR: tmpdir() },
@@ -74,11 +79,12 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       kill();
     };
     const timer = setTimeout(() => stop('SANDBOX_TIMEOUT', `it took longer than ${job.timeoutMs} ms and was ended with all that it had started`), job.timeoutMs);
+    const baseline = isPod ? baselineBytes() : 0;
     let looks = 0;
     const watch = setInterval(() => {
       looks += 1;
       if (isPod) {
-        const { processes, memoryBytes } = usageOfPod();
+        const { processes, memoryBytes } = usageOfPod(baseline);
         if (processes > job.processesMax) stop('SANDBOX_PROCESSES', `it had more than ${job.processesMax} processes`);
         if (memoryBytes > job.memoryMiB * 1_048_576) stop('SANDBOX_MEMORY', `it used more than ${job.memoryMiB} MiB of memory`);
       }

@@ -9,20 +9,33 @@ export interface Usage {
 
 const pageBytes = 4_096;
 
-/** All processes of this pod but our own. Only the first process of a pod may count like that: elsewhere there are others' processes. */
-export function usageOfPod(): Usage {
+const fieldsOf = (path: string): number[] => readFileSync(path, 'utf8').trim().split(' ').map(Number);
+const meminfo = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1_024;
+/** gVisor does not say which pages are shared; but its /proc/meminfo is that of this sandbox alone. */
+const saysShared = (fieldsOf('/proc/self/statm')[2] ?? 0) > 0;
+
+/** What the whole sandbox uses now, where that can be said: the job's part is what came on top. */
+export const baselineBytes = (): number => (saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree'));
+
+/**
+ * All processes of this pod but our own. Only the first process of a pod may count like that: elsewhere there are others' processes.
+ *
+ * @param baseline  of before the job
+ */
+export function usageOfPod(baseline: number): Usage {
   let processes = 0;
   let memoryBytes = 0;
   for (const name of readdirSync('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
     try {
-      memoryBytes += Number(readFileSync(`/proc/${name}/statm`, 'utf8').split(' ')[1] ?? 0) * pageBytes;
+      const [, resident = 0, shared = 0] = fieldsOf(`/proc/${name}/statm`);
+      memoryBytes += (resident - shared) * pageBytes;
       processes += 1;
     } catch {
       // it has ended in between
     }
   }
-  return { processes, memoryBytes };
+  return { processes, memoryBytes: saysShared ? memoryBytes : baselineBytes() - baseline };
 }
 
 /** Bytes below a folder; stops counting beyond `bytesMax`. */

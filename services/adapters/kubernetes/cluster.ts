@@ -31,11 +31,11 @@ export interface WatchOptions<Item> {
   readonly onTrouble?: (cause: string) => void;
 }
 
-const watchSeconds = 50;
+const watchSeconds = 25; // the client gives up on any request after 30
 
 /**
- * Hold a list and watch it. The list is read anew whenever a watch ends, and a watch ends after 50 s at the latest, by the server's
- * clock or by ours: a watch that has fallen silent misses a minute, not a night.
+ * Hold a list and watch it. The list is read anew whenever a watch ends, and a watch ends after 25 s at the latest, by the server's
+ * clock or by ours: a watch that has fallen silent misses half a minute, not a night.
  */
 export function hold<Item>(cluster: Cluster, options: WatchOptions<Item>): { stop(): void } {
   let isStopped = false;
