@@ -2,6 +2,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { OutsideWorld, type Script } from '../../chaos/outside-world.ts';
 import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
 import { natsControl } from '../../services/adapters/nats/control.ts';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
@@ -11,7 +12,6 @@ import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { type Service, type ServiceKind, Stack } from '../../services/local/stack.ts';
 import { eventually } from './eventually.ts';
-import { OutsideWorld, type Script } from './outside-world.ts';
 
 const tool = (name: string, toolClass: string, extra = '') => `---
 apiVersion: understudy.dev/v1

@@ -1,6 +1,6 @@
 /**
- * A hostile outside world in the test process: a model that follows the script in its task, and a tool server that
- * records every call, its key and whether it took effect. It is the witness of "never twice".
+ * A hostile outside world: a model that follows the script in its task, and a tool server that records every call, its key and
+ * whether it took effect. It is the witness of "never twice", for tests in its process and for chaos as a pod.
  */
 import { createServer, type IncomingMessage, type Server } from 'node:http';
 
@@ -8,6 +8,7 @@ export interface Call {
   readonly tool: string;
   readonly key: string;
   readonly session: string;
+  readonly tenant: string;
   readonly traceparent: string | undefined;
   readonly at: number;
 }
@@ -34,11 +35,18 @@ export class OutsideWorld {
   #server!: Server;
   url = '';
 
-  async start(): Promise<void> {
+  /** Prompts that held another tenant's mark: what belongs to one must not be told to a model for another. */
+  readonly leaks: string[] = [];
+  /** Told of every call and effect as it is recorded. */
+  onRecord: (kind: 'call' | 'effect', call: Call) => void = () => undefined;
+
+  /** @param port  0 takes a free one */
+  async start(port = 0, host = '127.0.0.1', handle?: (path: string, text: string, response: import('node:http').ServerResponse) => boolean): Promise<void> {
     this.#server = createServer((request, response) => {
       void (async () => {
         const text = await bodyOf(request);
         const { pathname } = new URL(request.url ?? '/', 'http://x');
+        if (handle?.(pathname, text, response)) return;
         if (pathname.endsWith('/chat/completions')) return this.#model(text, response);
         const [, verb, tool = ''] = pathname.split('/');
         if (verb === 'did') {
@@ -50,26 +58,34 @@ export class OutsideWorld {
           tool,
           key: String(request.headers['idempotency-key'] ?? ''),
           session: String(request.headers['x-understudy-session'] ?? ''),
+          tenant: String(request.headers['x-understudy-tenant'] ?? ''),
           traceparent: request.headers.traceparent as string | undefined,
           at: Date.now(),
         };
         this.calls.push(call);
+        this.onRecord('call', call);
         await sleep(this.beforeMs);
         // The keyed service pays attention to the key; the others do not.
-        if (tool !== 'keyed' || !this.#keyed.has(call.key)) this.effects.push(call);
-        this.#keyed.add(call.key);
+        if (tool !== 'keyed' || !this.#keyed.has(call.key)) this.take(call);
         await sleep(this.afterMs);
         response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ done: tool }));
       })().catch(() => response.destroy());
     });
     this.#server.keepAliveTimeout = 60_000;
-    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', () => resolve()));
+    await new Promise<void>((resolve) => this.#server.listen(port, host, () => resolve()));
     this.url = `http://127.0.0.1:${(this.#server.address() as { port: number }).port}`;
   }
 
   async stop(): Promise<void> {
     this.#server.closeAllConnections();
     await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+  }
+
+  /** It takes effect. */
+  take(call: Call): void {
+    this.effects.push(call);
+    this.#keyed.add(call.key);
+    this.onRecord('effect', call);
   }
 
   /** Effects per idempotency key: more than one is a double. */
@@ -84,6 +100,8 @@ export class OutsideWorld {
     const number = this.modelCalls;
     const request = JSON.parse(text) as { stream?: boolean; model: string; messages: { role: string; content: string }[] };
     const script = JSON.parse(request.messages.find(({ role }) => role === 'user')?.content ?? '{"calls":[]}') as Script;
+    const marks = new Set(text.match(/mark-of-[a-z0-9]+/g));
+    if (marks.size > 1) this.leaks.push([...marks].join(' '));
     const done = request.messages.filter(({ role }) => role === 'tool').length;
     const next = script.calls[done];
     await sleep(this.modelMs);
