@@ -37,6 +37,9 @@ export class OutsideWorld {
 
   /** Prompts that held another tenant's mark: what belongs to one must not be told to a model for another. */
   readonly leaks: string[] = [];
+  /** Part of the calls that are answered 503 before, and part that are cut off after they took effect: the caller never hears of it. */
+  refusalRate = 0;
+  hangUpRate = 0;
   /** Told of every call and effect as it is recorded. */
   onRecord: (kind: 'call' | 'effect', call: Call) => void = () => undefined;
 
@@ -65,9 +68,11 @@ export class OutsideWorld {
         this.calls.push(call);
         this.onRecord('call', call);
         await sleep(this.beforeMs);
+        if (Math.random() < this.refusalRate) return void response.writeHead(503, { 'content-type': 'application/json' }).end('{"error":{"code":"TRY_AGAIN"}}');
         // The keyed service pays attention to the key; the others do not.
         if (tool !== 'keyed' || !this.#keyed.has(call.key)) this.take(call);
         await sleep(this.afterMs);
+        if (Math.random() < this.hangUpRate) return void response.destroy();
         response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ done: tool }));
       })().catch(() => response.destroy());
     });
