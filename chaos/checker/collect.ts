@@ -128,7 +128,7 @@ export async function collect(sources: Sources): Promise<History> {
   redis.disconnect();
   return {
     accepted: world.accepted.filter(({ task }) => isOurs(task)),
-    events: sources.areCountersWhole ? all : events,
+    events,
     dead: dead.filter(({ task }) => isOurs(task)).map(({ task, code }) => ({ task, code })),
     live: live.filter(({ task }) => isOurs(task)),
     classes: { pure: 'pure', keyed: 'keyed', queryable: 'queryable', opaque: 'opaque', guarded: 'keyed' },
@@ -137,7 +137,7 @@ export async function collect(sources: Sources): Promise<History> {
     limits: { desk: { stepsMax: 40, toolCallsMax: 100, tokensMax: 500_000, costMicrosMax: 2_000_000 } },
     verified,
     store: { outbox, overdue, orphans },
-    metrics: { ...metrics, isComplete: sources.areCountersWhole },
+    metrics: { ...metrics, stepsTold: new Set(all.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size, isComplete: sources.areCountersWhole },
     faults: sources.faults,
     isZombieExpected: sources.isZombieExpected,
     endedAt,

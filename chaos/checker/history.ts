@@ -43,7 +43,10 @@ export interface History {
   readonly store: { readonly outbox: number; readonly overdue: readonly string[]; readonly orphans: readonly number[] };
   readonly metrics: {
     readonly stepsCommitted: number;
-    readonly refusedZombies: number /** False when a process whose counters are needed was ended. */;
+    /** Steps in EVENTS since the counters began, of whatever run. */
+    readonly stepsTold: number;
+    readonly refusedZombies: number;
+    /** False when a process whose counters are needed was ended. */
     readonly isComplete: boolean;
   };
   readonly faults: readonly Fault[];

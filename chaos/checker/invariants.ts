@@ -52,13 +52,17 @@ const accounted: Judge = ({ accepted, events, dead, live }) => {
   return { broken };
 };
 
+/** What only reads may be done again. */
+const consequential = ({ world, classes }: Pick<History, 'world' | 'classes'>) => world.effects.filter(({ tool }) => classes[tool] !== 'pure');
+
 const neverTwice: Judge = ({ events, world, classes }) => {
   const broken: string[] = [];
   const asked = requested(events);
   const heard = outcomes(events);
-  const counts = countBy(world.effects.map(({ key }) => key));
+  const effects = consequential({ world, classes });
+  const counts = countBy(effects.map(({ key }) => key));
   for (const [key, count] of counts) if (count > 1) broken.push(`${key}: took effect ${count} times`);
-  for (const { key, tool, session } of world.effects) {
+  for (const { key, tool, session } of effects) {
     const want = asked.get(key);
     if (!want) broken.push(`${key}: ${tool} took effect, and no committed step asked for it`);
     else if (want.session !== session || want.tool !== tool) broken.push(`${key}: ${tool} of ${session} took effect, and ${want.tool} of ${want.session} was asked for`);
@@ -70,7 +74,7 @@ const neverTwice: Judge = ({ events, world, classes }) => {
     if (outcome === 'ok' && classes[tool] !== undefined && classes[tool] !== 'pure' && !counts.has(effect))
       broken.push(`${effect}: ${tool} was said to be done, and the outside world knows nothing of it`);
   }
-  return { broken, note: `${world.effects.length} effects, ${unknown} unknown` };
+  return { broken, note: `${effects.length} effects, ${unknown} unknown` };
 };
 
 const versions: Judge = ({ events, isZombieExpected, metrics }) => {
@@ -154,6 +158,7 @@ const approved: Judge = ({ events, world, guarded }) => {
 
 const inTime: Judge = ({ accepted, events, live, dead, faults, endedAt, boundMs }) => {
   const healedAt = Math.max(0, ...faults.map((fault) => fault.healedAt));
+  if (faults.length === 0) return { broken: [], isJudged: false };
   const done = new Set([...events.filter(isEndEvent).map(({ data }) => data.task), ...dead.map(({ task }) => task)]);
   const waiting = new Set(live.filter(({ waitsFor, status }) => status !== 'active' || waitsFor.includes('askHuman')).map(({ task }) => task));
   const open = accepted.filter(({ task }) => !done.has(task) && !waiting.has(task));
@@ -163,12 +168,11 @@ const inTime: Judge = ({ accepted, events, live, dead, faults, endedAt, boundMs 
       ...open.map(({ task }) => `${task}: still running ${tookMs} ms after the last fault healed`),
       ...(open.length === 0 && tookMs > boundMs ? [`all work was done only ${tookMs} ms after the last fault healed; the bound is ${boundMs}`] : []),
     ],
-    isJudged: faults.length > 0,
   };
 };
 
-const counters: Judge = ({ events, metrics }) => {
-  const steps = new Set(events.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size;
+const counters: Judge = ({ metrics }) => {
+  const steps = metrics.stepsTold;
   if (!metrics.isComplete) return { broken: [], isJudged: false, note: `a process was ended, and its counters with it (${metrics.stepsCommitted} counted, ${steps} told)` };
   return { broken: steps === metrics.stepsCommitted ? [] : [`${metrics.stepsCommitted} steps are counted, ${steps} are told`], note: `${steps} steps` };
 };
@@ -226,7 +230,7 @@ export function scoreOf(history: History): Score {
   const events = distinct(history.events);
   const ends = events.filter(isEndEvent);
   const of = (kind: string) => ends.filter((event) => kindOf(event) === kind).length;
-  const counts = countBy(history.world.effects.map(({ key }) => key));
+  const counts = countBy(consequential(history).map(({ key }) => key));
   const resumes = history.faults.flatMap(({ at }) => resumesAfter(events, at)).sort((left, right) => left - right);
   const percentile = (part: number) => Math.round(resumes[Math.min(resumes.length - 1, Math.floor(resumes.length * part))] ?? 0);
   return {
@@ -241,7 +245,7 @@ export function scoreOf(history: History): Score {
     refusedZombies: history.metrics.refusedZombies,
     resumeP50Ms: percentile(0.5),
     resumeP99Ms: percentile(0.99),
-    drainMs: Math.max(0, history.endedAt - Math.max(0, ...history.faults.map(({ healedAt }) => healedAt))),
+    drainMs: history.faults.length === 0 ? 0 : Math.max(0, history.endedAt - Math.max(0, ...history.faults.map(({ healedAt }) => healedAt))),
   };
 }
 

@@ -19,7 +19,8 @@ export async function receiveWorkspace(folder: string, request: IncomingMessage)
   await mkdir(folder, { recursive: true });
   for (const name of await readdir(folder)) await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
   return new Promise((resolve) => {
-    const tar = spawn('tar', ['-xzf', '-', '--no-same-owner', '-C', folder], { stdio: ['pipe', 'ignore', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
+    // The folder itself may be a volume that we may write to and do not own: its mode and times are left alone.
+    const tar = spawn('tar', ['-xzf', '-', '--no-same-owner', '--no-overwrite-dir', '-C', folder], { stdio: ['pipe', 'ignore', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
     tar.stdin.on('error', () => undefined);
     request.pipe(tar.stdin);
     tar.on('error', () => resolve(false));

@@ -40,7 +40,7 @@ const good: History = {
   limits: { desk: { stepsMax: 10, toolCallsMax: 10, tokensMax: 1_000, costMicrosMax: 1_000 } },
   verified: [{ session: 's1', isEqual: true }],
   store: { outbox: 0, overdue: [], orphans: [] },
-  metrics: { stepsCommitted: 5, refusedZombies: 1, isComplete: true },
+  metrics: { stepsCommitted: 5, stepsTold: 5, refusedZombies: 1, isComplete: true },
   faults: [{ name: 'kill', at: 1_000_300, healedAt: 1_000_400, isObserved: true }],
   isZombieExpected: true,
   endedAt: 1_003_000,

@@ -1,7 +1,7 @@
 /** Talks to one sandbox over HTTP. Everything that can go wrong on the way means that the sandbox is gone. */
 import { Agent, type IncomingMessage, request } from 'node:http';
 import { z } from 'zod';
-import { Unavailable } from '../../core/errors.ts';
+import { Refused, Unavailable } from '../../core/errors.ts';
 import type { Sandbox } from '../../ports/sandboxes.ts';
 
 const agent = new Agent({ keepAlive: true, maxFreeSockets: 64 });
@@ -80,9 +80,11 @@ export async function workspaceOf(sandbox: Sandbox, bytesMax: number, signal: Ab
   return bytesOf(sandbox, answer, bytesMax);
 }
 
+/** @throws Refused WORKSPACE_UNREADABLE when it is no archive */
 export async function putWorkspace(sandbox: Sandbox, archive: Uint8Array, signal: AbortSignal): Promise<void> {
   const answer = await open(sandbox, 'PUT', '/workspace', archive, signal);
   answer.resume();
+  if (answer.statusCode === 422) throw new Refused('WORKSPACE_UNREADABLE', 'the checkpoint of the workspace cannot be unpacked');
   if (answer.statusCode !== 200) throw gone(sandbox, new Error(`it answered ${answer.statusCode}`));
 }
 
