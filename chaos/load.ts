@@ -23,7 +23,7 @@ for (const tenant of tenants) {
 function scriptOf(number: number, tenant: string): string {
   const calls: { tool: string; arguments?: object }[] = [{ tool: 'pure' }, { tool: 'keyed' }];
   if (number % 12 === 0) calls.push({ tool: 'code', arguments: { code: 'return input.n * 2;', input: { n: number } } });
-  if (number % 24 === 1) calls.push({ tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } }, { tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } });
+  if (number % 12 === 1) calls.push({ tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } }, { tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } });
   calls.push({ tool: 'opaque' }, { tool: 'queryable' });
   if (number % 25 === 2) calls.push({ tool: 'guarded' });
   return JSON.stringify({ calls, say: `done for mark-of-${tenant}` });
