@@ -209,6 +209,3 @@ export const valuesSchema = z
     keepData: z.boolean().default(true).describe('keep volumes and credentials of the bundled servers at uninstall'),
   })
   .strict();
-
-/** Keys that were there once: naming one fails with the new name. */
-export const removedKeys: Readonly<Record<string, string>> = { replicaCount: 'runtime.replicas', logging: 'logLevel' };

@@ -1,0 +1,104 @@
+/** The chart as text: what is generated is what the schema says, it renders, and what cannot work is refused with a sentence. */
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { parseAllDocuments } from 'yaml';
+import { hasHelm, helm } from '../support/helm.ts';
+
+const root = join(import.meta.dirname, '../..');
+const chart = join(root, 'charts/understudy');
+
+interface Manifest {
+  readonly kind: string;
+  readonly metadata: { readonly name: string };
+  readonly spec?: { readonly template?: { readonly spec: PodSpec }; readonly containers?: PodSpec['containers'] } & Partial<PodSpec>;
+}
+interface PodSpec {
+  readonly containers: readonly {
+    readonly name: string;
+    readonly env?: readonly { readonly name: string; readonly value?: string }[];
+    readonly securityContext?: Record<string, unknown>;
+    readonly resources?: unknown;
+  }[];
+  readonly securityContext?: Record<string, unknown>;
+  readonly automountServiceAccountToken?: boolean;
+  readonly serviceAccountName?: string;
+}
+
+const render = (...args: string[]): Manifest[] => {
+  const { ok, text } = helm('template', 'u', chart, '--namespace', 'n', '--kube-version', '1.34.0', ...args);
+  if (!ok) throw new Error(text);
+  return parseAllDocuments(text).flatMap((document) => (document.toJS() ? [document.toJS() as Manifest] : []));
+};
+const podsOf = (manifests: readonly Manifest[]) =>
+  manifests.flatMap(({ kind, metadata, spec }) =>
+    spec?.template ? [{ name: `${kind}/${metadata.name}`, pod: spec.template.spec }] : kind === 'Pod' ? [{ name: `Pod/${metadata.name}`, pod: spec as PodSpec }] : [],
+  );
+
+test('values.yaml, values.schema.json and docs/values.md are what the schema says', () => {
+  const { status, stderr } = spawnSync(process.execPath, [join(root, 'charts/generate.ts'), '--check'], { encoding: 'utf8' });
+  expect(stderr.replace(/\(node:.*\n?/g, '')).not.toContain('npm run values');
+  expect(status).toBe(0);
+});
+
+// Without helm nothing can be rendered: on PATH, or with the cluster that lies beside this project on some machines.
+describe.skipIf(!hasHelm)('helm', () => {
+  test('lints', () => {
+    expect(helm('lint', '--strict', chart)).toMatchObject({ ok: true });
+  });
+
+  test('renders what a system needs, and nothing when it is not enabled', () => {
+    const kinds = render().map(({ kind }) => kind);
+    for (const kind of ['StatefulSet', 'Deployment', 'Service', 'Secret', 'ConfigMap', 'NetworkPolicy', 'PodDisruptionBudget', 'ServiceAccount', 'Role', 'RoleBinding'])
+      expect(kinds).toContain(kind);
+    expect(kinds.filter((kind) => kind.startsWith('Cluster') || kind === 'CustomResourceDefinition')).toEqual([]);
+    expect(render('--set', 'enabled=false')).toEqual([]);
+  });
+
+  test('every pod fits the restricted standard, and no secret stands in a manifest of a pod', () => {
+    const pods = podsOf(render());
+    expect(pods.length).toBeGreaterThan(8);
+    for (const { name, pod } of pods) {
+      expect(pod.securityContext, name).toMatchObject({ runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } });
+      for (const container of pod.containers) {
+        expect(container.securityContext, name).toMatchObject({ allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } });
+        expect(container.resources, name).toMatchObject({ requests: expect.anything(), limits: { memory: expect.anything() } });
+        for (const { name: variable, value } of container.env ?? []) if (/PASSWORD|TOKEN|SECRET/.test(variable)) expect(value, `${name} ${variable}`).toBeUndefined();
+      }
+    }
+  });
+
+  test('only who talks to the API server has a token', () => {
+    for (const { name, pod } of podsOf(render())) expect(pod.automountServiceAccountToken !== false, name).toBe(/runtime|gateway|executor/.test(name));
+  });
+
+  test('a changed agent rolls the runtimes and gateways', () => {
+    const checksum = (...args: string[]) =>
+      JSON.stringify(render(...args).filter(({ kind, metadata }) => kind === 'StatefulSet' && metadata.name === 'u-runtime')).match(/checksum\/specs":"(\w+)/)?.[1];
+    expect(checksum()).toBeDefined();
+    expect(checksum()).not.toBe(checksum('--set', 'example.enabled=false'));
+  });
+
+  test.each([
+    ['an unknown value', ['--set', 'runtime.replica=3'], /runtime/],
+    ['a value of the wrong type', ['--set', 'shards=many'], /shards/],
+    ['an agent that is none', ['--set', 'agents.a.modle=x'], /agents/],
+    ['its own NATS without users', ['--set', 'nats.url=nats://mine:4222'], /nats\.existingSecret must name a Secret/],
+    ['its own Redis without users', ['--set', 'redis.url=redis://mine:6379'], /redis\.existingSecret must name a Secret/],
+    ['three copies on a single server', ['--set', 'nats.streamReplicas=3'], /single server/],
+    ['more warm sandboxes than there may be', ['--set', 'sandbox.warm=9'], /sandbox\.warm \(9\) is more/],
+    ['more runtimes than shards', ['--set', 'runtime.replicas=17'], /more than shards/],
+  ])('refuses %s', (_what, args, reason) => {
+    const { ok, text } = helm('template', 'u', chart, '--kube-version', '1.34.0', ...args);
+    expect(ok).toBe(false);
+    expect(text).toMatch(reason);
+  });
+
+  test('with servers and a model of its own it brings none', () => {
+    const names = render(
+      '--set',
+      'nats.url=nats://mine:4222,nats.existingSecret=a,nats.streamReplicas=3,redis.url=redis://mine:6379,redis.existingSecret=b,example.enabled=false',
+    ).map(({ kind, metadata }) => `${kind}/${metadata.name}`);
+    expect(names.filter((name) => /u-(nats|redis|payments|model)$|credentials/.test(name) && !name.startsWith('NetworkPolicy'))).toEqual([]);
+  });
+});
