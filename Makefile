@@ -3,10 +3,10 @@ NODE := node_modules/.bin/node
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev stop play test bench volume check format clean
+.PHONY: help demo dev stop play test test-cluster chaos-cluster images kind-up values bench volume check format clean
 
 help: ## print the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 node_modules/.installed: package.json package-lock.json
 	@npm ci --no-fund --no-audit --loglevel=error
@@ -26,6 +26,21 @@ play: node_modules/.installed ## everything in one process, in memory: nothing s
 
 test: node_modules/.installed ## all that must pass: types, lint, unit, contracts, real processes killed with -9
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" $(NODE) test/run.ts
+
+test-cluster: node_modules/.installed ## the chart, its users, policies and sandboxes on the cluster of the current context
+	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" vitest run test/cluster --no-file-parallelism
+
+chaos-cluster: node_modules/.installed ## kill, cut off and starve it with Chaos Mesh under load; scorecard in .understudy/chaos. ARGS: scenarios; KILLS=n
+	@KILLS=$(KILLS) $(NODE) chaos/run.ts $(ARGS)
+
+images: ## build both images with docker, podman or buildah; LOAD=kind puts them on a kind cluster
+	@sh bin/images
+
+kind-up: images ## a kind cluster of three nodes with the images on it (needs Docker)
+	@kind create cluster --name understudy --config k8s/kind.yaml && kind load docker-image --name understudy understudy:0.1.0 understudy-sandbox:0.1.0
+
+values: node_modules/.installed ## write what follows from charts/values.ts
+	@$(NODE) charts/generate.ts
 
 volume: node_modules/.installed ## what stays behind: 20,000 finished sessions, and one long conversation
 	@$(NODE) test/bench/volume.ts $(ARGS)

@@ -28,7 +28,8 @@ const folder = join(import.meta.dirname, 'scenarios');
 const output = join(import.meta.dirname, '../.understudy/chaos');
 const namespace = 'understudy-chaos';
 const kubectl = kubectlFor(namespace);
-const { RATE = '3', KILLS = '0' } = process.env;
+const RATE = process.env.RATE || '3';
+const KILLS = process.env.KILLS || '0';
 const say = (line: string) => process.stdout.write(`${new Date().toISOString().slice(11, 19)}  ${line}\n`);
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -1,0 +1,366 @@
+/**
+ * The chart on a real cluster: `make test-cluster`. Uses the current context (or the cluster beside this project), and expects the images
+ * of `make images` on its nodes. Without a cluster everything here is skipped.
+ */
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseAllDocuments } from 'yaml';
+import { command } from '../../chaos/kubectl.ts';
+import { hasCluster } from '../support/helm.ts';
+import { type Installation, installIn } from './in-cluster.ts';
+
+const namespace = 'understudy-test';
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const probes = readFileSync(join(import.meta.dirname, 'probes.js'), 'utf8');
+
+interface Outcome {
+  readonly ok: boolean;
+  readonly code?: string;
+  readonly value?: unknown;
+  readonly gone?: string;
+}
+
+describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
+  let system: Installation;
+  beforeAll(async () => {
+    system = await installIn(namespace, '--set', 'sandbox.idleMs=2000,tenants.globex.agents={*}');
+  }, 400_000);
+  afterAll(async () => {
+    await command('helm', ['uninstall', 'u', '--namespace', namespace, '--wait']).catch(() => undefined);
+    await command('kubectl', ['delete', 'namespace', namespace, '--wait=false']).catch(() => undefined);
+  }, 120_000);
+
+  /** Claim a free sandbox as an executor would, and run jobs in it, one after the other. */
+  async function inSandbox(jobs: readonly { language: string; code: string; input?: unknown; memoryMiB?: number; diskMiB?: number; timeoutMs?: number }[]): Promise<Outcome[]> {
+    const deadline = Date.now() + 60_000;
+    let address = '';
+    while (address === '' && Date.now() < deadline) {
+      const found = await system.json<{ items: { metadata: { deletionTimestamp?: string }; status: { podIP?: string; conditions?: { type: string; status: string }[] } }[] }>(
+        'get',
+        'pods',
+        '-l',
+        'understudy.dev/pool=free',
+      );
+      const free = found.items.filter(
+        ({ metadata, status }) => !metadata.deletionTimestamp && status.conditions?.some(({ type, status: is }) => type === 'Ready' && is === 'True'),
+      );
+      address = free[0]?.status.podIP ?? '';
+      if (address === '') await sleep(500);
+    }
+    const full = jobs.map((job) => ({ input: null, isWorkspace: true, timeoutMs: 20_000, outputBytesMax: 1_000_000, memoryMiB: 200, diskMiB: 50, processesMax: 50, ...job }));
+    const text = await system.script(
+      await system.podOf('executor'),
+      `const { claimSandbox, runInSandbox } = await import('/app/services/adapters/sandbox/client.ts');
+       const url = 'http://${address}:8080';
+       const token = await claimSandbox('probe', url, { tenant: 't', session: 's' });
+       const answers = [];
+       for (const job of JSON.parse(Buffer.from('${Buffer.from(JSON.stringify(full)).toString('base64')}', 'base64').toString())) {
+         try { answers.push(await runInSandbox({ name: 'probe', url, token }, job, AbortSignal.timeout(60000))); } catch (error) { answers.push({ ok: false, gone: error.code }); }
+       }
+       console.log(JSON.stringify(answers));`,
+    );
+    return JSON.parse(text.trim().split('\n').at(-1) ?? '[]') as Outcome[];
+  }
+
+  test('helm test publishes a task and sees it completed', async () => {
+    const text = await command('helm', ['test', 'u', '--namespace', namespace, '--logs', '--timeout', '2m']);
+    expect(text).toContain('the task was completed');
+  });
+
+  test('each NATS user is refused what it does not need', async () => {
+    const tried: readonly (readonly [string, 'publish' | 'subscribe', string])[] = [
+      ['tenant-acme', 'publish', 'understudy.task.globex.desk'],
+      ['tenant-acme', 'publish', 'understudy.mail.0.batch'],
+      ['tenant-acme', 'publish', 'understudy.control.halt'],
+      ['tenant-acme', 'subscribe', 'understudy.event.globex.>'],
+      ['tenant-acme', 'subscribe', '_INBOX_tenant-globex.>'],
+      ['tenant-acme', 'subscribe', '>'],
+      ['gateway', 'publish', 'understudy.task.acme.desk'],
+      ['gateway', 'publish', 'understudy.start.x'],
+      ['gateway', 'publish', '$JS.API.CONSUMER.MSG.NEXT.EFFECTS.pool-tools'],
+      ['gateway', 'publish', '$JS.API.STREAM.PURGE.MAIL'],
+      ['executor', 'publish', 'understudy.task.acme.desk'],
+      ['executor', 'publish', 'understudy.event.acme.desk.s.completed'],
+      ['executor', 'publish', '$JS.API.CONSUMER.MSG.NEXT.EFFECTS.pool-models'],
+      ['executor', 'publish', '$JS.API.STREAM.DELETE.MAIL'],
+      ['executor', 'subscribe', 'understudy.mail.>'],
+      ['runtime', 'publish', 'understudy.start.x'],
+      ['runtime', 'publish', '$JS.API.STREAM.DELETE.MAIL'],
+      ['operator', 'publish', 'understudy.mail.0.batch'],
+      ['operator', 'publish', 'understudy.effect.tools.acme'],
+      ['operator', 'publish', '$JS.API.STREAM.PURGE.EVENTS'],
+    ];
+    const passwords = Object.fromEntries(await Promise.all([...new Set(tried.map(([user]) => user))].map(async (user) => [user, await system.secret(`nats-${user}`)])));
+    const text = await system.script(
+      'u-cli',
+      `const { connect } = await import('/app/node_modules/nats/index.js');
+       const passwords = ${JSON.stringify(passwords)};
+       const refused = [];
+       for (const [user, verb, subject] of ${JSON.stringify(tried)}) {
+         const connection = await connect({ servers: process.env.UNDERSTUDY_NATS_URL, user, pass: passwords[user], inboxPrefix: '_INBOX_' + user });
+         let isRefused = false;
+         (async () => { for await (const status of connection.status()) if (/permission/i.test(JSON.stringify(status))) isRefused = true; })();
+         if (verb === 'publish') connection.publish(subject, '{}');
+         else connection.subscribe(subject, { callback: (error) => { if (error) isRefused = true; } });
+         await connection.flush();
+         await new Promise((wait) => setTimeout(wait, 100));
+         refused.push(isRefused);
+         await connection.close();
+       }
+       console.log(JSON.stringify(refused));`,
+    );
+    const refused = JSON.parse(text.trim().split('\n').at(-1) ?? '[]') as boolean[];
+    expect(tried.filter((_, index) => !refused[index])).toEqual([]);
+  });
+
+  test('each Redis user is refused what it does not need', async () => {
+    const passwords = { gateway: await system.secret('redis-gateway'), runtime: await system.secret('redis-runtime'), operator: await system.secret('redis-operator') };
+    const tried = [
+      ['gateway', 'hgetall', '{understudy:0}:records'],
+      ['gateway', 'set', '{understudy:0}:owner', 'me'],
+      ['gateway', 'flushall'],
+      ['gateway', 'keys', '*'],
+      ['runtime', 'set', 'other', 'x'],
+      ['runtime', 'flushall'],
+      ['runtime', 'config', 'get', '*'],
+      ['operator', 'set', '{understudy:0}:owner', 'me'],
+      ['operator', 'hdel', '{understudy:0}:records', 's'],
+      ['default', 'get', 'x'],
+    ];
+    const text = await system.script(
+      await system.podOf('runtime'),
+      `const { Redis } = (await import('/app/node_modules/ioredis/built/index.js')).default;
+       const passwords = ${JSON.stringify(passwords)};
+       const answers = [];
+       for (const [user, ...words] of ${JSON.stringify(tried)}) {
+         const redis = new Redis(process.env.UNDERSTUDY_REDIS_URL, { ...(user === 'default' ? {} : { username: user, password: passwords[user] }), lazyConnect: true, enableReadyCheck: false, retryStrategy: () => null });
+         redis.on('error', () => undefined);
+         try { await redis.connect(); await redis.call(...words); answers.push('done'); } catch (error) { answers.push(String(error.message).slice(0, 40)); }
+         redis.disconnect();
+       }
+       console.log(JSON.stringify(answers));`,
+    );
+    const answers = JSON.parse(text.trim().split('\n').at(-1) ?? '[]') as string[];
+    expect(answers.map((answer, index) => [tried[index]!.join(' '), /NOPERM|NOAUTH|permission/i.test(answer)])).toEqual(tried.map((words) => [words.join(' '), true]));
+  });
+
+  test('packets go along the edges that are needed, and no others', async () => {
+    const address = Object.fromEntries(
+      await Promise.all(['nats', 'redis', 'model', 'payments', 'runtime', 'gateway', 'executor', 'sandbox'].map(async (part) => [part, await system.addressOf(part)])),
+    );
+    const port: Readonly<Record<string, number>> = { nats: 4222, redis: 6379 };
+    const open: Readonly<Record<string, readonly string[]>> = {
+      runtime: ['nats', 'redis'],
+      gateway: ['nats', 'redis', 'model'],
+      executor: ['nats', 'payments', 'sandbox'],
+      cli: ['nats'],
+    };
+    const targets = ['nats', 'redis', 'model', 'payments', 'sandbox', 'gateway', 'internet'];
+    const found: Record<string, string[]> = {};
+    for (const part of Object.keys(open)) {
+      const text = await system.script(
+        part === 'cli' ? 'u-cli' : await system.podOf(part),
+        `const net = await import('node:net');
+         const connects = (host, port) => new Promise((resolve) => { const socket = net.connect({ host, port }); const end = (is) => { socket.destroy(); resolve(is); }; socket.setTimeout(1500, () => end(false)); socket.once('connect', () => end(true)); socket.once('error', () => end(false)); });
+         const targets = ${JSON.stringify(targets.map((target) => [target, target === 'internet' ? '1.1.1.1' : address[target], target === 'internet' ? 443 : (port[target] ?? 8080)]))};
+         console.log(JSON.stringify((await Promise.all(targets.map(async ([name, host, port]) => [name, await connects(host, port)]))).filter(([, is]) => is).map(([name]) => name)));`,
+      );
+      found[part] = (JSON.parse(text.trim().split('\n').at(-1) ?? '[]') as string[]).sort();
+    }
+    // Metrics of services are open to whoever may leave: nobody here may, beyond the edges.
+    expect(found).toEqual(Object.fromEntries(Object.entries(open).map(([part, reached]) => [part, [...reached].sort()])));
+  });
+
+  test('an applied agent is live within two seconds; a broken one is refused and the old one stays', async () => {
+    const map = (instructions: string, extra = '') => ({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: 'late', labels: { 'understudy.dev/specs': 'true' } },
+      data: {
+        'late.yaml': `apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: late }\nspec: { description: came late, instructions: "${instructions}", model: clerk, tools: []${extra} }\n`,
+      },
+    });
+    const doctor = async () =>
+      JSON.parse(await system.run('exec', 'u-cli', '--', 'sh', '-c', 'understudy -o json doctor || true')) as {
+        agents: { name: string; revision: string }[];
+        problems: { file: string; field: string; message: string }[];
+      };
+    const revisionOf = async () => (await doctor()).agents.find(({ name }) => name === 'late')?.revision;
+    const settled = async <Value>(read: () => Promise<Value>, is: (value: Value) => boolean): Promise<Value> => {
+      let value = await read();
+      for (const end = Date.now() + 15_000; !is(value) && Date.now() < end; value = await read()) await sleep(300);
+      return value;
+    };
+    await system.apply(map('first'));
+    const first = await settled(revisionOf, (revision) => revision !== undefined);
+    expect(first).toBeDefined();
+    // How soon, by the runtimes' own clock and the API server's: no bound is asserted on a shared machine, it is printed.
+    const live = (await system.run('logs', await system.podOf('runtime'))).split('\n').find((line) => line.includes('"agent live"') && line.includes('"late"'));
+    if (live) process.stdout.write(`agent live: ${live}\n`);
+    await system.apply(map('second', ', modle: x'));
+    const { problems } = await settled(doctor, ({ problems: found }) => found.length > 0);
+    expect(problems[0]).toMatchObject({ file: expect.stringMatching(/^late\/late\.yaml/), message: expect.stringContaining('modle') });
+    expect(await revisionOf()).toBe(first);
+    const events = await system.run('get', 'events', '--field-selector', 'involvedObject.name=late', '-o', 'jsonpath={.items[*].message}');
+    expect(events).toContain('modle');
+    await system.apply(map('third'));
+    expect(await settled(revisionOf, (revision) => revision !== undefined && revision !== first)).not.toBe(first);
+    await system.remove('configmap', 'late');
+  });
+
+  describe('a sandbox pod', () => {
+    async function probe(): Promise<{ probe: string; refused: boolean; detail: string }[]> {
+      const jsonpath = async (...args: string[]) => command('kubectl', ['get', ...args]);
+      const node = await jsonpath('node', '-o', 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}');
+      const tcp: Record<string, string> = {
+        'the API server': `${await jsonpath('service', 'kubernetes', '-n', 'default', '-o', 'jsonpath={.spec.clusterIP}')}:443`,
+        'the kubelet': `${node}:10250`,
+        'a node': `${node}:22`,
+        'the cloud metadata': '169.254.169.254:80',
+        'the internet': '1.1.1.1:443',
+        'another sandbox': `${await system.run('get', 'pods', '-l', 'understudy.dev/pool=free', '-o', 'jsonpath={.items[1].status.podIP}')}:8080`,
+      };
+      for (const [part, port] of [
+        ['nats', 4222],
+        ['redis', 6379],
+        ['runtime', 8080],
+        ['gateway', 8080],
+        ['executor', 8080],
+        ['payments', 8080],
+      ] as const)
+        tcp[part] = `${await system.addressOf(part)}:${port}`;
+      const dns = await jsonpath('service', '-n', 'kube-system', '-l', 'k8s-app=kube-dns', '-o', 'jsonpath={.items[0].spec.clusterIP}');
+      const [answer] = await inSandbox([{ language: 'javascript', code: probes, input: { tcp, dns }, timeoutMs: 50_000 }]);
+      return (answer?.value as { result: { probe: string; refused: boolean; detail: string }[] } | undefined)?.result ?? [];
+    }
+
+    test('refuses every probe under the default runtime', async () => {
+      const results = await probe();
+      expect(results.length).toBeGreaterThan(30);
+      expect(results.filter(({ refused }) => !refused)).toEqual([]);
+    });
+
+    test.each([
+      ['forks without end', { language: 'shell', code: 'f() { f | f & }; f; sleep 5' }, /SANDBOX_(PROCESSES|TIMEOUT)/],
+      ['eats memory', { language: 'javascript', code: 'const held = []; for (;;) held.push(Buffer.alloc(5e6, 1));', memoryMiB: 80 }, /SANDBOX_(MEMORY|KILLED)/],
+      ['fills its disk', { language: 'shell', code: 'head -c 300000000 /dev/zero > f; sleep 5' }, /SANDBOX_DISK/],
+      ['floods its output', { language: 'shell', code: 'yes' }, /SANDBOX_OUTPUT/],
+      ['hangs', { language: 'shell', code: 'sleep 600 & sleep 600', timeoutMs: 2_000 }, /SANDBOX_TIMEOUT/],
+    ])('that %s gives an error with the limit, and goes on', async (_what, job, code) => {
+      const [answer, next] = await inSandbox([job, { language: 'shell', code: 'echo alive' }]);
+      expect(answer?.code).toMatch(code);
+      expect(next).toMatchObject({ ok: true, value: { stdout: 'alive\n' } });
+    });
+
+    test('of many claims by two executors each gets another one', async () => {
+      const address = await system.run('get', 'pods', '-l', 'understudy.dev/pool=free', '-o', 'jsonpath={.items[0].status.podIP}');
+      const claim = async (index: number) =>
+        system.script(
+          await system.podOf('executor', index),
+          `const { claimSandbox } = await import('/app/services/adapters/sandbox/client.ts');
+           const tokens = await Promise.all(Array.from({ length: 25 }, (_, count) => claimSandbox('x', 'http://${address}:8080', { tenant: 't', session: '${index}-' + count })));
+           console.log(tokens.filter((token) => token !== undefined).length);`,
+        );
+      const counts = (await Promise.all([claim(0), claim(1)])).map((text) => Number(text.trim().split('\n').at(-1)));
+      expect(counts[0]! + counts[1]!).toBe(1);
+    });
+
+    test('is replaced when it is claimed, and removed when its session has no more use for it', async () => {
+      const before = await system.run('exec', 'u-cli', '--', 'understudy', 'run', 'refund-desk', '{"case":"C-0001","letter":"letters/C-0001.txt"}');
+      expect(before).toContain('run_code ok');
+      for (const end = Date.now() + 60_000; Date.now() < end; await sleep(500)) {
+        const claimed = await system.run('get', 'pods', '-l', 'understudy.dev/pool=claimed', '-o', 'name');
+        const free = await system.run('get', 'pods', '-l', 'understudy.dev/pool=free', '--field-selector=status.phase=Running', '-o', 'name');
+        if (claimed.trim() === '' && free.trim().split('\n').length === 2) return;
+      }
+      throw new Error('claimed sandboxes are still there, or the pool was not filled again');
+    });
+
+    test('under gVisor: every probe is refused too', async (context) => {
+      const classes = await command('kubectl', ['get', 'runtimeclass', '-o', 'name']);
+      if (!classes.includes('gvisor')) return context.skip('this cluster has no RuntimeClass gvisor');
+      await system.upgrade('--set', 'sandbox.runtimeClassName=gvisor');
+      await sleep(3_000);
+      const results = await probe();
+      expect(results.length).toBeGreaterThan(30);
+      // A user namespace of gVisor's own kernel is no way out of it.
+      expect(results.filter(({ refused, probe: name }) => !refused && name !== 'a user namespace of its own')).toEqual([]);
+      await system.upgrade();
+    });
+  });
+
+  test('what lies in k8s/ and chaos/ is what the API server takes', async () => {
+    const taken: string[] = [];
+    const dry = async (text: string) => {
+      for (const document of parseAllDocuments(text)) {
+        const object = document.toJS() as { kind?: string; apiVersion?: string; metadata?: { name?: string; namespace?: string } } | null;
+        if (!object?.kind) continue;
+        const name = `${object.kind}/${object.metadata?.name}`;
+        const known = await command('kubectl', ['get', '--raw', object.apiVersion?.includes('/') ? `/apis/${object.apiVersion}` : '/api/v1']).then(
+          () => true,
+          () => false,
+        );
+        // The cluster does not know the kind (Prometheus operator, External Secrets, Chaos Mesh): nobody here can say.
+        if (!known) continue;
+        const space = object.kind === 'Namespace' ? [] : ['--namespace', namespace];
+        const file = join(mkdtempSync(join(tmpdir(), 'understudy-dry-')), 'object.json');
+        writeFileSync(file, JSON.stringify({ ...object, metadata: { ...object.metadata, namespace: object.kind === 'Namespace' ? undefined : namespace } }));
+        await command('kubectl', ['apply', '--dry-run=server', ...space, '--filename', file]);
+        taken.push(name);
+      }
+    };
+    await dry(await command('helm', ['template', 'p', 'charts/understudy', '--namespace', namespace, '--kube-version', '1.34.0', '--values', 'k8s/production/values.yaml']));
+    await dry(await command('kubectl', ['kustomize', '--enable-helm', '--load-restrictor', 'LoadRestrictionsNone', 'k8s/overlay']));
+    rmSync('k8s/overlay/charts', { recursive: true, force: true });
+    for (const file of ['stack.yaml', 'schedule.yaml', 'workflow.yaml', ...readdirSync('chaos/scenarios').map((name) => `scenarios/${name}`)])
+      await dry(readFileSync(join('chaos', file), 'utf8'));
+    expect(taken.length).toBeGreaterThan(40);
+  });
+
+  test('an upgrade under load fails no task', async () => {
+    const publishing = system.run(
+      'exec',
+      'u-cli',
+      '--',
+      'node',
+      '--input-type=module',
+      '-e',
+      `
+      const { execFileSync } = await import('node:child_process');
+      const sessions = [];
+      for (let count = 0; count < 40; count += 1) {
+        execFileSync('understudy', ['run', '-d', '--id', 'upgrade-' + count, 'fraud-check', 'Is order O-40007 suspicious?']);
+        await new Promise((wait) => setTimeout(wait, 500));
+      }`,
+    );
+    await sleep(3_000);
+    await system.upgrade('--set', 'logLevel=debug');
+    await publishing;
+    await system.upgrade();
+    const ended = async () => {
+      const text = await system.run('exec', 'u-cli', '--', 'understudy', '-o', 'json', 'ps', '--all', '-n', '1000');
+      return (JSON.parse(text) as { task: string; status: string }[]).filter(({ task }) => task.startsWith('upgrade-'));
+    };
+    let found = await ended();
+    for (const end = Date.now() + 60_000; found.filter(({ status }) => status === 'completed').length < 40 && Date.now() < end; found = await ended()) await sleep(1_000);
+    expect(found.filter(({ status }) => status !== 'completed')).toEqual([]);
+    expect(found.length).toBe(40);
+  });
+
+  test('uninstalled, it leaves its volumes and credentials, and nothing else', async () => {
+    await command('helm', ['uninstall', 'u', '--namespace', namespace, '--wait', '--timeout', '2m'], 180_000);
+    await sleep(2_000);
+    const left = await system.run('get', 'all,configmaps,secrets,networkpolicies,roles,rolebindings,serviceaccounts,pdb,pvc', '-l', 'app.kubernetes.io/instance=u', '-o', 'name');
+    expect(
+      left
+        .trim()
+        .split('\n')
+        .filter((name) => name !== '' && !name.startsWith('pod/u-sandbox'))
+        .sort(),
+    ).toEqual(['persistentvolumeclaim/data-u-nats-0', 'persistentvolumeclaim/data-u-redis-0', 'secret/u-credentials']);
+    const wide = await command('kubectl', ['get', 'clusterroles,clusterrolebindings,crds,validatingwebhookconfigurations,mutatingwebhookconfigurations', '-o', 'name']);
+    expect(wide.split('\n').filter((name) => name.includes('understudy'))).toEqual([]);
+  });
+});

@@ -1,0 +1,38 @@
+/** An installation on the cluster of the current context, and ways to look into it. */
+import { command, type Kubectl, kubectlFor } from '../../chaos/kubectl.ts';
+import { environment } from '../support/helm.ts';
+
+Object.assign(process.env, { PATH: environment.PATH, KUBECONFIG: environment.KUBECONFIG });
+
+export interface Installation extends Kubectl {
+  /** Run JavaScript in a pod of ours, as an ES module that may import the project's own files. @returns what it printed */
+  script(pod: string, code: string): Promise<string>;
+  podOf(component: string, index?: number): Promise<string>;
+  addressOf(component: string): Promise<string>;
+  secret(key: string): Promise<string>;
+  upgrade(...args: string[]): Promise<void>;
+}
+
+export async function installIn(namespace: string, ...args: string[]): Promise<Installation> {
+  const kubectl = kubectlFor(namespace);
+  await command('kubectl', ['create', 'namespace', namespace]).catch(() => undefined);
+  await command('kubectl', ['label', '--overwrite', 'namespace', namespace, 'pod-security.kubernetes.io/enforce=restricted']);
+  const upgrade = async (...more: string[]) =>
+    void (await command(
+      'helm',
+      ['upgrade', '--install', 'u', 'charts/understudy', '--namespace', namespace, '--reset-values', '--wait', '--timeout', '4m', ...args, ...more],
+      300_000,
+    ));
+  await upgrade();
+  const podOf = async (component: string, index = 0) =>
+    kubectl.run('get', 'pods', '-l', `app.kubernetes.io/component=${component}`, '--field-selector=status.phase=Running', '-o', `jsonpath={.items[${index}].metadata.name}`);
+  return {
+    ...kubectl,
+    podOf,
+    upgrade,
+    script: (pod, code) => kubectl.run('exec', pod, '--', 'node', '--input-type=module', '-e', code),
+    addressOf: (component) =>
+      kubectl.run('get', 'pods', '-l', `app.kubernetes.io/component=${component}`, '--field-selector=status.phase=Running', '-o', 'jsonpath={.items[0].status.podIP}'),
+    secret: async (key) => Buffer.from(await kubectl.run('get', 'secret', 'u-credentials', '-o', `jsonpath={.data.${key}}`), 'base64').toString(),
+  };
+}
