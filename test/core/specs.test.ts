@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { settingsFrom } from '../../services/adapters/files/environment.ts';
-import { loadSpecs, parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { loadSpecs, parseSpecs, specsOf } from '../../services/adapters/files/spec-files.ts';
 import type { AgentName } from '../../services/core/ids.ts';
 import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import { addressOf } from '../../services/runtime/intake.ts';
@@ -126,4 +126,46 @@ describe('the front door', () => {
 test('a wrong environment variable is named', () => {
   expect(() => settingsFrom({ UNDERSTUDY_SHARDS: 'many' })).toThrow(/UNDERSTUDY_SHARDS/);
   expect(settingsFrom({ UNDERSTUDY_SHARDS: '' }).shards).toBe(16);
+});
+
+describe('specs that change', () => {
+  const agent = (name: string, extra = '') => `apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: ${name} }\nspec: { model: m${extra} }\n`;
+  const model = 'apiVersion: understudy.dev/v1\nkind: Model\nmetadata: { name: m }\nspec: { model: x }\n';
+  function source(texts: Record<string, string>) {
+    const told: { name: string; messages: string[] }[] = [];
+    return {
+      texts,
+      told,
+      read: async () => new Map(Object.entries(texts)),
+      follow: () => ({ stop: () => undefined }),
+      refuse: async (name: string, problems: readonly { message: string }[]) => void told.push({ name, messages: problems.map(({ message }) => message) }),
+    };
+  }
+
+  test('what is broken stays what it was, is told to whoever wrote it, once, and the others go on', async () => {
+    const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model });
+    const specs = specsOf([maps], '.');
+    const first = (await specs.load()).catalog.agents.get('a' as never)?.revision;
+    expect(first).toBeDefined();
+    maps.texts['a.yaml'] = agent('a', ', modle: y');
+    maps.texts['b.yaml'] = agent('b');
+    const broken = await specs.load();
+    expect(broken.catalog.agents.get('a' as never)?.revision).toBe(first);
+    expect([...broken.catalog.agents.keys()].sort()).toEqual(['a', 'b']);
+    expect(broken.problems).toMatchObject([{ file: 'a.yaml:4', field: 'spec' }]);
+    await specs.load();
+    expect(maps.told.map(({ name }) => name)).toEqual(['a.yaml']);
+    maps.texts['a.yaml'] = agent('a', ', temperature: 1');
+    const mended = await specs.load();
+    expect(mended.problems).toEqual([]);
+    expect(mended.catalog.agents.get('a' as never)?.revision).not.toBe(first);
+  });
+
+  test('what is taken away is gone, and a document that never was good is only refused', async () => {
+    const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model, 'c.yaml': agent('c', ', tools: [none]') });
+    const specs = specsOf([maps], '.');
+    expect([...(await specs.load()).catalog.agents.keys()]).toEqual(['a']);
+    delete maps.texts['a.yaml'];
+    expect([...(await specs.load()).catalog.agents.keys()]).toEqual([]);
+  });
 });
