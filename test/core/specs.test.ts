@@ -129,8 +129,8 @@ test('a wrong environment variable is named', () => {
 });
 
 describe('specs that change', () => {
-  const agent = (name: string, extra = '') => `apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: ${name} }\nspec: { model: m${extra} }\n`;
-  const model = 'apiVersion: understudy.dev/v1\nkind: Model\nmetadata: { name: m }\nspec: { model: x }\n';
+  const agent = (name: string, extra = '') => `apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: ${name} }\nspec: { instructions: i, model: m${extra} }\n`;
+  const model = 'apiVersion: understudy.dev/v1\nkind: Model\nmetadata: { name: m }\nspec: { model: x, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } }\n';
   function source(texts: Record<string, string>) {
     const told: { name: string; messages: string[] }[] = [];
     return {
