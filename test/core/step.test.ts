@@ -420,6 +420,14 @@ describe('found in review, kept as tests', () => {
     expect(talk.record).toMatchObject({ value: 'idle' });
   });
 
+  test('an answer that no message could carry is cut, and says so', () => {
+    const talk = thinking();
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'é'.repeat(600_000) }));
+    const [reply] = talk.wants as { output: string }[];
+    expect(Buffer.byteLength(reply!.output)).toBeLessThan(257_000);
+    expect(reply!.output).toMatch(/é \[cut: 1200000 bytes\]$/);
+  });
+
   test('a task for a keyed session that has ended is refused by name, not forgotten', () => {
     const talk = new Talk();
     talk.say(keyedTask('a'));

@@ -5,6 +5,7 @@
 import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
 import { nothing } from '../budget/budget.ts';
 import { assertNever } from '../errors.ts';
+import { limits } from '../limits.ts';
 import type { AgentContext } from './agent-context.ts';
 import { agentMachine } from './agent-machine.ts';
 import type { Entry } from './conversation.ts';
@@ -163,13 +164,23 @@ export function refuseTask(draft: Draft, message: Message, reason: string): void
   draft.effects.push({ kind: 'reply', task: message.task, outcome: 'failed', output: '', reason, parent: message.parent, spent: nothing });
 }
 
+/** An answer that no message could carry would never leave; what is cut is said. */
+function cut(text: string): string {
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= limits.answerBytesMax) return text;
+  return `${Buffer.from(text)
+    .subarray(0, limits.answerBytesMax)
+    .toString('utf8')
+    .replace(/\uFFFD+$/, '')} [cut: ${bytes} bytes]`;
+}
+
 export function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: string | undefined, output?: unknown): void {
   const { record } = draft;
   const open = Object.keys(record.pending);
   cancel(draft, open);
   for (const id of open) settle(draft, id);
   const context = record.machine === 'agent' ? contextOf(draft) : undefined;
-  const text = typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output);
+  const text = cut(typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output));
   const goesOn = record.isKeyed && record.machine === 'agent' && outcome !== 'halted';
   if (goesOn && context) {
     // A model that is asked again wants an answer to every call it made.
