@@ -423,7 +423,7 @@ describe('found in review, kept as tests', () => {
   test('an answer that no message could carry is cut, and says so', () => {
     const talk = thinking();
     talk.say(replied(talk.pendingOf('callModel'), { content: 'é'.repeat(600_000) }));
-    const [reply] = talk.wants as { output: string }[];
+    const [reply] = talk.wants as unknown as { output: string }[];
     expect(Buffer.byteLength(reply!.output)).toBeLessThan(257_000);
     expect(reply!.output).toMatch(/é \[cut: 1200000 bytes\]$/);
   });
