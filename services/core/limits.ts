@@ -17,6 +17,7 @@ export const limits = {
   deferredMax: 64, // messages that a paused session keeps for later
   queueMax: 32, // tasks that a busy keyed session keeps waiting
 
+  mailSilenceMs: 3_000, // a host that the broker has not answered for so long lets its shards go, if there are others
   answerBytesMax: 256_000, // of a session, in its record, its event and its parent's mail: each is one message of the broker
   toolOutputBytesMax: 256_000, // about 64k tokens: more would crowd out the conversation
   toolTimeoutMs: 60_000, // default of a tool that names none

@@ -36,6 +36,8 @@ export interface Mailbox {
   bounds(): Promise<{ readonly first: number; readonly last: number; readonly created: number }>;
   /** The last sequence that a shard has, 0 if none: how far a fold must come to know everything. */
   lastOf(shard: ShardId): Promise<number>;
+  /** Does the log answer within so long? Never throws. */
+  answers(withinMs: number): Promise<boolean>;
   /** Forget what lies before a sequence. */
   trim(beforeSequence: number): Promise<void>;
 }

@@ -33,6 +33,9 @@ export class Host {
   #timers: { stop(): void }[] = [];
   #isDraining = false;
   #isPlacing = false;
+  #isListening = false;
+  #isCutOff = false;
+  #mailHeardAt: number;
   #trimTo = 0;
   members: readonly HostId[] = [];
   #heardAt = 0;
@@ -42,6 +45,7 @@ export class Host {
     this.#ports = ports;
     this.#leases = leases;
     this.#control = control;
+    this.#mailHeardAt = ports.clock.now();
   }
 
   async start(): Promise<void> {
@@ -61,6 +65,7 @@ export class Host {
     await this.#place();
     this.#timers = [
       clock.every(limits.heartbeatMs, () => void this.#place()),
+      clock.every(limits.heartbeatMs, () => void this.#listen()),
       clock.every(limits.leaseRenewMs, () => void this.#renew()),
       clock.every(1_000, () => this.#sweep()),
       clock.every(5_000, () => void this.#trim()),
@@ -71,6 +76,7 @@ export class Host {
   get whyNotReady(): string {
     if (this.#isDraining) return 'draining';
     if (this.#ports.clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return 'the session store does not answer';
+    if (this.#isCutOff) return 'the broker does not answer';
     return this.#opening.size > 0 ? 'shards are being opened' : '';
   }
   get shards(): readonly ShardId[] {
@@ -103,7 +109,7 @@ export class Host {
   // ---- placement --------------------------------------------------------------------------------
 
   async #place(): Promise<void> {
-    if (this.#isDraining || this.#isPlacing) return;
+    if (this.#isDraining || this.#isPlacing || this.#isCutOff) return;
     this.#isPlacing = true;
     try {
       const { host } = this.#settings;
@@ -120,6 +126,39 @@ export class Host {
       this.#ports.telemetry.log('warn', 'no heartbeat: the store does not answer', { host: this.#settings.host });
     } finally {
       this.#isPlacing = false;
+    }
+  }
+
+  /**
+   * Is the log within reach? Our leases are beside the data, so a host that is cut off from the broker alone would hold its shards for
+   * ever and hear nothing. It lets them go and takes itself off the list, unless nobody else is on it.
+   */
+  async #listen(): Promise<void> {
+    if (this.#isListening || this.#isDraining) return;
+    this.#isListening = true;
+    const { mailbox, clock, telemetry } = this.#ports;
+    const { host } = this.#settings;
+    try {
+      if (await mailbox.answers(1_000)) {
+        this.#mailHeardAt = clock.now();
+        if (this.#isCutOff) telemetry.log('info', 'the broker answers again', { host });
+        this.#isCutOff = false;
+        return;
+      }
+      const silentMs = clock.now() - this.#mailHeardAt;
+      if (this.#isCutOff || silentMs < limits.mailSilenceMs || this.members.length < 2) return;
+      this.#isCutOff = true;
+      telemetry.log('error', 'the broker does not answer: letting all shards go', { host, silentMs, shards: this.#shards.size });
+      for (const [id, shard] of this.#shards) {
+        if (this.#opening.has(id)) continue; // it cannot be opened without the broker, and says so itself
+        shard.close();
+        this.#lost(id, shard, 'cut-off', 'the broker does not answer');
+        // Should nobody hear it, the lease expires by itself: it is not renewed any more.
+        void this.#leases.release(shard.lease).catch(() => undefined);
+      }
+      await this.#leases.leave(host).catch(() => undefined);
+    } finally {
+      this.#isListening = false;
     }
   }
 

@@ -4,12 +4,16 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { join } from 'node:path';
 
-/** Sizes and times of day differ from run to run; with these the same files give the same bytes. */
-const tarOut = ['--sort=name', '--mtime=@0', '--owner=0', '--group=0', '--numeric-owner', '--exclude=lost+found', '-C'];
+/**
+ * The same files give the same bytes: sorted, without times and owners. Each entry of the folder and not the folder itself, which may be a
+ * volume that we may write to and do not own: nobody could restore its mode.
+ */
+const pack =
+  'find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 | LC_ALL=C sort -z | tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --null -T - -cf - | gzip -n -6';
 
-/** Writes the archive as the answer; a job's files may be unreadable to tar on purpose, then it is no archive. */
+/** Writes the archive as the answer. What a job made unreadable on purpose is not in it. */
 export function sendWorkspace(folder: string, response: ServerResponse): void {
-  const tar = spawn('/bin/sh', ['-c', 'tar -cf - "$@" . | gzip -n -6', 'tar', ...tarOut, folder], { stdio: ['ignore', 'pipe', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
+  const tar = spawn('/bin/sh', ['-c', pack], { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
   response.writeHead(200, { 'content-type': 'application/gzip' });
   tar.stdout.pipe(response);
   tar.on('error', () => response.destroy());
@@ -19,8 +23,7 @@ export async function receiveWorkspace(folder: string, request: IncomingMessage)
   await mkdir(folder, { recursive: true });
   for (const name of await readdir(folder)) await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
   return new Promise((resolve) => {
-    // The folder itself may be a volume that we may write to and do not own: its mode and times are left alone.
-    const tar = spawn('tar', ['-xzf', '-', '--no-same-owner', '--no-overwrite-dir', '-C', folder], { stdio: ['pipe', 'ignore', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
+    const tar = spawn('tar', ['-xzf', '-', '--no-same-owner', '-C', folder], { stdio: ['pipe', 'ignore', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
     tar.stdin.on('error', () => undefined);
     request.pipe(tar.stdin);
     tar.on('error', () => resolve(false));

@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { natsStarts } from '../../services/adapters/nats/starts.ts';
 import type { EffectId } from '../../services/core/ids.ts';
 import { eventually } from '../support/eventually.ts';
+import { FreezingProxy } from '../support/freezing-proxy.ts';
 import { System, type SystemOptions, script } from '../support/system.ts';
 
 let system: System;
@@ -203,6 +204,31 @@ test('nats-server killed and restarted under load: streams in memory are made ag
   await system.stack.restartServer('nats', 'SIGKILL', 500);
 
   await allIsWell(tasks);
+});
+
+describe('a runtime that is cut off from', () => {
+  test.each(['nats', 'redis'] as const)('%s only lets its shards go, and the others finish the work while it is', async (which) => {
+    await open({ runtimes: 1, gateways: 1, executors: 1, shards: 8 });
+    const proxy = new FreezingProxy();
+    await proxy.start(system.stack[which].port);
+    try {
+      const scheme: Record<string, string> =
+        which === 'nats' ? { UNDERSTUDY_NATS_URL: `nats://127.0.0.1:${proxy.port}` } : { UNDERSTUDY_REDIS_URL: `redis://127.0.0.1:${proxy.port}` };
+      const second = await system.stack.start('runtime', scheme, 'cut-off');
+      await eventually(async () => (await system.metric(second, 'understudy_shards_owned')) === 4, 'the second runtime to have its shards');
+      system.world.beforeMs = 20;
+      const tasks = many(40);
+      for (const task of tasks) await system.publish(task, workScript);
+      await eventually(() => system.ends().length > 3);
+      proxy.freeze();
+      await allIsWell(tasks);
+      proxy.thaw();
+      await eventually(async () => (await system.metric(second, 'understudy_shards_owned')) === 4, 'the second runtime to come back');
+    } finally {
+      proxy.thaw();
+      await proxy.stop();
+    }
+  });
 });
 
 test('everything dies at once, the memory of the broker included: what was pending is offered again', async () => {

@@ -33,6 +33,15 @@ export function natsMailbox(nats: Nats): Mailbox {
 
     lastOf: (shard) => lastSequenceOf(nats, streams.mail, subjects.mailOf(shard)),
 
+    async answers(withinMs) {
+      try {
+        const info = await ask<object>(nats, `$JS.API.STREAM.INFO.${streams.mail}`, undefined, withinMs);
+        return info.error === undefined;
+      } catch {
+        return false;
+      }
+    },
+
     async trim(beforeSequence) {
       if (beforeSequence <= 1) return;
       // By sequence only: a purge by subject stalls all publishers on NATS 2.9.
