@@ -64,7 +64,7 @@ async function install(): Promise<void> {
   await kubectl.run('rollout', 'status', 'deployment/chaos-world', '--timeout=60s');
   // The agent comes by a labelled ConfigMap: live when a runtime says so.
   for (let tries = 0; tries < 30; tries += 1) {
-    const doctor = await kubectl.run('exec', 'understudy-cli', '--', 'understudy', '-o', 'json', 'doctor').catch(() => '{}');
+    const doctor = await kubectl.run('exec', 'deployment/understudy-cli', '--', 'understudy', '-o', 'json', 'doctor').catch(() => '{}');
     if ((JSON.parse(doctor || '{}') as { agents?: { name: string }[] }).agents?.some(({ name }) => name === 'desk')) return;
     await sleep(1_000);
   }

@@ -33,7 +33,7 @@ const isPod = process.pid === 1;
  * In a pod: the lowest priority, so that we can still look and kill while hundreds of its processes run; and an end to forking
  * that the kernel keeps. That end counts all sandboxes of a node together (they share a user), so it stands far above `processesMax`.
  */
-const bounded = 'ulimit -p 512; exec nice -n 19 ';
+const bounded = 'ulimit -p 2048; exec nice -n 19 ';
 
 function commandOf(job: Job): string[] {
   switch (job.language) {
@@ -84,7 +84,7 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     const watch = setInterval(() => {
       looks += 1;
       if (isPod) {
-        const { processes, memoryBytes } = usageOfPod(baseline);
+        const { processes, memoryBytes } = usageOfPod(baseline, job.processesMax);
         if (processes > job.processesMax) stop('SANDBOX_PROCESSES', `it had more than ${job.processesMax} processes`);
         if (memoryBytes > job.memoryMiB * 1_048_576) stop('SANDBOX_MEMORY', `it used more than ${job.memoryMiB} MiB of memory`);
       }

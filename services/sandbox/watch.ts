@@ -20,13 +20,16 @@ export const baselineBytes = (): number => (saysShared ? 0 : meminfo('MemTotal')
 /**
  * All processes of this pod but our own. Only the first process of a pod may count like that: elsewhere there are others' processes.
  *
- * @param baseline  of before the job
+ * @param baseline      of before the job
+ * @param processesMax  beyond it only their number is told
  */
-export function usageOfPod(baseline: number): Usage {
+export function usageOfPod(baseline: number, processesMax: number): Usage {
+  const names = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+  // Too many to look at each: that they are too many is all that matters.
+  if (names.length > processesMax) return { processes: names.length, memoryBytes: 0 };
   let processes = 0;
   let memoryBytes = 0;
-  for (const name of readdirSync('/proc')) {
-    if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
+  for (const name of names) {
     try {
       const [, resident = 0, shared = 0] = fieldsOf(`/proc/${name}/statm`);
       memoryBytes += (resident - shared) * pageBytes;

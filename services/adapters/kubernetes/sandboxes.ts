@@ -86,26 +86,40 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     onTrouble: trouble('pods'),
   });
 
-  /** Take it out of the pool: its ReplicaSet makes another. */
+  let deployment: Promise<string | undefined> | undefined;
+  const deploymentUid = async (): Promise<string | undefined> => {
+    deployment ??= apps.readNamespacedDeploymentScale({ namespace, name: service }).then(({ metadata }) => metadata?.uid);
+    deployment.catch(() => {
+      deployment = undefined;
+    });
+    return deployment;
+  };
+  /** Take it out of the pool: its ReplicaSet makes another. It belongs to the Deployment from now on, and goes when that goes. */
   const detach = async (name: string): Promise<void> => {
-    const body = { metadata: { labels: { [poolLabel]: 'claimed', [serviceLabel]: service } } };
+    const uid = await deploymentUid();
+    const ownerReferences = uid ? [{ apiVersion: 'apps/v1', kind: 'Deployment', name: service, uid }] : undefined;
+    const body = { metadata: { labels: { [poolLabel]: 'claimed', [serviceLabel]: service }, ...(ownerReferences ? { ownerReferences } : {}) } };
     await core.patchNamespacedPod({ namespace, name, body }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
   };
   const remove = async (name: string): Promise<void> => {
     try {
       await core.deleteNamespacedPod({ namespace, name, gracePeriodSeconds: 0 });
     } catch (error) {
-      if ((error as { code?: number }).code !== 404) throw error;
+      if ((error as { code?: number }).code !== 404) throw error; // it is gone already
     }
   };
-  const later = (what: string, name: string, work: () => Promise<void>) =>
-    void work().catch((error: unknown) => {
+  const underWay = new Set<Promise<void>>();
+  const later = (what: string, name: string, work: () => Promise<void>) => {
+    const one = work().catch((error: unknown) => {
       // The next sweep does it, here or at another executor.
       telemetry.log('warn', 'the API server did not do what was asked; the next sweep tries again', {
         what,
         pod: name,
         cause: error instanceof Error ? error.message.slice(0, 200) : '',
       });
+    underWay.add(one);
+    void one.finally(() => underWay.delete(one));
+  };
     });
 
   let sized = -1;
@@ -183,6 +197,8 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     },
     async stop() {
       clearInterval(janitor);
+      // What is being deleted would be an orphan for a minute.
+      await Promise.race([Promise.all(underWay), new Promise((resolve) => setTimeout(resolve, 3_000))]);
       slices.stop();
       pods.stop();
     },
