@@ -36,7 +36,7 @@ WORKDIR /app
 COPY services/sandbox services/sandbox
 USER 10002:10002
 EXPOSE 8080
-ENTRYPOINT ["/bin/sh", "-c", "if node-sealed -v >/dev/null 2>&1; then exec node-sealed services/sandbox/main.ts; else exec node services/sandbox/main.ts; fi"]
+ENTRYPOINT ["/bin/sh", "-c", "if node-sealed -v >/dev/null 2>&1; then exec node-sealed --disable-sigusr1 services/sandbox/main.ts; else exec node --disable-sigusr1 services/sandbox/main.ts; fi"]
 
 FROM node AS understudy
 ARG VERSION=0.1.0

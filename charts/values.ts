@@ -163,7 +163,7 @@ export const valuesSchema = z
         warm: z.number().int().min(0).default(2).describe('sandboxes that stand ready'),
         max: z.number().int().min(1).default(8).describe('sandboxes in use at a time; beyond it calls wait'),
         waitMs: z.number().int().min(100).default(30_000).describe('how long a call waits for a free one before it fails as transient, ms'),
-        idleMs: z.number().int().min(500).default(5_000).describe("how long a session's sandbox is kept for its next call, ms"),
+        idleMs: z.number().int().min(500).max(50_000).default(5_000).describe("how long a session's sandbox is kept for its next call, ms"),
         runtimeClassName: z.string().default('').describe('gvisor, kata or whatever isolates better; empty is the default of the cluster'),
         userNamespace: z.boolean().default(false).describe('hostUsers: false, where nodes can do it'),
         workspace: z

@@ -102,7 +102,7 @@ export async function collect(sources: Sources): Promise<History> {
 
   const [all, live, dead, world] = await Promise.all([readEvents(), readLive(), eventsPort.deadLetters(100_000), worldHistory()]);
   const events = all.filter(({ data }) => isOurs(data.task));
-  const sessions = new Set(events.map(({ data }) => data.session));
+  const others = new Set(all.filter(({ data }) => !isOurs(data.task)).map(({ data }) => data.session));
   const metrics = await countersOf(sources.runtimes);
 
   let outbox = 0;
@@ -132,7 +132,7 @@ export async function collect(sources: Sources): Promise<History> {
     dead: dead.filter(({ task }) => isOurs(task)).map(({ task, code }) => ({ task, code })),
     live: live.filter(({ task }) => isOurs(task)),
     classes: { pure: 'pure', keyed: 'keyed', queryable: 'queryable', opaque: 'opaque', guarded: 'keyed' },
-    world: { calls: world.calls.filter(({ session }) => sessions.has(session)), effects: world.effects.filter(({ session }) => sessions.has(session)), leaks: world.leaks },
+    world: { calls: world.calls.filter(({ session }) => !others.has(session)), effects: world.effects.filter(({ session }) => !others.has(session)), leaks: world.leaks },
     guarded: ['guarded'],
     limits: { desk: { stepsMax: 40, toolCallsMax: 100, tokensMax: 500_000, costMicrosMax: 2_000_000 } },
     verified,
@@ -153,7 +153,7 @@ async function countersOf(runtimes: string): Promise<{ stepsCommitted: number; r
     const text = await (await fetch(`${address}/metrics`)).text();
     const sum = (pattern: RegExp) => [...text.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
     stepsCommitted += sum(/^understudy_steps_committed_total\{[^}]*\} (\d+)/gm);
-    refusedZombies += sum(/^understudy_fenced_total\{[^}]*\} (\d+)/gm) + sum(/^understudy_shards_lost_total\{[^}]*why="(?:stale|unavailable)"[^}]*\} (\d+)/gm);
+    refusedZombies += sum(/^understudy_fenced_total\{[^}]*\} (\d+)/gm);
   }
   return { stepsCommitted, refusedZombies };
 }

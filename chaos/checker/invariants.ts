@@ -47,6 +47,7 @@ const accounted: Judge = ({ accepted, events, dead, live }) => {
   for (const { task } of accepted) {
     const ended = ends.get(task)?.size ?? 0;
     if (ended > 1) broken.push(`${task}: ended ${ended} times`);
+    else if (ended === 1 && living.has(task)) broken.push(`${task}: ended, and a session still has it`);
     else if (ended === 0 && !buried.has(task) && !living.has(task)) broken.push(`${task}: lost: it did not end, is no dead letter, and no session has it`);
   }
   return { broken };

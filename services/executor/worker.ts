@@ -185,7 +185,10 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
   } catch (error) {
     outcome = failed('permanent', 'TOOL_CRASHED', `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`);
   }
-  if (timeout.aborted && !outcome.ok) return failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
+  if (timeout.aborted && !outcome.ok) {
+    const late = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
+    return outcome.failure.hasBegun === undefined ? late : { ok: false, failure: { ...late.failure, hasBegun: outcome.failure.hasBegun } };
+  }
   if (!outcome.ok) return outcome;
   if (spec.output) {
     const checked = validatorOf(spec.output)?.safeParse(outcome.value);

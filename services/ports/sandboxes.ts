@@ -27,11 +27,12 @@ export interface Checkpoint {
 /**
  * Files of a session, as one compressed archive, from its last call to its next.
  *
- * Guarantee: what `save` has resolved for is what `latest` and `load` give, until the next `save`.
- * Errors:    Unavailable; Refused with WORKSPACE_TOO_LARGE.
+ * Guarantee: `latest` gives what the last call before this effect has saved, so an effect that runs again begins where it began the first
+ *            time. `save` replaces only what `latest` gave: whoever was overtaken meanwhile is refused.
+ * Errors:    Unavailable, with WORKSPACE_CHANGED for one that was overtaken.
  */
 export interface Workspaces {
-  latest(tenant: string, session: string): Promise<Checkpoint | undefined>;
+  latest(tenant: string, session: string, effect: string): Promise<Checkpoint | undefined>;
   load(tenant: string, session: string, checkpoint: Checkpoint): Promise<Uint8Array>;
-  save(tenant: string, session: string, archive: Uint8Array): Promise<Checkpoint>;
+  save(tenant: string, session: string, effect: string, before: Checkpoint | undefined, archive: Uint8Array): Promise<Checkpoint>;
 }

@@ -51,6 +51,9 @@ export async function runJob(job: Job, workspace: string, signal: AbortSignal, o
   const folder = job.isWorkspace ? workspace : await mkdtemp(join(tmpdir(), 'job-'));
   try {
     return await run(job, folder, signal, onOutput);
+  } catch (error) {
+    // Code that no command line can hold: a zero byte, or more than the kernel takes.
+    return { ok: false, code: 'SANDBOX_CODE', message: `it could not be started: ${error instanceof Error ? error.message : 'unknown'}` };
   } finally {
     if (!job.isWorkspace) await rm(folder, { recursive: true, force: true }).catch(() => undefined);
   }
@@ -97,18 +100,18 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     const kept = { stdout: '', stderr: '' };
     let bytes = 0;
     let result = '';
-    const hear = (stream: 'stdout' | 'stderr') => (chunk: Buffer) => {
-      bytes += chunk.length;
+    const hear = (stream: 'stdout' | 'stderr') => (text: string) => {
+      bytes += Buffer.byteLength(text);
       if (bytes > job.outputBytesMax) return stop('SANDBOX_OUTPUT', `it wrote more than ${job.outputBytesMax} bytes of output`);
-      const text = chunk.toString('utf8');
       kept[stream] += text;
       onOutput(stream, text);
     };
-    child.stdout.on('data', hear('stdout'));
-    child.stderr.on('data', hear('stderr'));
-    (child.stdio[3] as NodeJS.ReadableStream).on('data', (chunk: Buffer) => {
-      if (result.length + chunk.length > job.outputBytesMax) stop('SANDBOX_OUTPUT', `its result is larger than ${job.outputBytesMax} bytes`);
-      else result += chunk.toString('utf8');
+    // Decoded as streams: a character may be cut by the end of a chunk.
+    child.stdout.setEncoding('utf8').on('data', hear('stdout'));
+    child.stderr.setEncoding('utf8').on('data', hear('stderr'));
+    (child.stdio[3] as NodeJS.ReadableStream).setEncoding('utf8').on('data', (text: string) => {
+      if (result.length + text.length > job.outputBytesMax) stop('SANDBOX_OUTPUT', `its result is larger than ${job.outputBytesMax} bytes`);
+      else result += text;
     });
     child.stdin.on('error', () => undefined); // it may end without reading
     child.stdin.end(JSON.stringify({ code: job.code, input: job.input ?? null }));
@@ -122,8 +125,8 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       kill(); // whatever it left behind
       resolve(verdict ?? outcomeOf(job, code, killedBy, kept, result));
     };
-    child.on('error', () => {
-      verdict ??= { ok: false, code: 'SANDBOX_LANGUAGE', message: `${job.language} cannot be run here` };
+    child.on('error', (error) => {
+      verdict ??= { ok: false, code: 'SANDBOX_CODE', message: `it could not be started: ${error.message}` };
       settle(null, null);
     });
     // Not `close`: a grandchild may hold the pipes open for ever.

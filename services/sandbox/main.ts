@@ -10,14 +10,18 @@
  *
  * Everything below /claim wants `authorization: Bearer <token>`. Environment: PORT (0 takes a free one), HOST, WORKSPACE.
  */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Claims } from './claim.ts';
 import { type Job, runJob } from './job.ts';
 import { receiveWorkspace, sendWorkspace } from './workspace.ts';
 
 const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace' } = process.env;
 mkdirSync(WORKSPACE, { recursive: true });
+// A container that was started again keeps its volumes: what an earlier life's session left must not meet the next.
+if (process.pid === 1) for (const folder of [WORKSPACE, tmpdir()]) for (const name of readdirSync(folder)) rmSync(join(folder, name), { recursive: true, force: true });
 const claims = new Claims();
 let jobs = 0;
 let running = 0;

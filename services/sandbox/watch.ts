@@ -31,7 +31,8 @@ export function usageOfPod(baseline: number, processesMax: number): Usage {
   let memoryBytes = 0;
   for (const name of names) {
     try {
-      const [, resident = 0, shared = 0] = fieldsOf(`/proc/${name}/statm`);
+      const [size = 0, resident = 0, shared = 0] = fieldsOf(`/proc/${name}/statm`);
+      if (size === 0) continue; // a zombie: nobody has fetched its end, and it does nothing any more
       memoryBytes += (resident - shared) * pageBytes;
       processes += 1;
     } catch {

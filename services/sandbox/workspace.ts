@@ -9,14 +9,16 @@ import { join } from 'node:path';
  * volume that we may write to and do not own: nobody could restore its mode.
  */
 const pack =
-  'find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 | LC_ALL=C sort -z | tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --null -T - -cf - | gzip -n -6';
+  'find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 | LC_ALL=C sort -z | tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --sparse --null -T - -I "gzip -n -6" -cf -';
 
-/** Writes the archive as the answer. What a job made unreadable on purpose is not in it. */
+/** Writes the archive as the answer.  */
 export function sendWorkspace(folder: string, response: ServerResponse): void {
   const tar = spawn('/bin/sh', ['-c', pack], { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
   response.writeHead(200, { 'content-type': 'application/gzip' });
-  tar.stdout.pipe(response);
+  tar.stdout.pipe(response, { end: false });
   tar.on('error', () => response.destroy());
+  // A part must not pass for the whole: what tar could not read makes it no archive.
+  tar.on('close', (code) => (code === 0 ? response.end() : response.destroy()));
 }
 
 export async function receiveWorkspace(folder: string, request: IncomingMessage): Promise<boolean> {

@@ -76,6 +76,8 @@ describe('a sandbox', () => {
 
   test.each([
     ['an error of the code', {}, { code: 'null.x' }, 'SANDBOX_CODE'],
+    ['code that no command line can hold', { run: { language: 'shell' } }, { code: 'echo \0' }, 'SANDBOX_CODE'],
+    ['code that is too long for one', { run: { language: 'shell' } }, { code: `: ${'x'.repeat(200_000)}` }, 'SANDBOX_CODE'],
     ['time', { timeoutMs: 1_500 }, { code: 'for (;;) {}' }, 'SANDBOX_TIMEOUT'],
     ['output', {}, { code: 'for (;;) console.log("x".repeat(10000));' }, 'SANDBOX_OUTPUT'],
     [
@@ -143,14 +145,33 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
   afterAll(() => servers?.stop());
 
   test('gives back what was saved last, whole', async () => {
-    expect(await workspaces.latest('acme', 's')).toBeUndefined();
+    expect(await workspaces.latest('acme', 's', 'e1')).toBeUndefined();
     const large = Buffer.alloc(limits.workspaceChunkBytes * 2 + 17, 'x');
-    const first = await workspaces.save('acme', 's', large);
+    const first = await workspaces.save('acme', 's', 'e1', undefined, large);
+    expect(await workspaces.latest('acme', 's', 'e2')).toEqual(first);
     expect(Buffer.compare(Buffer.from(await workspaces.load('acme', 's', first)), large)).toBe(0);
-    const second = await workspaces.save('acme', 's', Buffer.from('small'));
-    expect(await workspaces.latest('acme', 's')).toMatchObject(second);
-    await expect(workspaces.load('acme', 's', first)).rejects.toMatchObject({ code: 'WORKSPACE_CHANGED' });
-    expect(await workspaces.latest('other', 's')).toBeUndefined();
+    const second = await workspaces.save('acme', 's', 'e2', first, Buffer.from('small'));
+    expect(await workspaces.latest('acme', 's', 'e3')).toEqual(second);
+    expect(await workspaces.latest('other', 's', 'e3')).toBeUndefined();
+  });
+
+  test('an effect that runs again begins where it began the first time', async () => {
+    const first = await workspaces.save('acme', 'again', 'e1', undefined, Buffer.from('one'));
+    await workspaces.save('acme', 'again', 'e2', first, Buffer.from('two'));
+    expect(await workspaces.latest('acme', 'again', 'e2')).toEqual(first);
+    expect(Buffer.from(await workspaces.load('acme', 'again', first)).toString()).toBe('one');
+    const second = await workspaces.save('acme', 'again', 'e2', first, Buffer.from('two, again'));
+    expect(await workspaces.latest('acme', 'again', 'e3')).toEqual(second);
+    expect(Buffer.from(await workspaces.load('acme', 'again', second)).toString()).toBe('two, again');
+  });
+
+  test('who was overtaken saves nothing', async () => {
+    const first = await workspaces.save('acme', 'overtaken', 'e1', undefined, Buffer.from('one'));
+    const second = await workspaces.save('acme', 'overtaken', 'e2', first, Buffer.from('two'));
+    const third = await workspaces.save('acme', 'overtaken', 'e3', second, Buffer.from('three'));
+    await expect(workspaces.save('acme', 'overtaken', 'e2', first, Buffer.from('late'))).rejects.toMatchObject({ code: 'WORKSPACE_CHANGED' });
+    expect(await workspaces.latest('acme', 'overtaken', 'e4')).toEqual(third);
+    expect(Buffer.from(await workspaces.load('acme', 'overtaken', third)).toString()).toBe('three');
   });
 
   test('files survive the sandbox, at whichever executor the next call lands', async () => {
@@ -159,7 +180,8 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
       { sandboxes: ReturnType<typeof watched>; runner: ReturnType<typeof sandboxRunner> },
       { sandboxes: ReturnType<typeof watched>; runner: ReturnType<typeof sandboxRunner> },
     ];
-    const call = (at: typeof here, code: string) => at.runner.run(jobOf('w1', spec, { code }), spec.run as never, never);
+    let calls = 0;
+    const call = (at: typeof here, code: string, effect = `e${++calls}`) => at.runner.run({ ...jobOf('w1', spec, { code }), idempotencyKey: effect }, spec.run as never, never);
     expect(await call(here, 'mkdir -p d && echo one > d/f')).toMatchObject({ ok: true, value: { exitCode: 0 } });
     process.kill(Number(here.sandboxes.claimed[0]!.name.slice('sandbox-'.length)), 'SIGKILL');
     expect(await call(there, 'cat d/f && echo two >> d/f')).toMatchObject({ ok: true, value: { stdout: 'one\n' } });
@@ -168,6 +190,12 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
     expect(await call(here, 'cat d/f')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\n' } });
     expect(await call(there, 'echo three >> d/f')).toMatchObject({ ok: true });
     expect(await call(here, 'cat d/f')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\nthree\n' } });
+    // The same effect again, after its result was lost: its first run has not happened.
+    expect(await call(there, 'echo four >> d/f; cat d/f', 'twice')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\nthree\nfour\n' } });
+    expect(await call(here, 'echo four >> d/f; cat d/f', 'twice')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\nthree\nfour\n' } });
+    // And a call that failed in the middle leaves nothing.
+    expect(await call(here, 'yes > d/f')).toMatchObject({ ok: false });
+    expect(await call(here, 'cat d/f')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\nthree\nfour\n' } });
     await Promise.all([here.runner.close?.(), there.runner.close?.()]);
   });
 });

@@ -96,6 +96,7 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
         isBusy = false;
       };
       const following = sources.map((source) => source.follow(() => void changed()));
+      void changed(); // what changed between the first look and now
       return {
         stop() {
           for (const each of following) each.stop();

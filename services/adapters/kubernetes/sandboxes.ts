@@ -28,7 +28,7 @@ const poolLabel = 'understudy.dev/pool';
 const serviceLabel = 'understudy.dev/sandbox-of';
 const port = 8080;
 const sweepMs = 5_000;
-const strikesMax = 3;
+const strikesMax = Math.ceil(limits.sandboxOrphanMs / sweepMs); // one that we cannot reach may well be reached by its holder
 
 export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: PoolSettings, claim: Claim, telemetry: Telemetry): Sandboxes {
   const { namespace, core, discovery, config } = cluster;
@@ -112,35 +112,33 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   const later = (what: string, name: string, work: () => Promise<void>) => {
     const one = work().catch((error: unknown) => {
       // The next sweep does it, here or at another executor.
-      telemetry.log('warn', 'the API server did not do what was asked; the next sweep tries again', {
-        what,
-        pod: name,
-        cause: error instanceof Error ? error.message.slice(0, 200) : '',
-      });
+      const cause = error instanceof Error ? error.message.slice(0, 200) : '';
+      telemetry.log('warn', 'the API server did not do what was asked; the next sweep tries again', { what, pod: name, cause });
+    });
     underWay.add(one);
     void one.finally(() => underWay.delete(one));
   };
-    });
 
   let sized = -1;
-  const sweep = async () => {
+  let sweeps = 0;
+  let isSweeping = false;
+  const sweepOnce = async () => {
     measure();
+    // First out of the pool with what is claimed, so that a smaller pool is not made smaller by one that works.
+    for (const [name, address] of free) {
+      if (!spent.has(name) && (await stateOf(address))?.claimed) spent.add(name);
+      if (spent.has(name)) later('detach', name, () => detach(name));
+    }
+    await Promise.all(underWay);
+    sweeps += 1;
     const wanted = Math.max(0, Math.min(warm, max - inUse()));
-    if (wanted !== sized) {
+    // Somebody else may have sized it in the meantime: say it again now and then.
+    if (wanted !== sized || sweeps % 12 === 0) {
       later('scale', service, async () => {
         await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas: wanted } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
         sized = wanted;
       });
     }
-    for (const [name, address] of free) {
-      if (spent.has(name)) continue;
-      const state = await stateOf(address);
-      if (state?.claimed) {
-        spent.add(name);
-        later('detach', name, () => detach(name));
-      }
-    }
-    for (const name of spent) if (free.has(name)) later('detach', name, () => detach(name));
     for (const [name, pod] of claimed) {
       if (mine.has(name) && pod.status?.phase === 'Running') continue;
       const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
@@ -155,6 +153,13 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       later('delete', name, () => remove(name));
     }
     for (const name of strikes.keys()) if (!claimed.has(name)) strikes.delete(name);
+  };
+  const sweep = async () => {
+    if (isSweeping) return;
+    isSweeping = true;
+    await sweepOnce().finally(() => {
+      isSweeping = false;
+    });
   };
   const janitor = setInterval(() => void sweep(), sweepMs);
   void sweep();

@@ -48,7 +48,7 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects'>, name: StreamName, re
         duplicate_window: nanos(1_000),
       };
     case 'events':
-      return { ...common, name: streams.events, subjects: [subjects.all('event')], max_age: nanos(7 * day), max_bytes: 4 * 1024 ** 3, duplicate_window: nanos(1_000) };
+      return { ...common, name: streams.events, subjects: [subjects.all('event')], max_age: nanos(7 * day), max_bytes: 2 * 1024 ** 3, duplicate_window: nanos(1_000) };
     case 'dead':
       return { ...common, name: streams.dead, subjects: [subjects.all('dead')], duplicate_window: nanos(120_000) };
     case 'archive':
@@ -60,7 +60,9 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects'>, name: StreamName, re
         subjects: [subjects.all('workspace')],
         max_msgs_per_subject: 1,
         max_age: nanos(limits.workspaceMaxAgeMs),
-        max_bytes: 8 * 1024 ** 3,
+        // Full is refused, so that no tenant's files push out another's.
+        discard: DiscardPolicy.New,
+        max_bytes: 2 * 1024 ** 3,
         duplicate_window: nanos(1_000),
       };
     case 'bundles':

@@ -1,50 +1,68 @@
-/** WORKSPACES: files of sessions between their calls, as compressed archives in chunks named by their digest, and a head that names the digest. */
+/**
+ * WORKSPACES: files of sessions between their calls, as compressed archives in chunks named by their digest, and a head that names the digest,
+ * the effect that saved it, and what was there before that effect.
+ */
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
-import { Unavailable } from '../../core/errors.ts';
+import { Refused, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import type { Workspaces } from '../../ports/sandboxes.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
+import type { PublishRefusal } from './publisher.ts';
 
-const headSchema = z.object({ digest: z.string().regex(/^[0-9a-f]{32}$/), bytes: z.number().int().nonnegative(), chunks: z.number().int().positive() });
+const checkpointSchema = z.object({ digest: z.string().regex(/^[0-9a-f]{32}$/), bytes: z.number().int().nonnegative() });
+const headSchema = checkpointSchema.extend({ effect: z.string(), before: checkpointSchema.optional() });
+const wrongLastSequence = 10_071;
 
 export function natsWorkspaces(nats: Nats): Workspaces {
   const { subjects, streams, publisher } = nats;
   const digestOf = (archive: Uint8Array) => createHash('sha256').update(archive).digest('hex').slice(0, 32);
   const headOf = async (tenant: string, session: string) => {
     const message = await lastMessage(nats, streams.workspaces, { last_by_subj: subjects.workspace(tenant, session, 'head') });
-    return message && headSchema.parse(JSON.parse(message.text));
+    return message && { sequence: message.seq, ...headSchema.parse(JSON.parse(message.text)) };
   };
+  const seenBy = (head: Awaited<ReturnType<typeof headOf>>, effect: string) => (head?.effect === effect ? head.before : head && { digest: head.digest, bytes: head.bytes });
+  const changed = (session: string) => new Unavailable('WORKSPACE_CHANGED', `the workspace of ${session} has been saved anew in the meantime`);
   return {
-    latest: headOf,
+    latest: async (tenant, session, effect) => seenBy(await headOf(tenant, session), effect),
 
-    async load(tenant, session, { digest }) {
-      const head = await headOf(tenant, session);
-      if (head?.digest !== digest) throw new Unavailable('WORKSPACE_CHANGED', `the workspace of ${session} has been saved anew in the meantime`);
+    async load(tenant, session, { digest, bytes }) {
       const chunks: Buffer[] = [];
-      for (let index = 0; index < head.chunks; index += 1) {
+      for (let index = 0; index < Math.max(1, Math.ceil(bytes / limits.workspaceChunkBytes)); index += 1) {
         const message = await lastMessage(nats, streams.workspaces, { last_by_subj: subjects.workspace(tenant, session, `${digest}.${index}`) });
-        if (!message) throw new Unavailable('WORKSPACE_INCOMPLETE', `part ${index} of the workspace of ${session} is missing`);
+        if (!message) throw changed(session);
         chunks.push(message.bytes);
       }
       const archive = Buffer.concat(chunks);
-      if (digestOf(archive) !== digest) throw new Unavailable('WORKSPACE_INCOMPLETE', `the workspace of ${session} is not what its head says`);
+      if (digestOf(archive) !== digest) throw new Refused('WORKSPACE_UNREADABLE', `the workspace of ${session} is not what its head says`);
       return archive;
     },
 
-    async save(tenant, session, archive) {
+    async save(tenant, session, effect, before, archive) {
       const digest = digestOf(archive);
-      const before = await headOf(tenant, session);
-      if (before?.digest === digest) return before;
-      const chunks = Math.max(1, Math.ceil(archive.length / limits.workspaceChunkBytes));
+      const head = await headOf(tenant, session);
+      if (seenBy(head, effect)?.digest !== before?.digest) throw changed(session);
       // One after the other, so that a large workspace does not fill the connection. The head comes last: until then the old one stands.
-      for (let index = 0; index < chunks; index += 1) {
+      for (let index = 0; index < Math.max(1, Math.ceil(archive.length / limits.workspaceChunkBytes)); index += 1) {
         const part = archive.subarray(index * limits.workspaceChunkBytes, (index + 1) * limits.workspaceChunkBytes);
         await publisher.publish(subjects.workspace(tenant, session, `${digest}.${index}`), part);
       }
-      await publisher.publish(subjects.workspace(tenant, session, 'head'), JSON.stringify({ digest, bytes: archive.length, chunks }));
-      // What nobody's head names any more; if this fails, its age removes it.
-      if (before) await ask(nats, `$JS.API.STREAM.PURGE.${streams.workspaces}`, { filter: subjects.workspace(tenant, session, `${before.digest}.*`) }).catch(() => undefined);
+      try {
+        await publisher.publish(subjects.workspace(tenant, session, 'head'), JSON.stringify({ digest, bytes: archive.length, effect, before }), {
+          'Nats-Expected-Last-Subject-Sequence': String(head?.sequence ?? 0),
+        });
+      } catch (error) {
+        const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;
+        // Overtaken, or our own first copy whose ack was lost: then it stands.
+        if (refusal?.errCode !== wrongLastSequence) throw error;
+        const now = await headOf(tenant, session);
+        if (now?.effect !== effect || now.digest !== digest) throw changed(session);
+      }
+      // What no head names any more, neither as now nor as before; if this fails, its age removes it.
+      for (const stale of [head?.digest, head?.before?.digest]) {
+        if (stale === undefined || stale === digest || stale === before?.digest) continue;
+        await ask(nats, `$JS.API.STREAM.PURGE.${streams.workspaces}`, { filter: subjects.workspace(tenant, session, `${stale}.*`) }).catch(() => undefined);
+      }
       return { digest, bytes: archive.length };
     },
   };

@@ -61,7 +61,8 @@ async function bytesOf(sandbox: Sandbox, answer: IncomingMessage, bytesMax: numb
 /** @throws Unavailable SANDBOX_GONE when it ends, hangs up or answers what is no answer */
 export async function runInSandbox(sandbox: Sandbox, job: SandboxJob, signal: AbortSignal): Promise<Done> {
   const answer = await open(sandbox, 'POST', '/jobs', JSON.stringify(job), signal);
-  const bytes = await bytesOf(sandbox, answer, job.outputBytesMax * 8 + 65_536);
+  const bytes = await bytesOf(sandbox, answer, job.outputBytesMax * 64 + 1_048_576);
+  if (answer.statusCode === 400) throw new Refused('SANDBOX_JOB', `the sandbox does not take this job: ${bytes?.toString('utf8').slice(0, 200)}`);
   if (answer.statusCode !== 200 || !bytes) throw gone(sandbox, new Error(`it answered ${answer.statusCode}`));
   const last = bytes.toString('utf8').trimEnd().split('\n').at(-1) ?? '';
   try {

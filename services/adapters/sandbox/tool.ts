@@ -49,11 +49,13 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
     if (seat.calls === 0 && seats.get(key) === seat) seats.delete(key);
   };
 
-  const perform = async (key: string, seat: Seat, job: ToolJob, run: SandboxRun, signal: AbortSignal): Promise<Outcome<unknown>> => {
+  const perform = async (key: string, seat: Seat, job: ToolJob, run: SandboxRun, endsAt: number, signal: AbortSignal): Promise<Outcome<unknown>> => {
     const isWorkspace = job.spec.class === 'workspace';
     const code = run.code ?? job.arguments.code;
     if (typeof code !== 'string') return failed('semantic', 'ARGUMENTS_INVALID', `${job.tool} needs "code"`);
-    const saved = isWorkspace ? await workspaces.latest(job.tenant, job.session) : undefined;
+    const saved = isWorkspace ? await workspaces.latest(job.tenant, job.session, job.idempotencyKey) : undefined;
+    // It holds what a call left that does not count (it runs again, or failed): nothing of it may be seen.
+    if (isWorkspace && !saved && seat.digest !== undefined) vacate(key, seat);
     if (!seat.sandbox) {
       const from = performance.now();
       seat.sandbox = await sandboxes.claim({ tenant: job.tenant, session: job.session }, signal);
@@ -64,6 +66,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
       await putWorkspace(sandbox, await workspaces.load(job.tenant, job.session, saved), signal);
       seat.digest = saved.digest;
     }
+    if (isWorkspace) seat.digest ??= 'unsaved';
     const done = await runInSandbox(
       sandbox,
       {
@@ -71,7 +74,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
         code,
         input: run.code === undefined ? (job.arguments.input ?? null) : job.arguments,
         isWorkspace,
-        timeoutMs: Math.max(100, job.spec.timeoutMs - 500), // it answers before we stop waiting
+        timeoutMs: Math.max(100, endsAt - performance.now() - 500), // it answers before we stop waiting
         outputBytesMax: Math.max(64_000, job.spec.outputBytesMax * 4),
         memoryMiB: run.memoryMiB,
         diskMiB: run.diskMiB,
@@ -80,8 +83,8 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
       signal,
     );
     if (!done.ok) {
-      // What went over a limit may have left things behind; the next call begins anew, from the last checkpoint.
-      if (done.code !== 'SANDBOX_CODE') vacate(key, seat);
+      // What failed may have left things behind; the next call begins anew, from the last checkpoint.
+      if (isWorkspace || done.code !== 'SANDBOX_CODE') vacate(key, seat);
       return failed(semantic.has(done.code) ? 'semantic' : 'permanent', done.code, `tool ${job.tool}: ${done.message}`);
     }
     if (isWorkspace) {
@@ -90,7 +93,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
         vacate(key, seat);
         return failed('semantic', 'WORKSPACE_TOO_LARGE', `the workspace is larger than ${limits.workspaceBytesMax} bytes compressed; this call was undone`);
       }
-      seat.digest = (await workspaces.save(job.tenant, job.session, archive)).digest;
+      seat.digest = (await workspaces.save(job.tenant, job.session, job.idempotencyKey, saved, archive)).digest;
     }
     return { ok: true, value: done.value };
   };
@@ -107,8 +110,11 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
       const seat = found;
       clearTimeout(seat.leave);
       seat.calls += 1;
-      const mine = seat.last.then(() =>
-        signal.aborted ? failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} waited too long for its turn`) : perform(key, seat, job, run, signal),
+      const endsAt = performance.now() + job.spec.timeoutMs;
+      const mine = seat.last.then((): Promise<Outcome<unknown>> | Outcome<unknown> =>
+        signal.aborted
+          ? { ok: false, failure: { class: 'transient', code: 'TOOL_TIMEOUT', message: `tool ${job.tool} waited too long for its turn`, hasBegun: false } }
+          : perform(key, seat, job, run, endsAt, signal),
       );
       seat.last = mine.catch(() => undefined);
       try {
