@@ -72,5 +72,5 @@ td.c{min-width:14rem;text-align:left}i{display:block;height:7px;border-radius:3p
 @media(prefers-color-scheme:dark){body,.k b{background:#12171d;color:#e4e9ef}td,th{border-color:#2a333d}td.g{color:#5ecb8f}.b{color:#ff8a80}}
 </style><h1>${escaped(title)}</h1><p>Every row is one scenario under load. Blue: from the fault to the next step of each session that was at work then.</p>
 <div class="k"><div><b>${sum('started')}</b>sessions started</div><div><b>${ran.reduce((total, { faults }) => total + faults, 0)}</b>faults</div><div><b>${sum('lost')}</b>lost</div><div><b>${sum('doubled')}</b>doubled</div><div><b>${sum('unknown')}</b>unknown, and said so</div></div>
-<table><tr><th>scenario<th>faults<th>completed<th>lost<th>doubled<th>unknown<th>zombie writes refused<th>standing still<th>drained in</tr>${body.join('\n')}</table></html>\n`;
+<table><tr><th>scenario<th>faults<th>completed<th>lost<th>doubled<th>unknown<th>zombie writes refused so far<th>standing still<th>drained in</tr>${body.join('\n')}</table></html>\n`;
 }
