@@ -11,7 +11,7 @@ import { join } from 'node:path';
 const pack =
   'find . -mindepth 1 -maxdepth 1 ! -name lost+found -print0 | LC_ALL=C sort -z | tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --sparse --null -T - -I "gzip -n -6" -cf -';
 
-/** Writes the archive as the answer.  */
+/** Writes the archive as the answer. */
 export function sendWorkspace(folder: string, response: ServerResponse): void {
   const tar = spawn('/bin/sh', ['-c', pack], { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
   response.writeHead(200, { 'content-type': 'application/gzip' });
