@@ -219,7 +219,6 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         'a node': `${node}:22`,
         'the cloud metadata': '169.254.169.254:80',
         'the internet': '1.1.1.1:443',
-        'another sandbox': `${await system.run('get', 'pods', '-l', 'understudy.dev/pool=free', '-o', 'jsonpath={.items[1].status.podIP}')}:8080`,
       };
       for (const [part, port] of [
         ['nats', 4222],
@@ -230,6 +229,15 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         ['payments', 8080],
       ] as const)
         tcp[part] = `${await system.addressOf(part)}:${port}`;
+      const sandboxes = (
+        await system.run('get', 'pods', '-l', 'app.kubernetes.io/component=sandbox', '--field-selector=status.phase=Running', '-o', 'jsonpath={.items[*].status.podIP}')
+      )
+        .trim()
+        .split(' ');
+      sandboxes.forEach((address, index) => {
+        tcp[`sandbox ${index}`] = `${address}:8080`;
+      });
+      expect(sandboxes.length).toBeGreaterThan(1);
       const dns = await jsonpath('service', '-n', 'kube-system', '-l', 'k8s-app=kube-dns', '-o', 'jsonpath={.items[0].spec.clusterIP}');
       const [answer] = await inSandbox([{ language: 'javascript', code: probes, input: { tcp, dns }, timeoutMs: 50_000 }]);
       return (answer?.value as { result: { probe: string; refused: boolean; detail: string }[] } | undefined)?.result ?? [];
