@@ -325,9 +325,10 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         // The cluster does not know the kind (Prometheus operator, External Secrets, Chaos Mesh): nobody here can say.
         if (!known) continue;
         const space = object.kind === 'Namespace' ? [] : ['--namespace', namespace];
-        const file = join(mkdtempSync(join(tmpdir(), 'understudy-dry-')), 'object.json');
+        const folder = mkdtempSync(join(tmpdir(), 'understudy-dry-'));
+        const file = join(folder, 'object.json');
         writeFileSync(file, JSON.stringify({ ...object, metadata: { ...object.metadata, namespace: object.kind === 'Namespace' ? undefined : namespace } }));
-        await command('kubectl', ['apply', '--dry-run=server', ...space, '--filename', file]);
+        await command('kubectl', ['apply', '--dry-run=server', ...space, '--filename', file]).finally(() => rmSync(folder, { recursive: true }));
         taken.push(name);
       }
     };
