@@ -8,8 +8,9 @@ import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { baselineBytes, bytesBelow, usageOfPod } from './watch.ts';
+import { baselineOfPod, bytesBelow, usageOfPod } from './watch.ts';
 
 export interface Job {
   readonly language: 'javascript' | 'shell' | 'python';
@@ -23,6 +24,13 @@ export interface Job {
   readonly diskMiB: number;
   readonly processesMax: number;
 }
+
+/**
+ * So many zombies and a pod is worn out: they count against the node's limits, and only the end of the pod takes them away.
+ * Its holder hears it with the result, and takes another.
+ */
+const wornOutProcesses = 256;
+export const isWornOut = (): boolean => isPod && baselineOfPod().processes > wornOutProcesses;
 
 export type Done = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly code: string; readonly message: string };
 
@@ -82,7 +90,7 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       kill();
     };
     const timer = setTimeout(() => stop('SANDBOX_TIMEOUT', `it took longer than ${job.timeoutMs} ms and was ended with all that it had started`), job.timeoutMs);
-    const baseline = isPod ? baselineBytes() : 0;
+    const baseline = isPod ? baselineOfPod() : { processes: 0, memoryBytes: 0 };
     let looks = 0;
     const watch = setInterval(() => {
       looks += 1;
@@ -123,7 +131,7 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       clearInterval(watch);
       signal.removeEventListener('abort', onAbort);
       kill(); // whatever it left behind
-      resolve(verdict ?? outcomeOf(job, code, killedBy, kept, result));
+      void quiet().then(() => resolve(verdict ?? outcomeOf(job, code, killedBy, kept, result)));
     };
     child.on('error', (error) => {
       verdict ??= { ok: false, code: 'SANDBOX_CODE', message: `it could not be started: ${error.message}` };
@@ -132,6 +140,12 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     // Not `close`: a grandchild may hold the pipes open for ever.
     child.on('exit', (code, killedBy) => setTimeout(() => settle(code, killedBy), 20));
   });
+}
+
+/** What was killed takes a moment to end, and would be counted as the next job's. Waits 2 s at most. */
+async function quiet(): Promise<void> {
+  const nothing = { processes: 0, memoryBytes: 0 };
+  for (let looks = 0; isPod && looks < 100 && usageOfPod(nothing, Number.POSITIVE_INFINITY).processes > 0; looks += 1) await sleep(20);
 }
 
 function outcomeOf(job: Job, code: number | null, killedBy: NodeJS.Signals | null, { stdout, stderr }: { stdout: string; stderr: string }, result: string): Done {

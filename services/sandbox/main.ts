@@ -5,7 +5,8 @@
  *   GET  /readyz      is it up?
  *   GET  /state       { claimed, idleMs, jobs, running }
  *   POST /claim       { tenant, session } → { token }, or 409 when it is somebody's
- *   POST /jobs        a job → lines of JSON: { stream, text }... and at last { done }
+ *   POST /jobs        a job → lines of JSON: { stream, text }... and at last { done }, with `isWornOut` when the holder had better
+ *                     take another sandbox for the next
  *   GET  /workspace   all files of the workspace, compressed;  PUT replaces them
  *
  * Everything below /claim wants `authorization: Bearer <token>`. Environment: PORT (0 takes a free one), HOST, WORKSPACE.
@@ -15,7 +16,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Claims } from './claim.ts';
-import { type Job, runJob } from './job.ts';
+import { isWornOut, type Job, runJob } from './job.ts';
 import { receiveWorkspace, sendWorkspace } from './workspace.ts';
 
 const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace' } = process.env;
@@ -98,7 +99,7 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
     running -= 1;
   });
   claims.heard();
-  line({ done });
+  line({ done: { ...done, isWornOut: isWornOut() } });
   response.end();
 }
 

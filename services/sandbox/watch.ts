@@ -14,32 +14,39 @@ const meminfo = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+)`
 /** gVisor does not say which pages are shared; but its /proc/meminfo is that of this sandbox alone. */
 const saysShared = (fieldsOf('/proc/self/statm')[2] ?? 0) > 0;
 
-/** What the whole sandbox uses now, where that can be said: the job's part is what came on top. */
-export const baselineBytes = (): number => (saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree'));
+const others = (): string[] => readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
 
 /**
- * All processes of this pod but our own. Only the first process of a pod may count like that: elsewhere there are others' processes.
+ * What was there before the job: its part is what came on top. Processes are those of earlier jobs that ended without a parent to fetch
+ * their end: zombies, which stay as long as the pod, because a Node program cannot wait for children that it did not start.
+ *
+ * Memory only where the kernel cannot say it of each process.
+ */
+export const baselineOfPod = (): Usage => ({ processes: others().length, memoryBytes: saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree') });
+
+/**
+ * What a job uses: all processes of this pod but our own. Only the first process of a pod may count like that: elsewhere there are others' processes.
  *
  * @param baseline      of before the job
- * @param processesMax  beyond it only their number is told
+ * @param processesMax  far beyond it only their number is told
  */
-export function usageOfPod(baseline: number, processesMax: number): Usage {
-  const names = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+export function usageOfPod(baseline: Usage, processesMax: number): Usage {
+  const names = others();
   // Too many to look at each: that they are too many is all that matters.
-  if (names.length > processesMax) return { processes: names.length, memoryBytes: 0 };
+  if (names.length - baseline.processes > processesMax * 4) return { processes: names.length - baseline.processes, memoryBytes: 0 };
   let processes = 0;
   let memoryBytes = 0;
   for (const name of names) {
     try {
       const [size = 0, resident = 0, shared = 0] = fieldsOf(`/proc/${name}/statm`);
-      if (size === 0) continue; // a zombie: nobody has fetched its end, and it does nothing any more
+      if (size === 0) continue; // a zombie: it does nothing any more
       memoryBytes += (resident - shared) * pageBytes;
       processes += 1;
     } catch {
       // it has ended in between
     }
   }
-  return { processes, memoryBytes: saysShared ? memoryBytes : baselineBytes() - baseline };
+  return { processes, memoryBytes: saysShared ? memoryBytes : baselineOfPod().memoryBytes - baseline.memoryBytes };
 }
 
 /** Bytes below a folder; stops counting beyond `bytesMax`. */

@@ -1,11 +1,15 @@
 /** The job runner and the tools that run in it, over real processes and HTTP. In pods the same runner is tried by test/cluster. */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { memoryWorkspaces } from '../../services/adapters/memory/workspaces.ts';
 import { natsWorkspaces } from '../../services/adapters/nats/workspaces.ts';
 import { processSandboxes } from '../../services/adapters/process/sandboxes.ts';
-import { claimSandbox } from '../../services/adapters/sandbox/client.ts';
+import { claimSandbox, runInSandbox } from '../../services/adapters/sandbox/client.ts';
 import { sandboxRunner } from '../../services/adapters/sandbox/tool.ts';
 import { limits } from '../../services/core/limits.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
@@ -132,6 +136,66 @@ describe('a sandbox', () => {
     process.kill(Number(sandboxes.claimed.at(-1)!.name.slice('sandbox-'.length)), 'SIGKILL');
     expect(await going).toMatchObject({ ok: false, failure: { class: 'transient', code: 'SANDBOX_GONE' } });
     expect(await run('s5', toolOf(), { code: 'return 5;' })).toMatchObject({ ok: true });
+  });
+});
+
+const asInPod = ['-Urpf', '--mount-proc', '--kill-child'];
+const canUnshare = spawnSync('unshare', [...asInPod, 'true']).status === 0;
+
+describe.skipIf(!canUnshare)('the first process of a pod (skipped where no process namespace can be made)', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'understudy-pod-'));
+  mkdirSync(join(folder, 'tmp'));
+  const pod = canUnshare
+    ? spawn('unshare', [...asInPod, process.execPath, '--disable-warning=ExperimentalWarning', 'services/sandbox/main.ts'], {
+        stdio: ['ignore', 'pipe', 'ignore'],
+        env: { PATH: process.env.PATH, PORT: '0', HOST: '127.0.0.1', WORKSPACE: join(folder, 'workspace'), TMPDIR: join(folder, 'tmp') },
+      })
+    : undefined;
+  let sandbox: Sandbox;
+  beforeAll(async () => {
+    const port = await new Promise<number>((resolve) =>
+      createInterface({ input: pod!.stdout }).once('line', (line) => resolve((JSON.parse(line) as { listening: number }).listening)),
+    );
+    const url = `http://127.0.0.1:${port}`;
+    sandbox = { name: 'pod', url, token: (await claimSandbox('pod', url, { tenant: 'acme', session: 's' })) ?? '' };
+  });
+  afterAll(() => {
+    pod?.kill('SIGKILL');
+    rmSync(folder, { recursive: true, force: true });
+  });
+  const run = (code: string) =>
+    runInSandbox(
+      sandbox,
+      { input: null, language: 'shell', isWorkspace: true, timeoutMs: 20_000, outputBytesMax: 100_000, memoryMiB: 200, diskMiB: 50, processesMax: 50, code },
+      never,
+    );
+  const orphans = (count: number) => `i=0; while [ $i -lt ${count} ]; do (true &); i=$((i+1)); done; sleep 0.5; echo done`;
+
+  test('does not count processes that have ended: neither those of the job nor those of the jobs before', async () => {
+    expect(await run(orphans(70))).toMatchObject({ ok: true, value: { stdout: 'done\n' }, isWornOut: false });
+    expect(await run('sleep 0.5; echo alive')).toMatchObject({ ok: true, value: { stdout: 'alive\n' } });
+  });
+
+  test('ends a job that has more processes than it may', async () => {
+    expect(await run('i=0; while [ $i -lt 60 ]; do sleep 20 & i=$((i+1)); done; wait')).toMatchObject({ ok: false, code: 'SANDBOX_PROCESSES' });
+    expect(await run('sleep 0.5; echo alive')).toMatchObject({ ok: true });
+  });
+
+  test('says that it is worn out when too many have ended that nobody fetches', async () => {
+    expect(await run(orphans(60))).toMatchObject({ ok: true, isWornOut: false });
+    expect(await run(orphans(140))).toMatchObject({ ok: true, isWornOut: true });
+    const discarded: string[] = [];
+    const runner = sandboxRunner(
+      {
+        sandboxes: { claim: async () => sandbox, discard: ({ name }) => discarded.push(name), stop: async () => undefined },
+        workspaces: memoryWorkspaces(),
+        telemetry: countingTelemetry(),
+      },
+      60_000,
+    );
+    const spec = toolOf();
+    expect(await runner.run(jobOf('s', spec, { code: 'return 1;' }), spec.run as never, never)).toMatchObject({ ok: true });
+    expect(discarded).toEqual(['pod']);
   });
 });
 

@@ -7,8 +7,8 @@ import type { Sandbox } from '../../ports/sandboxes.ts';
 const agent = new Agent({ keepAlive: true, maxFreeSockets: 64 });
 
 const doneSchema = z.discriminatedUnion('ok', [
-  z.object({ ok: z.literal(true), value: z.unknown() }),
-  z.object({ ok: z.literal(false), code: z.string().max(64), message: z.string().max(2_000) }),
+  z.object({ ok: z.literal(true), value: z.unknown(), isWornOut: z.boolean().default(false) }),
+  z.object({ ok: z.literal(false), code: z.string().max(64), message: z.string().max(2_000), isWornOut: z.boolean().default(false) }),
 ]);
 const lineSchema = z.union([z.object({ done: doneSchema }), z.object({ stream: z.enum(['stdout', 'stderr']), text: z.string() })]);
 export type Done = z.infer<typeof doneSchema>;

@@ -84,7 +84,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
     );
     if (!done.ok) {
       // What failed may have left things behind; the next call begins anew, from the last checkpoint.
-      if (isWorkspace || done.code !== 'SANDBOX_CODE') vacate(key, seat);
+      if (isWorkspace || done.isWornOut || done.code !== 'SANDBOX_CODE') vacate(key, seat);
       return failed(semantic.has(done.code) ? 'semantic' : 'permanent', done.code, `tool ${job.tool}: ${done.message}`);
     }
     if (isWorkspace) {
@@ -95,6 +95,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
       }
       seat.digest = (await workspaces.save(job.tenant, job.session, job.idempotencyKey, saved, archive)).digest;
     }
+    if (done.isWornOut) vacate(key, seat);
     return { ok: true, value: done.value };
   };
 
