@@ -13,6 +13,8 @@ interface Facts {
   readonly amountCents?: number | undefined;
   readonly fraud?: string | undefined;
   readonly refund?: { paid?: boolean; error?: { code: string; class: string; message: string }; rejected?: boolean } | undefined;
+  /** The order was looked up after the refund was tried. */
+  readonly hasLookedAgain: boolean;
   readonly isNotified: boolean;
   readonly failures: Readonly<Record<string, string>>;
 }
@@ -21,11 +23,13 @@ function factsOf(messages: readonly ClerkMessage[]): Facts {
   const names = new Map(messages.flatMap((message) => (message.tool_calls ?? []).map((call) => [call.id, call.function.name] as const)));
   const results: Record<string, unknown> = {};
   const failures: Record<string, string> = {};
+  const heard: string[] = [];
   for (const message of messages) {
     if (message.role !== 'tool') continue;
     const name = names.get(message.tool_call_id ?? '') ?? '';
     const value = JSON.parse(message.content ?? 'null') as { error?: { code: string } } | null;
     results[name] = value;
+    heard.push(name);
     if (value?.error) failures[name] = value.error.code;
   }
   const ok = <Value>(name: string) => (failures[name] ? undefined : (results[name] as Value | undefined));
@@ -35,6 +39,7 @@ function factsOf(messages: readonly ClerkMessage[]): Facts {
     amountCents: ok<{ result: number }>('run_code')?.result,
     fraud: (results.delegate as { output?: string } | undefined)?.output,
     refund: results.issue_refund as Facts['refund'],
+    hasLookedAgain: heard.includes('issue_refund') && heard.lastIndexOf('lookup_payment') > heard.lastIndexOf('issue_refund'),
     isNotified: results.notify_customer !== undefined,
     failures,
   };
@@ -59,6 +64,13 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
     if (facts.failures.run_code) return { say: decision('denied', order, 0, 'the amount could not be computed') };
     const code = 'return input.items.reduce((sum, item) => sum + (item.quantity - item.delivered) * item.unitCents, 0);';
     return { call: { name: 'run_code', arguments: { code, input: { items: facts.order.items } } } };
+  }
+  // Nobody could say whether it was paid: the order can.
+  if (facts.refund?.error?.class === 'unknown') {
+    if (!facts.hasLookedAgain) return { call: { name: 'lookup_payment', arguments: { order } } };
+    return facts.order.refundedCents > 0
+      ? finish(facts, order, 'refunded', facts.order.refundedCents, 'not delivered')
+      : finish(facts, order, 'denied', 0, 'the payments service did not pay; a person should look');
   }
   const claimed = Math.round(Number(/refund (?:of )?(\d+(?:\.\d+)?) EUR/i.exec(text)?.[1] ?? 0) * 100);
   const isOdd = claimed > facts.amountCents || facts.order.refundedCents > 0 || /ignore|instruction|assistant|maintenance mode|IBAN/i.test(text);

@@ -7,6 +7,7 @@
  * X2  After a death the class decides: keyed and workspace run again, queryable asks first, opaque is `unknown`.
  * X3  The result is mailed before the effect is acknowledged.
  * X4  Retries happen here, bounded, only for transient failures; an opaque tool only where nothing had begun.
+ * X5  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown` and not failed.
  */
 import { backoffMs } from '../core/backoff.ts';
 import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
@@ -15,7 +16,7 @@ import { limits } from '../core/limits.ts';
 import type { RunTool } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
-import { capped, failed, type Outcome } from '../core/tools/job.ts';
+import { capped, type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import type { ToolSpec } from '../core/tools/tool-spec.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -78,7 +79,7 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
     telemetry.performed('tool', effect.tool, begun.outcome.ok ? 'ok' : begun.outcome.failure.class, (performance.now() - from) / 1_000);
     return mail(executor, effect, begun.outcome, 0, from, ports);
   }
-  const { outcome, attempts } = await runWithRetries(effect, spec, signal, ports);
+  const { outcome, attempts } = await runWithRetries(effect, spec, begun.before, signal, ports);
   if (signal.aborted) return false;
   telemetry.performed('tool', effect.tool, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
   telemetry.log(outcome.ok ? 'debug' : 'warn', outcome.ok ? 'tool returned' : 'tool failed', {
@@ -94,13 +95,14 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
   return mail(executor, effect, outcome, attempts, from, ports);
 }
 
-type Begun = { readonly kind: 'run' } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<unknown> };
+/** `before`: it was begun by an executor that is gone, and may have taken effect. */
+type Begun = { readonly kind: 'run'; readonly before: boolean } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<unknown> };
 
 /** May this effect be run, and if it was begun before, what does its class say? */
 async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: AbortSignal, { starts, runners, telemetry }: ExecutorPorts): Promise<Begun> {
-  if (spec.class === 'pure') return { kind: 'run' };
+  if (spec.class === 'pure') return { kind: 'run', before: false };
   let start = await starts.create(effect.id, executor, spec.class);
-  if (start.created) return { kind: 'run' };
+  if (start.created) return { kind: 'run', before: false };
   telemetry.startRefused(spec.class);
   if (await livesElsewhere(start.first, executor, effect, starts)) return { kind: 'elsewhere' };
   telemetry.log('warn', 'begun before by an executor that is gone', {
@@ -117,7 +119,7 @@ async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: 
     start = await starts.create(`${effect.id}-${takeover}` as EffectId, executor, spec.class);
     if (!start.created && (await livesElsewhere(start.first, executor, effect, starts))) return { kind: 'elsewhere' };
   }
-  return spec.class === 'queryable' ? ask(effect, spec, first, signal, runners) : { kind: 'run' };
+  return spec.class === 'queryable' ? ask(effect, spec, first, signal, runners) : { kind: 'run', before: true };
 }
 
 const livesElsewhere = async (start: Start, executor: string, effect: RunTool, starts: Starts): Promise<boolean> =>
@@ -127,7 +129,7 @@ const livesElsewhere = async (start: Start, executor: string, effect: RunTool, s
 async function ask(effect: RunTool, spec: ToolSpec, performer: string, signal: AbortSignal, runners: readonly ToolRunner[]): Promise<Begun> {
   const runner = runners.find(({ kind }) => kind === spec.run.kind);
   const answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, AbortSignal.any([signal, AbortSignal.timeout(spec.timeoutMs)]));
-  if (answer === 'never') return { kind: 'run' };
+  if (answer === 'never') return { kind: 'run', before: false };
   if (answer?.ok) return { kind: 'answer', outcome: answer };
   if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
   return { kind: 'answer', outcome: unknownOf(effect, performer) };
@@ -146,36 +148,41 @@ const jobOf = (effect: RunTool, spec: ToolSpec): ToolJob => ({
   traceparent: effect.traceparent,
 });
 
-async function runWithRetries(effect: RunTool, spec: ToolSpec, signal: AbortSignal, { runners, clock }: ExecutorPorts): Promise<{ outcome: Outcome<unknown>; attempts: number }> {
+/** Whether a request that broke off took effect, its sender cannot say. */
+const mayHaveBegun = ({ class: failureClass, hasBegun }: Failure): boolean => hasBegun ?? failureClass === 'transient';
+
+/** @param before  a try of an earlier executor may have taken effect */
+async function runWithRetries(
+  effect: RunTool,
+  spec: ToolSpec,
+  before: boolean,
+  signal: AbortSignal,
+  { runners, clock }: ExecutorPorts,
+): Promise<{ outcome: Outcome<unknown>; attempts: number }> {
   const runner = runners.find(({ kind }) => kind === spec.run.kind);
   if (!runner) return { outcome: failed('permanent', 'TOOL_KIND_UNKNOWN', `this executor runs no tools of kind ${spec.run.kind}`), attempts: 0 };
-  const tries = spec.retry.attempts;
-  let outcome: Outcome<unknown> = failed('permanent', 'NOT_RUN', 'the tool was not run');
-  let attempts = 0;
-  while (attempts < tries && !signal.aborted) {
-    attempts += 1;
-    outcome = await runOnce(runner, jobOf(effect, spec), spec, signal);
-    if (outcome.ok || outcome.failure.class !== 'transient') break;
-    // Whether a request that broke off took effect, an opaque tool cannot say.
-    if (spec.class === 'opaque' && outcome.failure.hasBegun !== false) {
-      outcome = failed('unknown', outcome.failure.code, `${outcome.failure.message}; it is not tried again, because it may have taken effect`);
-      break;
-    }
-    if (spec.class === 'queryable' && outcome.failure.hasBegun !== false) {
+  let isInDoubt = before;
+  for (let attempts = 1; ; attempts += 1) {
+    const outcome = await runOnce(runner, jobOf(effect, spec), spec, signal);
+    if (outcome.ok) return { outcome, attempts };
+    const { failure } = outcome;
+    isInDoubt ||= mayHaveBegun(failure);
+    if (spec.class === 'queryable' && isInDoubt) {
       const asked = await ask(effect, spec, 'this one', signal, runners);
-      if (asked.kind === 'answer') {
-        outcome = asked.outcome;
-        break;
-      }
+      if (asked.kind === 'answer') return { outcome: asked.outcome, attempts };
+      isInDoubt = false;
     }
-    if (attempts < tries) {
-      const { backoffMs: baseMs, backoffMaxMs: maxMs } = spec.retry;
-      const waitMs = backoffMs({ baseMs, maxMs, attempt: attempts - 1, retryAfterMs: outcome.failure.retryAfterMs, chance: Math.random() });
-      await clock.sleep(waitMs, signal);
-    }
+    const isLast = failure.class !== 'transient' || attempts >= spec.retry.attempts || signal.aborted || (spec.class === 'opaque' && isInDoubt);
+    if (isLast) return { outcome: isInDoubt && hasSideEffect[spec.class] ? doubtful(failure) : outcome, attempts };
+    const { backoffMs: baseMs, backoffMaxMs: maxMs } = spec.retry;
+    await clock.sleep(backoffMs({ baseMs, maxMs, attempt: attempts - 1, retryAfterMs: failure.retryAfterMs, chance: Math.random() }), signal);
   }
-  return { outcome, attempts };
 }
+
+/** A workspace call that fails is undone: its files go back to the last checkpoint. */
+const hasSideEffect: Readonly<Record<ToolSpec['class'], boolean>> = { pure: false, workspace: false, keyed: true, queryable: true, opaque: true };
+
+const doubtful = ({ code, message }: Failure): Outcome<never> => failed('unknown', code, `${message}; it is not tried again, and may have taken effect`);
 
 async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal: AbortSignal): Promise<Outcome<unknown>> {
   const timeout = AbortSignal.timeout(spec.timeoutMs);
@@ -183,7 +190,7 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
   try {
     outcome = await runner.run(job, spec.run as never, AbortSignal.any([signal, timeout]));
   } catch (error) {
-    outcome = failed('permanent', 'TOOL_CRASHED', `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`);
+    outcome = afterwards('TOOL_CRASHED', `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`);
   }
   if (timeout.aborted && !outcome.ok) {
     const late = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
@@ -192,10 +199,13 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
   if (!outcome.ok) return outcome;
   if (spec.output) {
     const checked = validatorOf(spec.output)?.safeParse(outcome.value);
-    if (checked && !checked.success) return failed('permanent', 'TOOL_OUTPUT_INVALID', `tool ${job.tool} returned what its schema does not allow: ${issuesOf(checked.error)}`);
+    if (checked && !checked.success) return afterwards('TOOL_OUTPUT_INVALID', `tool ${job.tool} returned what its schema does not allow: ${issuesOf(checked.error)}`);
   }
   return outcome;
 }
+
+/** It went wrong after the tool had been called. */
+const afterwards = (code: string, message: string): Outcome<never> => ({ ok: false, failure: { class: 'permanent', code, message, hasBegun: true } });
 
 async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>, attempts: number, from: number, { mailbox, archive, shards }: ExecutorPorts): Promise<boolean> {
   const common = { effect: effect.id, latencyMs: Math.round(performance.now() - from), attempts, executor };

@@ -259,7 +259,7 @@ row('lost', String(lost));
 row('doubled', String(doubled));
 row(
   'unknown outcomes',
-  `${[...unknown.values()].reduce((sum, count) => sum + count, 0)}  (${[...unknown].map(([code, count]) => `${code} ${count}`).join(', ')}; opaque calls, not repeated, each session was told)`,
+  `${[...unknown.values()].reduce((sum, count) => sum + count, 0)}  (${[...unknown].map(([code, count]) => `${code} ${count}`).join(', ')}; not repeated, each session was told)`,
 );
 for (const kill of kills)
   row(

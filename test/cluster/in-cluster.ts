@@ -15,7 +15,9 @@ export interface Installation extends Kubectl {
 
 export async function installIn(namespace: string, ...args: string[]): Promise<Installation> {
   const kubectl = kubectlFor(namespace);
-  await command('kubectl', ['create', 'namespace', namespace]).catch(() => undefined);
+  // What an earlier run left, or is still leaving, must not be what is looked at.
+  await command('kubectl', ['delete', 'namespace', namespace, '--ignore-not-found', '--wait', '--timeout=3m'], 200_000);
+  await command('kubectl', ['create', 'namespace', namespace]);
   await command('kubectl', ['label', '--overwrite', 'namespace', namespace, 'pod-security.kubernetes.io/enforce=restricted']);
   const upgrade = async (...more: string[]) =>
     void (await command(

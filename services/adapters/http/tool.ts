@@ -61,7 +61,8 @@ async function send(target: URL, init: RequestInit, job: ToolJob, bytesMax: numb
     response = await fetch(target, { ...init, redirect: 'error' });
     text = await readCapped(response, bytesMax);
   } catch (error) {
-    if (error instanceof TooLarge) return failed('permanent', 'HTTP_TOO_LARGE', `tool ${job.tool}: the answer is larger than ${bytesMax} bytes`);
+    if (error instanceof TooLarge)
+      return { ok: false, failure: { class: 'permanent', code: 'HTTP_TOO_LARGE', message: `tool ${job.tool}: the answer is larger than ${bytesMax} bytes`, hasBegun: true } };
     if (neverLeft(error))
       return { ok: false, failure: { class: 'transient', code: 'HTTP_UNREACHABLE', message: `tool ${job.tool}: ${target.host} cannot be reached`, hasBegun: false } };
     return failed('transient', 'HTTP_BROKEN', `tool ${job.tool}: the request to ${target.host} broke off`);

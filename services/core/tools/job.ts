@@ -10,7 +10,10 @@ export const failureSchema = z.object({
   code: z.string(),
   message: z.string(),
   retryAfterMs: z.number().optional(),
-  /** False when it is certain that nothing reached the outside world: then even an opaque tool may be tried again. */
+  /**
+   * False when it is certain that nothing reached the outside world: then even an opaque tool may be tried again. True when it is certain
+   * that something did, though the call failed. Left out: a transient failure may have, any other is the tool's own refusal.
+   */
   hasBegun: z.boolean().optional(),
 });
 export type Failure = z.infer<typeof failureSchema>;

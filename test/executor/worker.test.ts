@@ -1,0 +1,125 @@
+/** What an executor tells a session when the tries of a call go wrong, over the in-memory adapters and a scripted tool. */
+import { describe, expect, test } from 'vitest';
+import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import type { EffectId, Revision, ShardId } from '../../services/core/ids.ts';
+import type { RunTool } from '../../services/core/session/effects.ts';
+import type { Message } from '../../services/core/session/messages.ts';
+import type { Bundle } from '../../services/core/session/specs.ts';
+import type { Failure, Outcome } from '../../services/core/tools/job.ts';
+import { type ToolSpec, toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import { startExecutor } from '../../services/executor/worker.ts';
+import type { ToolRunner } from '../../services/ports/performers.ts';
+import { eventually } from '../support/eventually.ts';
+
+const done: Outcome<unknown> = { ok: true, value: 'done' };
+const fails = (failureClass: Failure['class'], hasBegun?: boolean): Outcome<unknown> => ({
+  ok: false,
+  failure: { class: failureClass, code: 'T', message: 'it failed', ...(hasBegun === undefined ? {} : { hasBegun }) },
+});
+const brokeOff = fails('transient');
+const neverLeft = fails('transient', false);
+const refused = fails('semantic');
+const forbidden = fails('permanent');
+
+interface Case {
+  readonly class: ToolSpec['class'];
+  /** What the tries give, in order; the last is given again. An error is thrown. */
+  readonly tries: readonly (Outcome<unknown> | Error)[];
+  readonly asked?: Outcome<unknown> | 'never';
+  readonly output?: object;
+  /** An executor that is gone had begun it. */
+  readonly isTakenOver?: boolean;
+}
+
+async function resultOf({ class: toolClass, tries, asked, output, isTakenOver }: Case): Promise<{ told: Message; runs: number }> {
+  const id = 's_1_0' as EffectId;
+  const spec = toolSpecSchema.parse({
+    description: 'scripted',
+    class: toolClass,
+    retry: { attempts: 3, backoffMs: 1, backoffMaxMs: 1 },
+    run: { kind: 'builtin', name: 'scripted' },
+    ...(output ? { output } : {}),
+  });
+  let runs = 0;
+  const runner: ToolRunner = {
+    kind: 'builtin',
+    run: async () => {
+      const given = tries[Math.min(runs++, tries.length - 1)] ?? done;
+      if (given instanceof Error) throw given;
+      return given;
+    },
+    query: async () => asked,
+  };
+  const effects = memoryEffects(systemClock);
+  const mailbox = memoryMailbox(systemClock);
+  const starts = memoryStarts(systemClock);
+  if (isTakenOver) await starts.create(id, 'gone', toolClass);
+  const told: Message[] = [];
+  const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
+    for (const item of items) if (item.ok) told.push(item.envelope.message);
+  });
+  const taking = await startExecutor('x', 'tools', {
+    effects,
+    starts,
+    mailbox,
+    archive: { bundle: async () => ({ tools: { scripted: spec } }) as unknown as Bundle },
+    runners: [runner],
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+    shards: 1,
+  });
+  const effect = {
+    kind: 'runTool',
+    id,
+    tenant: 'acme',
+    session: 's',
+    agent: 'desk',
+    revision: 'r' as Revision,
+    deadlineAt: Date.now() + 60_000,
+    tool: 'scripted',
+    class: toolClass,
+    pool: 'tools',
+    arguments: {},
+  };
+  await effects.offer(effect as unknown as RunTool);
+  const [message] = await eventually(() => (told.length > 0 ? told : undefined), 'the result');
+  await taking.stop();
+  await reading.stop();
+  return { told: message!, runs };
+}
+
+const unknown = { kind: 'toolFailed', failure: { class: 'unknown' } };
+const failedAs = (failureClass: string) => ({ kind: 'toolFailed', failure: { class: failureClass } });
+
+describe('what a session is told', () => {
+  test.each<[string, Case, object, number]>([
+    ['keyed: all tries broke off', { class: 'keyed', tries: [brokeOff] }, unknown, 3],
+    ['keyed: one broke off, and the last never left', { class: 'keyed', tries: [brokeOff, neverLeft] }, unknown, 3],
+    ['keyed: one broke off, and then it was forbidden', { class: 'keyed', tries: [brokeOff, forbidden] }, unknown, 2],
+    ['keyed: one broke off, and then it was refused', { class: 'keyed', tries: [brokeOff, refused] }, unknown, 2],
+    ['keyed: one broke off, and then it worked', { class: 'keyed', tries: [brokeOff, done] }, { kind: 'toolReturned' }, 2],
+    ['keyed: none ever left', { class: 'keyed', tries: [neverLeft] }, failedAs('transient'), 3],
+    ['keyed: refused at once', { class: 'keyed', tries: [refused] }, failedAs('semantic'), 1],
+    ['keyed: begun by one that is gone, then none ever left', { class: 'keyed', tries: [neverLeft], isTakenOver: true }, unknown, 3],
+    ['keyed: it answered what its schema does not allow', { class: 'keyed', tries: [done], output: { type: 'object' } }, unknown, 1],
+    ['pure: all tries broke off', { class: 'pure', tries: [brokeOff] }, failedAs('transient'), 3],
+    ['pure: it answered what its schema does not allow', { class: 'pure', tries: [done], output: { type: 'object' } }, failedAs('permanent'), 1],
+    ['opaque: it broke off', { class: 'opaque', tries: [brokeOff] }, unknown, 1],
+    ['opaque: never left, and then it broke off', { class: 'opaque', tries: [neverLeft, brokeOff] }, unknown, 2],
+    ['opaque: never left', { class: 'opaque', tries: [neverLeft] }, failedAs('transient'), 3],
+    ['queryable: it broke off and happened', { class: 'queryable', tries: [brokeOff], asked: done }, { kind: 'toolReturned' }, 1],
+    ['queryable: it broke off and never happened', { class: 'queryable', tries: [brokeOff], asked: 'never' }, failedAs('transient'), 3],
+    ['queryable: it broke off and cannot be asked', { class: 'queryable', tries: [brokeOff] }, unknown, 1],
+  ])('%s', async (_what, given, told, runs) => {
+    const result = await resultOf(given);
+    expect(result.told).toMatchObject(told);
+    expect(result.runs).toBe(runs);
+  });
+
+  test('a tool that crashes in our own hands may have taken effect', async () => {
+    expect((await resultOf({ class: 'opaque', tries: [new Error('broken')] })).told).toMatchObject({ failure: { class: 'unknown', code: 'TOOL_CRASHED' } });
+  });
+});
