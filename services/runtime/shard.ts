@@ -2,8 +2,8 @@
  * One shard: reads its mailbox, lets each message step the session that it is addressed to, and commits the
  * steps of many sessions at once.
  *
- * Owns     the shard's actors from activation to passivation, its position, and what is not released yet.
- * Asks     Mailbox for messages, `step` for decisions, SessionStore to commit, Archive for baselines.
+ * Owns     the shard's position, and the order in which its messages are applied, committed and released.
+ * Asks     Loader for sessions, `step` for decisions, SessionStore to commit, Outbox to release, Baselines to put away.
  *
  * S1  Messages of a session are applied in order; different sessions do not wait for each other.
  * S2  The position moves only in the commit that applies the messages before it (or finds nothing to apply).
@@ -17,9 +17,8 @@ import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { parseRecord } from '../core/session/migrate.ts';
-import { beginning, isEnded, type Position, tasksOf } from '../core/session/record.ts';
+import { beginning, isEnded, type Position } from '../core/session/record.ts';
 import { park, step } from '../core/session/step.ts';
-import { summaryOf } from '../core/session/summary.ts';
 import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -30,11 +29,13 @@ import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
 import type { Commit, SessionStore, ShardPosition } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
+import { Baselines } from './baselines.ts';
 import { DeadLetters } from './dead-letters.ts';
 import type { Definitions } from './definitions.ts';
 import { Drafts } from './drafts.ts';
-import { collectMail, fold, historyOf } from './fold.ts';
+import { Loader } from './loader.ts';
 import { Outbox } from './outbox.ts';
+import { Residents } from './residents.ts';
 
 export interface ShardPorts {
   readonly mailbox: Mailbox;
@@ -60,12 +61,9 @@ export class Shard {
   readonly lease: Lease;
   readonly #ports: ShardPorts;
   readonly #onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void;
-  readonly #actors = new Map<SessionId, Actor>();
-  readonly #floors = new Map<SessionId, number>();
+  readonly #residents = new Residents();
   readonly #arrived: Arrived[] = [];
   readonly #waking = new Map<SessionId, number>();
-  /** Sessions that ended and were archived lately, with the tasks they knew. */
-  readonly #gone = new Map<SessionId, readonly string[]>();
   #reading: Reading | undefined;
   #position: Position = beginning;
   #at: ShardPosition | undefined;
@@ -74,10 +72,11 @@ export class Shard {
   #incarnation = 0;
   #catchUpTo = 0;
   #offersAll = false;
-  #archived: { actor: Actor; version: number }[] = [];
   readonly #drafts = new Drafts();
   readonly #outbox: Outbox;
   readonly #deadLetters: DeadLetters;
+  readonly #baselines: Baselines;
+  readonly #loader: Loader;
   #isCommitting = false;
   #isScheduled = false;
   #lazy: NodeJS.Timeout | undefined;
@@ -93,6 +92,19 @@ export class Shard {
     const isOpen = () => this.#isOpen;
     this.#outbox = new Outbox(this.id, ports, isOpen, (actors) => this.#released(actors));
     this.#deadLetters = new DeadLetters(this.id, ports, isOpen);
+    this.#baselines = new Baselines(this.id, ports, this.#residents, {
+      isOpen,
+      isHolding: () => this.#outbox.isHolding,
+      hasDraft: (session) => this.#drafts.has(session),
+      onWritten: () => this.#schedule(),
+    });
+    const rooms = { residents: this.#residents, baselines: this.#baselines, drafts: this.#drafts, outbox: this.#outbox };
+    this.#loader = new Loader(lease, ports, rooms, {
+      isOpen,
+      position: () => this.#position,
+      onDraft: () => this.#schedule(),
+      onFenced: () => this.#lose('fenced', 'discard'),
+    });
   }
 
   // ---- life -------------------------------------------------------------------------------------
@@ -120,7 +132,7 @@ export class Shard {
         incarnation: this.#incarnation,
       });
       if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
-    } else for (const [session, sequence] of state.floors) this.#floors.set(session, sequence);
+    } else for (const [session, sequence] of state.floors) this.#baselines.need(session, sequence);
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
     this.#offersAll = isReborn || isQueueLost;
     this.#catchUpTo = await mailbox.lastOf(this.id);
@@ -129,9 +141,9 @@ export class Shard {
     this.#isOpen = true;
 
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
-    if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) await this.#restoreArchived(state.at !== undefined);
+    if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined));
 
-    for (const session of this.#floors.keys()) this.#activate(session);
+    for (const session of this.#baselines.unsettled()) if (!this.#residents.get(session)) this.#activate(session);
     const reading = await mailbox.read(
       this.id,
       readAfter,
@@ -155,7 +167,7 @@ export class Shard {
     this.#isOpen = false;
     clearTimeout(this.#lazy);
     void this.#reading?.stop();
-    this.#actors.clear();
+    this.#residents.clear();
   }
 
   /** Take nothing new, commit what is held, and let go. */
@@ -170,7 +182,7 @@ export class Shard {
   }
 
   get actors(): number {
-    return this.#actors.size;
+    return this.#residents.size;
   }
   get backlog(): number {
     return this.#backlog;
@@ -214,9 +226,9 @@ export class Shard {
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
       return this.#deadLetters.bury('MAIL_MISROUTED', `session ${session} does not belong to shard ${this.id}`, { tenant, session, body: JSON.stringify(item.envelope) }, done);
     }
-    const gone = this.#gone.get(session);
-    if (gone) return this.#tooLate(item.envelope, gone, done);
-    const actor = this.#actors.get(session) ?? this.#activate(session, tenant);
+    const tasksOfEnded = this.#residents.tasksOfEnded(session);
+    if (tasksOfEnded) return this.#tooLate(item.envelope, tasksOfEnded, done);
+    const actor = this.#residents.get(session) ?? this.#activate(session, tenant);
     actor.heardAt = this.#ports.clock.now();
     const waiting: Waiting = { incoming: { message, at, position }, done };
     if (actor.isLoading || actor.waiting.length > 0) actor.waiting.push(waiting);
@@ -273,7 +285,7 @@ export class Shard {
     actor.record = record;
     actor.live = stepped.live;
     actor.remember(incoming, record.version);
-    if (!this.#floors.has(actor.session)) this.#floors.set(actor.session, incoming.position.sequence);
+    this.#baselines.need(actor.session, incoming.position.sequence);
     this.#waking.delete(actor.session);
     telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
       session: record.session,
@@ -326,33 +338,22 @@ export class Shard {
 
   #activate(session: SessionId, tenant?: Actor['tenant']): Actor {
     const actor = new Actor((tenant ?? '') as Actor['tenant'], session, this.#ports.clock.now());
-    this.#actors.set(session, actor);
+    this.#residents.add(actor);
     void this.#load(actor);
     return actor;
   }
 
   async #load(actor: Actor): Promise<void> {
-    for (let attempt = 0; this.#isOpen; attempt += 1) {
-      try {
-        await this.#loadOnce(actor);
-        break;
-      } catch (error) {
-        if (error instanceof Unavailable) {
-          await this.#ports.clock.sleep(Math.min(2_000, 50 * 2 ** Math.min(attempt, 6)));
-          continue;
-        }
-        this.#withoutDefinition(actor, error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error }));
-        return;
-      }
-    }
+    const refusal = await this.#loader.load(actor);
     if (!this.#isOpen) return;
+    if (refusal) return this.#withoutDefinition(actor, refusal);
     actor.isLoading = false;
     for (const waiting of actor.waiting.splice(0)) {
       if (actor.isLoading) actor.waiting.push(waiting);
       else this.#apply(actor, waiting);
     }
-    if (actor.isGone || (!actor.record && actor.waiting.length === 0)) this.#forget(actor);
-    else if (actor.record && isEnded(actor.record)) void this.#archive(actor);
+    if (actor.isGone || (!actor.record && actor.waiting.length === 0)) this.#residents.forget(actor);
+    else if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
   }
 
   /** Nothing can step without a definition: a session that exists is parked and keeps its mail, a task is refused; the shard goes on (S6). */
@@ -367,110 +368,22 @@ export class Shard {
       if (stepped.kind === 'applied') this.#keep(actor, incoming, { ...stepped, live: undefined });
       done();
     }
-    if (!actor.record) this.#actors.delete(actor.session);
+    if (!actor.record) this.#residents.forget(actor);
     else this.#ports.telemetry.log('error', 'session parked: its definition cannot be loaded', { session: actor.session, shard: this.id, code: error.code });
-  }
-
-  async #loadOnce(actor: Actor): Promise<void> {
-    const { store, archive, definitions } = this.#ports;
-    if (!actor.record) {
-      const text = await store.load(this.id, actor.session);
-      let isPoisoned = false;
-      if (text !== undefined) {
-        try {
-          actor.record = parseRecord(text);
-          actor.committedVersion = actor.record.version;
-          actor.isMailComplete = !this.#floors.has(actor.session);
-        } catch (error) {
-          isPoisoned = true;
-          this.#ports.telemetry.refused('redis', error instanceof Refused ? error.code : 'RECORD_POISONED', { session: actor.session, shard: this.id });
-        }
-      }
-      if (!actor.record) {
-        const latest = await archive.latest(this.id, actor.session);
-        if (latest && isEnded(latest.record) && !this.#floors.has(actor.session)) {
-          actor.isGone = true;
-          actor.tasksKnown = tasksOf(latest.record);
-          return;
-        }
-        // The log knows what the store does not: fold it again.
-        if (latest || isPoisoned || this.#floors.has(actor.session)) await this.#rebuild(actor, isPoisoned);
-      }
-      if (actor.record) actor.tenant = actor.record.tenant;
-    }
-    const first = actor.waiting[0]?.incoming.message;
-    const revision = actor.record?.revision ?? (first?.kind === 'task' ? first.revision : undefined);
-    if (revision && !actor.definition && !actor.isGone) actor.definition = await definitions.get(revision);
-    if (!actor.record && first && first.kind !== 'task') {
-      // Late mail for a session that the archive has forgotten, or never knew.
-      const task = actor.waiting.findIndex(({ incoming }) => incoming.message.kind === 'task');
-      for (const waiting of actor.waiting.splice(0, task < 0 ? actor.waiting.length : task)) {
-        this.#ports.telemetry.seen('no-session');
-        waiting.done();
-      }
-      const next = actor.waiting[0]?.incoming.message;
-      if (next?.kind === 'task') actor.definition = await definitions.get(next.revision);
-    }
-  }
-
-  /** Fold a session from its archive and its mail, and put the result in the store's place. */
-  async #rebuild(actor: Actor, isPoisoned: boolean): Promise<void> {
-    const { store, definitions, telemetry } = this.#ports;
-    const upTo = actor.waiting[0]?.incoming.position ?? this.#position;
-    const { mail, baseline, tenant = actor.tenant } = await historyOf(this.id, actor.session, this.#ports, upTo);
-    const folded = await fold(mail, { tenant, session: actor.session }, definitions);
-    telemetry.log('warn', 'session rebuilt from its log', { session: actor.session, shard: this.id, version: folded.record?.version, messages: folded.messages });
-    if (isPoisoned && (await store.discard(this.id, this.lease.token, actor.session)) === 'fenced') return this.#lose('fenced', 'discard');
-    if (!folded.record) return;
-    actor.record = folded.record;
-    actor.committedVersion = 0;
-    actor.isMailComplete = false;
-    if (!this.#floors.has(actor.session)) this.#floors.set(actor.session, baseline ? folded.record.position.sequence : 1);
-    this.#drafts.replace(actor, { ...folded, record: folded.record });
-    // Nobody may know any more what was asked for: ask again, under the same ids.
-    if (this.#outbox.isHolding) this.#outbox.add({ id: 0, entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] }, effects: folded.pending, actors: [] });
-    this.#schedule();
-  }
-
-  /** After a loss: bring back every session whose last baseline is newer than what the store has. */
-  async #restoreArchived(hasState: boolean): Promise<void> {
-    const { archive, store } = this.#ports;
-    let restored = 0;
-    for await (const { record } of archive.latestOf(this.id)) {
-      this.#incarnation = Math.max(this.#incarnation, record.position.incarnation);
-      if (hasState) {
-        const text = await store.load(this.id, record.session);
-        if (text !== undefined && !isEnded(record) && parseRecord(text).version >= record.version) continue;
-        if (text !== undefined && (await store.discard(this.id, this.lease.token, record.session)) === 'fenced') {
-          throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
-        }
-      }
-      if (isEnded(record)) {
-        this.#floors.delete(record.session);
-        continue;
-      }
-      const actor = new Actor(record.tenant, record.session, this.#ports.clock.now());
-      this.#actors.set(record.session, actor);
-      await this.#rebuild(actor, false);
-      actor.definition = await this.#ports.definitions.get(record.revision);
-      actor.isLoading = false;
-      restored += 1;
-    }
-    if (restored > 0) this.#ports.telemetry.log('warn', 'sessions restored from the archive', { shard: this.id, sessions: restored });
   }
 
   /** Once a second: put away what is idle, wake what is due. */
   async sweep(now: number): Promise<void> {
     if (!this.#isOpen) return;
-    for (const actor of this.#actors.values()) {
+    for (const actor of this.#residents.all()) {
       if (actor.isLoading || !actor.record) continue;
-      if (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs) void this.#archive(actor);
+      if (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs) void this.#baselines.write(actor);
     }
     if (this.#outbox.isHolding) return;
     for (const session of await this.#ports.store.due(this.id, now, 256)) {
       if (now - (this.#waking.get(session) ?? 0) < 5_000) continue;
       this.#waking.set(session, now);
-      const actor = this.#actors.get(session);
+      const actor = this.#residents.get(session);
       const tenant = actor?.record?.tenant ?? (await this.#tenantOf(session));
       if (tenant) await this.#ports.mailbox.deliver(this.id, { tenant, session, message: { kind: 'wake' } });
     }
@@ -479,43 +392,6 @@ export class Shard {
   async #tenantOf(session: SessionId): Promise<Actor['tenant'] | undefined> {
     const text = await this.#ports.store.load(this.id, session);
     return text === undefined ? undefined : parseRecord(text).tenant;
-  }
-
-  /** Write a baseline; the commit after it lifts the floor, and drops what has ended. */
-  async #archive(actor: Actor): Promise<void> {
-    const { record } = actor;
-    if (!record || actor.isArchiving || actor.unreleased > 0 || actor.waiting.length > 0 || this.#drafts.has(actor.session) || actor.committedVersion !== record.version) return;
-    if (this.#outbox.isHolding && isEnded(record)) return; // its reply has not been told yet
-    if (!this.#floors.has(actor.session)) {
-      if (!isEnded(record)) this.#forget(actor);
-      return;
-    }
-    actor.isArchiving = true;
-    try {
-      let mail = actor.mailUpTo(record.version);
-      if (!actor.isMailComplete) {
-        const floor = this.#floors.get(actor.session)!;
-        mail = (await collectMail(this.id, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox)).get(actor.session)?.mail ?? [];
-      }
-      await this.#ports.archive.append(this.id, { record, mail });
-      if (!this.#isOpen) return;
-      this.#archived.push({ actor, version: record.version });
-      this.#schedule();
-    } catch (error) {
-      actor.isArchiving = false;
-      this.#ports.telemetry.log('warn', 'baseline not written; the next sweep tries again', { session: actor.session, shard: this.id, cause: messageOf(error) });
-    }
-  }
-
-  #forget(actor: Actor): void {
-    this.#actors.delete(actor.session);
-    if (!actor.isGone) return;
-    this.#gone.set(actor.session, actor.tasksKnown);
-    if (this.#gone.size > 4_096)
-      for (const oldest of this.#gone.keys()) {
-        this.#gone.delete(oldest);
-        break;
-      }
   }
 
   // ---- commit -----------------------------------------------------------------------------------
@@ -550,18 +426,16 @@ export class Shard {
   async #commit(): Promise<void> {
     if (this.#isCommitting || !this.#isOpen) return;
     const to = this.#reached();
-    if (this.#drafts.size === 0 && !this.#outbox.hasSettled && this.#archived.length === 0 && to === this.#position) return;
+    if (this.#drafts.size === 0 && !this.#outbox.hasSettled && !this.#baselines.hasWritten && to === this.#position) return;
     clearTimeout(this.#lazy);
     this.#lazy = undefined;
     this.#isCommitting = true;
 
-    const gathered = this.#drafts.take((session) => this.#floors.get(session));
+    const gathered = this.#drafts.take(this.#baselines.floorOf);
     const settled = this.#outbox.takeSettled();
-    const archived = this.#archived;
+    const archived = this.#baselines.take();
     const outboxId = this.#outbox.nextId;
-    this.#archived = [];
 
-    const floors = archived.map(({ actor, version }) => ({ actor, version, floor: actor.forgetMail(version) }));
     const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue: this.#queue };
     const commit: Commit = {
       from: this.#at,
@@ -569,12 +443,7 @@ export class Shard {
       sessions: gathered.sessions,
       ...(gathered.isQuiet ? {} : { outbox: { id: outboxId, body: gathered.outboxBody() } }),
       settled,
-      archived: floors.map(({ actor, version, floor }) => ({
-        session: actor.session,
-        version,
-        summary: actor.record && isEnded(actor.record) ? JSON.stringify(summaryOf(actor.record)) : undefined,
-        floor,
-      })),
+      archived: this.#baselines.forCommit(archived),
     };
     const from = performance.now();
     let result: Awaited<ReturnType<SessionStore['commit']>>;
@@ -591,7 +460,7 @@ export class Shard {
     this.#ports.telemetry.committed(gathered.sessions.length, gathered.steps, (performance.now() - from) / 1_000);
     gathered.committed();
     this.#outbox.settled(settled.length);
-    for (const { actor, version, floor } of floors) this.#afterArchived(actor, version, floor);
+    this.#baselines.committed(archived);
     const { entry, effects, actors, eventTexts } = gathered;
     if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors, eventTexts });
     if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) await this.#letGo();
@@ -599,24 +468,8 @@ export class Shard {
       this.#isPaused = false;
       this.#reading?.resume();
     }
-    if (this.#drafts.size > 0 || this.#archived.length > 0) this.#schedule();
+    if (this.#drafts.size > 0 || this.#baselines.hasWritten) this.#schedule();
     else if (this.#outbox.hasSettled || this.#arrived[0]?.open === 0) this.#scheduleLazily();
-  }
-
-  #afterArchived(actor: Actor, version: number, floor: number | undefined): void {
-    actor.isArchiving = false;
-    if (floor !== undefined) {
-      this.#floors.set(actor.session, floor);
-      return;
-    }
-    // Mail may have come while the commit was under way: then the floor is still there for it.
-    if (actor.record?.version !== version) return;
-    this.#floors.delete(actor.session);
-    if (isEnded(actor.record)) {
-      actor.isGone = true;
-      actor.tasksKnown = tasksOf(actor.record);
-      this.#forget(actor);
-    } else if (this.#ports.clock.now() - actor.heardAt > limits.idleMs) this.#forget(actor);
   }
 
   #lose(why: 'fenced' | 'stale' | 'unavailable', detail: string): void {
@@ -629,7 +482,7 @@ export class Shard {
 
   /** What actors wanted has left: those that have ended can be archived. */
   #released(actors: readonly Actor[]): void {
-    for (const actor of actors) if ((actor.record && isEnded(actor.record)) || actor.wantsBaseline) void this.#archive(actor);
+    for (const actor of actors) if ((actor.record && isEnded(actor.record)) || actor.wantsBaseline) void this.#baselines.write(actor);
     if (this.#outbox.isCrowded) this.#schedule();
     else this.#scheduleLazily();
   }
@@ -637,7 +490,7 @@ export class Shard {
   /** The fold has reached the end that the log had (S5). */
   async #letGo(): Promise<void> {
     await this.#outbox.letGo(this.#offersAll);
-    for (const actor of this.#actors.values()) if (actor.record && isEnded(actor.record)) void this.#archive(actor);
+    for (const actor of this.#residents.all()) if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
   }
 
   /** The effect queue was lost. */

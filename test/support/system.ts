@@ -76,6 +76,12 @@ export interface SystemOptions {
   readonly stream?: boolean;
 }
 
+/** A test file that ends early must leave nothing behind. */
+const open = new Set<System>();
+process.once('exit', () => {
+  for (const { stack } of open) stack?.abandon();
+});
+
 export class System {
   readonly world = new OutsideWorld();
   readonly events: UnderstudyEvent[] = [];
@@ -87,8 +93,7 @@ export class System {
 
   static async start({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false }: SystemOptions = {}): Promise<System> {
     const system = new System();
-    // A test file that ends early must leave nothing behind.
-    process.once('exit', () => system.stack?.abandon());
+    open.add(system);
     try {
       return await system.#open({ runtimes, gateways, executors, shards, stream });
     } catch (error) {
@@ -191,6 +196,7 @@ export class System {
   async stop(): Promise<void> {
     if (this.#isClosing) return;
     this.#isClosing = true;
+    open.delete(this);
     this.world.releaseStreams();
     await this.nats?.close();
     this.stack?.abandon();

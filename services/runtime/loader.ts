@@ -1,0 +1,186 @@
+/**
+ * Brings sessions into memory: from the store, or from their log when the store does not know them.
+ *
+ * V1  What the log knows and the store does not is folded again; nothing is guessed.
+ * V2  A rebuilt session asks again for what is pending, under the same ids.
+ */
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import type { SessionId } from '../core/ids.ts';
+import { parseRecord } from '../core/session/migrate.ts';
+import { isEnded, type Position, tasksOf } from '../core/session/record.ts';
+import type { Archive } from '../ports/archive.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Lease } from '../ports/leases.ts';
+import type { Mailbox } from '../ports/mailbox.ts';
+import type { SessionStore } from '../ports/session-store.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+import { Actor } from './actor.ts';
+import type { Baselines } from './baselines.ts';
+import type { Definitions } from './definitions.ts';
+import type { Drafts } from './drafts.ts';
+import { fold, historyOf } from './fold.ts';
+import type { Outbox } from './outbox.ts';
+import type { Residents } from './residents.ts';
+
+export interface LoaderPorts {
+  readonly store: SessionStore;
+  readonly archive: Archive;
+  readonly mailbox: Mailbox;
+  readonly definitions: Definitions;
+  readonly telemetry: Telemetry;
+  readonly clock: Clock;
+}
+
+/** What a session is loaded into. */
+export interface LoaderRooms {
+  readonly residents: Residents;
+  readonly baselines: Baselines;
+  readonly drafts: Drafts;
+  readonly outbox: Outbox;
+}
+
+export interface LoaderHost {
+  isOpen(): boolean;
+  position(): Position;
+  /** Something was gathered for the next commit. */
+  onDraft(): void;
+  onFenced(): void;
+}
+
+export class Loader {
+  readonly #lease: Lease;
+  readonly #ports: LoaderPorts;
+  readonly #rooms: LoaderRooms;
+  readonly #host: LoaderHost;
+
+  constructor(lease: Lease, ports: LoaderPorts, rooms: LoaderRooms, host: LoaderHost) {
+    this.#lease = lease;
+    this.#ports = ports;
+    this.#rooms = rooms;
+    this.#host = host;
+  }
+
+  /** Tries until it is done or the shard is lost. @returns why nothing can step this session, if so */
+  async load(actor: Actor): Promise<Refused | undefined> {
+    for (let attempt = 0; this.#host.isOpen(); attempt += 1) {
+      try {
+        await this.#loadOnce(actor);
+        return undefined;
+      } catch (error) {
+        if (!(error instanceof Unavailable)) return error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error });
+        await this.#ports.clock.sleep(Math.min(2_000, 50 * 2 ** Math.min(attempt, 6)));
+      }
+    }
+    return undefined;
+  }
+
+  async #loadOnce(actor: Actor): Promise<void> {
+    const { definitions, telemetry } = this.#ports;
+    if (!actor.record) {
+      await this.#loadRecord(actor);
+      if (actor.isGone) return;
+    }
+    const first = actor.waiting[0]?.incoming.message;
+    const revision = actor.record?.revision ?? (first?.kind === 'task' ? first.revision : undefined);
+    if (revision && !actor.definition) actor.definition = await definitions.get(revision);
+    if (actor.record || !first || first.kind === 'task') return;
+    // Late mail for a session that the archive has forgotten, or never knew.
+    const task = actor.waiting.findIndex(({ incoming }) => incoming.message.kind === 'task');
+    for (const waiting of actor.waiting.splice(0, task < 0 ? actor.waiting.length : task)) {
+      telemetry.seen('no-session');
+      waiting.done();
+    }
+    const next = actor.waiting[0]?.incoming.message;
+    if (next?.kind === 'task') actor.definition = await definitions.get(next.revision);
+  }
+
+  async #loadRecord(actor: Actor): Promise<void> {
+    const { store, archive, telemetry } = this.#ports;
+    const shard = this.#lease.shard;
+    const hasFloor = this.#rooms.baselines.floorOf(actor.session) !== undefined;
+    const text = await store.load(shard, actor.session);
+    let isPoisoned = false;
+    if (text !== undefined) {
+      try {
+        actor.record = parseRecord(text);
+        actor.tenant = actor.record.tenant;
+        actor.committedVersion = actor.record.version;
+        actor.isMailComplete = !hasFloor;
+        return;
+      } catch (error) {
+        isPoisoned = true;
+        telemetry.refused('redis', error instanceof Refused ? error.code : 'RECORD_POISONED', { session: actor.session, shard });
+      }
+    }
+    const latest = await archive.latest(shard, actor.session);
+    if (latest && isEnded(latest.record) && !hasFloor) {
+      actor.isGone = true;
+      actor.tasksKnown = tasksOf(latest.record);
+      return;
+    }
+    // The log knows what the store does not: fold it again.
+    if (latest || isPoisoned || hasFloor) await this.#rebuild(actor, isPoisoned);
+  }
+
+  /** Fold a session from its archive and its mail, and put the result in the store's place. */
+  async #rebuild(actor: Actor, isPoisoned: boolean): Promise<void> {
+    const { store, definitions, telemetry } = this.#ports;
+    const { baselines, drafts, outbox } = this.#rooms;
+    const { shard, token } = this.#lease;
+    const upTo = actor.waiting[0]?.incoming.position ?? this.#host.position();
+    const { mail, baseline, tenant = actor.tenant } = await historyOf(shard, actor.session, this.#ports, upTo);
+    const folded = await fold(mail, { tenant, session: actor.session }, definitions);
+    telemetry.log('warn', 'session rebuilt from its log', { session: actor.session, shard, version: folded.record?.version, messages: folded.messages });
+    if (isPoisoned && (await store.discard(shard, token, actor.session)) === 'fenced') return this.#host.onFenced();
+    if (!folded.record) return;
+    actor.record = folded.record;
+    actor.tenant = folded.record.tenant;
+    actor.committedVersion = 0;
+    actor.isMailComplete = false;
+    baselines.need(actor.session, baseline ? folded.record.position.sequence : 1);
+    drafts.replace(actor, { ...folded, record: folded.record });
+    // Nobody may know any more what was asked for: ask again (V2).
+    if (outbox.isHolding) outbox.add({ id: 0, entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] }, effects: folded.pending, actors: [] });
+    this.#host.onDraft();
+  }
+
+  /**
+   * After a loss: bring back every session whose last baseline is newer than what the store has.
+   *
+   * @returns the latest incarnation that a baseline speaks of
+   */
+  async restoreArchived(hasState: boolean): Promise<number> {
+    const { archive, definitions, telemetry, clock } = this.#ports;
+    const { residents, baselines } = this.#rooms;
+    const { shard } = this.#lease;
+    let restored = 0;
+    let incarnation = 0;
+    for await (const { record } of archive.latestOf(shard)) {
+      incarnation = Math.max(incarnation, record.position.incarnation);
+      if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
+      if (isEnded(record)) {
+        baselines.drop(record.session);
+        continue;
+      }
+      const actor = new Actor(record.tenant, record.session, clock.now());
+      residents.add(actor);
+      await this.#rebuild(actor, false);
+      actor.definition = await definitions.get(record.revision);
+      actor.isLoading = false;
+      restored += 1;
+    }
+    if (restored > 0) telemetry.log('warn', 'sessions restored from the archive', { shard, sessions: restored });
+    return incarnation;
+  }
+
+  /** Does the store have this version or a later one? If what it has is older, it is discarded. */
+  async #hasNewer(session: SessionId, isOver: boolean, version: number): Promise<boolean> {
+    const { store } = this.#ports;
+    const { shard, token } = this.#lease;
+    const text = await store.load(shard, session);
+    if (text === undefined) return false;
+    if (!isOver && parseRecord(text).version >= version) return true;
+    if ((await store.discard(shard, token, session)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${shard} was taken while it was opened`);
+    return false;
+  }
+}

@@ -1,0 +1,48 @@
+/**
+ * Who is in a shard's memory, and who has ended lately.
+ *
+ * Owns     the shard's actors from activation to passivation.
+ */
+import type { SessionId } from '../core/ids.ts';
+import type { Actor } from './actor.ts';
+
+const endedMax = 4_096;
+
+export class Residents {
+  readonly #actors = new Map<SessionId, Actor>();
+  /** Sessions that ended and were archived, with the tasks they knew. */
+  readonly #ended = new Map<SessionId, readonly string[]>();
+
+  get size(): number {
+    return this.#actors.size;
+  }
+  get(session: SessionId): Actor | undefined {
+    return this.#actors.get(session);
+  }
+  add(actor: Actor): void {
+    this.#actors.set(actor.session, actor);
+  }
+  all(): Iterable<Actor> {
+    return this.#actors.values();
+  }
+  /** @returns undefined for a session that did not end, or not lately */
+  tasksOfEnded(session: SessionId): readonly string[] | undefined {
+    return this.#ended.get(session);
+  }
+
+  /** Put away. Its state is stored, or it has none. */
+  forget(actor: Actor): void {
+    this.#actors.delete(actor.session);
+    if (!actor.isGone) return;
+    this.#ended.set(actor.session, actor.tasksKnown);
+    if (this.#ended.size > endedMax)
+      for (const oldest of this.#ended.keys()) {
+        this.#ended.delete(oldest);
+        break;
+      }
+  }
+
+  clear(): void {
+    this.#actors.clear();
+  }
+}
