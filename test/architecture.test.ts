@@ -62,6 +62,7 @@ describe('imports', () => {
       ioredis: 'redis',
       'rate-limiter-flexible': 'redis',
       openai: 'openai',
+      undici: 'openai',
       '@modelcontextprotocol/client': 'mcp',
       'prom-client': 'observability',
       pino: 'observability',

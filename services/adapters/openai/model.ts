@@ -1,5 +1,6 @@
 /** Any OpenAI-compatible provider through the openai package: Chat Completions, or the Responses API. Its own retries are off: ours are classified. */
-import OpenAI, { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from 'openai';
+import type OpenAI from 'openai';
+import { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from 'openai';
 import type { ChatCompletion, ChatCompletionChunk, ChatCompletionCreateParamsNonStreaming, ChatCompletionMessageParam } from 'openai/resources/chat/completions';
 import { z } from 'zod';
 import { assertNever } from '../../core/errors.ts';
@@ -7,7 +8,7 @@ import type { Entry } from '../../core/session/conversation.ts';
 import type { ModelReply, ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import type { Model, Prompt } from '../../ports/performers.ts';
-import { leanFetch } from './lean-fetch.ts';
+import { DirectClient } from './client.ts';
 
 type Answer = Omit<ModelReply, 'attempts' | 'costMicros'>;
 
@@ -18,7 +19,7 @@ export function openaiModel(environment: Readonly<Record<string, string | undefi
     const key = `${baseUrl}\n${apiKey}`;
     let client = clients.get(key);
     if (!client) {
-      client = new OpenAI({ baseURL: baseUrl, apiKey, maxRetries: 0, fetch: leanFetch, logLevel: 'off' });
+      client = new DirectClient(baseUrl, apiKey);
       clients.set(key, client);
     }
     return client;
