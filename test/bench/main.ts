@@ -74,6 +74,7 @@ process.on('exit', () => {
   rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
 });
 process.on('SIGINT', () => process.exit(130));
+process.on('SIGTERM', () => process.exit(143));
 
 async function startStub(latencyMs: number): Promise<{ url: string; running: Running }> {
   const port = await freePort();

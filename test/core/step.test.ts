@@ -399,7 +399,7 @@ test('the event of a step carries the choice and what stood beside it', () => {
       kind: 'model-replied',
       from: 'thinking',
       to: 'acting',
-      choices: [{ chosen: 'hasOpenCalls → acting', options: expect.arrayContaining(['mustStop → failed', 'hasAnswer → completed']) }],
+      choices: [{ chosen: 'hasOpenCalls -> acting', options: expect.arrayContaining(['mustStop -> failed', 'hasAnswer -> completed']) }],
     },
   });
 });

@@ -126,7 +126,7 @@ function spell(transition: Transition): string {
   const target = transition.target?.map((node) => node.key).join('+') ?? 'stay';
   const { guard } = transition;
   const name = guard === undefined ? 'otherwise' : typeof guard === 'string' ? guard : guardName(guard);
-  return `${name} → ${target}`;
+  return `${name} -> ${target}`;
 }
 
 function guardName(guard: unknown): string {
