@@ -4,7 +4,7 @@
  * Ids are derived, never drawn by lot: the same task published twice names the same session, and
  * the same step run twice names the same effects. Replay, dedupe and idempotency rest on that.
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { z } from 'zod';
 
 export type TenantId = string & { readonly kind: 'TenantId' };
@@ -40,7 +40,7 @@ export const taskIdSchema = z
 
 /** SHA-256 as lower-case hex. */
 export function sha256(text: string): string {
-  return createHash('sha256').update(text).digest('hex');
+  return hash('sha256', text, 'hex');
 }
 
 /**

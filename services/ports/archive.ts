@@ -17,7 +17,8 @@ export interface Baseline {
  * Errors:    Unavailable.
  */
 export interface Archive {
-  append(shard: ShardId, baseline: Baseline): Promise<void>;
+  /** @param mail  each as JSON, in order: what was kept as text need not be parsed to be stored */
+  append(shard: ShardId, record: SessionRecord, mail: readonly string[]): Promise<void>;
   latest(shard: ShardId, session: SessionId): Promise<Baseline | undefined>;
   /** All baselines of a session, oldest first. */
   chain(shard: ShardId, session: SessionId): Promise<Baseline[]>;

@@ -52,8 +52,9 @@ export class Actor {
     return this.#mailBytes > limits.mailBufferBytes || this.#mail.length > limits.mailBufferMessages;
   }
 
-  mailUpTo(version: number): Incoming[] {
-    return this.#mail.filter((kept) => kept.version <= version).map(({ text }) => JSON.parse(text) as Incoming);
+  /** Each as JSON. */
+  mailUpTo(version: number): string[] {
+    return this.#mail.filter((kept) => kept.version <= version).map(({ text }) => text);
   }
 
   /** A baseline of this version holds it now. @returns the first sequence that the next baseline needs */

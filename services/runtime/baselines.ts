@@ -89,9 +89,12 @@ export class Baselines {
     try {
       let mail = actor.mailUpTo(record.version);
       if (!actor.isMailComplete) {
-        mail = (await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox)).get(actor.session)?.mail ?? [];
+        mail =
+          (await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox))
+            .get(actor.session)
+            ?.mail.map((incoming) => JSON.stringify(incoming)) ?? [];
       }
-      await this.#ports.archive.append(this.#shard, { record, mail });
+      await this.#ports.archive.append(this.#shard, record, mail);
       if (!this.#host.isOpen()) return;
       this.#written.push({ actor, version: record.version });
       this.#host.onWritten();

@@ -3,7 +3,8 @@
  *
  * A session is 10 x {model call over HTTP to a local stub that answers at once; tool call} and a last model call: 21
  * durable steps (the task itself is not counted). Closed loop: so many sessions in flight, for so many seconds.
- * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE.
+ * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE, --node '--cpu-prof --cpu-prof-dir=DIR'
+ * (flags for the node of every service; they are stopped in order then, so that they write what they gathered).
  */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -65,7 +66,8 @@ const writtenBy = (pid: number): number => Number(/write_bytes: (\d+)/.exec(read
 const percentile = (sorted: readonly number[], part: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN;
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-const environment: Record<string, string> = { OPENAI_API_KEY: 'stub', UNDERSTUDY_LOG_LEVEL: 'warn' };
+const nodeFlags = option('node', '');
+const environment: Record<string, string> = { OPENAI_API_KEY: 'stub', UNDERSTUDY_LOG_LEVEL: 'warn', ...(nodeFlags ? { NODE_OPTIONS: nodeFlags } : {}) };
 const stack = new Stack({ folder, specs, environment, shards: Number(option('shards', '16')), isStrict: process.argv.includes('--strict') });
 const others: Running[] = [];
 process.on('exit', () => {
@@ -97,7 +99,7 @@ const heapPort = await freePort();
 const runtimePort = await freePort();
 const runtime = startProcess({
   name: 'runtime-1',
-  command: [process.execPath, '--expose-gc', ...option('node', '').split(' ').filter(Boolean), join(import.meta.dirname, 'measured-runtime.ts')],
+  command: [process.execPath, '--expose-gc', join(import.meta.dirname, 'measured-runtime.ts')],
   environment: { ...stack.environment, UNDERSTUDY_INSTANCE: 'runtime-1', UNDERSTUDY_HTTP_PORT: String(runtimePort), HEAP_PORT: String(heapPort) },
   logs: stack.logs,
 });
@@ -255,4 +257,5 @@ if (memoryLevels.length > 0) {
 }
 const file = option('json', '');
 if (file) writeFileSync(file, `${JSON.stringify({ rows, memory }, null, 2)}\n`);
+if (nodeFlags) await Promise.all([runtime.stop(), ...stack.services.map(({ running }) => running.stop())]);
 process.exit(0);

@@ -234,9 +234,21 @@ function describeQueues(name: string, open: () => Promise<World>) {
 
       test('a chain of baselines comes back in order, one that was written twice counts once, the latest is the last', async () => {
         expect(await world.archive.latest(shard, first.record.session)).toBeUndefined();
-        await world.archive.append(shard, first);
-        await world.archive.append(shard, first);
-        await world.archive.append(shard, second);
+        await world.archive.append(
+          shard,
+          first.record,
+          first.mail.map((incoming) => JSON.stringify(incoming)),
+        );
+        await world.archive.append(
+          shard,
+          first.record,
+          first.mail.map((incoming) => JSON.stringify(incoming)),
+        );
+        await world.archive.append(
+          shard,
+          second.record,
+          second.mail.map((incoming) => JSON.stringify(incoming)),
+        );
 
         const plain = (value: unknown) => JSON.parse(JSON.stringify(value)) as unknown;
         expect(await world.archive.chain(shard, first.record.session)).toEqual([plain(first), plain(second)]);

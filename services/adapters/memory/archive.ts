@@ -12,11 +12,11 @@ export function memoryArchive(): Archive {
   const parse = (text: string) => JSON.parse(text) as Baseline;
   const chainOf = (shard: ShardId, session: SessionId) => (chains.get(shard)?.get(session) ?? []).map(parse);
   return {
-    async append(shard, baseline) {
+    async append(shard, record, mail) {
       const sessions = chains.get(shard) ?? new Map<SessionId, string[]>();
       chains.set(shard, sessions);
-      const { session } = baseline.record;
-      sessions.set(session, [...(sessions.get(session) ?? []), JSON.stringify(baseline)]);
+      const { session } = record;
+      sessions.set(session, [...(sessions.get(session) ?? []), `{"record":${JSON.stringify(record)},"mail":[${mail.join(',')}]}`]);
     },
     latest: async (shard, session) => chainOf(shard, session).at(-1),
     chain: async (shard, session) => chainOf(shard, session).filter((baseline, index, all) => index === 0 || baseline.record.version > all[index - 1]!.record.version),

@@ -14,7 +14,7 @@ import { readAll } from './ordered-reader.ts';
 const mailSchema = z.array(z.object({ message: messageSchema, at: z.number(), position: positionSchema }));
 
 const packedBytesMax = 700_000; // of the broker's max_payload of 1 MiB
-const pack = (baseline: Baseline & { part: number }): Buffer => deflateRawSync(JSON.stringify(baseline), { level: 6 });
+const pack = (record: string, mail: readonly string[], part: number): Buffer => deflateRawSync(`{"record":${record},"mail":[${mail.join(',')}],"part":${part}}`, { level: 6 });
 
 function unpack(packed: Uint8Array): Baseline & { part: number } {
   try {
@@ -32,10 +32,11 @@ export function natsArchive(nats: Nats): Archive {
   const bundles = new Map<Revision, Promise<Bundle | undefined>>();
   const last = async (stream: string, subject: string): Promise<string | undefined> => (await lastMessage(nats, stream, { last_by_subj: subject }))?.text;
   return {
-    async append(shard, baseline) {
-      const subject = subjects.archive(shard, baseline.record.session);
-      const write = async (mail: Baseline['mail'], part: number): Promise<number> => {
-        const packed = pack({ record: baseline.record, mail, part });
+    async append(shard, record, all) {
+      const subject = subjects.archive(shard, record.session);
+      const recordText = JSON.stringify(record);
+      const write = async (mail: readonly string[], part: number): Promise<number> => {
+        const packed = pack(recordText, mail, part);
         if (packed.length <= packedBytesMax || mail.length <= 1) {
           await publisher.publish(subject, packed);
           return part + 1;
@@ -44,7 +45,7 @@ export function natsArchive(nats: Nats): Archive {
         const half = Math.ceil(mail.length / 2);
         return write(mail.slice(half), await write(mail.slice(0, half), part));
       };
-      await write(baseline.mail, 0);
+      await write(all, 0);
     },
     async latest(shard, session) {
       const message = await lastMessage(nats, streams.archive, { last_by_subj: subjects.archive(shard, session) });
