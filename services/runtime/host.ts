@@ -68,7 +68,7 @@ export class Host {
       clock.every(limits.heartbeatMs, () => void this.#listen()),
       clock.every(limits.leaseRenewMs, () => void this.#renew()),
       clock.every(1_000, () => this.#sweep()),
-      clock.every(5_000, () => void this.#trim()),
+      clock.every(limits.trimMs, () => void this.#trim()),
     ];
   }
 

@@ -1,5 +1,7 @@
+import { deflateSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { decodeMail, encodeMail } from '../../services/adapters/nats/mail-codec.ts';
 import { natsMailbox } from '../../services/adapters/nats/mailbox.ts';
 import type { SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import type { MailBatch, Mailbox } from '../../services/ports/mailbox.ts';
@@ -9,7 +11,10 @@ import { task } from '../support/sessions.ts';
 
 let nextShard = 0;
 
-function describeMailbox(name: string, open: () => Promise<{ mailbox: Mailbox; inject: (shard: ShardId, text: string) => Promise<void>; close: () => Promise<void> }>) {
+function describeMailbox(
+  name: string,
+  open: () => Promise<{ mailbox: Mailbox; inject: (shard: ShardId, text: string | Uint8Array) => Promise<void>; close: () => Promise<void> }>,
+) {
   describe(`mailbox: ${name}`, () => {
     let world: Awaited<ReturnType<typeof open>>;
     beforeAll(async () => {
@@ -103,6 +108,18 @@ function describeMailbox(name: string, open: () => Promise<{ mailbox: Mailbox; i
       await reading.stop();
     });
 
+    test('long mail comes back whole', async () => {
+      const shard = shardOfTest();
+      const long = 'a line of a page, für niemanden '.repeat(3_000);
+      await world.mailbox.deliver(shard, envelope('long', long));
+      const seen: MailBatch[] = [];
+      const reading = await world.mailbox.read(shard, 0, (batch) => seen.push(batch));
+      await eventually(() => seen.length > 0);
+
+      expect(seen[0]!.items[0]).toMatchObject({ ok: true, envelope: { message: { input: long } } });
+      await reading.stop();
+    });
+
     test('trimmed mail is gone, and what is after it stays', async () => {
       const shard = shardOfTest();
       await world.mailbox.deliver(shard, envelope('old'));
@@ -122,10 +139,26 @@ function describeMailbox(name: string, open: () => Promise<{ mailbox: Mailbox; i
 
 describeMailbox('memory', async () => {
   const mailbox = memoryMailbox({ now: () => Date.now() });
-  return { mailbox, inject: async (shard, text) => mailbox.inject(shard, text), close: async () => undefined };
+  return { mailbox, inject: async (shard, text) => mailbox.inject(shard, String(text)), close: async () => undefined };
 });
 describeMailbox('nats', async () => {
   const servers: Servers = await startServers();
   const { nats } = servers.connections;
   return { mailbox: natsMailbox(nats), inject: async (shard, text) => void (await nats.publisher.publish(nats.subjects.mailBatch(shard), text)), close: () => servers.stop() };
+});
+
+describe('the bytes of mail', () => {
+  const page = JSON.stringify({ text: 'the order was delivered late; '.repeat(1_000) });
+
+  test('short mail stays readable, long mail shrinks', () => {
+    expect(encodeMail('{"v":1}')).toBe('{"v":1}');
+    expect(encodeMail(page).length).toBeLessThan(page.length / 4);
+    expect(decodeMail(encodeMail(page) as Uint8Array)).toBe(page);
+  });
+
+  test('what claims to be compressed and is not, is cut, or would never end, is no JSON', () => {
+    const packed = encodeMail(page) as Uint8Array;
+    const bomb = deflateSync(Buffer.alloc(80 * 1_048_576));
+    for (const bytes of [Buffer.from('x marks the spot'), packed.subarray(0, packed.length / 2), bomb]) expect(() => JSON.parse(decodeMail(bytes))).toThrow();
+  });
 });

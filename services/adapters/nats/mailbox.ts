@@ -4,11 +4,12 @@ import { encodeEnvelope, parseMail } from '../../core/wire/envelopes.ts';
 import type { Mailbox } from '../../ports/mailbox.ts';
 import { ask, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
+import { decodeMail, encodeMail } from './mail-codec.ts';
 import { lastSequenceOf, OrderedReader } from './ordered-reader.ts';
 
 export function natsMailbox(nats: Nats): Mailbox {
   const { subjects, streams, publisher } = nats;
-  const gatherer = new Gatherer((shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), joined(texts)));
+  const gatherer = new Gatherer((shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))));
   return {
     deliver: (shard, envelope) => gatherer.add(String(shard), encodeEnvelope(envelope)),
 
@@ -17,7 +18,7 @@ export function natsMailbox(nats: Nats): Mailbox {
         nats,
         { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence },
         (message) => {
-          onBatch({ shard, sequence: message.sequence, at: message.at, items: parseMail(message.text()) });
+          onBatch({ shard, sequence: message.sequence, at: message.at, items: parseMail(decodeMail(message.bytes())) });
         },
         onReset ?? (() => undefined),
       );
