@@ -10,7 +10,7 @@ import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
 import { processRunner } from '../../services/adapters/process/tool.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import { builtinRunner, builtinTools } from '../../services/executor/builtin.ts';
-import { freePort } from '../../services/local/processes.ts';
+import { answering, freePort, type Running, startProcess } from '../../services/local/processes.ts';
 import type { ToolJob, ToolRunner } from '../../services/ports/performers.ts';
 
 const job = (args: Record<string, unknown>, run: object, more: object = {}): ToolJob => ({
@@ -194,6 +194,73 @@ await server.connect(new StdioServerTransport());
     expect(await use(runner, job({}, mcp('fail')))).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'MCP_TOOL_ERROR' } });
     expect(await use(runner, job({}, mcp('nothing')))).toMatchObject({ ok: false, failure: { class: 'semantic' } });
     expect(await use(runner, job({}, { kind: 'mcp', command: ['/no/such/server'] }))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE' } });
+  });
+});
+
+describe('mcp over streamable HTTP', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'mcp-http-'));
+  const program = join(folder, 'server.ts');
+  const modules = new URL('../../node_modules/', import.meta.url).pathname;
+  // With sessions, as a server has them that remembers its clients: one that was started again knows none of them.
+  writeFileSync(
+    program,
+    `import { McpServer, WebStandardStreamableHTTPServerTransport } from '${modules}@modelcontextprotocol/server/dist/index.mjs';
+import { serve } from '${modules}@hono/node-server/dist/index.mjs';
+import { z } from '${modules}zod/index.js';
+import { randomUUID } from 'node:crypto';
+const sessions = new Map();
+const open = async () => {
+  const server = new McpServer({ name: 'test', version: '1' });
+  server.registerTool('add', { description: 'adds', inputSchema: z.object({ a: z.number(), b: z.number() }) }, async ({ a, b }, { mcpReq }) => ({ content: [{ type: 'text', text: JSON.stringify({ sum: a + b, key: mcpReq?._meta?.['understudy.dev/idempotency-key'] }) }] }));
+  server.registerTool('hang', { description: 'never answers' }, () => new Promise(() => {}));
+  const transport = new WebStandardStreamableHTTPServerTransport({ sessionIdGenerator: () => randomUUID(), onsessioninitialized: (id) => void sessions.set(id, transport) });
+  await server.connect(transport);
+  return transport;
+};
+serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (request) => {
+  if (request.url.endsWith('/readyz')) return new Response('ok');
+  if (request.headers.get('authorization') !== 'Bearer secret') return new Response('who are you', { status: 401 });
+  const id = request.headers.get('mcp-session-id');
+  if (id && !sessions.has(id)) return new Response('no such session', { status: 404 });
+  return (id ? sessions.get(id) : await open()).handleRequest(request);
+} });
+`,
+  );
+  let port = 0;
+  let server: Running;
+  const start = async () => {
+    server = startProcess({ name: 'mcp', command: [process.execPath, '--disable-warning=ExperimentalWarning', program], environment: { PORT: String(port) }, logs: folder });
+    await answering(`http://127.0.0.1:${port}/readyz`, server);
+  };
+  beforeAll(async () => {
+    port = await freePort();
+    await start();
+  });
+  const runner = mcpRunner({ TOKEN: 'secret' }) as unknown as ToolRunner<never>;
+  afterAll(async () => {
+    await runner.close?.();
+    server.signal('SIGKILL');
+  });
+  const mcp = (tool: string, token = '${env:TOKEN}') => ({ kind: 'mcp', tool, url: `http://127.0.0.1:${port}/mcp`, headers: { authorization: `Bearer ${token}` } });
+
+  test('a tool is called with the secret of the executor and the key of the effect', async () => {
+    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42, key: 'e_1_0' } });
+  });
+
+  test('a server that wants another secret was not reached, so nothing has begun', async () => {
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add', 'wrong')))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE', hasBegun: false } });
+  });
+
+  test('a server that dies in the middle may have done it; started again, it is found again', async () => {
+    const hanging = use(runner, job({}, mcp('hang')));
+    await new Promise((wait) => setTimeout(wait, 300));
+    server.signal('SIGKILL');
+    const broken = await hanging;
+    expect(broken).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_BROKEN' } });
+    expect(broken).not.toHaveProperty('failure.hasBegun');
+    await server.ended;
+    await start();
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add')))).toMatchObject({ ok: true, value: { sum: 3 } });
   });
 });
 

@@ -8,13 +8,21 @@ import type { ToolRunner } from '../../ports/performers.ts';
 
 type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
 
+/** A connection, and how many calls are on it. */
+interface Line {
+  readonly client: Promise<Client>;
+  calls: number;
+  /** It broke: who is on it finishes, nobody else begins. */
+  isRetired: boolean;
+}
+
 export function mcpRunner(environment: Readonly<Record<string, string | undefined>>): ToolRunner<McpRun> {
-  const clients = new Map<string, Promise<Client>>();
+  const lines = new Map<string, Line>();
   const secrets = (text: string) => text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
 
-  const connect = async (run: McpRun, key: string): Promise<Client> => {
+  const connect = async (run: McpRun, onClose: () => void): Promise<Client> => {
     const client = new Client({ name: 'understudy-executor', version: '0.1.0' }, { versionNegotiation: { mode: 'auto' } });
-    client.onclose = () => clients.delete(key);
+    client.onclose = onClose;
     if (run.command) {
       const [command = '', ...args] = run.command;
       // Its environment is empty but for a path: secrets of the executor are not the server's.
@@ -25,27 +33,36 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
     }
     return client;
   };
-  const clientFor = (run: McpRun): Promise<Client> => {
-    const key = JSON.stringify([run.command, run.url, run.headers]);
-    let client = clients.get(key);
-    if (!client) {
-      client = connect(run, key);
-      clients.set(key, client);
-      client.catch(() => clients.delete(key));
-    }
-    return client;
+  const retire = (key: string, line: Line): void => {
+    line.isRetired = true;
+    if (lines.get(key) === line) lines.delete(key);
   };
+  const lineFor = (run: McpRun): { key: string; line: Line } => {
+    const key = JSON.stringify([run.command, run.url, run.headers]);
+    let line = lines.get(key);
+    if (!line) {
+      const made: Line = { client: connect(run, () => retire(key, made)), calls: 0, isRetired: false };
+      made.client.catch(() => retire(key, made));
+      lines.set(key, made);
+      line = made;
+    }
+    return { key, line };
+  };
+  const hangUp = async (line: Line): Promise<void> => (await line.client.catch(() => undefined))?.close().catch(() => undefined);
 
   return {
     kind: 'mcp',
     async run(job, run, signal) {
-      let client: Client;
+      const { key, line } = lineFor(run);
+      line.calls += 1;
       try {
-        client = await clientFor(run);
-      } catch (error) {
-        return failed('transient', 'MCP_UNREACHABLE', `tool ${job.tool}: its MCP server could not be reached: ${messageOf(error).slice(0, 200)}`);
-      }
-      try {
+        let client: Client;
+        try {
+          client = await line.client;
+        } catch (error) {
+          const message = `tool ${job.tool}: its MCP server could not be reached: ${messageOf(error).slice(0, 200)}`;
+          return { ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE', message, hasBegun: false } };
+        }
         const meta = { 'understudy.dev/idempotency-key': job.idempotencyKey, ...(job.traceparent ? { traceparent: job.traceparent } : {}) };
         const result = await client.callTool({ name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta }, { signal, timeout: job.spec.timeoutMs });
         const value = result.structuredContent ?? textOf(result.content);
@@ -53,13 +70,18 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
         return { ok: true, value };
       } catch (error) {
         if (error instanceof ProtocolError) return failed('semantic', 'MCP_REFUSED', `tool ${job.tool}: ${error.message.slice(0, 300)}`);
+        // A server that was started again knows no old session: the next try begins anew. One call that is late says nothing of the others.
+        if (!signal.aborted && run.url) retire(key, line);
         return failed('transient', 'MCP_BROKEN', `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`);
+      } finally {
+        line.calls -= 1;
+        if (line.isRetired && line.calls === 0) void hangUp(line);
       }
     },
     async close() {
-      const open = [...clients.values()];
-      clients.clear();
-      for (const client of open) await (await client.catch(() => undefined))?.close();
+      const open = [...lines.values()];
+      lines.clear();
+      for (const line of open) await hangUp(line);
     },
   };
 }
