@@ -20,20 +20,26 @@ export const loadPod = (run: string, perSecond: number) => ({
   apiVersion: 'v1',
   kind: 'Pod',
   metadata: { name: 'chaos-load', labels: { app: 'chaos-load', ...client } },
-  spec: pod([
-    {
-      name: 'load',
-      command: ['node', 'chaos/load.ts'],
-      env: [
-        { name: 'NATS_URL', value: 'nats://understudy-nats:4222' },
-        { name: 'WORLD_URL', value: 'http://chaos-world:8080' },
-        { name: 'RUN', value: run },
-        { name: 'PER_SECOND', value: String(perSecond) },
-        secret('PASSWORD_ACME', 'nats-tenant-acme'),
-        secret('PASSWORD_GLOBEX', 'nats-tenant-globex'),
-      ],
+  spec: {
+    // Beside the outside world: a scenario may take any other node away.
+    affinity: {
+      podAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [{ labelSelector: { matchLabels: { app: 'chaos-world' } }, topologyKey: 'kubernetes.io/hostname' }] },
     },
-  ]),
+    ...pod([
+      {
+        name: 'load',
+        command: ['node', 'chaos/load.ts'],
+        env: [
+          { name: 'NATS_URL', value: 'nats://understudy-nats:4222' },
+          { name: 'WORLD_URL', value: 'http://chaos-world:8080' },
+          { name: 'RUN', value: run },
+          { name: 'PER_SECOND', value: String(perSecond) },
+          secret('PASSWORD_ACME', 'nats-tenant-acme'),
+          secret('PASSWORD_GLOBEX', 'nats-tenant-globex'),
+        ],
+      },
+    ]),
+  },
 });
 
 export const checkerJob = (run: string, faults: readonly Fault[], options: { readonly zombies: boolean; readonly counters: boolean; readonly boundMs: number }) => ({

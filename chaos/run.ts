@@ -3,7 +3,8 @@
  * lets the checker judge, and writes the scorecard (.understudy/chaos/). Fails when a task is lost, an effect doubled, an invariant
  * broken, or a planned fault was not seen.
  *
- * ARGS: names of scenarios (all of them when none is given); KILLS=n: so many pod kills under one load instead; RATE: tasks a second.
+ * ARGS: names of scenarios (all of them when none is given); KILLS=n: so many pod kills under one load instead; RATE: tasks a second;
+ * NODE_OFF, NODE_ON: commands for the loss of a node's power (power.ts).
  */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,6 +13,7 @@ import type { Fault } from './checker/history.ts';
 import type { Score, Verdict } from './checker/invariants.ts';
 import { checkerJob, loadPod } from './jobs.ts';
 import { command, kubectlFor } from './kubectl.ts';
+import { cutPower, powerLoss, switches } from './power.ts';
 import { brokenOf, isPassed, pageOf, type Row, tableOf } from './report.ts';
 
 interface Scenario {
@@ -165,6 +167,17 @@ async function one(scenario: Scenario): Promise<Row> {
   }
 }
 
+async function withoutPower(): Promise<Row> {
+  const { name, hypothesis } = powerLoss;
+  const given = switches();
+  if (!given)
+    return { scenario: name, hypothesis, verdicts: [], score: undefined, faults: 0, skipped: 'needs NODE_OFF and NODE_ON: commands that cut a node ($NODE) and bring it back' };
+  const run = `power-${Date.now().toString(36)}`;
+  const faults = await underLoad(run, async () => [await cutPower(kubectl, given, 20_000)]);
+  const { score, verdicts } = await check(run, faults, { zombies: false, counters: false, boundMs: 300_000 });
+  return { scenario: name, hypothesis, faults: faults.length, score, verdicts };
+}
+
 async function manyKills(count: number): Promise<Row> {
   const scenarios = ['commit-kill-runtime', 'perform-kill-gateway', 'perform-kill-executor', 'perform-kill-sandbox', 'commit-kill-redis', 'receive-kill-nats'].map((name) =>
     scenarioOf(`${name}.yaml`),
@@ -201,8 +214,8 @@ const all = readdirSync(folder)
   .filter((file) => file.endsWith('.yaml'))
   .sort()
   .map(scenarioOf);
-const unknown = wanted.filter((name) => name !== 'calm' && !all.some((scenario) => scenario.name === name));
-if (unknown.length > 0) throw new Error(`there is no scenario ${unknown.join(', ')}; there are: calm, ${all.map(({ name }) => name).join(', ')}`);
+const unknown = wanted.filter((name) => name !== 'calm' && name !== powerLoss.name && !all.some((scenario) => scenario.name === name));
+if (unknown.length > 0) throw new Error(`there is no scenario ${unknown.join(', ')}; there are: calm, ${powerLoss.name}, ${all.map(({ name }) => name).join(', ')}`);
 const rows: Row[] = [];
 const keep = (row: Row) => {
   rows.push(row);
@@ -211,6 +224,7 @@ const keep = (row: Row) => {
 if (wanted.length === 0 || wanted.includes('calm')) keep(await calm());
 if (Number(KILLS) > 0) keep(await manyKills(Number(KILLS)));
 else for (const scenario of all) if (wanted.length === 0 || wanted.includes(scenario.name)) keep(await one(scenario));
+if (Number(KILLS) === 0 && (wanted.length === 0 || wanted.includes(powerLoss.name))) keep(await withoutPower());
 
 mkdirSync(output, { recursive: true });
 writeFileSync(join(output, 'scorecard.json'), `${JSON.stringify(rows, null, 2)}\n`);
