@@ -3,7 +3,7 @@ NODE := node_modules/.bin/node
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev stop play test test-cluster chaos-cluster images kind-up values bench volume check format clean
+.PHONY: help demo dev stop play test test-cluster chaos-cluster images kind-up values bench recovery volume check format clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -44,6 +44,9 @@ values: node_modules/.installed ## write what follows from charts/values.ts
 
 volume: node_modules/.installed ## what stays behind: 20,000 finished sessions, and one long conversation
 	@$(NODE) test/bench/volume.ts $(ARGS)
+
+recovery: node_modules/.installed ## how long a shard is silent when its runtime is told to go, or is killed
+	@$(NODE) test/bench/recovery.ts $(ARGS)
 
 bench: node_modules/.installed ## steps a second, latencies, CPU and memory, beside a floor measured in the same run
 	@$(NODE) test/bench/main.ts $(ARGS)

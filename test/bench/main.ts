@@ -6,56 +6,21 @@
  * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE, --node '--cpu-prof --cpu-prof-dir=DIR'
  * (flags for the node of every service; they are stopped in order then, so that they write what they gathered).
  */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { connectNats } from '../../services/adapters/nats/connection.ts';
-import { OrderedReader } from '../../services/adapters/nats/ordered-reader.ts';
-import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { redisSessionStore } from '../../services/adapters/redis/session-store.ts';
 import type { HostId, SessionId, ShardId } from '../../services/core/ids.ts';
-import { answering, freePort, type Running, startProcess } from '../../services/local/processes.ts';
+import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { versionOf } from '../../services/local/servers.ts';
-import { Stack } from '../../services/local/stack.ts';
 import type { ShardPosition } from '../../services/ports/session-store.ts';
+import { ClosedLoop, openRig, option, percentile, say, sleep, startStub } from './rig.ts';
 
-const option = (name: string, fallback: string) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at >= 0 ? (process.argv[at + 1] ?? fallback) : fallback;
-};
 const seconds = Number(option('seconds', '5'));
 const levels = option('in-flight', '1,16,64,256').split(',').map(Number);
 const memoryLevels = option('memory', '1000,5000').split(',').map(Number).filter(Boolean);
-const say = (line = '') => process.stdout.write(`${line}\n`);
-
-const folder = mkdtempSync(join(tmpdir(), 'understudy-bench-'));
-const specs = join(folder, 'specs');
-mkdirSync(specs);
-writeFileSync(
-  join(specs, 'bench.yaml'),
-  `apiVersion: understudy.dev/v1
-kind: Agent
-metadata: { name: bench }
-spec: { instructions: Call the tool., model: stub, tools: [echo], limits: { stepsMax: 1000, toolCallsMax: 1000, tokensMax: 100000000, costMicrosMax: 100000000 } }
----
-apiVersion: understudy.dev/v1
-kind: Tool
-metadata: { name: echo }
-spec: { description: gives back what it gets, class: ${option('class', 'pure')}, input: { type: object, properties: { n: { type: integer } } }, run: { kind: builtin, name: echo } }
----
-apiVersion: understudy.dev/v1
-kind: Model
-metadata: { name: stub }
-spec: { model: stub, stream: false, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } }
----
-apiVersion: understudy.dev/v1
-kind: Tenant
-metadata: { name: bench }
-spec: {}
-`,
-);
+const nodeFlags = option('node', '');
 
 const ticksPerSecond = 100; // USER_HZ, fixed on Linux
 const cpuSecondsOf = (pid: number): number => {
@@ -63,38 +28,12 @@ const cpuSecondsOf = (pid: number): number => {
   return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
 };
 const writtenBy = (pid: number): number => Number(/write_bytes: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? 0);
-const percentile = (sorted: readonly number[], part: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN;
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-const nodeFlags = option('node', '');
-const environment: Record<string, string> = { OPENAI_API_KEY: 'stub', UNDERSTUDY_LOG_LEVEL: 'warn', ...(nodeFlags ? { NODE_OPTIONS: nodeFlags } : {}) };
-const stack = new Stack({ folder, specs, environment, shards: Number(option('shards', '16')), isStrict: process.argv.includes('--strict') });
-const others: Running[] = [];
-process.on('exit', () => {
-  stack.abandon();
-  for (const other of others) other.signal('SIGKILL');
-  rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
-});
-process.on('SIGINT', () => process.exit(130));
-process.on('SIGTERM', () => process.exit(143));
-
-async function startStub(latencyMs: number): Promise<{ url: string; running: Running }> {
-  const port = await freePort();
-  const running = startProcess({
-    name: `stub-${latencyMs}`,
-    command: [process.execPath, join(import.meta.dirname, 'stub-model.ts')],
-    environment: { PORT: String(port), LATENCY_MS: String(latencyMs) },
-    logs: stack.logs,
-  });
-  others.push(running);
-  const url = `http://127.0.0.1:${port}`;
-  await answering(`${url}/gaps`, running);
-  return { url, running };
-}
-
-await stack.startServers();
-const stub = await startStub(0);
-environment.OPENAI_BASE_URL = `${stub.url}/v1`;
+const rig = await openRig({ toolClass: option('class', 'pure'), shards: Number(option('shards', '16')), isStrict: process.argv.includes('--strict') });
+const { stack, environment, others } = rig;
+const stubUrl = await startStub(rig, 0);
+environment.OPENAI_BASE_URL = `${stubUrl}/v1`;
+if (nodeFlags) environment.NODE_OPTIONS = nodeFlags;
 const heapPort = await freePort();
 const runtimePort = await freePort();
 const runtime = startProcess({
@@ -115,21 +54,7 @@ const measured: Readonly<Record<string, number>> = {
   redis: stack.redis.running.pid,
 };
 
-const nats = await connectNats({ url: stack.nats.url, name: 'bench' });
-const tasks = natsTasks(nats);
-let ended = 0;
-let published = 0;
-let wanted = 0;
-const keepBusy = () => {
-  while (published - ended < wanted) {
-    published += 1;
-    void tasks.publish('bench', 'bench', `{"input":"session-${published}"}`, { 'Nats-Msg-Id': `b-${published}` });
-  }
-};
-await new OrderedReader(nats, { stream: nats.streams.events, filter: nats.subjects.event('bench', 'bench', '*', 'completed'), afterSequence: 0 }, () => {
-  ended += 1;
-  keepBusy();
-}).start();
+const load = await ClosedLoop.open(rig);
 const committed = async () => Number(/^understudy_steps_committed_total\{[^}]*\} (\d+)/m.exec(await (await fetch(`http://127.0.0.1:${runtimePort}/metrics`)).text())?.[1] ?? 0);
 
 interface Row {
@@ -175,26 +100,24 @@ async function floor(inFlight: number): Promise<number> {
 }
 
 async function measure(inFlight: number): Promise<Row> {
-  wanted = inFlight;
-  keepBusy();
+  load.wanted = inFlight;
   await sleep(Math.max(1_500, seconds * 300)); // warm
-  await fetch(`${stub.url}/gaps`);
+  await fetch(`${stubUrl}/gaps`);
   const before = {
     steps: await committed(),
-    ended,
+    ended: load.ended,
     at: performance.now(),
     cpu: Object.values(measured).map(cpuSecondsOf),
     bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!),
   };
   await sleep(seconds * 1_000);
-  const gaps = ((await (await fetch(`${stub.url}/gaps`)).json()) as number[]).sort((left, right) => left - right);
+  const gaps = ((await (await fetch(`${stubUrl}/gaps`)).json()) as number[]).sort((left, right) => left - right);
   const tookSeconds = (performance.now() - before.at) / 1_000;
   // The first step of a session is its task; what is counted are answers and results.
-  const steps = (await committed()) - before.steps - (ended - before.ended);
+  const steps = (await committed()) - before.steps - (load.ended - before.ended);
   const cpu = Object.values(measured).map((pid, index) => cpuSecondsOf(pid) - before.cpu[index]!);
   const bytes = writtenBy(measured.nats!) + writtenBy(measured.redis!) - before.bytes;
-  wanted = 0;
-  while (ended < published) await sleep(20);
+  await load.rest();
   const floorStepsPerSecond = await floor(inFlight);
   return {
     inFlight,
@@ -215,11 +138,9 @@ say(
 say('in flight  steps/s  gap p50/p99 ms  CPU us/step (runtime gateway executor nats redis)  bytes/step  floor/s  of floor');
 const rows: Row[] = [];
 // A service is measured as it runs for weeks: compiled. The first seconds of a process say more about its compiler.
-wanted = 128;
-keepBusy();
+load.wanted = 128;
 await sleep(Math.max(8_000, seconds * 1_500));
-wanted = 0;
-while (ended < published) await sleep(20);
+await load.rest();
 for (const level of levels) {
   const row = await measure(level);
   rows.push(row);
@@ -240,20 +161,19 @@ const heap = async () => {
 const memory: { sessions: number; kibPerSession: number }[] = [];
 if (memoryLevels.length > 0) {
   // The same sessions with a model that takes its time: what a waiting session costs the runtime.
-  const slow = await startStub(Number(option('latency', '200')));
+  const slowUrl = await startStub(rig, Number(option('latency', '200')));
   const pid = stack.services.find(({ kind }) => kind === 'gateway')!;
   await pid.running.stop();
-  await stack.start('gateway', { OPENAI_BASE_URL: `${slow.url}/v1`, UNDERSTUDY_CONCURRENCY: '6000' }, 'gateway-slow');
+  await stack.start('gateway', { OPENAI_BASE_URL: `${slowUrl}/v1`, UNDERSTUDY_CONCURRENCY: '6000' }, 'gateway-slow');
   const empty = await heap();
   for (const sessions of memoryLevels) {
-    wanted = sessions;
-    keepBusy();
+    load.wanted = sessions;
     await sleep(6_000);
     const used = await heap();
     memory.push({ sessions, kibPerSession: (used - empty) / 1_024 / sessions });
     say(`${sessions} sessions in flight at ${option('latency', '200')} ms: ${((used - empty) / 1_024 / sessions).toFixed(1)} KiB of runtime heap each, after a collection`);
   }
-  wanted = 0;
+  load.wanted = 0;
 }
 const file = option('json', '');
 if (file) writeFileSync(file, `${JSON.stringify({ rows, memory }, null, 2)}\n`);
