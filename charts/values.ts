@@ -164,6 +164,10 @@ export const valuesSchema = z
         max: z.number().int().min(1).default(8).describe('sandboxes in use at a time; beyond it calls wait'),
         waitMs: z.number().int().min(100).default(30_000).describe('how long a call waits for a free one before it fails as transient, ms'),
         idleMs: z.number().int().min(500).max(50_000).default(5_000).describe("how long a session's sandbox is kept for its next call, ms"),
+        egress: z
+          .boolean()
+          .default(true)
+          .describe('tools may name hosts that their jobs reach through a proxy of the executor; networkPolicy.tools must allow those hosts as well'),
         runtimeClassName: z.string().default('').describe('gvisor, kata or whatever isolates better; empty is the default of the cluster'),
         userNamespace: z.boolean().default(false).describe('hostUsers: false, where nodes can do it'),
         workspace: z

@@ -17,6 +17,7 @@ import { observability } from '../adapters/observability/telemetry.ts';
 import { processSandboxes } from '../adapters/process/sandboxes.ts';
 import { processRunner } from '../adapters/process/tool.ts';
 import { claimSandbox } from '../adapters/sandbox/client.ts';
+import { serveEgress } from '../adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { builtinRunner, builtinTools } from './builtin.ts';
@@ -32,12 +33,15 @@ await runService(async (started) => {
   started({ name: 'nats', stop: () => nats.close() });
   const { service, idleMs } = settings.sandboxes;
   const sandboxes = service && settings.namespace ? await podPool(settings.namespace, { ...settings.sandboxes, service }, telemetry) : processSandboxes(claimSandbox);
+  // Sandboxes in pods cannot come to our loopback: without an address of our own there is no way out.
+  const egress = service && settings.egress.address === '127.0.0.1' ? undefined : await serveEgress({ ...settings.egress, telemetry });
+  started({ name: 'egress', stop: async () => egress?.stop() });
   const runners = [
     builtinRunner(builtinTools(settings.files)),
     httpRunner(process.env),
     mcpRunner(process.env),
     await processRunner({ scratch: settings.scratch }),
-    sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry }, idleMs),
+    sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry, egress }, idleMs),
   ];
   started({ name: 'tools', stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))) });
   // A start record names its process, so a second life of the same name does not answer for the first.

@@ -23,6 +23,8 @@ export interface Job {
   readonly memoryMiB: number;
   readonly diskMiB: number;
   readonly processesMax: number;
+  /** The only way out, for this job: a proxy, with its pass in the address. */
+  readonly proxy?: string | undefined;
 }
 
 /**
@@ -54,6 +56,10 @@ function commandOf(job: Job): string[] {
   }
 }
 
+/** As programs look for it; Node has to be told to look. */
+const proxied = (proxy: string | undefined): Record<string, string> =>
+  proxy === undefined ? {} : { HTTP_PROXY: proxy, HTTPS_PROXY: proxy, http_proxy: proxy, https_proxy: proxy, NODE_USE_ENV_PROXY: '1' };
+
 /** @param onOutput  hears what the job writes, as it comes, up to its limit */
 export async function runJob(job: Job, workspace: string, signal: AbortSignal, onOutput: (stream: 'stdout' | 'stderr', text: string) => void): Promise<Done> {
   const folder = job.isWorkspace ? workspace : await mkdtemp(join(tmpdir(), 'job-'));
@@ -72,7 +78,7 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     const child = spawn('/bin/sh', ['-c', `ulimit -c 0; ${isPod ? bounded : 'exec '}"$@"`, 'job', ...commandOf(job)], {
       cwd: folder,
       detached: true,
-      env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: folder, LANG: 'C.UTF-8', TMPDIR: tmpdir() },
+      env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: folder, LANG: 'C.UTF-8', TMPDIR: tmpdir(), ...proxied(job.proxy) },
       stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
     });
     let verdict: Done | undefined;

@@ -54,7 +54,8 @@ function jobOf(body: Record<string, unknown>): Job {
     if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0 || value > most) throw new TypeError(`${name} must be a number up to ${most}`);
     return value;
   };
-  const { language, code } = body;
+  const { language, code, proxy } = body;
+  if (proxy !== undefined && (typeof proxy !== 'string' || !/^http:\/\/pass:[\w-]+@[\w.:[\]-]+$/.test(proxy))) throw new TypeError('proxy must be an address with a pass');
   if (language !== 'javascript' && language !== 'shell' && language !== 'python') throw new TypeError('language must be javascript, shell or python');
   if (typeof code !== 'string') throw new TypeError('code must be text');
   return {
@@ -67,6 +68,7 @@ function jobOf(body: Record<string, unknown>): Job {
     memoryMiB: number('memoryMiB', 65_536),
     diskMiB: number('diskMiB', 1_048_576),
     processesMax: number('processesMax', 32_768),
+    proxy,
   };
 }
 

@@ -263,6 +263,60 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       expect(next, JSON.stringify(next)).toMatchObject({ ok: true, value: { stdout: 'alive\n' } });
     });
 
+    test('reaches through the executor what its tool names, and nothing else', async () => {
+      // A pod that the policies take for an executor: it serves a way out as executors do, and claims a sandbox.
+      const code = `const { serveEgress } = await import('/app/services/adapters/sandbox/egress.ts');
+        const { claimSandbox, runInSandbox } = await import('/app/services/adapters/sandbox/client.ts');
+        const { lookup } = await import('node:dns/promises');
+        const egress = await serveEgress({ address: process.env.POD_IP, port: 3128, telemetry: { log() {} } });
+        let url = '', token;
+        while (token === undefined) {
+          for (const { address } of await lookup('u-sandbox', { all: true, family: 4 }).catch(() => [])) {
+            url = 'http://' + address + ':8080';
+            token = await claimSandbox('probe', url, { tenant: 't', session: 's' }).catch(() => undefined);
+            if (token !== undefined) break;
+          }
+          await new Promise((wait) => setTimeout(wait, 500));
+        }
+        const run = (to, proxy) => runInSandbox({ name: 'probe', url, token }, { language: 'javascript', code: 'return fetch("' + to + '").then(({ status }) => status, () => "refused");', input: null, isWorkspace: false, timeoutMs: 20000, outputBytesMax: 100000, memoryMiB: 200, diskMiB: 50, processesMax: 50, ...(proxy ? { proxy } : {}) }, AbortSignal.timeout(30000)).then((done) => done.value?.result ?? done);
+        const pass = egress.open(['u-payments:8080'], { session: 's', tool: 't' });
+        const named = await run('http://u-payments:8080/health', pass.url);
+        const other = await run('http://u-model:8080/health', pass.url);
+        const direct = await run('http://u-payments:8080/health');
+        pass.close();
+        const late = await run('http://u-payments:8080/health', pass.url);
+        console.log(JSON.stringify({ named, other, direct, late }));
+        process.exit(0);`;
+      const name = 'way-out';
+      await system.apply({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name, labels: { 'app.kubernetes.io/name': 'understudy', 'app.kubernetes.io/instance': 'u', 'app.kubernetes.io/component': 'executor' } },
+        spec: {
+          restartPolicy: 'Never',
+          automountServiceAccountToken: false,
+          securityContext: { runAsNonRoot: true, runAsUser: 10_001, seccompProfile: { type: 'RuntimeDefault' } },
+          containers: [
+            {
+              name: 'probe',
+              image: 'understudy:0.1.0',
+              command: ['node', '--input-type=module', '-e', code],
+              env: [{ name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }],
+              securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } },
+            },
+          ],
+        },
+      });
+      for (const end = Date.now() + 120_000; Date.now() < end; await sleep(500)) {
+        if (/Succeeded|Failed/.test(await system.run('get', 'pod', name, '-o', 'jsonpath={.status.phase}'))) break;
+      }
+      const answer = JSON.parse((await system.run('logs', name)).trim().split('\n').at(-1) ?? '{}') as Record<string, unknown>;
+      await system.remove('pod', name);
+      expect(answer.named).toBe(200);
+      expect(answer.direct).toBe('refused');
+      expect([answer.other, answer.late]).toSatisfy((answers: unknown[]) => answers.every((one) => one === 403 || one === 407 || one === 'refused'));
+    });
+
     test('of many claims by two executors each gets another one', async () => {
       let address = '';
       for (const end = Date.now() + 60_000; address === '' && Date.now() < end; ) {

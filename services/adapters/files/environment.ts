@@ -29,6 +29,8 @@ const schema = z.object({
   UNDERSTUDY_SANDBOXES_WARM: z.coerce.number().int().min(0).default(2),
   UNDERSTUDY_SANDBOXES_MAX: z.coerce.number().int().positive().default(8),
   UNDERSTUDY_SANDBOX_WAIT_MS: z.coerce.number().int().positive().default(limits.sandboxWaitMs),
+  UNDERSTUDY_EGRESS_ADDRESS: z.string().default('127.0.0.1').describe('where sandboxes reach this executor for their way out'),
+  UNDERSTUDY_EGRESS_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('0 takes a free one'),
   UNDERSTUDY_SANDBOX_IDLE_MS: z.coerce.number().int().positive().default(limits.sandboxIdleMs),
   UNDERSTUDY_FILES: z.string().default('.').describe('folder that the built-in file tools may read'),
   UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),
@@ -57,6 +59,7 @@ export interface Settings {
   readonly specs: string;
   readonly namespace: string | undefined;
   readonly sandboxes: { readonly service: string | undefined; readonly warm: number; readonly max: number; readonly waitMs: number; readonly idleMs: number };
+  readonly egress: { readonly address: string; readonly port: number };
   readonly files: string;
   readonly pool: string;
   readonly scratch: string | undefined;
@@ -92,6 +95,7 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
       waitMs: value.UNDERSTUDY_SANDBOX_WAIT_MS,
       idleMs: value.UNDERSTUDY_SANDBOX_IDLE_MS,
     },
+    egress: { address: value.UNDERSTUDY_EGRESS_ADDRESS, port: value.UNDERSTUDY_EGRESS_PORT },
     files: resolve(value.UNDERSTUDY_FILES),
     pool: value.UNDERSTUDY_POOL,
     scratch: value.UNDERSTUDY_SCRATCH,

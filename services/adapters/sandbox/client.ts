@@ -23,6 +23,8 @@ export interface SandboxJob {
   readonly memoryMiB: number;
   readonly diskMiB: number;
   readonly processesMax: number;
+  /** The job's way out, with its pass. */
+  readonly proxy?: string | undefined;
 }
 
 const gone = (sandbox: Pick<Sandbox, 'name'>, cause?: unknown) => new Unavailable('SANDBOX_GONE', `sandbox ${sandbox.name} is gone`, { cause });

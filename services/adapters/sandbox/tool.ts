@@ -16,6 +16,7 @@ import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import type { Sandbox, Sandboxes, Workspaces } from '../../ports/sandboxes.ts';
 import type { Telemetry } from '../../ports/telemetry.ts';
 import { putWorkspace, runInSandbox, workspaceOf } from './client.ts';
+import type { Egress } from './egress.ts';
 
 type SandboxRun = Extract<ToolRun, { kind: 'sandbox' }>;
 
@@ -33,12 +34,14 @@ export interface SandboxRunnerPorts {
   readonly sandboxes: Sandboxes;
   readonly workspaces: Workspaces;
   readonly telemetry: Telemetry;
+  /** The way out for tools that name hosts; without it they are refused. */
+  readonly egress?: Egress | undefined;
 }
 
 /** Failures of the code itself: the model may do better. The rest says that the job went over a limit, as semantic too, with the limit's name. */
 const semantic = new Set(['SANDBOX_CODE', 'SANDBOX_TIMEOUT', 'SANDBOX_OUTPUT', 'SANDBOX_MEMORY', 'SANDBOX_DISK', 'SANDBOX_PROCESSES', 'SANDBOX_KILLED']);
 
-export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunnerPorts, idleMs: number): ToolRunner<SandboxRun> {
+export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: SandboxRunnerPorts, idleMs: number): ToolRunner<SandboxRun> {
   const seats = new Map<string, Seat>();
 
   const vacate = (key: string, seat: Seat) => {
@@ -53,6 +56,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
     const isWorkspace = job.spec.class === 'workspace';
     const code = run.code ?? job.arguments.code;
     if (typeof code !== 'string') return failed('semantic', 'ARGUMENTS_INVALID', `${job.tool} needs "code"`);
+    if (run.egress.length > 0 && !egress) return failed('permanent', 'EGRESS_OFF', `${job.tool} names hosts to reach, and this executor has no way out for sandboxes`);
     const saved = isWorkspace ? await workspaces.latest(job.tenant, job.session, job.idempotencyKey) : undefined;
     // It holds what a call left that does not count (it runs again, or failed): nothing of it may be seen.
     if (isWorkspace && !saved && seat.digest !== undefined) vacate(key, seat);
@@ -67,6 +71,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
       seat.digest = saved.digest;
     }
     if (isWorkspace) seat.digest ??= 'unsaved';
+    const pass = run.egress.length > 0 ? egress?.open(run.egress, { session: job.session, tool: job.tool }) : undefined;
     const done = await runInSandbox(
       sandbox,
       {
@@ -79,9 +84,10 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry }: SandboxRunne
         memoryMiB: run.memoryMiB,
         diskMiB: run.diskMiB,
         processesMax: run.processesMax,
+        ...(pass ? { proxy: pass.url } : {}),
       },
       signal,
-    );
+    ).finally(() => pass?.close());
     if (!done.ok) {
       // What failed may have left things behind; the next call begins anew, from the last checkpoint.
       if (isWorkspace || done.isWornOut || done.code !== 'SANDBOX_CODE') vacate(key, seat);

@@ -56,6 +56,11 @@ const sandbox = z
     memoryMiB: z.number().int().min(16).default(128).describe('of all its processes together, MiB'),
     diskMiB: z.number().int().positive().default(64).describe('what it may write, MiB'),
     processesMax: z.number().int().positive().default(64),
+    egress: z
+      .array(z.string().regex(/^(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+(:\d{1,5})?$/i, 'host:port, or *.domain:port'))
+      .max(64)
+      .default([])
+      .describe('what its jobs may reach, through a proxy of the executor: host:port or *.domain:port, 443 without a port; nothing else is reached at all'),
   })
   .strict();
 
