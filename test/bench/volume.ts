@@ -15,16 +15,11 @@ import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { Stack } from '../../services/local/stack.ts';
+import { option, say, sleep } from './rig.ts';
 
-const option = (name: string, fallback: number) => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at >= 0 ? Number(process.argv[at + 1]) : fallback;
-};
-const sessions = option('sessions', 20_000);
-const calls = option('calls', 100);
-const resultBytes = option('bytes', 8_000);
-const say = (line = '') => process.stdout.write(`${line}\n`);
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const sessions = Number(option('sessions', '20000'));
+const calls = Number(option('calls', '100'));
+const resultBytes = Number(option('bytes', '8000'));
 
 const folder = mkdtempSync(join(tmpdir(), 'understudy-volume-'));
 const specs = join(folder, 'specs');
@@ -115,6 +110,7 @@ process.on('exit', () => {
   rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
 });
 process.on('SIGINT', () => process.exit(130));
+process.on('SIGTERM', () => process.exit(143));
 await answering(`http://127.0.0.1:${runtimePort}/readyz`, runtime);
 await Promise.all([stack.start('gateway'), stack.start('executor')]);
 const nats = await connectNats({ url: stack.nats.url, name: 'volume' });
