@@ -38,8 +38,8 @@ export async function cutPower(kubectl: Kubectl, { off, on }: { readonly off: st
   if (node === undefined) throw new Error('every node has a witness of the run on it (the outside world, the load): a cut would blind us');
   const shell = (line: string) => command('env', [`NODE=${node}`, 'sh', '-c', line], 180_000);
   const at = Date.now();
-  await shell(off);
   try {
+    await shell(off);
     await until(`${node} is seen to be gone`, async () => !(await isReady(node)), 120_000);
     await new Promise((resolve) => setTimeout(resolve, holdMs));
   } finally {

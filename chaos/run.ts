@@ -149,6 +149,14 @@ async function underLoad(run: string, work: () => Promise<Fault[]>): Promise<Fau
   return faults;
 }
 
+const notRun = (scenario: string, hypothesis: string, error: unknown): Row => ({
+  scenario,
+  hypothesis,
+  faults: 0,
+  score: undefined,
+  verdicts: [{ number: 11, what: 'the scenario was run', result: 'broken', broken: [error instanceof Error ? error.message : String(error)] }],
+});
+
 async function one(scenario: Scenario): Promise<Row> {
   const { name, hypothesis } = scenario;
   const base = { scenario: name, hypothesis, verdicts: [], score: undefined, faults: 0 };
@@ -163,7 +171,7 @@ async function one(scenario: Scenario): Promise<Row> {
     const { score, verdicts } = await check(run, faults, { zombies: scenario.isZombieExpected, counters: false });
     return { ...base, faults: faults.length, score, verdicts };
   } catch (error) {
-    return { ...base, verdicts: [{ number: 11, what: 'the scenario was run', result: 'broken', broken: [error instanceof Error ? error.message : String(error)] }] };
+    return notRun(name, hypothesis, error);
   }
 }
 
@@ -173,9 +181,14 @@ async function withoutPower(): Promise<Row> {
   if (!given)
     return { scenario: name, hypothesis, verdicts: [], score: undefined, faults: 0, skipped: 'needs NODE_OFF and NODE_ON: commands that cut a node ($NODE) and bring it back' };
   const run = `power-${Date.now().toString(36)}`;
-  const faults = await underLoad(run, async () => [await cutPower(kubectl, given, 20_000)]);
-  const { score, verdicts } = await check(run, faults, { zombies: false, counters: false, boundMs: 300_000 });
-  return { scenario: name, hypothesis, faults: faults.length, score, verdicts };
+  try {
+    await whole();
+    const faults = await underLoad(run, async () => [await cutPower(kubectl, given, 20_000)]);
+    const { score, verdicts } = await check(run, faults, { zombies: false, counters: false, boundMs: 300_000 });
+    return { scenario: name, hypothesis, faults: faults.length, score, verdicts };
+  } catch (error) {
+    return notRun(name, hypothesis, error);
+  }
 }
 
 async function manyKills(count: number): Promise<Row> {

@@ -163,6 +163,8 @@ async function runWithRetries(
   if (!runner) return { outcome: failed('permanent', 'TOOL_KIND_UNKNOWN', `this executor runs no tools of kind ${spec.run.kind}`), attempts: 0 };
   let isInDoubt = before;
   for (let attempts = 1; ; attempts += 1) {
+    // Cancelled before it began, or between two tries: nobody waits, and nothing more happens.
+    if (signal.aborted) return { outcome: failed('permanent', 'CANCELLED', 'nobody waits for it any more'), attempts: attempts - 1 };
     const outcome = await runOnce(runner, jobOf(effect, spec), spec, signal);
     if (outcome.ok) return { outcome, attempts };
     const { failure } = outcome;

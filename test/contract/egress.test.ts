@@ -1,6 +1,6 @@
 /** The proxy that is a sandbox's only way out, over real sockets, and a job that goes through it. */
 import { createServer, request } from 'node:http';
-import { type AddressInfo, connect } from 'node:net';
+import { type AddressInfo, connect, createServer as createTcpServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { memoryWorkspaces } from '../../services/adapters/memory/workspaces.ts';
@@ -25,6 +25,29 @@ const names: Record<string, string> = {
   'loop.example.com': '127.0.0.1',
   local: '127.0.0.1',
 };
+let connections = 0;
+target.on('connection', (socket) => {
+  connections += 1;
+  socket.once('close', () => {
+    connections -= 1;
+  });
+});
+/** Answers by hand, badly where the path says so. */
+function createOddServer() {
+  const server = createTcpServer((socket) => {
+    socket.on('error', () => socket.destroy());
+    socket.once('data', (data) => {
+      const path = data.toString().split(' ')[1];
+      if (path === '/none') socket.end('HTTP/1.1 000 x\r\ncontent-length: 0\r\n\r\n');
+      else if (path === '/trailer') socket.end('HTTP/1.1 200 ok\r\ntrailer: a\r\ncontent-length: 2\r\n\r\nok');
+      else socket.end('HTTP/1.1 200 ok\r\ncontent-length: 2\r\n\r\nok');
+    });
+  });
+  return {
+    listen: () => new Promise<number>((resolve) => server.listen(0, '127.0.0.1', () => resolve((server.address() as AddressInfo).port))),
+    close: () => server.close(),
+  };
+}
 let port = 0;
 let egress: Egress;
 beforeAll(async () => {
@@ -35,6 +58,10 @@ beforeAll(async () => {
     port: 0,
     telemetry: countingTelemetry(),
     resolve: async (host) => {
+      if (host === 'slow') {
+        await new Promise((wait) => setTimeout(wait, 150));
+        return '10.0.0.9';
+      }
       const found = names[host];
       if (found === undefined) throw new Error('ENOTFOUND');
       return found;
@@ -69,7 +96,7 @@ describe('the proxy', () => {
     ['a word that leads to the executor itself', 'local:PORT', ['local:PORT'], /403 its name leads/],
     ['the cloud metadata, even where somebody lists it', '169.254.169.254:80', ['169.254.169.254:80'], /403 its name leads/],
     ['a name that nobody knows', 'nowhere:443', ['nowhere:443'], /502/],
-    ['no host at all', '%00', ['*.com'], /403 no host/],
+    ['no host at all', '%00', ['*.com'], /400 no host/],
   ])('%s', async (_what, to, allowed, answer) => {
     const fill = (text: string) => text.replace('PORT', String(port));
     const pass = allowed && egress.open(allowed.map(fill), holder);
@@ -111,6 +138,80 @@ describe('the proxy', () => {
     pass.close();
   });
 
+  test('a pass that is given back while a name is looked up opens nothing', async () => {
+    const pass = egress.open([`slow:${port}`], holder);
+    const before = connections;
+    const dialling = dial(`slow:${port}`, passOf(pass.url));
+    await new Promise((wait) => setTimeout(wait, 50));
+    pass.close();
+    expect((await dialling).answer).toMatch(/407/);
+    expect(connections).toBe(before);
+  });
+
+  test('one job has no more than its connections, however fast it asks', async () => {
+    const pass = egress.open([`127.0.0.1:${port}`, `slow:${port}`], holder);
+    const answers = await Promise.all(Array.from({ length: 100 }, () => dial(`slow:${port}`, passOf(pass.url))));
+    expect(answers.filter(({ answer }) => answer.includes('more than 64')).length).toBe(36);
+    pass.close();
+  });
+
+  test('what is refused is hung up on', async () => {
+    const { tunnel } = await dial(`127.0.0.1:${port}`);
+    await new Promise((resolve) => tunnel.once('close', resolve));
+  });
+
+  /** Says what it likes, as it likes, and gives what comes back. */
+  const raw = (text: string) =>
+    new Promise<string>((resolve, reject) => {
+      let heard = '';
+      const socket = connect(egress.port, '127.0.0.1', () => socket.write(text));
+      socket.on('data', (data) => {
+        heard += data;
+      });
+      socket.once('close', () => resolve(heard));
+      socket.once('error', reject);
+    });
+
+  test.each([
+    [
+      'a request with headers that contradict each other',
+      'GET http://127.0.0.1:PORT/x HTTP/1.1\r\nhost: x\r\ntrailer: a\r\nupgrade: b\r\nconnection: upgrade, te\r\nPASS\r\n\r\n',
+      /200/,
+    ],
+    ['an answer with a status that does not exist', 'GET http://127.0.0.1:PORT/none HTTP/1.1\r\nhost: x\r\nPASS\r\n\r\n', /502/],
+    ['an answer with headers that contradict each other', 'GET http://127.0.0.1:PORT/trailer HTTP/1.1\r\nhost: x\r\nPASS\r\n\r\n', /200|502/],
+  ])('%s ends nobody', async (_what, text, answer) => {
+    const odd = createOddServer();
+    const at = await odd.listen();
+    const pass = egress.open([`127.0.0.1:${at}`], holder);
+    expect(await raw(text.replace('PORT', String(at)).replace('PASS', `proxy-authorization: ${passOf(pass.url)}`))).toMatch(answer);
+    expect((await dial(`127.0.0.1:${at}`, passOf(pass.url))).answer).toMatch(/200/);
+    pass.close();
+    odd.close();
+  });
+
+  test('who goes away in the middle takes the connection with him', async () => {
+    const pass = egress.open([`127.0.0.1:${port}`], holder);
+    const before = connections;
+    const socket = connect(egress.port, '127.0.0.1', () =>
+      socket.write(`GET http://127.0.0.1:${port}/slow HTTP/1.1\r\nhost: x\r\nproxy-authorization: ${passOf(pass.url)}\r\n\r\n`),
+    );
+    await new Promise((resolve) => socket.once('data', resolve));
+    expect(connections).toBe(before + 1);
+    socket.destroy();
+    for (let looks = 0; looks < 100 && connections > before; looks += 1) await new Promise((wait) => setTimeout(wait, 20));
+    expect(connections).toBe(before);
+    pass.close();
+  });
+
+  test('it ends although somebody holds on', async () => {
+    const other = await serveEgress({ address: '127.0.0.1', port: 0, telemetry: countingTelemetry() });
+    const socket = connect(other.port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    await new Promise((resolve) => socket.once('connect', resolve));
+    await other.stop();
+  });
+
   test('what lists and names mean', () => {
     expect(isAllowed(['api.example.com'], 'api.example.com', 443)).toBe(true);
     expect(isAllowed(['api.example.com'], 'api.example.com', 80)).toBe(false);
@@ -123,6 +224,8 @@ describe('the proxy', () => {
     expect(isFit('orders.example.com', 'fd00::1')).toBe(false);
     expect(isFit('orders.example.com', '93.184.216.34')).toBe(true);
     expect(isFit('orders', 'fe80::1')).toBe(false);
+    for (const address of ['64:ff9b::a00:1', '2002:a00:1::', '::7f00:1', 'fec0::1', '::ffff:7f00:1']) expect(isFit('orders.example.com', address), address).toBe(false);
+    for (const address of ['64:ff9b::a9fe:a9fe', 'fd00:ec2::254', '169.254.1.1']) expect(isFit('orders', address), address).toBe(false);
   });
 });
 
@@ -145,6 +248,17 @@ describe('a job in a sandbox', () => {
 
   test('is told of no proxy when its tool names nothing', async () => {
     expect(await call(toolOf([]), 'return process.env.HTTPS_PROXY ?? null;', egress)).toEqual({ ok: true, value: { result: null, log: [] } });
+  });
+
+  test('that fails may have reached somebody first, when it has a way out', async () => {
+    expect(await call(toolOf([`127.0.0.1:${port}`]), 'throw new Error("after");', egress)).toMatchObject({ ok: false, failure: { code: 'SANDBOX_CODE', hasBegun: true } });
+    const without = await call(toolOf([]), 'throw new Error("after");', egress);
+    expect(without).toMatchObject({ ok: false, failure: { code: 'SANDBOX_CODE' } });
+    expect(without).not.toHaveProperty('failure.hasBegun');
+  });
+
+  test('of class workspace has none: it is run again after a death', () => {
+    expect(toolSpecSchema.safeParse({ description: 'x', class: 'workspace', run: { kind: 'sandbox', egress: ['api.example.com'] } }).error?.message).toContain('run again');
   });
 
   test('is refused where there is no way out', async () => {

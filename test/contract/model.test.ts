@@ -1,6 +1,6 @@
 /** The openai package over our wire, against a real HTTP server that answers like providers do, and like they should not. */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
 import { modelSpecSchema } from '../../services/core/session/specs.ts';
@@ -198,6 +198,23 @@ describe('chat completions', () => {
     expect(await ask({ stream }, controller.signal)).toMatchObject({ ok: false, failure: { code: 'CANCELLED' } });
     for (let looks = 0; looks < 100 && !closed; looks += 1) await new Promise((wait) => setTimeout(wait, 20));
     expect(closed).toBe(true);
+  });
+
+  test('one that takes the connection and never shakes hands is given up in time, not when the socket is', async () => {
+    const mute = createTcpServer(() => undefined);
+    await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
+    const from = performance.now();
+    expect(await ask({ baseUrl: `https://127.0.0.1:${(mute.address() as AddressInfo).port}/v1`, timeoutMs: 200 })).toMatchObject({ ok: false, failure: { code: 'MODEL_TIMEOUT' } });
+    expect(performance.now() - from).toBeLessThan(5_000); // the socket's own time-out is twice that
+    mute.close();
+  });
+
+  test('a stream that does not say that it is one is read as one', async () => {
+    handler = (response) => {
+      response.writeHead(200, { 'content-type': 'text/plain' });
+      response.end(`data: ${JSON.stringify(delta({ content: 'a' }, 'stop'))}\n\ndata: [DONE]\n\n`);
+    };
+    expect(await ask({ stream: true })).toMatchObject({ ok: true, value: { content: 'a' } });
   });
 
   test('nobody there is a passing failure', async () => {

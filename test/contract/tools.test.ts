@@ -87,7 +87,7 @@ describe('process', () => {
   });
 
   test('what is no JSON, and a program that is not there, are structured errors', async () => {
-    expect(await use(runner, job({}, shell('echo hello')))).toMatchObject({ ok: false, failure: { code: 'TOOL_OUTPUT_NOT_JSON' } });
+    expect(await use(runner, job({}, shell('echo hello')))).toMatchObject({ ok: false, failure: { code: 'TOOL_OUTPUT_NOT_JSON', hasBegun: true } });
     expect(await use(runner, job({}, { kind: 'process', command: ['/no/such/program'] }))).toMatchObject({ ok: false, failure: { code: 'TOOL_FAILED' } });
   });
 });

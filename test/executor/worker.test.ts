@@ -32,9 +32,13 @@ interface Case {
   readonly output?: object;
   /** An executor that is gone had begun it. */
   readonly isTakenOver?: boolean;
+  /** Its session cancels it in the try of this number. */
+  readonly cancelAfter?: number;
 }
 
-async function resultOf({ class: toolClass, tries, asked, output, isTakenOver }: Case): Promise<{ told: Message; runs: number }> {
+let lastRuns = 0;
+
+async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, cancelAfter }: Case): Promise<{ told: Message; runs: number }> {
   const id = 's_1_0' as EffectId;
   const spec = toolSpecSchema.parse({
     description: 'scripted',
@@ -48,6 +52,8 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver }:
     kind: 'builtin',
     run: async () => {
       const given = tries[Math.min(runs++, tries.length - 1)] ?? done;
+      lastRuns = runs;
+      if (runs === cancelAfter) effects.cancel('tools', [id]);
       if (given instanceof Error) throw given;
       return given;
     },
@@ -85,7 +91,7 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver }:
     arguments: {},
   };
   await effects.offer(effect as unknown as RunTool);
-  const [message] = await eventually(() => (told.length > 0 ? told : undefined), 'the result');
+  const [message] = await eventually(() => (told.length > 0 ? told : undefined), 'the result', cancelAfter ? 1_000 : undefined);
   await taking.stop();
   await reading.stop();
   return { told: message!, runs };
@@ -117,6 +123,12 @@ describe('what a session is told', () => {
     const result = await resultOf(given);
     expect(result.told).toMatchObject(told);
     expect(result.runs).toBe(runs);
+  });
+
+  test('what is cancelled between two tries is not tried again, and nobody is told', async () => {
+    const cancelled = await resultOf({ class: 'keyed', tries: [brokeOff], cancelAfter: 1 }).catch((error: Error) => error.message);
+    expect(cancelled).toContain('the result');
+    expect(lastRuns).toBe(1);
   });
 
   test('a tool that crashes in our own hands may have taken effect', async () => {

@@ -36,7 +36,13 @@ export class DirectClient extends OpenAI {
     const controller = new AbortController();
     let answer: Answered;
     try {
-      answer = await post(this.#urlOf(path), { ...(await this.#headers), ...(headers as Record<string, string>) }, JSON.stringify(body), signal ?? controller.signal);
+      answer = await post(
+        this.#urlOf(path),
+        { ...(await this.#headers), ...(headers as Record<string, string>) },
+        JSON.stringify(body),
+        stream === true,
+        signal ?? controller.signal,
+      );
     } catch (error) {
       if (signal?.aborted) throw new APIUserAbortError();
       throw new APIConnectionError({ cause: error as Error });

@@ -10,7 +10,7 @@ import { Agent, type Dispatcher, EnvHttpProxyAgent } from 'undici';
 export interface Answered {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;
-  /** The whole body, or for `text/event-stream` its bytes as they come. */
+  /** The whole body, or its bytes as they come. */
   readonly body: string | Readable;
 }
 
@@ -22,12 +22,20 @@ const options = { connections: 1_024, pipelining: 1, headersTimeout: 0, bodyTime
 const hasProxy = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy'].some((name) => process.env[name]);
 const dispatcher: Dispatcher = hasProxy ? new EnvHttpProxyAgent(options) : new Agent(options);
 
-/** @throws what the socket throws, or the reason of the signal */
-export function post(url: URL, headers: Readonly<Record<string, string>>, body: string, signal: AbortSignal): Promise<Answered> {
+/**
+ * @param isStream  give the bytes as they come, if the answer is a good one
+ * @throws what the socket throws, or the reason of the signal
+ */
+export function post(url: URL, headers: Readonly<Record<string, string>>, body: string, isStream: boolean, signal: AbortSignal): Promise<Answered> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason as Error);
     let control: Dispatcher.DispatchController | undefined;
-    const abort = () => control?.abort(signal.reason as Error);
+    const abort = () => {
+      if (control) return control.abort(signal.reason as Error);
+      // No socket yet: it may be queued, or still shaking hands. Nobody waits for that.
+      over();
+      reject(signal.reason as Error);
+    };
     signal.addEventListener('abort', abort, { once: true });
     let status = 0;
     let answered: Answered['headers'] = {};
@@ -45,7 +53,7 @@ export function post(url: URL, headers: Readonly<Record<string, string>>, body: 
         onResponseStart(controller, statusCode, responseHeaders) {
           status = statusCode;
           answered = responseHeaders;
-          if (!String(responseHeaders['content-type']).startsWith('text/event-stream')) return;
+          if (!isStream || statusCode < 200 || statusCode > 299) return;
           stream = new Readable({
             read: () => controller.resume(),
             destroy: (error, done) => {

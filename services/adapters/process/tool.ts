@@ -88,7 +88,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     child.stdout.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
       if (bytes > bytesMax) {
-        verdict ??= failed('permanent', 'TOOL_OUTPUT_TOO_LARGE', `tool ${job.tool} wrote more than ${bytesMax} bytes`);
+        verdict ??= afterwards('permanent', 'TOOL_OUTPUT_TOO_LARGE', `tool ${job.tool} wrote more than ${bytesMax} bytes`);
         kill();
       } else out.push(chunk);
     });
@@ -108,13 +108,19 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
   });
 }
 
+/** It ran, so it may have done what it is for. A program that ends with a code and says why in JSON has refused by itself. */
+const afterwards = (failureClass: 'permanent' | 'semantic', code: string, message: string): Outcome<never> => ({
+  ok: false,
+  failure: { class: failureClass, code, message, hasBegun: true },
+});
+
 function outcomeOf(job: ToolJob, code: number | null, killedBy: NodeJS.Signals | null, text: string, complaint: string): Outcome<unknown> {
-  if (killedBy) return failed('permanent', 'TOOL_KILLED', `tool ${job.tool} was ended by ${killedBy}; it may have used too much memory`);
+  if (killedBy) return afterwards('permanent', 'TOOL_KILLED', `tool ${job.tool} was ended by ${killedBy}; it may have used too much memory`);
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    return failed(
+    return afterwards(
       code === 0 ? 'permanent' : 'semantic',
       code === 0 ? 'TOOL_OUTPUT_NOT_JSON' : 'TOOL_FAILED',
       `tool ${job.tool} ended with code ${code} and wrote no JSON${complaint ? `: ${complaint.slice(0, 300)}` : ''}`,

@@ -41,9 +41,25 @@ interface Held {
   readonly allowed: readonly string[];
   readonly holder: { readonly session: string; readonly tool: string };
   readonly sockets: Set<Duplex>;
+  /** On their way to a socket: the cap counts them. */
+  opening: number;
+  isClosed: boolean;
 }
 
-const socketsMax = 64; // of one job
+/** What belongs to one connection and not to the message (RFC 9110, 7.6.1), and our own pass. */
+const ofOneHop = new Set(['connection', 'keep-alive', 'te', 'trailer', 'upgrade', 'proxy-authorization', 'proxy-authenticate', 'proxy-connection']);
+function onwardHeaders(headers: IncomingMessage['headers']): Record<string, string | string[]> {
+  const named = new Set(
+    String(headers.connection ?? '')
+      .toLowerCase()
+      .split(',')
+      .map((name) => name.trim()),
+  );
+  return Object.fromEntries(Object.entries(headers).filter(([name, value]) => value !== undefined && !ofOneHop.has(name) && !named.has(name))) as Record<string, string | string[]>;
+}
+
+const socketsMax = 64; // of one job, those being opened included
+const connectionsMax = 2_048; // of all
 const dialMs = 10_000;
 
 /** RFC 6890, and what clusters use. */
@@ -62,7 +78,12 @@ for (const [net, bits] of [
 ] as const)
   notPublic.addSubnet(net, bits, 'ipv4');
 for (const [net, bits] of [
-  ['::', 127],
+  ['::', 96],
+  ['64:ff9b::', 96], // the other protocol in this one
+  ['64:ff9b:1::', 48],
+  ['2001::', 32],
+  ['2002::', 16],
+  ['fec0::', 10],
   ['fc00::', 7],
   ['fe80::', 10],
   ['ff00::', 8],
@@ -71,6 +92,8 @@ for (const [net, bits] of [
 const never = new BlockList();
 never.addSubnet('169.254.0.0', 16, 'ipv4');
 never.addSubnet('fe80::', 10, 'ipv6');
+never.addSubnet('64:ff9b::a9fe:0', 112, 'ipv6');
+never.addAddress('fd00:ec2::254', 'ipv6');
 const loopback = new BlockList();
 loopback.addSubnet('127.0.0.0', 8, 'ipv4');
 loopback.addAddress('::1', 'ipv6');
@@ -113,27 +136,43 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
         .replace(/^pass:/, ''),
     );
   };
-  /** @returns the address to dial, or why not */
-  const judge = async (held: Held | undefined, host: string, to: number): Promise<{ status: 407 | 403 | 502; why: string } | { dial: string }> => {
+  type Refusal = { readonly status: 407 | 403 | 502 | 400; readonly why: string };
+  /** Judges, resolves and counts; then hands the address to `dial`, which takes over at once. */
+  const open = async (
+    request: IncomingMessage,
+    to: { host: string; port: number } | undefined,
+    dial: (held: Held, address: string, port: number) => void,
+  ): Promise<Refusal | undefined> => {
+    const held = holderOf(request);
     if (!held) return { status: 407, why: 'no pass' };
-    if (!isAllowed(held.allowed, host, to)) return { status: 403, why: 'not on the list of this tool' };
-    if (held.sockets.size >= socketsMax) return { status: 403, why: `more than ${socketsMax} connections` };
-    let dial: string;
+    if (!to) return { status: 400, why: 'no host and port' };
+    if (!isAllowed(held.allowed, to.host, to.port)) return { status: 403, why: 'not on the list of this tool' };
+    if (held.sockets.size + held.opening >= socketsMax) return { status: 403, why: `more than ${socketsMax} connections` };
+    held.opening += 1;
     try {
-      dial = isIP(host) > 0 ? host : await resolve(host);
-    } catch {
-      return { status: 502, why: 'its name is not known' };
+      const address = isIP(to.host) > 0 ? to.host : await resolve(to.host).catch(() => undefined);
+      if (held.isClosed) return { status: 407, why: 'no pass' };
+      if (address === undefined) return { status: 502, why: 'its name is not known' };
+      if (!isFit(to.host, address)) return { status: 403, why: 'its name leads to an address that it must not' };
+      dial(held, address, to.port);
+      return undefined;
+    } finally {
+      held.opening -= 1;
     }
-    return isFit(host, dial) ? { dial } : { status: 403, why: 'its name leads to an address that it must not' };
   };
   /** What was asked for is the job's word and stays out of logs. */
-  const refuse = (held: Held | undefined, why: string): void => telemetry.log('warn', 'egress refused', { ...held?.holder, why });
-  const keep = (held: Held, ...sockets: Duplex[]): void => {
-    for (const socket of sockets) {
-      held.sockets.add(socket);
-      socket.once('close', () => held.sockets.delete(socket));
-      socket.on('error', () => socket.destroy());
-    }
+  const log = (request: IncomingMessage, why: string): void => telemetry.log('warn', 'egress refused', { ...holderOf(request)?.holder, why });
+  const keep = (held: Held, socket: Duplex): void => {
+    held.sockets.add(socket);
+    socket.once('close', () => held.sockets.delete(socket));
+  };
+  /** A socket that must stand within a time, and ends with the pass. */
+  const dialled = (held: Held, host: string, to: number): Socket => {
+    const socket = connect({ host, port: to, timeout: dialMs });
+    keep(held, socket);
+    socket.once('connect', () => socket.setTimeout(0));
+    socket.once('timeout', () => socket.destroy(new Error('timeout')));
+    return socket;
   };
   const targetOf = (text: string, fallback: number): { host: string; port: number } | undefined => {
     const [, bracketed, plain = '', digits] = /^(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::(\d{1,5}))?$/i.exec(text) ?? [];
@@ -142,63 +181,82 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
   };
 
   const server = createServer((request, response) => {
-    void (async () => {
-      const held = holderOf(request);
-      const url = URL.canParse(request.url ?? '') ? new URL(request.url ?? '') : undefined;
-      const target = url?.protocol === 'http:' ? targetOf(url.host, 80) : undefined;
-      if (!url || !target) return void response.writeHead(400).end('an absolute http address, or CONNECT');
-      const verdict = await judge(held, target.host, target.port);
-      if (!held || 'status' in verdict) {
-        const { status, why } = 'status' in verdict ? verdict : { status: 407, why: 'no pass' };
-        refuse(held, why);
-        return void response.writeHead(status, status === 407 ? { 'proxy-authenticate': 'Basic' } : {}).end(why);
-      }
-      const { 'proxy-authorization': _pass, 'proxy-connection': _kept, ...headers } = request.headers;
-      const onward = httpRequest(
-        {
-          host: verdict.dial,
-          port: target.port,
-          method: request.method ?? 'GET',
-          path: url.pathname + url.search,
-          headers: { ...headers, host: url.host },
-          timeout: dialMs,
-          agent: false,
-        },
-        (answer) => {
-          response.writeHead(answer.statusCode ?? 502, answer.headers);
+    const url = URL.canParse(request.url ?? '') ? new URL(request.url ?? '') : undefined;
+    const target = url?.protocol === 'http:' ? targetOf(url.host, 80) : undefined;
+    const fail = () => {
+      if (response.headersSent) response.destroy();
+      else response.writeHead(502, { connection: 'close' }).end('it cannot be reached');
+    };
+    open(request, target, (held, address, to) => {
+      const socket = dialled(held, address, to);
+      const onward = httpRequest({
+        createConnection: () => socket,
+        method: request.method ?? 'GET',
+        path: `${url!.pathname}${url!.search}`,
+        headers: { ...onwardHeaders(request.headers), host: url!.host, connection: 'close' },
+      });
+      onward.on('error', fail);
+      onward.on('response', (answer) => {
+        try {
+          response.writeHead(answer.statusCode ?? 502, { ...onwardHeaders(answer.headers), connection: 'close' });
+          answer.on('error', () => response.destroy());
           answer.pipe(response);
-        },
-      );
-      onward.on('socket', (socket) => keep(held, socket));
-      onward.on('error', () => (response.headersSent ? response.destroy() : response.writeHead(502).end('it cannot be reached')));
+        } catch {
+          // An answer that is none: a status that does not exist, headers that contradict each other.
+          socket.destroy();
+          fail();
+        }
+      });
+      response.once('close', () => socket.destroy());
+      onward.flushHeaders();
       request.pipe(onward);
-    })().catch(() => response.destroy());
+    }).then(
+      (refusal) => {
+        if (!refusal) return;
+        log(request, refusal.why);
+        const headers = refusal.status === 407 ? { 'proxy-authenticate': 'Basic', connection: 'close' } : { connection: 'close' };
+        response.writeHead(refusal.status, headers).end(refusal.why);
+      },
+      () => fail(),
+    );
   });
   server.on('connect', (request, client: Duplex, head) => {
     client.on('error', () => client.destroy());
-    void (async () => {
-      const held = holderOf(request);
-      const target = targetOf(request.url ?? '', 443);
-      const verdict = target ? await judge(held, target.host, target.port) : { status: 403 as const, why: 'no host and port' };
-      if (!held || !target || 'status' in verdict) {
-        const { status, why } = 'status' in verdict ? verdict : { status: 407, why: 'no pass' };
-        refuse(held, why);
-        return void client.end(`HTTP/1.1 ${status} ${why}\r\n${status === 407 ? 'proxy-authenticate: Basic\r\n' : ''}content-length: 0\r\n\r\n`);
-      }
-      const onward: Socket = connect({ host: verdict.dial, port: target.port, timeout: dialMs });
-      keep(held, client, onward);
+    const refuse = (status: number, why: string) =>
+      client.end(`HTTP/1.1 ${status} ${why}\r\n${status === 407 ? 'proxy-authenticate: Basic\r\n' : ''}content-length: 0\r\n\r\n`, () => client.destroy());
+    open(request, targetOf(request.url ?? '', 443), (held, address, to) => {
+      const onward = dialled(held, address, to);
+      keep(held, client);
+      const unreachable = () => refuse(502, 'it cannot be reached');
+      onward.once('error', unreachable);
       onward.once('connect', () => {
-        onward.setTimeout(0);
+        onward.off('error', unreachable);
+        onward.once('error', () => client.destroy());
         client.write('HTTP/1.1 200 connected\r\n\r\n');
         if (head.length > 0) onward.write(head);
         onward.pipe(client);
         client.pipe(onward);
       });
-      onward.once('timeout', () => onward.destroy(new Error('timeout')));
-      onward.once('error', () => client.end('HTTP/1.1 502 it cannot be reached\r\ncontent-length: 0\r\n\r\n'));
       client.once('close', () => onward.destroy());
-    })().catch(() => client.destroy());
+    }).then(
+      (refusal) => {
+        if (!refusal) return;
+        log(request, refusal.why);
+        refuse(refusal.status, refusal.why);
+      },
+      () => client.destroy(),
+    );
   });
+  server.maxConnections = connectionsMax;
+  const all = new Set<Socket>();
+  server.on('connection', (socket: Socket) => {
+    all.add(socket);
+    socket.once('close', () => all.delete(socket));
+  });
+  const end = (held: Held) => {
+    held.isClosed = true;
+    for (const socket of held.sockets) socket.destroy();
+  };
   await new Promise<void>((done, fail) => {
     server.once('error', fail);
     server.listen(port, address, done);
@@ -208,20 +266,20 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
     port: listening,
     open(allowed, holder) {
       const token = randomBytes(18).toString('base64url');
-      const held: Held = { allowed, holder, sockets: new Set() };
+      const held: Held = { allowed, holder, sockets: new Set(), opening: 0, isClosed: false };
       passes.set(token, held);
       return {
         url: `http://pass:${token}@${isIP(address) === 6 ? `[${address}]` : address}:${listening}`,
         close() {
           passes.delete(token);
-          for (const socket of held.sockets) socket.destroy();
+          end(held);
         },
       };
     },
     async stop() {
-      for (const { sockets } of passes.values()) for (const socket of sockets) socket.destroy();
+      for (const held of passes.values()) end(held);
       passes.clear();
-      server.closeAllConnections();
+      for (const socket of all) socket.destroy();
       await new Promise((done) => server.close(done));
     },
   };

@@ -91,7 +91,9 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
     if (!done.ok) {
       // What failed may have left things behind; the next call begins anew, from the last checkpoint.
       if (isWorkspace || done.isWornOut || done.code !== 'SANDBOX_CODE') vacate(key, seat);
-      return failed(semantic.has(done.code) ? 'semantic' : 'permanent', done.code, `tool ${job.tool}: ${done.message}`);
+      const { failure } = failed(semantic.has(done.code) ? 'semantic' : 'permanent', done.code, `tool ${job.tool}: ${done.message}`);
+      // With a way out, it may have reached the world before it failed.
+      return { ok: false, failure: pass ? { ...failure, hasBegun: true } : failure };
     }
     if (isWorkspace) {
       const archive = await workspaceOf(sandbox, limits.workspaceBytesMax, signal);

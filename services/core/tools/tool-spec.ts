@@ -87,6 +87,10 @@ export const toolSpecSchema = z
     outputBytesMax: z.number().int().positive().max(limits.toolOutputBytesMax).default(32_000).describe('bytes kept of the result'),
     run: z.discriminatedUnion('kind', [builtin, http, mcp, processKind, sandbox]),
   })
-  .strict();
+  .strict()
+  .refine(({ class: effectClass, run }) => effectClass !== 'workspace' || run.kind !== 'sandbox' || run.egress.length === 0, {
+    path: ['run', 'egress'],
+    message: 'a workspace call is run again after a death, and what it reaches would hear it twice: use class pure (for reading), keyed or opaque',
+  });
 export type ToolSpec = z.infer<typeof toolSpecSchema>;
 export type ToolRun = ToolSpec['run'];
