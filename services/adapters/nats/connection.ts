@@ -3,6 +3,7 @@ import { type ConnectionOptions, connect, createInbox, type JetStreamManager, ty
 import { Unavailable } from '../../core/errors.ts';
 import { type Streams, type Subjects, streamsOf, subjectsOf } from '../../core/wire/subjects.ts';
 import { LeanPublisher } from './publisher.ts';
+import { dropStaleReads, type Protocol } from './stale-reads.ts';
 
 export interface Nats {
   readonly connection: NatsConnection;
@@ -14,6 +15,8 @@ export interface Nats {
   inbox(): string;
   /** Called after every reconnect: what lived in the server's memory may be gone. */
   onReconnect(listener: () => void): void;
+  /** Called when the connection is lost, before it is tried again. */
+  onDisconnect(listener: () => void): void;
   close(): Promise<void>;
 }
 
@@ -54,9 +57,12 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
     }
   }
   const open = connection;
+  dropStaleReads((open as unknown as { protocol: Protocol }).protocol);
   const listeners: (() => void)[] = [];
+  const lost: (() => void)[] = [];
   void (async () => {
     for await (const status of open.status()) {
+      if (status.type === 'disconnect') for (const listener of lost) listener();
       if (status.type === 'reconnect') for (const listener of listeners) listener();
     }
   })();
@@ -72,6 +78,7 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
     streams: streamsOf(prefix),
     inbox,
     onReconnect: (listener) => listeners.push(listener),
+    onDisconnect: (listener) => lost.push(listener),
     async close() {
       publisher.close();
       await open.close();

@@ -3,7 +3,9 @@
  *
  * C1  Asks for no more than there is room for.
  * C2  What is in hand is kept alive with in-progress acks until it is acked or handed back.
- * C3  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
+ * C3  A reply subject names a sequence, and after a restart of the server that may be another message's: what was in hand when the
+ *     connection was lost is not acked any more. It is offered again, and whoever performed it knows.
+ * C4  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
  */
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, type Nats } from './connection.ts';
@@ -56,7 +58,9 @@ export class PullConsumer {
     this.#inbox = this.#nats.inbox();
     this.#subscription = this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
     await this.#ensure();
+    this.#nats.onDisconnect(() => this.#inHand.clear());
     this.#nats.onReconnect(() => {
+      this.#inHand.clear();
       this.#asked = 0;
       void this.#ensure().then(() => this.pull());
     });
