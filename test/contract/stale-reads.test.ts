@@ -87,8 +87,9 @@ test('what was in hand when the connection was lost is not acked, but offered ag
   await consumer.start();
   await nats.publisher.publish(nats.subjects.effect('stale', 'acme' as TenantId), '{}');
   await eventually(() => first);
-  await (nats.connection as unknown as { reconnect(): Promise<void> }).reconnect();
-  await nats.connection.flush();
+  const again = new Promise<void>((resolve) => nats.onReconnect(resolve));
+  await nats.connection.reconnect();
+  await again;
   // On a server that was started anew this sequence would be another message.
   first!.ack();
   await eventually(() => tries.length > 1, 'the message to be offered again');
