@@ -6,6 +6,9 @@ import type { Nats } from './connection.ts';
 
 const answerSchema = z.union([z.object({ ok: z.literal(true), value: z.unknown() }), z.object({ ok: z.literal(false), code: z.string(), message: z.string() })]);
 
+/** Verbs that change nothing. */
+const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
+
 export function natsControl(nats: Nats, version = '0.1.0'): Control {
   const { connection, subjects } = nats;
   return {
@@ -39,8 +42,10 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
       return { stop: async () => void (await service.stop()) };
     },
     async ask(verb, body, waitMs) {
+      // The broker may hand a question to a runtime whose node is gone, until it notices: what only reads is asked once more.
+      const request = () => connection.request(subjects.control(verb), JSON.stringify(body), { timeout: waitMs });
       try {
-        const reply = await connection.request(subjects.control(verb), JSON.stringify(body), { timeout: waitMs });
+        const reply = await request().catch((error: Error) => (reading.has(verb) ? request() : Promise.reject(error)));
         return answerSchema.parse(JSON.parse(reply.string()));
       } catch (error) {
         throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms; is one running? (understudy doctor)`, { cause: error });
