@@ -10,6 +10,13 @@ import { startServers } from '../support/servers.ts';
 class Socket {
   #queue: Uint8Array[] = [];
   #wake: () => void = () => undefined;
+  close: () => void = () => undefined;
+  readonly #closed = new Promise<void>((resolve) => {
+    this.close = resolve;
+  });
+  closed(): Promise<void> {
+    return this.#closed;
+  }
   say(text: string): void {
     this.#queue.push(Buffer.from(text));
     this.#wake();
@@ -56,12 +63,30 @@ test('chunks of an old socket never reach the parser of a new one', async () => 
   expect(heard).toEqual([['one'], ['two'], ['three']]);
 });
 
+test('a socket that was given up and closes late is not the end of the one that stands', async () => {
+  const [first, second, third] = [new Socket(), new Socket(), new Socket()];
+  const protocol: Protocol = { transport: first, parser: parserInto([]) };
+  dropStaleReads(protocol);
+  const ended: string[] = [];
+  protocol.transport = second;
+  void protocol.transport.closed().then(() => ended.push('second'));
+  protocol.transport = third;
+  void protocol.transport.closed().then(() => ended.push('third'));
+  second.close();
+  await turn();
+  expect(ended).toEqual([]);
+  third.close();
+  await turn();
+  expect(ended).toEqual(['third']);
+});
+
 test('a connection of the package still has what is guarded, under these names', async () => {
   const servers = await startServers();
   const { protocol } = servers.connections.nats.connection as unknown as { protocol: Protocol };
   for (const field of ['transport', 'parser'] as const) expect(Object.getOwnPropertyDescriptor(protocol, field)?.set, field).toBeTypeOf('function');
   expect(protocol.parser.parse).toBeTypeOf('function');
   expect(protocol.transport[Symbol.asyncIterator]).toBeTypeOf('function');
+  expect(protocol.transport.closed).toBeTypeOf('function');
   await servers.stop();
 });
 

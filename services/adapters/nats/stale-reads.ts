@@ -5,10 +5,14 @@
  * cut message then waits in the new parser for its end, and takes the first bytes of the new connection for it: a message of MAIL comes out with
  * half a protocol line in its body. Seen under 300 pod kills (four messages became dead letters); package version 2.29.3.
  *
+ * And a dial that was given up (to a node that is gone, where packets vanish) may close minutes later: its end is not the end of the connection that
+ * stands by then.
+ *
  * Here every chunk remembers the socket that it came from, and is parsed only while that socket is the current one. What is dropped was
  * never delivered: ordered readers see the gap and read again, work queues offer again.
  */
 interface Transport {
+  closed(): Promise<unknown>;
   [Symbol.asyncIterator](): AsyncIterator<Uint8Array>;
 }
 interface Parser {
@@ -25,6 +29,8 @@ export function dropStaleReads(protocol: Protocol): void {
   let transport = protocol.transport;
   let parser = protocol.parser;
   const marked = (given: Transport): Transport => {
+    const closed = given.closed.bind(given);
+    given.closed = () => closed().then((reason) => (transport === given ? reason : new Promise(() => undefined)));
     const iterate = given[Symbol.asyncIterator].bind(given);
     given[Symbol.asyncIterator] = async function* () {
       for await (const chunk of { [Symbol.asyncIterator]: iterate }) {
