@@ -9,7 +9,15 @@ export type ClerkTurn = { readonly call: { readonly name: string; readonly argum
 
 interface Facts {
   readonly letter?: { path: string; text: string } | undefined;
-  readonly order?: { order: string; capturedCents: number; refundedCents: number; items: readonly { quantity: number; delivered: number; unitCents: number }[] } | undefined;
+  readonly order?:
+    | {
+        order: string;
+        capturedCents: number;
+        refundedCents: number;
+        refunds: readonly { case: string; amountCents: number }[];
+        items: readonly { quantity: number; delivered: number; unitCents: number }[];
+      }
+    | undefined;
   readonly amountCents?: number | undefined;
   readonly fraud?: string | undefined;
   readonly refund?: { paid?: boolean; error?: { code: string; class: string; message: string }; rejected?: boolean } | undefined;
@@ -65,11 +73,13 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
     const code = 'return input.items.reduce((sum, item) => sum + (item.quantity - item.delivered) * item.unitCents, 0);';
     return { call: { name: 'run_code', arguments: { code, input: { items: facts.order.items } } } };
   }
-  // Nobody could say whether it was paid: the order can.
+  // Nobody could say whether it was paid: the order can. What another letter about the same order was paid is not ours.
+  const ours = path.slice('letters/'.length, -'.txt'.length);
   if (facts.refund?.error?.class === 'unknown') {
     if (!facts.hasLookedAgain) return { call: { name: 'lookup_payment', arguments: { order } } };
-    return facts.order.refundedCents > 0
-      ? finish(facts, order, 'refunded', facts.order.refundedCents, 'not delivered')
+    const refund = facts.order.refunds.find((made) => made.case === ours);
+    return refund
+      ? finish(facts, order, 'refunded', refund.amountCents, 'not delivered')
       : finish(facts, order, 'denied', 0, 'the payments service did not pay; a person should look');
   }
   const claimed = Math.round(Number(/refund (?:of )?(\d+(?:\.\d+)?) EUR/i.exec(text)?.[1] ?? 0) * 100);
@@ -86,7 +96,7 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
   }
   const isDenied = facts.fraud?.startsWith('suspicious') || facts.amountCents === 0 || facts.order.refundedCents > 0;
   if (isDenied) return finish(facts, order, 'denied', 0, facts.fraud ?? 'nothing is owed');
-  if (!facts.refund) return { call: { name: 'issue_refund', arguments: { order, amountCents: facts.amountCents, reason: 'not delivered' } } };
+  if (!facts.refund) return { call: { name: 'issue_refund', arguments: { order, case: ours, amountCents: facts.amountCents, reason: 'not delivered' } } };
   if (facts.refund.rejected) return finish(facts, order, 'denied', 0, 'a person rejected it');
   if (facts.refund.error) return finish(facts, order, 'denied', 0, facts.refund.error.message);
   return finish(facts, order, 'refunded', facts.amountCents, 'not delivered');

@@ -17,6 +17,8 @@ interface Line {
   readonly key: string;
   readonly order: string;
   readonly amountCents?: number;
+  /** The case that a refund is for: an order can have several letters. */
+  readonly case?: string;
   readonly at: number;
   readonly session?: string;
 }
@@ -41,21 +43,22 @@ for (const [order = '', customer = '', , sku = '', ...rest] of rows('orders.csv'
 }
 
 const paid = new Map<string, { order: string; amountCents: number }>();
-const refunded = new Map<string, number>();
+const refunds = new Map<string, { case: string; amountCents: number }[]>();
 const tries = new Map<string, number>();
 const note = (line: Line) => appendFileSync(LEDGER, `${JSON.stringify(line)}\n`);
 const remember = (line: Line) => {
   if (line.kind !== 'paid') return;
   paid.set(line.key, { order: line.order, amountCents: line.amountCents ?? 0 });
-  refunded.set(line.order, (refunded.get(line.order) ?? 0) + (line.amountCents ?? 0));
+  refunds.set(line.order, [...(refunds.get(line.order) ?? []), { case: line.case ?? '', amountCents: line.amountCents ?? 0 }]);
 };
+const refundedCents = (order: string) => (refunds.get(order) ?? []).reduce((sum, { amountCents }) => sum + amountCents, 0);
 if (existsSync(LEDGER)) for (const text of readFileSync(LEDGER, 'utf8').trim().split('\n')) if (text) remember(JSON.parse(text) as Line);
 
 /** Chance without chance: the same key behaves the same in every run. */
 const dice = (key: string, what: string) => createHash('sha256').update(`${what}/${key}`).digest().readUInt32BE(0) / 2 ** 32;
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-const refundSchema = z.object({ order: z.string(), amountCents: z.number().int().positive(), reason: z.string() });
+const refundSchema = z.object({ order: z.string(), case: z.string(), amountCents: z.number().int().positive(), reason: z.string() });
 const messageSchema = z.object({ order: z.string(), text: z.string() });
 
 async function body(request: IncomingMessage): Promise<unknown> {
@@ -79,7 +82,7 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
   if (request.method === 'GET' && target.pathname.startsWith('/orders/')) {
     const order = orders.get(decodeURIComponent(target.pathname.slice('/orders/'.length)));
     if (!order) return answer(response, 404, { error: { code: 'ORDER_UNKNOWN' } });
-    return answer(response, 200, { ...order, refundedCents: refunded.get(order.order) ?? 0 });
+    return answer(response, 200, { ...order, refundedCents: refundedCents(order.order), refunds: refunds.get(order.order) ?? [] });
   }
   if (request.method === 'POST' && target.pathname === '/refunds') {
     const refund = refundSchema.parse(await body(request));
@@ -93,9 +96,9 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
     if (!CALM && attempt === 1 && dice(key, 'transient') < 0.12) return answer(response, 503, { error: { code: 'TRY_AGAIN' } });
     const order = orders.get(refund.order);
     if (!order) return answer(response, 404, { error: { code: 'ORDER_UNKNOWN' } });
-    if (refunded.has(refund.order)) return answer(response, 409, { error: { code: 'REFUNDED_BEFORE', refundedCents: refunded.get(refund.order) } });
+    if (refunds.has(refund.order)) return answer(response, 409, { error: { code: 'REFUNDED_BEFORE', refundedCents: refundedCents(refund.order) } });
     if (refund.amountCents > order.capturedCents) return answer(response, 409, { error: { code: 'MORE_THAN_PAID' } });
-    const line: Line = { kind: 'paid', key, order: refund.order, amountCents: refund.amountCents, at: Date.now(), session };
+    const line: Line = { kind: 'paid', key, order: refund.order, case: refund.case, amountCents: refund.amountCents, at: Date.now(), session };
     remember(line);
     note(line);
     // It has paid, and now it dies: the caller never hears of it. Whoever restarts it finds the ledger.
