@@ -5,6 +5,7 @@ import { natsControl } from '../../services/adapters/nats/control.ts';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { readAll } from '../../services/adapters/nats/ordered-reader.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
+import { messageOf } from '../../services/core/errors.ts';
 import { shardOf } from '../../services/core/ids.ts';
 import { parseRecord } from '../../services/core/session/migrate.ts';
 import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
@@ -121,8 +122,10 @@ export async function collect(sources: Sources): Promise<History> {
   ];
   const verified: History['verified'][number][] = [];
   for (const session of some.slice(0, sources.verifyMax)) {
-    const answer = await control.ask('verify', { session }, 20_000);
-    verified.push({ session, isEqual: answer.ok && (answer.value as { isEqual: boolean }).isEqual });
+    // A question that nobody answers is a finding, not the end of the checker.
+    const answer = await control.ask('verify', { session }, 20_000).catch((error: unknown) => ({ ok: false as const, message: messageOf(error) }));
+    if (answer.ok) verified.push({ session, isEqual: (answer.value as { isEqual: boolean }).isEqual });
+    else verified.push({ session, isEqual: false, refusal: answer.message });
   }
   await nats.close();
   redis.disconnect();

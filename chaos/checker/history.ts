@@ -39,7 +39,8 @@ export interface History {
   readonly guarded: readonly string[];
   /** Limits of the agents, and what each ended session came to. */
   readonly limits: Readonly<Record<string, { readonly stepsMax: number; readonly toolCallsMax: number; readonly tokensMax: number; readonly costMicrosMax: number }>>;
-  readonly verified: readonly { readonly session: string; readonly isEqual: boolean }[];
+  /** `refusal` says why a session could not be folded. */
+  readonly verified: readonly { readonly session: string; readonly isEqual: boolean; readonly refusal?: string | undefined }[];
   readonly store: { readonly outbox: number; readonly overdue: readonly string[]; readonly orphans: readonly number[] };
   readonly metrics: {
     readonly stepsCommitted: number;

@@ -99,7 +99,7 @@ const versions: Judge = ({ events, isZombieExpected, metrics }) => {
 };
 
 const folds: Judge = ({ verified }) => ({
-  broken: verified.filter(({ isEqual }) => !isEqual).map(({ session }) => `${session}: the fold of its mailbox is not what is stored`),
+  broken: verified.filter(({ isEqual }) => !isEqual).map(({ session, refusal }) => `${session}: ${refusal ?? 'the fold of its mailbox is not what is stored'}`),
   note: `${verified.length} sessions folded`,
   isJudged: verified.length > 0,
 });

@@ -88,29 +88,17 @@ export async function collectMail(
 ): Promise<Map<SessionId, { tenant: TenantId; mail: Incoming[] }>> {
   const found = new Map<SessionId, { tenant: TenantId; mail: Incoming[] }>();
   const start = Math.min(...from.values());
-  const end = Math.min(upTo.sequence, await mailbox.lastOf(shard));
-  if (!Number.isFinite(start) || end < start) return found;
-  await new Promise<void>((resolve, reject) => {
-    let isDone = false;
-    const reading = mailbox.read(shard, Math.max(0, start - 1), (batch) => {
-      if (isDone) return;
-      if (batch.sequence <= end) {
-        batch.items.forEach((item, index) => {
-          if (!item.ok) return;
-          const since = from.get(item.envelope.session);
-          if (since === undefined || batch.sequence < since) return;
-          const incoming: Incoming = { message: item.envelope.message, at: batch.at, position: { incarnation: upTo.incarnation, sequence: batch.sequence, index } };
-          const list = found.get(item.envelope.session);
-          if (list) list.mail.push(incoming);
-          else found.set(item.envelope.session, { tenant: item.envelope.tenant, mail: [incoming] });
-        });
-      }
-      if (batch.sequence >= end) {
-        isDone = true;
-        void reading.then((opened) => opened.stop()).then(resolve, reject);
-      }
+  if (!Number.isFinite(start) || upTo.sequence < start) return found;
+  await mailbox.readTo(shard, Math.max(0, start - 1), upTo.sequence, (batch) => {
+    batch.items.forEach((item, index) => {
+      if (!item.ok) return;
+      const since = from.get(item.envelope.session);
+      if (since === undefined || batch.sequence < since) return;
+      const incoming: Incoming = { message: item.envelope.message, at: batch.at, position: { incarnation: upTo.incarnation, sequence: batch.sequence, index } };
+      const list = found.get(item.envelope.session);
+      if (list) list.mail.push(incoming);
+      else found.set(item.envelope.session, { tenant: item.envelope.tenant, mail: [incoming] });
     });
-    reading.catch(reject);
   });
   return found;
 }

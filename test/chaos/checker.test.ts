@@ -66,6 +66,7 @@ const cases: readonly (readonly [number, string, History, RegExp])[] = [
   [3, 'the same version told in two ways', { ...good, events: [...good.events, event('s1', 2, 'model-failed', 150)] }, /s1-2: told as/],
   [3, 'no zombie was refused where one had to be', { ...good, metrics: { ...good.metrics, refusedZombies: 0 } }, /proved nothing/],
   [4, 'a fold that differs', { ...good, verified: [{ session: 's1', isEqual: false }] }, /s1: the fold/],
+  [4, 'a fold that nobody answers for', { ...good, verified: [{ session: 's1', isEqual: false, refusal: 'no runtime answered' }] }, /s1: no runtime answered/],
   [5, 'more spent than allowed', { ...good, limits: { desk: { ...good.limits.desk!, tokensMax: 99 } } }, /s1: spent 100 tokens of 99/],
   [6, 'an outbox that is not empty', { ...good, store: { ...good.store, outbox: 2 } }, /2 outbox entries/],
   [6, 'a timer that is overdue', { ...good, store: { ...good.store, overdue: ['s2'] } }, /s2: a timer/],

@@ -120,6 +120,22 @@ function describeMailbox(
       await reading.stop();
     });
 
+    test('a stretch is read to its end, and no further', async () => {
+      const shard = shardOfTest();
+      const ends: number[] = [];
+      for (const session of ['a', 'b', 'c', 'd']) {
+        await world.mailbox.deliver(shard, envelope(session));
+        ends.push(await world.mailbox.lastOf(shard));
+      }
+      const seen: MailBatch[] = [];
+      await world.mailbox.readTo(shard, ends[0]!, ends[2]!, (batch) => seen.push(batch));
+      expect(sessionsOf(seen)).toEqual(['b', 'c']);
+      seen.length = 0;
+      await world.mailbox.readTo(shard, ends[2]!, ends[3]! + 1_000, (batch) => seen.push(batch));
+      expect(sessionsOf(seen)).toEqual(['d']);
+      await world.mailbox.readTo(shardOfTest(), 0, ends[3]!, () => expect.unreachable());
+    });
+
     test('trimmed mail is gone, and what is after it stays', async () => {
       const shard = shardOfTest();
       await world.mailbox.deliver(shard, envelope('old'));
@@ -145,6 +161,35 @@ describeMailbox('nats', async () => {
   const servers: Servers = await startServers();
   const { nats } = servers.connections;
   return { mailbox: natsMailbox(nats), inject: async (shard, text) => void (await nats.publisher.publish(nats.subjects.mailBatch(shard), text)), close: () => servers.stop() };
+});
+
+describe('a stretch of mail that is trimmed', () => {
+  let servers: Servers;
+  beforeAll(async () => {
+    servers = await startServers();
+  });
+  afterAll(() => servers.stop());
+
+  test('just before its reader is made is not waited for', async () => {
+    const { nats } = servers.connections;
+    const shard = 3 as ShardId;
+    const mailbox = natsMailbox(nats);
+    await mailbox.deliver(shard, { tenant: 'acme' as TenantId, session: 's' as SessionId, message: task('x') });
+    const end = await mailbox.lastOf(shard);
+    const connection = new Proxy(nats.connection, {
+      get: (target, property) => {
+        const value: unknown = Reflect.get(target, property);
+        if (property !== 'request') return typeof value === 'function' ? value.bind(target) : value;
+        return async (subject: string, ...rest: [string, object]) => {
+          if (subject.includes('CONSUMER.CREATE')) await mailbox.trim(end + 1);
+          return target.request(subject, ...(rest as [string, never]));
+        };
+      },
+    });
+    const seen: number[] = [];
+    await natsMailbox({ ...nats, connection }).readTo(shard, 0, end, ({ sequence }) => seen.push(sequence));
+    expect(seen).toEqual([]);
+  });
 });
 
 describe('the bytes of mail', () => {

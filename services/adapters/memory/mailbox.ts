@@ -66,6 +66,12 @@ export function memoryMailbox(clock: Pick<Clock, 'now'>): MemoryMailbox {
         stop: async () => void readers.delete(reader),
       };
     },
+    async readTo(shard, afterSequence, upTo, onBatch) {
+      for (const stored of log.slice(Math.max(0, afterSequence + 1 - first))) {
+        if (stored.shard === shard && stored.sequence > afterSequence && stored.sequence <= upTo)
+          onBatch({ shard, sequence: stored.sequence, at: stored.at, items: parseMail(stored.text) });
+      }
+    },
     bounds: async () => ({ first, last, created }),
     lastOf: async (shard) => log.findLast((stored) => stored.shard === shard)?.sequence ?? 0,
     answers: async () => true,

@@ -1,15 +1,17 @@
 /** MAIL: the log of what sessions hear. Envelopes for one shard that gather during a publish leave as one message. */
 import { Unavailable } from '../../core/errors.ts';
+import type { ShardId } from '../../core/ids.ts';
 import { encodeEnvelope, parseMail } from '../../core/wire/envelopes.ts';
-import type { Mailbox } from '../../ports/mailbox.ts';
+import type { MailBatch, Mailbox } from '../../ports/mailbox.ts';
 import { ask, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
 import { decodeMail, encodeMail } from './mail-codec.ts';
-import { lastSequenceOf, OrderedReader } from './ordered-reader.ts';
+import { lastSequenceOf, type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
 
 export function natsMailbox(nats: Nats): Mailbox {
   const { subjects, streams, publisher } = nats;
   const gatherer = new Gatherer((shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))));
+  const batchOf = (shard: ShardId, { sequence, at, bytes }: OrderedMessage): MailBatch => ({ shard, sequence, at, items: parseMail(decodeMail(bytes())) });
   return {
     deliver: (shard, envelope) => gatherer.add(String(shard), encodeEnvelope(envelope)),
 
@@ -17,14 +19,15 @@ export function natsMailbox(nats: Nats): Mailbox {
       const reader = new OrderedReader(
         nats,
         { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence },
-        (message) => {
-          onBatch({ shard, sequence: message.sequence, at: message.at, items: parseMail(decodeMail(message.bytes())) });
-        },
+        (message) => onBatch(batchOf(shard, message)),
         onReset ?? (() => undefined),
       );
       await reader.start();
       return reader;
     },
+
+    readTo: (shard, afterSequence, upTo, onBatch) =>
+      readAll(nats, { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence, upTo }, (message) => onBatch(batchOf(shard, message))),
 
     async bounds() {
       const info = await ask<{ created: string; state: { first_seq: number; last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${streams.mail}`, undefined);

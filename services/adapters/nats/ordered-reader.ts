@@ -5,6 +5,7 @@
  * O1  Messages are handed on in stream order, each once, without gaps.
  * O2  A consumer that is silent for three heartbeats is taken for dead.
  * O3  A stream that went back, or was made anew, is never read on as if nothing had happened: `onReset` is told.
+ * O4  A server that has nothing more for it says so, by a consumer with nothing pending or by a heartbeat: `onIdle` is told.
  */
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, lastMessage, type Nats } from './connection.ts';
@@ -37,6 +38,7 @@ export class OrderedReader {
   #isStopped = false;
   #created: string | undefined;
   readonly #onReset: (() => void) | undefined;
+  readonly #onIdle: (() => void) | undefined;
   #deliver: 'from' | 'last-per-subject';
 
   constructor(
@@ -44,6 +46,7 @@ export class OrderedReader {
     options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject' },
     onMessage: (message: OrderedMessage) => void,
     onReset?: () => void,
+    onIdle?: () => void,
   ) {
     this.#nats = nats;
     this.#stream = options.stream;
@@ -52,6 +55,7 @@ export class OrderedReader {
     this.#deliver = options.deliver ?? 'from';
     this.#onMessage = onMessage;
     this.#onReset = onReset;
+    this.#onIdle = onIdle;
   }
 
   async start(): Promise<void> {
@@ -121,7 +125,7 @@ export class OrderedReader {
       const subscription = this.#nats.connection.subscribe(inbox, { callback: (error, message) => (error ? undefined : this.#heard(message, subscription)) });
       this.#subscription = subscription;
       const isFrom = this.#deliver === 'from' || this.#last > 0;
-      const answer = await ask<{ name: string }>(this.#nats, `$JS.API.CONSUMER.CREATE.${this.#stream}`, {
+      const answer = await ask<{ name: string; num_pending: number }>(this.#nats, `$JS.API.CONSUMER.CREATE.${this.#stream}`, {
         stream_name: this.#stream,
         config: {
           deliver_subject: inbox,
@@ -144,6 +148,7 @@ export class OrderedReader {
         this.#consumer = answer.name;
         this.#drop();
       } else this.#consumer = answer.name;
+      if (answer.num_pending === 0) this.#onIdle?.();
     } finally {
       this.#isMaking = false;
     }
@@ -159,6 +164,7 @@ export class OrderedReader {
       if (stalled) this.#nats.connection.publish(stalled, '');
       const lastConsumer = Number(message.headers.get('Nats-Last-Consumer'));
       if (Number.isFinite(lastConsumer) && lastConsumer >= this.#expected && lastConsumer > 0 && !message.reply) void this.#remake();
+      else if (!message.reply && !stalled) this.#onIdle?.();
       return;
     }
     // $JS.ACK.<stream>.<consumer>.<tries>.<stream sequence>.<consumer sequence>.<time>.<pending>, with two more tokens after ACK on newer servers
@@ -181,7 +187,7 @@ export class OrderedReader {
   }
 }
 
-/** Read what a filter holds now, and end. */
+/** Read what a filter holds now, and end: also when some of it is forgotten, or the stream is made anew, meanwhile. */
 export async function readAll(
   nats: Nats,
   options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject' },
@@ -199,11 +205,17 @@ export async function readAll(
       void reader.stop();
       resolve();
     };
-    const reader = new OrderedReader(nats, options, (message) => {
-      if (isDone) return;
-      if (message.sequence <= upTo) onMessage(message);
-      if (message.sequence >= upTo || message.remaining === 0) done();
-    });
+    const reader = new OrderedReader(
+      nats,
+      options,
+      (message) => {
+        if (isDone) return;
+        if (message.sequence <= upTo) onMessage(message);
+        if (message.sequence >= upTo || message.remaining === 0) done();
+      },
+      undefined,
+      done,
+    );
     reader.start().catch(reject);
   });
 }
