@@ -43,6 +43,17 @@ interface WorldHistory {
 
 const restMs = 5_000;
 
+/** After a fault a witness may be slow to answer, or come back in a moment: ask again before there is no verdict at all. */
+async function insist<Answer>(question: () => Promise<Answer>, forMs = 60_000): Promise<Answer> {
+  for (const end = Date.now() + forMs; ; await new Promise((resolve) => setTimeout(resolve, 1_000))) {
+    try {
+      return await question();
+    } catch (error) {
+      if (Date.now() > end) throw error;
+    }
+  }
+}
+
 /** Wait until all accepted work has ended or visibly waits for a person, or the bound has passed; then ask everybody. */
 export async function collect(sources: Sources): Promise<History> {
   const { prefix, shards, run } = sources;
@@ -80,10 +91,12 @@ export async function collect(sources: Sources): Promise<History> {
   };
   const worldHistory = async () => (await (await fetch(`${sources.worldUrl}/history`)).json()) as WorldHistory;
 
+  const witnesses = () => Promise.all([readEvents(), readLive(), eventsPort.deadLetters(100_000), worldHistory()]);
+
   const healedAt = Math.max(Date.now(), ...sources.faults.map((fault) => fault.healedAt));
   let endedAt = 0;
   for (;;) {
-    const [events, live, dead, world] = await Promise.all([readEvents(), readLive(), eventsPort.deadLetters(100_000), worldHistory()]);
+    const [events, live, dead, world] = await insist(witnesses);
     const done = new Set([...events.filter(isEndEvent).map(({ data }) => data.task), ...dead.map(({ task }) => task)]);
     const waiting = new Set(live.filter(({ waitsFor }) => waitsFor.includes('askHuman')).map(({ task }) => task));
     const open = world.accepted.filter(({ task }) => isOurs(task) && !done.has(task) && !waiting.has(task));
@@ -101,20 +114,20 @@ export async function collect(sources: Sources): Promise<History> {
   // What ended needs a moment until its outbox entry is settled.
   await new Promise((resolve) => setTimeout(resolve, restMs));
 
-  const [all, live, dead, world] = await Promise.all([readEvents(), readLive(), eventsPort.deadLetters(100_000), worldHistory()]);
+  const [all, live, dead, world] = await insist(witnesses);
   const events = all.filter(({ data }) => isOurs(data.task));
   const others = new Set(all.filter(({ data }) => !isOurs(data.task)).map(({ data }) => data.session));
-  const metrics = await countersOf(sources.runtimes);
-
-  let outbox = 0;
-  const overdue: string[] = [];
-  const orphans: number[] = [];
-  for (let shard = 0; shard < shards; shard += 1) {
-    const keys = keysOf(prefix, shard);
-    outbox += await redis.hlen(keys.outbox);
-    overdue.push(...(await redis.zrangebyscore(keys.wakes, '-inf', Date.now() - 15_000)));
-    if ((await redis.get(keys.owner)) === null) orphans.push(shard);
-  }
+  const metrics = await insist(() => countersOf(sources.runtimes));
+  const store = await insist(async () => {
+    const found = { outbox: 0, overdue: [] as string[], orphans: [] as number[] };
+    for (let shard = 0; shard < shards; shard += 1) {
+      const keys = keysOf(prefix, shard);
+      found.outbox += await redis.hlen(keys.outbox);
+      found.overdue.push(...(await redis.zrangebyscore(keys.wakes, '-inf', Date.now() - 15_000)));
+      if ((await redis.get(keys.owner)) === null) found.orphans.push(shard);
+    }
+    return found;
+  });
   const ended = [...new Set(events.filter(isEndEvent).map(({ data }) => data.session))];
   const some = [
     ...live.filter(({ task }) => isOurs(task)).map(({ session }) => session),
@@ -139,7 +152,7 @@ export async function collect(sources: Sources): Promise<History> {
     guarded: ['guarded'],
     limits: { desk: { stepsMax: 40, toolCallsMax: 100, tokensMax: 500_000, costMicrosMax: 2_000_000 } },
     verified,
-    store: { outbox, overdue, orphans },
+    store,
     metrics: { ...metrics, stepsTold: new Set(all.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size, isComplete: sources.areCountersWhole },
     faults: sources.faults,
     isZombieExpected: sources.isZombieExpected,
