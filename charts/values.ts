@@ -97,8 +97,16 @@ export const valuesSchema = z
       .prefault({}),
     redis: z
       .object({
-        url: z.string().default('').describe('your own Redis or Valkey; empty installs a single one, for evaluation'),
-        existingSecret: z.string().default('').describe('with your own Redis: a Secret with the passwords redis-runtime and redis-gateway of users of these names'),
+        url: z
+          .string()
+          .default('')
+          .describe(
+            'your own Redis or Valkey: redis://host:6379, redis-sentinel://a:26379,b:26379#master, or redis-cluster://a:6379,b:6379 (rediss: encrypted); empty installs a single one, for evaluation',
+          ),
+        existingSecret: z
+          .string()
+          .default('')
+          .describe('with your own Redis: a Secret with the passwords redis-runtime and redis-gateway of users of these names, and redis-sentinel where the sentinels want one'),
         image: image('redis', '7', 'bundled Redis'),
         storage: storage('4Gi'),
         resources: resources('100m', '128Mi', '1Gi', 'about 8 KiB for each session that is not over, and its conversation'),

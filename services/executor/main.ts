@@ -29,7 +29,7 @@ await runService(async (started) => {
   let isReady = false;
   const probes = await serveProbes(settings.httpPort, registry, () => (isReady ? '' : 'starting'));
   started({ name: 'probes', stop: () => probes.stop() });
-  const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
+  const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
   started({ name: 'nats', stop: () => nats.close() });
   const { service, idleMs } = settings.sandboxes;
   const sandboxes = service && settings.namespace ? await podPool(settings.namespace, { ...settings.sandboxes, service }, telemetry) : processSandboxes(claimSandbox);

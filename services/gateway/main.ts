@@ -33,10 +33,10 @@ await runService(async (started) => {
     catalog = loaded.catalog;
   });
   started({ name: 'specs', stop: () => following.stop() });
-  const store = await connectedRedis(settings.redisUrl, { user: settings.redisUser, password: settings.redisPassword });
+  const store = await connectedRedis(settings.redisUrl, settings.redisCredentials);
   redis = store;
   started({ name: 'redis', stop: () => store.disconnect() });
-  const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
+  const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
   started({ name: 'nats', stop: () => nats.close() });
   const taking = await startGateway(
     settings.instance,

@@ -26,13 +26,13 @@ await runService(async (started) => {
   let runtime: Runtime | undefined;
   const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? 'starting');
   started({ name: 'probes', stop: () => probes.stop() });
-  const redis = await connectedRedis(settings.redisUrl, { user: settings.redisUser, password: settings.redisPassword });
+  const redis = await connectedRedis(settings.redisUrl, settings.redisCredentials);
   started({ name: 'redis', stop: () => redis.disconnect() });
-  const nats = await connectNats({ url: settings.natsUrl, name: settings.instance, prefix: settings.prefix, user: settings.natsUser, password: settings.natsPassword });
+  const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
   started({ name: 'nats', stop: () => nats.close() });
   const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
-  await declareStreams(nats, undefined, settings.replicas);
+  await declareStreams(nats);
   runtime = await startRuntime(
     settings,
     {

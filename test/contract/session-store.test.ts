@@ -1,12 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
+import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { redisModelCalls, redisSessionStore } from '../../services/adapters/redis/session-store.ts';
 import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../services/core/ids.ts';
 import type { PendingEffect } from '../../services/core/session/effects.ts';
 import type { Lease, Leases } from '../../services/ports/leases.ts';
 import type { Commit, ModelCalls, SessionCommit, SessionStore } from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
+import { startCluster } from '../support/redis-topologies.ts';
 import { startServers } from '../support/servers.ts';
 
 let shardCount = 100;
@@ -316,4 +318,13 @@ describeStore('redis', async () => {
   const servers = await startServers();
   const { redis } = servers.connections;
   return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close: () => servers.stop() };
+});
+describeStore('a Redis cluster', async () => {
+  const topology = await startCluster();
+  const redis = await connectedRedis(topology.url);
+  const close = async () => {
+    redis.disconnect();
+    await topology.stop();
+  };
+  return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close };
 });

@@ -2,8 +2,11 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { natsStarts } from '../../services/adapters/nats/starts.ts';
 import type { EffectId } from '../../services/core/ids.ts';
+import { keysOf } from '../../services/core/wire/keys.ts';
 import { eventually } from '../support/eventually.ts';
 import { FreezingProxy } from '../support/freezing-proxy.ts';
+import { startNatsCluster } from '../support/nats-cluster.ts';
+import { startCluster, startSentinels } from '../support/redis-topologies.ts';
 import { System, type SystemOptions, script } from '../support/system.ts';
 
 let system: System;
@@ -204,6 +207,47 @@ test('nats-server killed and restarted under load: streams in memory are made ag
   await system.stack.restartServer('nats', 'SIGKILL', 500);
 
   await allIsWell(tasks);
+});
+
+describe('servers with copies: the one that leads is killed under load, another goes on, nothing is lost or doubled', () => {
+  test.each([
+    ['a Redis that sentinels watch', startSentinels],
+    ['a Redis cluster', startCluster],
+  ])('%s', async (_, start) => {
+    const topology = await start();
+    try {
+      await open({ runtimes: 2, gateways: 2, executors: 2, shards: 8, redisUrl: topology.url });
+      system.world.beforeMs = 10;
+      const tasks = many(60);
+      for (const task of tasks) await system.publish(task, workScript);
+      await eventually(() => system.ends().length > 5);
+      await topology.killMasterOf(keysOf('understudy', 0).owner);
+      expect(system.ends().length).toBeLessThan(tasks.length);
+
+      await allIsWell(tasks);
+    } finally {
+      await system?.stop();
+      await topology.stop();
+    }
+  });
+
+  test('a NATS cluster with three copies of each stream', async () => {
+    const cluster = await startNatsCluster();
+    try {
+      await open({ runtimes: 2, gateways: 2, executors: 2, shards: 8, natsUrl: cluster.url, replicas: 3 });
+      system.world.beforeMs = 10;
+      const tasks = many(60);
+      for (const task of tasks) await system.publish(task, workScript);
+      await eventually(() => system.ends().length > 5);
+      await cluster.killLeaderOf(system.nats.streams.mail);
+      expect(system.ends().length).toBeLessThan(tasks.length);
+
+      await allIsWell(tasks);
+    } finally {
+      await system?.stop();
+      await cluster.stop();
+    }
+  });
 });
 
 describe('a runtime that is cut off from', () => {

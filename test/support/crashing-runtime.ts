@@ -34,7 +34,7 @@ const { telemetry, registry } = observability('runtime', settings.instance, sett
 let runtime: Runtime | undefined;
 await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? 'starting');
 const redis = await connectedRedis(settings.redisUrl);
-const nats = await connectNats({ url: settings.natsUrl, name: settings.instance });
+const nats = await connectNats({ ...settings.nats, name: settings.instance });
 await declareStreams(nats);
 
 const mailbox = natsMailbox(nats);

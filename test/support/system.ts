@@ -74,6 +74,10 @@ export interface SystemOptions {
   readonly executors?: number;
   readonly shards?: number;
   readonly stream?: boolean;
+  /** Servers of the test's own, in the place of those that the stack starts. */
+  readonly natsUrl?: string | undefined;
+  readonly redisUrl?: string | undefined;
+  readonly replicas?: number;
 }
 
 /** A test file that ends early must leave nothing behind. */
@@ -89,20 +93,21 @@ export class System {
   stack!: Stack;
   nats!: Nats;
   #isClosing = false;
+  #natsUrl: string | undefined;
   readonly #seen = new Set<string>();
 
-  static async start({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false }: SystemOptions = {}): Promise<System> {
+  static async start(options: SystemOptions = {}): Promise<System> {
     const system = new System();
     open.add(system);
     try {
-      return await system.#open({ runtimes, gateways, executors, shards, stream });
+      return await system.#open(options);
     } catch (error) {
       await system.stop();
       throw error;
     }
   }
 
-  async #open({ runtimes, gateways, executors, shards, stream }: Required<SystemOptions>): Promise<System> {
+  async #open({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false, natsUrl, redisUrl, replicas = 1 }: SystemOptions): Promise<System> {
     await this.world.start();
     const specFolder = join(this.folder, 'specs');
     mkdirSync(specFolder);
@@ -110,7 +115,9 @@ export class System {
     // The machine of the example, with the package it needs by its full path: the folder has no node_modules.
     const machine = readFileSync(join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'), 'utf8');
     writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine.replace("'xstate'", `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`));
-    const environment = { WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
+    this.#natsUrl = natsUrl;
+    const own = { ...(natsUrl ? { UNDERSTUDY_NATS_URL: natsUrl } : {}), ...(redisUrl ? { UNDERSTUDY_REDIS_URL: redisUrl } : {}), UNDERSTUDY_REPLICAS: String(replicas) };
+    const environment = { ...own, WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
     this.stack = new Stack({ folder: this.folder, specs: specFolder, shards, environment });
     await this.stack.startServers();
     for (let count = 0; count < runtimes; count += 1) await this.stack.start('runtime');
@@ -121,7 +128,7 @@ export class System {
 
   /** Connect and follow events from the beginning; again after the broker has been away. */
   async watch(): Promise<void> {
-    this.nats = await connectNats({ url: this.stack.nats.url, name: 'test' });
+    this.nats = await connectNats({ url: this.#natsUrl ?? this.stack.nats.url, name: 'test' });
     await declareStreams(this.nats);
     await natsEvents(this.nats).follow({}, true, (event) => {
       if (this.#seen.has(event.id)) return;

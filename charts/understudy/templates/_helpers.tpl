@@ -116,6 +116,10 @@ topologySpreadConstraints:
 - { name: UNDERSTUDY_REDIS_USER, value: {{ .user | quote }} }
 - name: UNDERSTUDY_REDIS_PASSWORD
   valueFrom: { secretKeyRef: { name: {{ include "understudy.redisSecret" .root }}, key: redis-{{ .user }} } }
+{{- if contains "-sentinel://" .root.Values.redis.url }}
+- name: UNDERSTUDY_REDIS_SENTINEL_PASSWORD
+  valueFrom: { secretKeyRef: { name: {{ include "understudy.redisSecret" .root }}, key: redis-sentinel, optional: true } }
+{{- end }}
 {{- end -}}
 {{- define "understudy.specsEnvironment" -}}
 - { name: UNDERSTUDY_SPECS, value: /etc/understudy/specs }

@@ -9,9 +9,10 @@ const schema = z.object({
   UNDERSTUDY_NATS_URL: z.string().default('nats://127.0.0.1:4222').describe('comma-separated for a cluster'),
   UNDERSTUDY_NATS_USER: z.string().optional(),
   UNDERSTUDY_NATS_PASSWORD: z.string().optional(),
-  UNDERSTUDY_REDIS_URL: z.string().default('redis://127.0.0.1:6379'),
+  UNDERSTUDY_REDIS_URL: z.string().default('redis://127.0.0.1:6379').describe('redis://, redis-sentinel://a,b#master or redis-cluster://a,b; rediss for TLS'),
   UNDERSTUDY_REDIS_USER: z.string().optional(),
   UNDERSTUDY_REDIS_PASSWORD: z.string().optional(),
+  UNDERSTUDY_REDIS_SENTINEL_PASSWORD: z.string().optional(),
   UNDERSTUDY_PREFIX: z
     .string()
     .regex(/^[a-z0-9-]+$/)
@@ -47,12 +48,9 @@ const schema = z.object({
 });
 
 export interface Settings {
-  readonly natsUrl: string;
-  readonly natsUser: string | undefined;
-  readonly natsPassword: string | undefined;
+  readonly nats: { readonly url: string; readonly user: string | undefined; readonly password: string | undefined; readonly replicas: number };
   readonly redisUrl: string;
-  readonly redisUser: string | undefined;
-  readonly redisPassword: string | undefined;
+  readonly redisCredentials: { readonly user: string | undefined; readonly password: string | undefined; readonly sentinelPassword: string | undefined };
   readonly prefix: string;
   readonly shards: number;
   readonly instance: string;
@@ -67,7 +65,6 @@ export interface Settings {
   readonly logLevel: string;
   readonly concurrency: number;
   readonly leaseMs: number;
-  readonly replicas: number;
 }
 
 /** @throws Refused naming the variable */
@@ -77,12 +74,9 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
   if (!parsed.success) throw new Refused('SETTINGS_INVALID', `environment: ${issuesOf(parsed.error)}`);
   const value = parsed.data;
   return {
-    natsUrl: value.UNDERSTUDY_NATS_URL,
-    natsUser: value.UNDERSTUDY_NATS_USER,
-    natsPassword: value.UNDERSTUDY_NATS_PASSWORD,
+    nats: { url: value.UNDERSTUDY_NATS_URL, user: value.UNDERSTUDY_NATS_USER, password: value.UNDERSTUDY_NATS_PASSWORD, replicas: value.UNDERSTUDY_REPLICAS },
     redisUrl: value.UNDERSTUDY_REDIS_URL,
-    redisUser: value.UNDERSTUDY_REDIS_USER,
-    redisPassword: value.UNDERSTUDY_REDIS_PASSWORD,
+    redisCredentials: { user: value.UNDERSTUDY_REDIS_USER, password: value.UNDERSTUDY_REDIS_PASSWORD, sentinelPassword: value.UNDERSTUDY_REDIS_SENTINEL_PASSWORD },
     prefix: value.UNDERSTUDY_PREFIX,
     shards: value.UNDERSTUDY_SHARDS,
     instance: value.UNDERSTUDY_INSTANCE ?? `${hostname().replace(/[^A-Za-z0-9-]/g, '-')}-${process.pid}`,
@@ -103,6 +97,5 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
     logLevel: value.UNDERSTUDY_LOG_LEVEL,
     concurrency: value.UNDERSTUDY_CONCURRENCY,
     leaseMs: value.UNDERSTUDY_LEASE_MS,
-    replicas: value.UNDERSTUDY_REPLICAS,
   };
 }

@@ -11,6 +11,8 @@ export interface Nats {
   readonly publisher: LeanPublisher;
   readonly subjects: Subjects;
   readonly streams: Streams;
+  /** Copies of each stream that is made. */
+  readonly replicas: number;
   /** A subject of our own to hear answers on. Each user has a prefix of its own, so that none can listen to another's. */
   inbox(): string;
   /** Called after every reconnect: what lived in the server's memory may be gone. */
@@ -26,13 +28,14 @@ export interface NatsSettings {
   readonly prefix?: string | undefined;
   readonly user?: string | undefined;
   readonly password?: string | undefined;
+  readonly replicas?: number | undefined;
 }
 
 /** Without a user the field's common prefix, else one that the user's permissions name. */
 export const inboxPrefixOf = (user: string | undefined): string => (user ? `_INBOX_${user}` : '_INBOX');
 
 /** @throws Unavailable when no server answers within 10 s */
-export async function connectNats({ url, name, prefix, user, password }: NatsSettings): Promise<Nats> {
+export async function connectNats({ url, name, prefix, user, password, replicas = 1 }: NatsSettings): Promise<Nats> {
   const inboxPrefix = inboxPrefixOf(user);
   const options: ConnectionOptions = {
     servers: url.split(','),
@@ -76,6 +79,7 @@ export async function connectNats({ url, name, prefix, user, password }: NatsSet
     publisher,
     subjects: subjectsOf(prefix),
     streams: streamsOf(prefix),
+    replicas,
     inbox,
     onReconnect: (listener) => listeners.push(listener),
     onDisconnect: (listener) => lost.push(listener),

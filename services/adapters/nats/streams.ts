@@ -8,9 +8,9 @@ export type StreamName = keyof Nats['streams'];
 
 const day = 86_400_000;
 
-function configOf(nats: Pick<Nats, 'streams' | 'subjects'>, name: StreamName, replicas: number): Partial<StreamConfig> & { name: string; subjects: string[] } {
+function configOf(nats: Pick<Nats, 'streams' | 'subjects' | 'replicas'>, name: StreamName): Partial<StreamConfig> & { name: string; subjects: string[] } {
   const { streams, subjects } = nats;
-  const common = { num_replicas: replicas, storage: StorageType.File, retention: RetentionPolicy.Limits, discard: DiscardPolicy.Old, max_age: 0, allow_direct: true };
+  const common = { num_replicas: nats.replicas, storage: StorageType.File, retention: RetentionPolicy.Limits, discard: DiscardPolicy.Old, max_age: 0, allow_direct: true };
   switch (name) {
     case 'tasks':
       // A publisher that repeats itself within two minutes is told so by the broker; later, the session knows the task.
@@ -77,10 +77,10 @@ export const allStreams: readonly StreamName[] = ['tasks', 'mail', 'effects', 's
  *
  * @returns the names of those that were made now
  */
-export async function declareStreams(nats: Nats, names: readonly StreamName[] = allStreams, replicas = 1): Promise<StreamName[]> {
+export async function declareStreams(nats: Nats, names: readonly StreamName[] = allStreams): Promise<StreamName[]> {
   const made: StreamName[] = [];
   for (const name of names) {
-    const config = configOf(nats, name, replicas);
+    const config = configOf(nats, name);
     try {
       await nats.manager.streams.info(config.name);
       continue;

@@ -1,7 +1,8 @@
 /** The Lua of this adapter, and the ioredis client that knows it. Each script says what it promises. */
 import { readFileSync } from 'node:fs';
-import { Redis, type RedisOptions } from 'ioredis';
-import { Unavailable } from '../../core/errors.ts';
+import { Cluster, Redis, type RedisOptions } from 'ioredis';
+import { messageOf, Unavailable } from '../../core/errors.ts';
+import { parseRedisAddress, type RedisAddress } from './address.ts';
 
 const commit = readFileSync(new URL('./commit.lua', import.meta.url), 'utf8');
 
@@ -89,18 +90,49 @@ export interface ScriptedRedis extends Redis {
   understudyClearFloors(owner: string, floors: string, token: string): Promise<'OK' | 'FENCED'>;
 }
 
+export interface RedisCredentials {
+  readonly user?: string | undefined;
+  readonly password?: string | undefined;
+  /** Of the sentinels, where they want one. */
+  readonly sentinelPassword?: string | undefined;
+}
+
+const retryStrategy = (times: number) => Math.min(50 * times, 500);
+
+function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword: string | undefined): Redis | Cluster {
+  if (address.kind === 'single') return new Redis(address.url, options);
+  const nodes = [...address.nodes];
+  if (address.kind === 'cluster') {
+    const { lazyConnect = true, enableAutoPipelining = true, enableOfflineQueue = false, ...redisOptions } = options;
+    return new Cluster(nodes, { redisOptions, lazyConnect, enableAutoPipelining, enableOfflineQueue, clusterRetryStrategy: retryStrategy });
+  }
+  return new Redis({
+    ...options,
+    sentinels: nodes,
+    name: address.master,
+    sentinelRetryStrategy: retryStrategy,
+    enableTLSForSentinelMode: address.isEncrypted,
+    ...(address.isEncrypted ? { sentinelTLS: {} } : {}),
+    ...(sentinelPassword ? { sentinelPassword } : {}),
+  });
+}
+
 /** Connect with our scripts. Nothing is queued while Redis is away: callers learn at once, and open their shards again. */
-export function connectRedis(url: string, options: RedisOptions = {}): ScriptedRedis {
-  const redis = new Redis(url, {
+export function connectRedis(url: string, { user, password, sentinelPassword }: RedisCredentials = {}): ScriptedRedis {
+  const address = parseRedisAddress(url);
+  const options: RedisOptions = {
     lazyConnect: true,
     enableAutoPipelining: true,
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
     commandTimeout: 5_000,
-    retryStrategy: (times) => Math.min(50 * times, 500),
-    ...options,
-  });
+    retryStrategy,
+    ...(user ? { username: user } : {}),
+    ...(password ? { password } : {}),
+    ...(address.kind !== 'single' && address.isEncrypted ? { tls: {} } : {}),
+  };
+  const redis = clientOf(address, options, sentinelPassword);
   redis.defineCommand('understudyCommit', { numberOfKeys: 9, lua: commit });
   redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
   redis.defineCommand('understudyRenew', { numberOfKeys: 1, lua: renew });
@@ -109,15 +141,19 @@ export function connectRedis(url: string, options: RedisOptions = {}): ScriptedR
   redis.defineCommand('understudyClaim', { numberOfKeys: 3, lua: claimCall });
   redis.defineCommand('understudyDiscard', { numberOfKeys: 6, lua: discard });
   redis.defineCommand('understudyClearFloors', { numberOfKeys: 2, lua: clearFloors });
+  // A cluster has the same commands; all keys of a call lie under one hash tag.
   return redis as ScriptedRedis;
 }
 
-/** Connect and wait until Redis answers, for 15 s at the most. */
-export async function connectedRedis(url: string, { user, password }: { readonly user?: string | undefined; readonly password?: string | undefined } = {}): Promise<ScriptedRedis> {
-  const options = { ...(user ? { username: user } : {}), ...(password ? { password } : {}) };
+/**
+ * Connect and wait until Redis answers, for 15 s at the most.
+ *
+ * @throws Unavailable when none does; Refused when the address does not parse
+ */
+export async function connectedRedis(url: string, credentials: RedisCredentials = {}): Promise<ScriptedRedis> {
   const deadline = Date.now() + 15_000;
   for (;;) {
-    const redis = connectRedis(url, options);
+    const redis = connectRedis(url, credentials);
     // ioredis reports every failed try here; callers learn of it by the command that fails.
     redis.on('error', () => undefined);
     try {
@@ -126,7 +162,7 @@ export async function connectedRedis(url: string, { user, password }: { readonly
       return redis;
     } catch (error) {
       redis.disconnect();
-      if (Date.now() > deadline) throw new Unavailable('REDIS_UNAVAILABLE', `no Redis answers at ${url.replace(/\/\/[^@]*@/, '//')}`, { cause: error });
+      if (Date.now() > deadline) throw new Unavailable('REDIS_UNAVAILABLE', `no Redis answers at ${url.replace(/\/\/[^@]*@/, '//')} (${messageOf(error)})`, { cause: error });
       await new Promise((resolve) => setTimeout(resolve, 150));
     }
   }

@@ -1,0 +1,113 @@
+/** The store on Sentinel and on a Redis cluster: it goes on when the master of a shard is ended with -9, with what was committed, and fences as before. */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseRedisAddress } from '../../services/adapters/redis/address.ts';
+import { redisLeases } from '../../services/adapters/redis/leases.ts';
+import { redisRateLimits } from '../../services/adapters/redis/rate-limits.ts';
+import { connectedRedis, type ScriptedRedis } from '../../services/adapters/redis/scripts.ts';
+import { redisSessionStore } from '../../services/adapters/redis/session-store.ts';
+import type { HostId, OwnerToken, SessionId, ShardId } from '../../services/core/ids.ts';
+import { keysOf } from '../../services/core/wire/keys.ts';
+import type { Commit } from '../../services/ports/session-store.ts';
+import { eventually } from '../support/eventually.ts';
+import { startCluster, startSentinels, type Topology } from '../support/redis-topologies.ts';
+
+const at = (commits: number) => ({ position: { incarnation: 0, sequence: commits, index: 0 }, commits, log: 7, queue: 9 });
+const commitOf = (version: number): Commit => ({
+  from: version === 1 ? undefined : at(version - 1),
+  to: at(version),
+  sessions: [
+    {
+      session: 's' as SessionId,
+      expectedVersion: version - 1,
+      version,
+      record: `{"n":${version}}`,
+      entries: [JSON.stringify({ role: 'user', content: `entry ${version}` })],
+      pending: [],
+      resolved: [],
+      wakeAt: undefined,
+      floor: 1,
+    },
+  ],
+  settled: [],
+  archived: [],
+});
+
+describe.each([
+  ['a master, a replica and sentinels', startSentinels],
+  ['a cluster', startCluster],
+])('Redis as %s', (_, start) => {
+  let topology: Topology;
+  let redis: ScriptedRedis;
+  beforeAll(async () => {
+    topology = await start();
+    redis = await connectedRedis(topology.url);
+  });
+  afterAll(async () => {
+    redis.disconnect();
+    await topology.stop();
+  });
+
+  test('sixteen shards commit at once, each under its own lease, and limits are counted', async () => {
+    const [store, leases] = [redisSessionStore(redis, 'wide'), redisLeases(redis, 'wide')];
+    await store.fixShards(16);
+    const shards = Array.from({ length: 16 }, (__, shard) => shard as ShardId);
+    const held = await Promise.all(shards.map((shard) => leases.acquire(shard, 'host' as HostId, 'boot', 60_000)));
+    for (let version = 1; version <= 3; version += 1) {
+      expect(await Promise.all(held.map((lease) => store.commit(lease!.shard, lease!.token, commitOf(version))))).toEqual(shards.map(() => 'committed'));
+    }
+    expect(await Promise.all(shards.map((shard) => store.conversation(shard, 's' as SessionId, 0, 3)))).toEqual(
+      shards.map(() => ['entry 1', 'entry 2', 'entry 3'].map((content) => expect.objectContaining({ content }))),
+    );
+    expect((await leases.owners(16)).size).toBe(16);
+    const limits = redisRateLimits(redis, 'wide');
+    expect(await limits.take('acme', 'requests', 1, 1)).toBe(0);
+    expect(await limits.take('acme', 'requests', 1, 1)).toBeGreaterThan(0);
+  });
+
+  test('when the master of a shard is ended with -9, its replica goes on with what was committed, and fences', async () => {
+    const [store, leases] = [redisSessionStore(redis, 'fall'), redisLeases(redis, 'fall')];
+    const shard = 5 as ShardId;
+    const lease = (await leases.acquire(shard, 'host' as HostId, 'boot', 600_000))!;
+    expect(await store.commit(shard, lease.token, commitOf(1))).toBe('committed');
+    await topology.killMasterOf(keysOf('fall', shard).owner);
+
+    const found = await eventually(async () => (await store.open(shard)).at, 'the replica answers');
+    expect(found).toEqual(at(1));
+    expect(await store.commit(shard, 'other#boot#1' as OwnerToken, commitOf(2))).toBe('fenced');
+    expect(await eventually(() => store.commit(shard, lease.token, commitOf(2)))).toBe('committed');
+    expect(await store.load(shard, 's' as SessionId)).toBe('{"n":2}');
+  });
+});
+
+test.each([
+  ['redis://h:1', { kind: 'single' }],
+  ['rediss://u:p@h/3', { kind: 'single', url: 'rediss://u:p@h/3' }],
+  [
+    'redis-sentinel://a:1,b#m',
+    {
+      kind: 'sentinel',
+      master: 'm',
+      isEncrypted: false,
+      nodes: [
+        { host: 'a', port: 1 },
+        { host: 'b', port: 26_379 },
+      ],
+    },
+  ],
+  [
+    'rediss-cluster://[::1]:7000,b',
+    {
+      kind: 'cluster',
+      isEncrypted: true,
+      nodes: [
+        { host: '::1', port: 7_000 },
+        { host: 'b', port: 6_379 },
+      ],
+    },
+  ],
+])('%s is understood', (text, address) => {
+  expect(parseRedisAddress(text)).toMatchObject(address);
+});
+test.each(['', 'http://a', 'redis://', 'redis-sentinel://a:1', 'redis-cluster://a:x', 'redis-cluster://', 'redis-cluster://u:p@a:1', 'redis-raft://a'])('%j is refused', (text) => {
+  expect(() => parseRedisAddress(text)).toThrow(/redis-sentinel:\/\/a:26379/);
+});
