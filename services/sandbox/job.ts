@@ -13,7 +13,8 @@ import { fileURLToPath } from 'node:url';
 import { baselineOfPod, bytesBelow, usageOfPod } from './watch.ts';
 
 export interface Job {
-  readonly language: 'javascript' | 'shell' | 'python';
+  /** `mcp` is a call of a tool of a server in here; mcp.ts says what its code is. */
+  readonly language: 'javascript' | 'shell' | 'python' | 'mcp';
   readonly code: string;
   readonly input?: unknown;
   /** Run in the workspace; otherwise in a scratch folder that is gone afterwards. */
@@ -36,7 +37,7 @@ export const isWornOut = (): boolean => isPod && baselineOfPod().processes > wor
 
 export type Done = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly code: string; readonly message: string };
 
-const javascriptMain = fileURLToPath(new URL('./javascript.ts', import.meta.url));
+const mains = { javascript: fileURLToPath(new URL('./javascript.ts', import.meta.url)), mcp: fileURLToPath(new URL('./mcp.ts', import.meta.url)) };
 const watchMs = 100;
 const isPod = process.pid === 1;
 /**
@@ -48,7 +49,8 @@ const bounded = 'ulimit -p 2048; exec nice -n 19 ';
 function commandOf(job: Job): string[] {
   switch (job.language) {
     case 'javascript':
-      return [isPod ? 'node' : process.execPath, `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`, '--disable-warning=ExperimentalWarning', javascriptMain];
+    case 'mcp':
+      return [isPod ? 'node' : process.execPath, `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`, '--disable-warning=ExperimentalWarning', mains[job.language]];
     case 'shell':
       return ['/bin/sh', '-c', job.code];
     case 'python':
@@ -156,7 +158,7 @@ async function quiet(): Promise<void> {
 
 function outcomeOf(job: Job, code: number | null, killedBy: NodeJS.Signals | null, { stdout, stderr }: { stdout: string; stderr: string }, result: string): Done {
   if (killedBy) return { ok: false, code: 'SANDBOX_KILLED', message: `it was ended by ${killedBy}; it may have used too much memory` };
-  if (job.language !== 'javascript') {
+  if (job.language === 'shell' || job.language === 'python') {
     if (code === 127 && job.language === 'python') return { ok: false, code: 'SANDBOX_LANGUAGE', message: 'there is no python3 in this sandbox' };
     return { ok: true, value: { exitCode: code, stdout, stderr } };
   }

@@ -56,7 +56,7 @@ function jobOf(body: Record<string, unknown>): Job {
   };
   const { language, code, proxy } = body;
   if (proxy !== undefined && (typeof proxy !== 'string' || !/^http:\/\/pass:[\w-]+@[\w.:[\]-]+$/.test(proxy))) throw new TypeError('proxy must be an address with a pass');
-  if (language !== 'javascript' && language !== 'shell' && language !== 'python') throw new TypeError('language must be javascript, shell or python');
+  if (language !== 'javascript' && language !== 'shell' && language !== 'python' && language !== 'mcp') throw new TypeError('language must be javascript, shell, python or mcp');
   if (typeof code !== 'string') throw new TypeError('code must be text');
   return {
     language,

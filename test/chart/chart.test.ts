@@ -1,7 +1,9 @@
 /** The chart as text: what is generated is what the schema says, it renders, and what cannot work is refused with a sentence. */
 import { spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseAllDocuments } from 'yaml';
 import { hasHelm, helm } from '../support/helm.ts';
 
@@ -16,6 +18,7 @@ interface Manifest {
 interface PodSpec {
   readonly containers: readonly {
     readonly name: string;
+    readonly image?: string;
     readonly env?: readonly { readonly name: string; readonly value?: string }[];
     readonly securityContext?: Record<string, unknown>;
     readonly resources?: unknown;
@@ -100,5 +103,47 @@ describe.skipIf(!hasHelm)('helm', () => {
       'nats.url=nats://mine:4222,nats.existingSecret=a,nats.streamReplicas=3,redis.url=redis://mine:6379,redis.existingSecret=b,example.enabled=false',
     ).map(({ kind, metadata }) => `${kind}/${metadata.name}`);
     expect(names.filter((name) => /u-(nats|redis|payments|model)$|credentials/.test(name) && !name.startsWith('NetworkPolicy'))).toEqual([]);
+  });
+
+  test.each([
+    ['', [[6_379]]],
+    ['rediss://mine:7000/2', [[7_000]]],
+    ['redis-sentinel://a:26380\\,b#m', [[26_380, 26_379, 6_379]]],
+    ['redis-cluster://a:7000\\,b:7001\\,c:7000', [[7_000, 7_001]]],
+  ])('lets runtimes out to the ports of Redis at "%s"', (url, ports) => {
+    const policy = render('--set', `redis.url=${url},redis.existingSecret=s`).find(({ kind, metadata }) => kind === 'NetworkPolicy' && metadata.name === 'u-from-runtime');
+    const { egress = [] } = (policy?.spec ?? {}) as { egress?: { ports: { port: number }[] }[] };
+    expect(egress.slice(1, 2).map(({ ports: found }) => found.map(({ port }) => port))).toEqual(ports);
+  });
+
+  describe('as a part of another chart', () => {
+    const parent = mkdtempSync(join(tmpdir(), 'understudy-parent-'));
+    afterAll(() => rmSync(parent, { recursive: true, force: true }));
+    const renderParent = (...args: string[]) => {
+      const { ok, text } = helm('template', 'shop', parent, '--namespace', 'n', '--kube-version', '1.34.0', ...args);
+      if (!ok) throw new Error(text);
+      return parseAllDocuments(text).flatMap((document) => (document.toJS() ? [document.toJS() as Manifest] : []));
+    };
+    beforeAll(() => {
+      mkdirSync(join(parent, 'charts'));
+      cpSync(chart, join(parent, 'charts/understudy'), { recursive: true });
+      const dependency = ['dependencies:', '  - name: understudy', '    version: "*.*.*"', '    condition: understudy.enabled'];
+      writeFileSync(join(parent, 'Chart.yaml'), ['apiVersion: v2', 'name: shop', 'version: 1.0.0', ...dependency, ''].join('\n'));
+      writeFileSync(join(parent, 'values.yaml'), 'global: { imageRegistry: registry.example, theirs: 1 }\nunderstudy: { enabled: true, shards: 8 }\n');
+    });
+
+    test('it is named after the release, takes the values of the parent, and knows its registry', () => {
+      const manifests = renderParent();
+      expect(manifests.map(({ metadata }) => metadata.name)).toContain('shop-understudy-runtime');
+      const images = podsOf(manifests).flatMap(({ pod }) => pod.containers.map(({ image }) => image));
+      expect(images.length).toBeGreaterThan(5);
+      expect(images.filter((image) => !image?.startsWith('registry.example/'))).toEqual([]);
+      expect(JSON.stringify(manifests)).toContain('{"name":"UNDERSTUDY_SHARDS","value":"8"}');
+    });
+
+    test('switched off, it renders nothing; a wrong value is refused under its name', () => {
+      expect(renderParent('--set', 'understudy.enabled=false')).toEqual([]);
+      expect(() => renderParent('--set', 'understudy.shards=many')).toThrow(/shards/);
+    });
   });
 });

@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseAllDocuments } from 'yaml';
 import { command } from '../../chaos/kubectl.ts';
 import { hasCluster } from '../support/helm.ts';
+import { edges, reachedBy, withoutEachRule } from './edges.ts';
 import { type Installation, installIn } from './in-cluster.ts';
 
 const namespace = 'understudy-test';
@@ -148,30 +149,38 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
   });
 
   test('packets go along the edges that are needed, and no others', async () => {
-    const address = Object.fromEntries(
-      await Promise.all(['nats', 'redis', 'model', 'payments', 'runtime', 'gateway', 'executor', 'sandbox'].map(async (part) => [part, await system.addressOf(part)])),
-    );
-    const port: Readonly<Record<string, number>> = { nats: 4222, redis: 6379 };
-    const open: Readonly<Record<string, readonly string[]>> = {
-      runtime: ['nats', 'redis'],
-      gateway: ['nats', 'redis', 'model'],
-      executor: ['nats', 'payments', 'sandbox'],
-      cli: ['nats'],
-    };
-    const targets = ['nats', 'redis', 'model', 'payments', 'sandbox', 'gateway', 'internet'];
     const found: Record<string, string[]> = {};
-    for (const part of Object.keys(open)) {
-      const text = await system.script(
-        part === 'cli' ? 'deployment/u-cli' : await system.podOf(part),
-        `const net = await import('node:net');
-         const connects = (host, port) => new Promise((resolve) => { const socket = net.connect({ host, port }); const end = (is) => { socket.destroy(); resolve(is); }; socket.setTimeout(1500, () => end(false)); socket.once('connect', () => end(true)); socket.once('error', () => end(false)); });
-         const targets = ${JSON.stringify(targets.filter((target) => target !== part).map((target) => [target, target === 'internet' ? '1.1.1.1' : address[target], target === 'internet' ? 443 : (port[target] ?? 8080)]))};
-         console.log(JSON.stringify((await Promise.all(targets.map(async ([name, host, port]) => [name, await connects(host, port)]))).filter(([, is]) => is).map(([name]) => name)));`,
-      );
-      found[part] = (JSON.parse(text.trim().split('\n').at(-1) ?? '[]') as string[]).sort();
-    }
+    for (const part of Object.keys(edges)) found[part] = await reachedBy(system, part);
     // Metrics of services are open to whoever may leave: nobody here may, beyond the edges.
-    expect(found).toEqual(Object.fromEntries(Object.entries(open).map(([part, reached]) => [part, [...reached].sort()])));
+    expect(found).toEqual(edges);
+  });
+
+  test('an edge that is taken out is gone, and no other with it', async () => {
+    const gone: Record<string, string[]> = {};
+    const settled = async (part: string, among: readonly string[], is: (reached: string[]) => boolean): Promise<string[]> => {
+      let reached = await reachedBy(system, part, among);
+      for (const end = Date.now() + 20_000; !is(reached) && Date.now() < end; reached = await reachedBy(system, part, among)) await sleep(300);
+      return reached;
+    };
+    for (const [part, needed] of Object.entries(edges)) {
+      await withoutEachRule(system, `u-from-${part}`, async (rule) => {
+        const reached = await settled(part, needed, ({ length }) => length < needed.length);
+        const missing = needed.filter((target) => !reached.includes(target));
+        expect(missing.length, `rule ${rule} of u-from-${part} lets it reach one other, or is not needed`).toBe(1);
+        gone[part] = [...(gone[part] ?? []), ...missing].sort();
+      });
+      expect(await settled(part, needed, ({ length }) => length === needed.length)).toEqual(needed);
+    }
+    // Together the rules are the edges: none is open by another way.
+    expect(gone).toEqual(edges);
+
+    for (const door of ['nats', 'redis', 'model', 'payments', 'sandbox']) {
+      const guests = Object.keys(edges).filter((part) => edges[part]?.includes(door) && part !== 'cli');
+      await withoutEachRule(system, `u-to-${door}`, async () => {
+        for (const part of guests) expect(await settled(part, [door], ({ length }) => length === 0), `${part} reaches ${door}`).toEqual([]);
+      });
+      for (const part of guests) expect(await settled(part, [door], ({ length }) => length === 1)).toEqual([door]);
+    }
   });
 
   test('an applied agent becomes live by itself; a broken one is refused and the old one stays', async () => {
@@ -263,6 +272,31 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       expect(next, JSON.stringify(next)).toMatchObject({ ok: true, value: { stdout: 'alive\n' } });
     });
 
+    test('that is under attack by its own job leaves its neighbours alone', async () => {
+      const bomb = 'f() { f | f & }; f; sleep 5';
+      const hog = 'const held = []; for (;;) held.push(Buffer.alloc(5e6, 1));';
+      const flood = { language: 'shell', code: 'head -c 300000000 /dev/zero > f; yes', isWorkspace: true };
+      const attacks = [{ language: 'shell', code: bomb }, { language: 'javascript', code: hog, memoryMiB: 80 }, flood, { language: 'shell', code: bomb }];
+      const work = Array.from({ length: 12 }, (_, n) => ({ language: 'shell', code: `echo ${n}; sleep 0.3` }));
+      const [attacked, neighbour] = await Promise.all([inSandbox(attacks), inSandbox(work)]);
+      expect(attacked.map(({ ok }) => ok)).toEqual(attacks.map(() => false));
+      expect(neighbour).toEqual(work.map((_, n) => expect.objectContaining({ ok: true, value: { exitCode: 0, stdout: `${n}\n`, stderr: '' } })));
+    });
+
+    test('runs an MCP server that lies in its workspace', async () => {
+      const server = `require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
+        const { id, method, params } = JSON.parse(line);
+        if (method === 'initialize') console.log(JSON.stringify({ jsonrpc: '2.0', id, result: { protocolVersion: params.protocolVersion, capabilities: { tools: {} }, serverInfo: { name: 's', version: '1' } } }));
+        if (method === 'tools/call') console.log(JSON.stringify({ jsonrpc: '2.0', id, result: { content: [], structuredContent: { sum: params.arguments.a + params.arguments.b, uid: process.getuid() } } }));
+      });`;
+      const [written, called] = await inSandbox([
+        { language: 'shell', code: `cat > server.cjs <<'END'\n${server}\nEND` },
+        { language: 'mcp', code: JSON.stringify({ command: ['node', 'server.cjs'], tool: 'add', meta: {}, protocol: '2025-06-18' }), input: { a: 40, b: 2 } },
+      ]);
+      expect(written).toMatchObject({ ok: true });
+      expect(called).toMatchObject({ ok: true, value: { result: { result: { structuredContent: { sum: 42, uid: expect.any(Number) } } } } });
+    });
+
     test('reaches through the executor what its tool names, and nothing else', async () => {
       // A pod that the policies take for an executor: it serves a way out as executors do, and claims a sandbox.
       const code = `const { serveEgress } = await import('/app/services/adapters/sandbox/egress.ts');
@@ -287,31 +321,9 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         const late = await run('http://u-payments:8080/health', pass.url);
         console.log(JSON.stringify({ named, other, direct, late }));
         process.exit(0);`;
-      const name = 'way-out';
-      await system.apply({
-        apiVersion: 'v1',
-        kind: 'Pod',
-        metadata: { name, labels: { 'app.kubernetes.io/name': 'understudy', 'app.kubernetes.io/instance': 'u', 'app.kubernetes.io/component': 'executor' } },
-        spec: {
-          restartPolicy: 'Never',
-          automountServiceAccountToken: false,
-          securityContext: { runAsNonRoot: true, runAsUser: 10_001, seccompProfile: { type: 'RuntimeDefault' } },
-          containers: [
-            {
-              name: 'probe',
-              image: 'understudy:0.1.0',
-              command: ['node', '--input-type=module', '-e', code],
-              env: [{ name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }],
-              securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } },
-            },
-          ],
-        },
-      });
-      for (const end = Date.now() + 120_000; Date.now() < end; await sleep(500)) {
-        if (/Succeeded|Failed/.test(await system.run('get', 'pod', name, '-o', 'jsonpath={.status.phase}'))) break;
-      }
-      const answer = JSON.parse((await system.run('logs', name)).trim().split('\n').at(-1) ?? '{}') as Record<string, unknown>;
-      await system.remove('pod', name);
+      const labels = { 'app.kubernetes.io/name': 'understudy', 'app.kubernetes.io/instance': 'u', 'app.kubernetes.io/component': 'executor' };
+      await system.startPod('way-out', code, { labels, env: [{ name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }] });
+      const answer = JSON.parse((await system.outputOf('way-out')).trim().split('\n').at(-1) ?? '{}') as Record<string, unknown>;
       expect(answer.named).toBe(200);
       expect(answer.direct).toBe('refused');
       expect([answer.other, answer.late]).toSatisfy((answers: unknown[]) => answers.every((one) => one === 403 || one === 407 || one === 'refused'));
@@ -407,32 +419,11 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         await new Promise((wait) => setTimeout(wait, 400));
       }
       process.exit(0);`;
-    await system.apply({
-      apiVersion: 'v1',
-      kind: 'Pod',
-      metadata: { name: 'publisher', labels: { 'understudy.dev/client': 'true' } },
-      spec: {
-        restartPolicy: 'Never',
-        automountServiceAccountToken: false,
-        securityContext: { runAsNonRoot: true, runAsUser: 10_001, seccompProfile: { type: 'RuntimeDefault' } },
-        containers: [
-          {
-            name: 'publisher',
-            image: 'understudy:0.1.0',
-            command: ['node', '--input-type=module', '-e', code],
-            env: [{ name: 'PASSWORD', ...password }],
-            securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } },
-          },
-        ],
-      },
-    });
+    await system.startPod('publisher', code, { labels: { 'understudy.dev/client': 'true' }, env: [{ name: 'PASSWORD', ...password }] });
     await sleep(4_000);
     await system.upgrade('--set', 'logLevel=debug');
     await command('helm', ['rollback', 'u', '--namespace', namespace, '--wait', '--timeout', '3m'], 200_000);
-    for (const end = Date.now() + 120_000; Date.now() < end; await sleep(1_000)) {
-      if ((await system.run('get', 'pod', 'publisher', '-o', 'jsonpath={.status.phase}')) === 'Succeeded') break;
-    }
-    await system.remove('pod', 'publisher');
+    await system.outputOf('publisher');
     const ended = async () => {
       const text = await system.run('exec', 'deployment/u-cli', '--', 'understudy', '-o', 'json', 'ps', '--all', '-n', '1000');
       return (JSON.parse(text) as { task: string; status: string }[]).filter(({ task }) => task.startsWith('upgrade-'));

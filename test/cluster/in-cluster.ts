@@ -7,6 +7,10 @@ Object.assign(process.env, { PATH: environment.PATH, KUBECONFIG: environment.KUB
 export interface Installation extends Kubectl {
   /** Run JavaScript in a pod of ours, as an ES module that may import the project's own files. @returns what it printed */
   script(pod: string, code: string): Promise<string>;
+  /** Start a pod of the image with that code, as an ES module, and these labels and environment. */
+  startPod(name: string, code: string, options?: { readonly labels?: Record<string, string>; readonly env?: readonly object[] }): Promise<void>;
+  /** Wait until a pod has ended, and remove it. @returns what it printed */
+  outputOf(name: string, withinMs?: number): Promise<string>;
   podOf(component: string, index?: number): Promise<string>;
   addressOf(component: string): Promise<string>;
   secret(key: string): Promise<string>;
@@ -32,6 +36,34 @@ export async function installIn(namespace: string, ...args: string[]): Promise<I
     ...kubectl,
     podOf,
     upgrade,
+    startPod: (name, code, { labels = {}, env = [] } = {}) =>
+      kubectl.apply({
+        apiVersion: 'v1',
+        kind: 'Pod',
+        metadata: { name, labels },
+        spec: {
+          restartPolicy: 'Never',
+          automountServiceAccountToken: false,
+          securityContext: { runAsNonRoot: true, runAsUser: 10_001, seccompProfile: { type: 'RuntimeDefault' } },
+          containers: [
+            {
+              name: 'script',
+              image: 'understudy:0.1.0',
+              command: ['node', '--input-type=module', '-e', code],
+              env,
+              securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } },
+            },
+          ],
+        },
+      }),
+    async outputOf(name, withinMs = 120_000) {
+      for (const end = Date.now() + withinMs; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 500))) {
+        if (/Succeeded|Failed/.test(await kubectl.run('get', 'pod', name, '-o', 'jsonpath={.status.phase}'))) break;
+      }
+      const text = await kubectl.run('logs', name);
+      await kubectl.remove('pod', name);
+      return text;
+    },
     script: (pod, code) => kubectl.run('exec', pod, '--', 'node', '--input-type=module', '-e', code),
     addressOf: (component) =>
       kubectl.run('get', 'pods', '-l', `app.kubernetes.io/component=${component}`, '--field-selector=status.phase=Running', '-o', 'jsonpath={.items[0].status.podIP}'),

@@ -70,6 +70,48 @@ describe('a sandbox', () => {
     expect(outcome).toEqual({ ok: true, value: { exitCode: 3, stdout: 'out\n', stderr: 'err\n' } });
   });
 
+  describe('with an MCP server in it', () => {
+    const server = join(import.meta.dirname, '../support/mcp-server.ts');
+    const mcp = (tool: string, command = [process.execPath, '--disable-warning=ExperimentalWarning', server]) => toolOf({ timeoutMs: 30_000, run: { mcp: { command, tool } } });
+    const script = (text: string) => [process.execPath, '-e', text];
+    const reader = "require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => { const message = JSON.parse(line); ";
+
+    test('calls a tool of it, over stdio, and gives its structured content', async () => {
+      expect(await run('mcp', mcp('add'), { a: 40, b: 2 })).toEqual({ ok: true, value: { sum: 42 } });
+    });
+
+    test('says apart what the tool answers as an error, what the server refuses, and a server that gives no answer', async () => {
+      expect(await run('mcp', mcp('fail'), {})).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'MCP_TOOL_ERROR' } });
+      expect(await run('mcp', mcp('nothing'), {})).toMatchObject({ ok: false, failure: { class: 'semantic' } });
+      expect(await run('mcp', mcp('add', ['/no/such/server']), {})).toMatchObject({
+        ok: false,
+        failure: { code: 'SANDBOX_CODE', message: expect.stringContaining('could not be started') },
+      });
+      expect(await run('mcp', mcp('add', script('process.exit(3)')), {})).toMatchObject({
+        ok: false,
+        failure: { code: 'SANDBOX_CODE', message: expect.stringContaining('code 3') },
+      });
+    });
+
+    test('a server that never answers is ended in time, one that answers nonsense is told so', async () => {
+      const silent = toolOf({ timeoutMs: 1_500, run: { mcp: { command: script('setInterval(() => {}, 1000)') } } });
+      expect(await run('mcp', silent, {})).toMatchObject({ ok: false, failure: { code: 'SANDBOX_TIMEOUT' } });
+      const nonsense = `${reader} if (message.id) console.log(JSON.stringify({ jsonrpc: '2.0', id: message.id, result: { content: 'none' } })); });`;
+      expect(await run('mcp', mcp('add', script(nonsense)), {})).toMatchObject({ ok: false, failure: { code: 'MCP_BROKEN' } });
+    });
+
+    test('tells the server the key of the call, answers its ping, and does not mind what it prints besides', async () => {
+      const chatty = `console.log('listening'); console.log('{"jsonrpc":"2.0","id":"p","method":"ping"}'); let pong;
+        ${reader} if (message.id === 'p') pong = message.result;
+          if (message.method === 'initialize') console.log(JSON.stringify({ jsonrpc: '2.0', id: message.id, result: {} }));
+          if (message.method === 'tools/call') console.log(JSON.stringify({ jsonrpc: '2.0', id: message.id, result: { structuredContent: { ...message.params, pong } } })); });`;
+      expect(await run('mcp', mcp('look', script(chatty)), { a: 1 })).toEqual({
+        ok: true,
+        value: { name: 'look', arguments: { a: 1 }, _meta: { 'understudy.dev/idempotency-key': 'e1' }, pong: {} },
+      });
+    });
+  });
+
   test('keeps a sandbox for its session and gives another session another one', async () => {
     const before = sandboxes.claimed.length;
     await run('s1', toolOf(), { code: 'return 1;' });

@@ -167,21 +167,7 @@ describe('http', () => {
 });
 
 describe('mcp', () => {
-  const folder = mkdtempSync(join(tmpdir(), 'mcp-'));
-  const program = join(folder, 'server.ts');
-  const packages = new URL('../../node_modules/@modelcontextprotocol/server/dist/', import.meta.url).pathname;
-  const zod = new URL('../../node_modules/zod/index.js', import.meta.url).pathname;
-  writeFileSync(
-    program,
-    `import { McpServer } from '${packages}index.mjs';
-import { StdioServerTransport } from '${packages}stdio.mjs';
-import { z } from '${zod}';
-const server = new McpServer({ name: 'test', version: '1' });
-server.registerTool('add', { description: 'adds', inputSchema: z.object({ a: z.number(), b: z.number() }), outputSchema: z.object({ sum: z.number() }) }, async ({ a, b }) => ({ content: [], structuredContent: { sum: a + b } }));
-server.registerTool('fail', { description: 'fails' }, async () => ({ isError: true, content: [{ type: 'text', text: 'no' }] }));
-await server.connect(new StdioServerTransport());
-`,
-  );
+  const program = join(import.meta.dirname, '../support/mcp-server.ts');
   const runner = mcpRunner({}) as unknown as ToolRunner<never>;
   afterAll(() => runner.close?.());
   const mcp = (tool: string) => ({ kind: 'mcp', tool, command: [process.execPath, program] });

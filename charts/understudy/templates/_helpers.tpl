@@ -1,5 +1,7 @@
 {{- define "understudy.name" -}}
-{{- default .Release.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- /* As a part of another chart, the names of the release are shared with it. */ -}}
+{{- $release := .Chart.IsRoot | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- default $release .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* Labels of everything. Argument: dict "root" . "part" "runtime" */}}
@@ -79,6 +81,17 @@ topologySpreadConstraints:
 {{- define "understudy.redisUrl" -}}
 {{- default (printf "redis://%s-redis.%s.svc:6379" (include "understudy.name" .) .Release.Namespace) .Values.redis.url -}}
 {{- end -}}
+{{/* The ports of an address of several hosts, as a list for a NetworkPolicy. Argument: dict "url" "fallback" */}}
+{{- define "understudy.portsOf" -}}
+{{- $ports := list -}}
+{{- range splitList "," (regexReplaceAll "[#?].*$" (regexReplaceAll "^[a-z+-]+://" .url "") "") -}}
+{{- $ports = append $ports (default $.fallback (trimPrefix ":" (regexFind ":[0-9]+$" (regexReplaceAll "/.*$" . "")))) -}}
+{{- end -}}
+{{- range $ports | uniq }}
+- port: {{ . }}
+{{- end }}
+{{- end -}}
+
 {{- define "understudy.natsSecret" -}}
 {{- default (printf "%s-credentials" (include "understudy.name" .)) .Values.nats.existingSecret -}}
 {{- end -}}

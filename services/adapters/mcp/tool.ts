@@ -3,6 +3,7 @@ import { Client, ProtocolError, StreamableHTTPClientTransport } from '@modelcont
 import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 import { messageOf } from '../../core/errors.ts';
 import { failed } from '../../core/tools/job.ts';
+import { mcpMeta, mcpRefused, mcpResultSchema, outcomeOfMcp } from '../../core/tools/mcp-result.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../ports/performers.ts';
 
@@ -63,13 +64,11 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
           const message = `tool ${job.tool}: its MCP server could not be reached: ${messageOf(error).slice(0, 200)}`;
           return { ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE', message, hasBegun: false } };
         }
-        const meta = { 'understudy.dev/idempotency-key': job.idempotencyKey, ...(job.traceparent ? { traceparent: job.traceparent } : {}) };
+        const meta = mcpMeta(job.idempotencyKey, job.traceparent);
         const result = await client.callTool({ name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta }, { signal, timeout: job.spec.timeoutMs });
-        const value = result.structuredContent ?? textOf(result.content);
-        if (result.isError) return failed('semantic', 'MCP_TOOL_ERROR', `tool ${job.tool}: ${JSON.stringify(value).slice(0, 500)}`);
-        return { ok: true, value };
+        return outcomeOfMcp(job.tool, mcpResultSchema.parse(result));
       } catch (error) {
-        if (error instanceof ProtocolError) return failed('semantic', 'MCP_REFUSED', `tool ${job.tool}: ${error.message.slice(0, 300)}`);
+        if (error instanceof ProtocolError) return mcpRefused(job.tool, error.message);
         // A server that was started again knows no old session: the next try begins anew. One call that is late says nothing of the others.
         if (!signal.aborted && run.url) retire(key, line);
         return failed('transient', 'MCP_BROKEN', `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`);
@@ -84,15 +83,4 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
       for (const line of open) await hangUp(line);
     },
   };
-}
-
-function textOf(content: readonly { type: string; text?: string }[] | undefined): unknown {
-  const parts = (content ?? []).map((part) => (part.type === 'text' ? part.text : { type: part.type }));
-  if (parts.length !== 1) return parts;
-  const [only] = parts;
-  try {
-    return typeof only === 'string' ? JSON.parse(only) : only;
-  } catch {
-    return only;
-  }
 }

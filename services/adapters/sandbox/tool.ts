@@ -8,15 +8,20 @@
  *     saved before the result is told. So a call that has a result has its files.
  * W3  Calls of one session run one after the other.
  */
+import { z } from 'zod';
 import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
+import { mcpMeta, mcpRefused, mcpResultSchema, outcomeOfMcp } from '../../core/tools/mcp-result.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import type { Sandbox, Sandboxes, Workspaces } from '../../ports/sandboxes.ts';
 import type { Telemetry } from '../../ports/telemetry.ts';
-import { putWorkspace, runInSandbox, workspaceOf } from './client.ts';
+import { putWorkspace, runInSandbox, type SandboxJob, workspaceOf } from './client.ts';
 import type { Egress } from './egress.ts';
+
+/** A revision that servers of every age understand: they answer with the newest that they know. */
+const mcpProtocol = '2025-06-18';
 
 type SandboxRun = Extract<ToolRun, { kind: 'sandbox' }>;
 
@@ -54,8 +59,8 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
 
   const perform = async (key: string, seat: Seat, job: ToolJob, run: SandboxRun, endsAt: number, signal: AbortSignal): Promise<Outcome<unknown>> => {
     const isWorkspace = job.spec.class === 'workspace';
-    const code = run.code ?? job.arguments.code;
-    if (typeof code !== 'string') return failed('semantic', 'ARGUMENTS_INVALID', `${job.tool} needs "code"`);
+    const work = workOf(job, run);
+    if (!work) return failed('semantic', 'ARGUMENTS_INVALID', `${job.tool} needs "code"`);
     if (run.egress.length > 0 && !egress) return failed('permanent', 'EGRESS_OFF', `${job.tool} names hosts to reach, and this executor has no way out for sandboxes`);
     const saved = isWorkspace ? await workspaces.latest(job.tenant, job.session, job.idempotencyKey) : undefined;
     // It holds what a call left that does not count (it runs again, or failed): nothing of it may be seen.
@@ -75,9 +80,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
     const done = await runInSandbox(
       sandbox,
       {
-        language: run.language,
-        code,
-        input: run.code === undefined ? (job.arguments.input ?? null) : job.arguments,
+        ...work,
         isWorkspace,
         timeoutMs: Math.max(100, endsAt - performance.now() - 500), // it answers before we stop waiting
         outputBytesMax: Math.max(64_000, job.spec.outputBytesMax * 4),
@@ -104,7 +107,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       seat.digest = (await workspaces.save(job.tenant, job.session, job.idempotencyKey, saved, archive)).digest;
     }
     if (done.isWornOut) vacate(key, seat);
-    return { ok: true, value: done.value };
+    return run.mcp ? mcpOutcome(job.tool, done.value) : { ok: true, value: done.value };
   };
 
   return {
@@ -148,4 +151,25 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       await sandboxes.stop();
     },
   };
+}
+
+/** What the sandbox is to run: fixed code with the arguments as its input, code from the arguments, or a call of a tool of an MCP server. */
+function workOf(job: ToolJob, run: SandboxRun): Pick<SandboxJob, 'language' | 'code' | 'input'> | undefined {
+  if (run.mcp) {
+    const call = { command: run.mcp.command, tool: run.mcp.tool ?? job.tool, meta: mcpMeta(job.idempotencyKey, job.traceparent), protocol: mcpProtocol };
+    return { language: 'mcp', code: JSON.stringify(call), input: job.arguments };
+  }
+  const code = run.code ?? job.arguments.code;
+  if (typeof code !== 'string') return undefined;
+  return { language: run.language, code, input: run.code === undefined ? (job.arguments.input ?? null) : job.arguments };
+}
+
+/** What comes out of a sandbox may be anything. */
+const mcpAnswerSchema = z.object({ result: z.union([z.object({ result: mcpResultSchema }), z.object({ error: z.object({ message: z.string() }) })]) });
+
+function mcpOutcome(tool: string, value: unknown): Outcome<unknown> {
+  const parsed = mcpAnswerSchema.safeParse(value);
+  if (!parsed.success) return failed('semantic', 'MCP_BROKEN', `tool ${tool}: its MCP server gave an answer that is none`);
+  const { result } = parsed.data;
+  return 'error' in result ? mcpRefused(tool, result.error.message) : outcomeOfMcp(tool, result.result);
 }

@@ -53,6 +53,17 @@ const sandbox = z
     kind: z.literal('sandbox'),
     language: z.enum(['javascript', 'shell', 'python']).default('javascript').describe('of the code; python where the sandbox image has it'),
     code: z.string().optional().describe('fixed code, which gets the arguments as input; else the argument "code" is run, with the argument "input"'),
+    mcp: z
+      .object({
+        command: z
+          .array(z.string().min(1))
+          .min(1)
+          .describe('program and arguments of a server in the sandbox image, or in the workspace; spoken to over stdio, started for each call'),
+        tool: z.string().optional().describe('the name at the server, when it differs'),
+      })
+      .strict()
+      .optional()
+      .describe('a tool of an MCP server instead of code'),
     memoryMiB: z.number().int().min(16).default(128).describe('of all its processes together, MiB'),
     diskMiB: z.number().int().positive().default(64).describe('what it may write, MiB'),
     processesMax: z.number().int().positive().default(64),
@@ -62,7 +73,8 @@ const sandbox = z
       .default([])
       .describe('what its jobs may reach, through a proxy of the executor: host:port or *.domain:port, 443 without a port; nothing else is reached at all'),
   })
-  .strict();
+  .strict()
+  .refine(({ code, mcp }) => code === undefined || mcp === undefined, 'give either code or mcp');
 
 export const toolSpecSchema = z
   .object({

@@ -1,0 +1,36 @@
+/** What a tool of an MCP server answered, wherever the server runs. */
+import { z } from 'zod';
+import { failed, type Outcome } from './job.ts';
+
+export const mcpResultSchema = z.looseObject({
+  content: z.array(z.looseObject({ type: z.string(), text: z.string().optional() })).default([]),
+  structuredContent: z.unknown().optional(),
+  isError: z.boolean().optional(),
+});
+type McpResult = z.infer<typeof mcpResultSchema>;
+
+/** Structured content, else its only text (as JSON where it is some), else the list of its parts. */
+export function outcomeOfMcp(tool: string, result: Pick<McpResult, 'content' | 'structuredContent' | 'isError'>): Outcome<unknown> {
+  const value = result.structuredContent ?? textOf(result.content);
+  if (result.isError) return failed('semantic', 'MCP_TOOL_ERROR', `tool ${tool}: ${JSON.stringify(value).slice(0, 500)}`);
+  return { ok: true, value };
+}
+
+function textOf(content: readonly { readonly type: string; readonly text?: string | undefined }[]): unknown {
+  const parts = content.map((part) => (part.type === 'text' ? part.text : { type: part.type }));
+  if (parts.length !== 1) return parts;
+  const [only] = parts;
+  try {
+    return typeof only === 'string' ? JSON.parse(only) : only;
+  } catch {
+    return only;
+  }
+}
+
+/** What a call travels with: the key that a server may use to do it once, and the trace. */
+export const mcpMeta = (idempotencyKey: string, traceparent: string | undefined): Record<string, string> => ({
+  'understudy.dev/idempotency-key': idempotencyKey,
+  ...(traceparent ? { traceparent } : {}),
+});
+
+export const mcpRefused = (tool: string, message: string) => failed('semantic', 'MCP_REFUSED', `tool ${tool}: ${message.slice(0, 300)}`);
