@@ -366,6 +366,25 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       throw new Error('claimed sandboxes are still there, or the pool was not filled again');
     });
 
+    test('is one of a pool that grows with what waits for it, and shrinks again', async () => {
+      const replicas = async () => Number(await system.run('get', 'deployment', 'u-sandbox', '-o', 'jsonpath={.spec.replicas}'));
+      const shrunk = async () => {
+        for (const end = Date.now() + 90_000; (await replicas()) !== 2 && Date.now() < end; ) await sleep(1_000);
+        return replicas();
+      };
+      expect(await shrunk()).toBe(2);
+      const runs = Array.from({ length: 8 }, (_, n) => `understudy run refund-desk '{"case":"C-000${n + 1}","letter":"letters/C-000${n + 1}.txt"}' > /dev/null &`);
+      let most = 0;
+      let isOver = false;
+      const work = system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', `${runs.join(' ')} wait`).finally(() => {
+        isOver = true;
+      });
+      while (!isOver) most = Math.max(most, await replicas());
+      await work;
+      expect(most).toBeGreaterThan(2);
+      expect(await shrunk()).toBe(2);
+    });
+
     test('under gVisor: every probe is refused too', async (context) => {
       const classes = await command('kubectl', ['get', 'runtimeclass', '-o', 'name']);
       if (!classes.includes('gvisor')) return context.skip('this cluster has no RuntimeClass gvisor');

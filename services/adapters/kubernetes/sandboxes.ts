@@ -39,8 +39,22 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   const spent = new Set<string>();
   const mine = new Set<string>();
   const strikes = new Map<string, number>();
-  const waiting: (() => void)[] = [];
-  const wakeOne = () => waiting.shift()?.();
+  const waiting = new Set<() => void>();
+  const wakeOne = () => {
+    const [first] = waiting;
+    first?.();
+  };
+  /** Wait until something has changed, or for so long. */
+  const news = (ms: number) =>
+    new Promise<void>((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        waiting.delete(end);
+        resolve();
+      };
+      const timer = setTimeout(end, ms);
+      waiting.add(end);
+    });
   const inUse = () => claimed.size + [...mine].filter((name) => !claimed.has(name)).length;
   const measure = () => {
     telemetry.gauge('sandboxesFree', [...free.keys()].filter((name) => !spent.has(name)).length);
@@ -119,7 +133,22 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     void one.finally(() => underWay.delete(one));
   };
 
+  /** Claims that wait for a sandbox: as many more are started, as far as `max` goes. */
+  let seeking = 0;
+  const wanted = () => Math.max(0, Math.min(max - inUse(), warm + seeking));
   let sized = -1;
+  const resize = () => {
+    const replicas = wanted();
+    sized = replicas;
+    later('scale', service, async () => {
+      try {
+        await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
+      } catch (error) {
+        sized = -1;
+        throw error;
+      }
+    });
+  };
   let sweeps = 0;
   let isSweeping = false;
   const sweepOnce = async () => {
@@ -131,14 +160,8 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     }
     await Promise.all(underWay);
     sweeps += 1;
-    const wanted = Math.max(0, Math.min(warm, max - inUse()));
-    // Somebody else may have sized it in the meantime: say it again now and then.
-    if (wanted !== sized || sweeps % 12 === 0) {
-      later('scale', service, async () => {
-        await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas: wanted } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
-        sized = wanted;
-      });
-    }
+    // It grows at once (claim), and shrinks here. Another executor may have sized it in the meantime: who waits says it again, the others now and then.
+    if (wanted() !== sized || seeking > 0 || sweeps % 12 === 0) resize();
     for (const [name, pod] of claimed) {
       if (mine.has(name) && pod.status?.phase === 'Running') continue;
       const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
@@ -161,39 +184,50 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       isSweeping = false;
     });
   };
+  const open = () => [...free].filter(([name]) => !spent.has(name));
+  /** One that is free now, if there is any. */
+  const take = async (holder: { readonly tenant: string; readonly session: string }): Promise<Sandbox | undefined> => {
+    for (;;) {
+      const ready = open();
+      if (ready.length === 0 || inUse() >= max) return undefined;
+      const [name, address] = ready[Math.floor(Math.random() * ready.length)]!;
+      spent.add(name);
+      const url = `http://${address}:${port}`;
+      const token = await claim(name, url, holder).catch(() => {
+        free.delete(name); // it does not answer: the endpoints will tell when it is back
+        spent.delete(name);
+        return undefined;
+      });
+      if (token === undefined) continue;
+      mine.add(name);
+      measure();
+      later('detach', name, () => detach(name));
+      return { name, url, token };
+    }
+  };
+
   const janitor = setInterval(() => void sweep(), sweepMs);
   void sweep();
 
   return {
     async claim(holder, signal) {
       const deadline = Date.now() + waitMs;
-      for (;;) {
-        if (signal.aborted) throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
-        const open = [...free].filter(([name]) => !spent.has(name));
-        if (open.length > 0 && inUse() < max) {
-          const [name, address] = open[Math.floor(Math.random() * open.length)]!;
-          spent.add(name);
-          const url = `http://${address}:${port}`;
-          const token = await claim(name, url, holder).catch(() => {
-            free.delete(name); // it does not answer: the endpoints will tell when it is back
-            spent.delete(name);
-            return undefined;
-          });
-          if (token === undefined) continue;
-          mine.add(name);
-          measure();
-          later('detach', name, () => detach(name));
-          return { name, url, token } satisfies Sandbox;
+      const first = await take(holder);
+      if (first) return first;
+      seeking += 1;
+      try {
+        if (wanted() > sized) resize();
+        for (;;) {
+          if (signal.aborted) throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
+          const next = await take(holder);
+          if (next) return next;
+          const leftMs = deadline - Date.now();
+          if (leftMs <= 0)
+            throw new Unavailable('SANDBOX_NONE_FREE', `no sandbox came free within ${waitMs} ms: ${inUse()} of at most ${max} are in use, ${open().length} are ready`);
+          await news(Math.min(leftMs, 250));
         }
-        const leftMs = deadline - Date.now();
-        if (leftMs <= 0) throw new Unavailable('SANDBOX_NONE_FREE', `no sandbox came free within ${waitMs} ms: ${inUse()} of at most ${max} are in use, ${open.length} are ready`);
-        await new Promise<void>((resolve) => {
-          const timer = setTimeout(resolve, Math.min(leftMs, 250));
-          waiting.push(() => {
-            clearTimeout(timer);
-            resolve();
-          });
-        });
+      } finally {
+        seeking -= 1;
       }
     },
     discard({ name }) {
