@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { parse } from 'yaml';
 import type { Fault } from './checker/history.ts';
 import type { Score, Verdict } from './checker/invariants.ts';
+import { type InTurn, inTurn, runInTurn } from './in-turn.ts';
 import { checkerJob, loadPod } from './jobs.ts';
 import { command, kubectlFor } from './kubectl.ts';
 import { cutPower, powerLoss, switches } from './power.ts';
@@ -191,6 +192,19 @@ async function withoutPower(): Promise<Row> {
   }
 }
 
+async function oneAfterTheOther(what: InTurn): Promise<Row> {
+  const { name, hypothesis } = what;
+  const run = `${name}-${Date.now().toString(36)}`;
+  try {
+    await whole();
+    const faults = await underLoad(run, () => runInTurn(kubectl, what));
+    const { score, verdicts } = await check(run, faults, { zombies: false, counters: false });
+    return { scenario: name, hypothesis, faults: faults.length, score, verdicts };
+  } catch (error) {
+    return notRun(name, hypothesis, error);
+  }
+}
+
 async function manyKills(count: number): Promise<Row> {
   const scenarios = ['commit-kill-runtime', 'perform-kill-gateway', 'perform-kill-executor', 'perform-kill-sandbox', 'commit-kill-redis', 'receive-kill-nats'].map((name) =>
     scenarioOf(`${name}.yaml`),
@@ -227,17 +241,22 @@ const all = readdirSync(folder)
   .filter((file) => file.endsWith('.yaml'))
   .sort()
   .map(scenarioOf);
-const unknown = wanted.filter((name) => name !== 'calm' && name !== powerLoss.name && !all.some((scenario) => scenario.name === name));
-if (unknown.length > 0) throw new Error(`there is no scenario ${unknown.join(', ')}; there are: calm, ${powerLoss.name}, ${all.map(({ name }) => name).join(', ')}`);
+const known = ['calm', ...all.map(({ name }) => name), ...inTurn.map(({ name }) => name), powerLoss.name];
+const unknown = wanted.filter((name) => !known.includes(name));
+if (unknown.length > 0) throw new Error(`there is no scenario ${unknown.join(', ')}; there are: ${known.join(', ')}`);
 const rows: Row[] = [];
 const keep = (row: Row) => {
   rows.push(row);
   say(row.skipped ? `${row.scenario}: skipped` : `${row.scenario}: ${isPassed(row) ? 'passed' : `FAILED ${brokenOf(row).map(({ number }) => number)}`}`);
 };
-if (wanted.length === 0 || wanted.includes('calm')) keep(await calm());
+const isWanted = ({ name }: { readonly name: string }) => wanted.length === 0 || wanted.includes(name);
+if (isWanted({ name: 'calm' })) keep(await calm());
 if (Number(KILLS) > 0) keep(await manyKills(Number(KILLS)));
-else for (const scenario of all) if (wanted.length === 0 || wanted.includes(scenario.name)) keep(await one(scenario));
-if (Number(KILLS) === 0 && (wanted.length === 0 || wanted.includes(powerLoss.name))) keep(await withoutPower());
+else {
+  for (const scenario of all.filter(isWanted)) keep(await one(scenario));
+  for (const what of inTurn.filter(isWanted)) keep(await oneAfterTheOther(what));
+  if (isWanted(powerLoss)) keep(await withoutPower());
+}
 
 mkdirSync(output, { recursive: true });
 writeFileSync(join(output, 'scorecard.json'), `${JSON.stringify(rows, null, 2)}\n`);

@@ -15,6 +15,8 @@ export interface Telemetry {
   deadLettered(code: string, fields: Fields): void;
   fenced(fields: Fields): void;
   tookOver(shard: number, seconds: number, fields: Fields): void;
+  /** A shard works again, so long after its last owner let it go. */
+  handedOver(seconds: number): void;
   gaveUp(shard: number, why: string): void;
   seen(why: SeenCode): void;
   spent(model: string, promptTokens: number, completionTokens: number, costMicros: number): void;

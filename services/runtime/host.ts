@@ -33,6 +33,9 @@ export class Host {
   #timers: { stop(): void }[] = [];
   #isDraining = false;
   #isPlacing = false;
+  #placesAgain = false;
+  /** Since when a shard is silent that was let go, by its last owner's word. */
+  readonly #letGoAt = new Map<ShardId, number>();
   #isListening = false;
   #isCutOff = false;
   #mailHeardAt: number;
@@ -61,7 +64,10 @@ export class Host {
           .catch((error: unknown) => this.#ports.telemetry.log('error', 'what is pending could not be offered again', { shard: shard.id, cause: messageOf(error) }));
       }
     });
-    this.#control?.onReleased(() => void this.#place());
+    this.#control?.onReleased(({ shard, silentSince }) => {
+      this.#letGoAt.set(shard, silentSince);
+      void this.#place();
+    });
     await this.#place();
     this.#timers = [
       clock.every(limits.heartbeatMs, () => void this.#place()),
@@ -109,8 +115,14 @@ export class Host {
   // ---- placement --------------------------------------------------------------------------------
 
   async #place(): Promise<void> {
-    if (this.#isDraining || this.#isPlacing || this.#isCutOff) return;
+    if (this.#isDraining || this.#isCutOff) return;
+    // What was released while we looked would wait for the next heartbeat.
+    if (this.#isPlacing) {
+      this.#placesAgain = true;
+      return;
+    }
     this.#isPlacing = true;
+    this.#placesAgain = false;
     try {
       const { host } = this.#settings;
       this.members = await this.#leases.heartbeat(host, this.#settings.leaseMs);
@@ -126,6 +138,7 @@ export class Host {
       this.#ports.telemetry.log('warn', 'no heartbeat: the store does not answer', { host: this.#settings.host });
     } finally {
       this.#isPlacing = false;
+      if (this.#placesAgain) void this.#place();
     }
   }
 
@@ -174,6 +187,10 @@ export class Host {
       this.#shards.set(id, shard);
       await shard.open();
       telemetry.tookOver(id, (performance.now() - from) / 1_000, { host, position: shard.position.sequence });
+      const silentMs = this.#ports.clock.now() - (this.#letGoAt.get(id) ?? 0);
+      this.#letGoAt.delete(id);
+      // An old word is of another hand-over, which somebody else took.
+      if (silentMs < 5 * leaseMs) telemetry.handedOver(Math.max(0, silentMs) / 1_000);
     } catch (error) {
       this.#shards.get(id)?.close();
       this.#shards.delete(id);
@@ -195,12 +212,14 @@ export class Host {
     const shard = this.#shards.get(id);
     if (!shard || this.#opening.has(id)) return;
     this.#opening.add(id);
+    const silentSince = this.#ports.clock.now();
     try {
       await shard.drain();
       this.#shards.delete(id);
       // Should nobody hear it, the lease expires by itself.
       await this.#leases.release(shard.lease).catch(() => undefined);
-      this.#control?.announceReleased();
+      this.#letGoAt.delete(id);
+      this.#control?.announceReleased({ shard: id, silentSince });
     } finally {
       this.#opening.delete(id);
     }

@@ -443,6 +443,17 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     await system.upgrade('--set', 'logLevel=debug');
     await command('helm', ['rollback', 'u', '--namespace', namespace, '--wait', '--timeout', '3m'], 200_000);
     await system.outputOf('publisher');
+    // How long shards were silent: no bound is asserted on a shared machine, it is printed.
+    const handOvers = await Promise.all(
+      [0, 1].map(async (index) => {
+        const text = await system.script(await system.podOf('runtime', index), "console.log(await (await fetch('http://127.0.0.1:8080/metrics')).text())");
+        return text.split('\n').filter((line) => line.startsWith('understudy_handover_seconds'));
+      }),
+    );
+    expect(handOvers.flat().filter((line) => /_count\S* [1-9]/.test(line))).not.toEqual([]);
+    process.stdout.write(
+      `hand-overs of the rollback:\n${handOvers.map((lines) => lines.map((line) => line.replace(/.*seconds_/, '').replace(/service="\w+",instance="[^"]*",?/, '')).join('  ')).join('\n')}\n`,
+    );
     const ended = async () => {
       const text = await system.run('exec', 'deployment/u-cli', '--', 'understudy', '-o', 'json', 'ps', '--all', '-n', '1000');
       return (JSON.parse(text) as { task: string; status: string }[]).filter(({ task }) => task.startsWith('upgrade-'));

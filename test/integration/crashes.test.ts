@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { natsStarts } from '../../services/adapters/nats/starts.ts';
 import type { EffectId } from '../../services/core/ids.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
+import type { Service } from '../../services/local/stack.ts';
 import { eventually } from '../support/eventually.ts';
 import { FreezingProxy } from '../support/freezing-proxy.ts';
 import { startNatsCluster } from '../support/nats-cluster.ts';
@@ -84,7 +85,9 @@ test('on SIGTERM shards are handed over at once, and no task fails', async () =>
   const tasks = many(30);
   for (const task of tasks) await system.publish(task, workScript);
   await eventually(() => system.ends().length > 2);
-  const leaving = system.of('runtime')[0]!;
+  const [leaving, staying] = system.of('runtime') as [Service, Service];
+  const held = await system.metric(leaving, 'understudy_shards_owned');
+  const before = await system.metric(staying, 'understudy_handover_seconds_count');
   await leaving.running.stop();
   system.stack.services.splice(system.stack.services.indexOf(leaving), 1);
   const health = await eventually(async () => {
@@ -93,6 +96,9 @@ test('on SIGTERM shards are handed over at once, and no task fails', async () =>
   });
 
   expect(health.hosts).not.toContain(leaving.instance);
+  // Each was announced and taken, none waited for its lease to run out.
+  expect(held).toBeGreaterThan(0);
+  expect((await system.metric(staying, 'understudy_handover_seconds_count')) - before).toBe(held);
   await allIsWell(tasks);
 });
 

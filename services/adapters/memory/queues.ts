@@ -5,7 +5,7 @@ import type { EffectId } from '../../core/ids.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Clock } from '../../ports/clock.ts';
-import type { Control } from '../../ports/control.ts';
+import type { Control, HandOver } from '../../ports/control.ts';
 import type { Effects, Taken } from '../../ports/effects.ts';
 import type { Start, Starts } from '../../ports/starts.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
@@ -173,7 +173,7 @@ export function memoryTasks(): Tasks {
 
 export function memoryControl(): Control {
   let handlers: Parameters<Control['serve']>[0] = {};
-  const listeners: (() => void)[] = [];
+  const listeners: ((handOver: HandOver) => void)[] = [];
   return {
     async serve(given) {
       handlers = given;
@@ -193,8 +193,8 @@ export function memoryControl(): Control {
         return { ok: false, code: code ?? 'DEFECT', message };
       }
     },
-    announceReleased: () => {
-      for (const listener of listeners) listener();
+    announceReleased: (handOver) => {
+      for (const listener of listeners) listener(handOver);
     },
     onReleased: (listener) => listeners.push(listener),
   };

@@ -29,6 +29,7 @@ export function countingTelemetry(linesKept = 1_000): Counted {
     deadLettered: (code) => add(`dead.${code}`),
     fenced: () => add('fenced'),
     tookOver: () => add('tookOver'),
+    handedOver: () => add('handedOver'),
     gaveUp: (_shard, why) => add(`gaveUp.${why}`),
     seen: (why) => add(`seen.${why}`),
     spent: (_model, promptTokens, completionTokens, costMicros) => {

@@ -1,10 +1,19 @@
 /** The control API as a NATS service (ADR-32): `$SRV.*` finds it, `nats req` talks to it. */
 import { z } from 'zod';
 import { messageOf, Unavailable, UnderstudyError } from '../../core/errors.ts';
-import type { Control, ControlAnswer } from '../../ports/control.ts';
+import type { Control, ControlAnswer, HandOver } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
 
 const answerSchema = z.union([z.object({ ok: z.literal(true), value: z.unknown() }), z.object({ ok: z.literal(false), code: z.string(), message: z.string() })]);
+
+const handOverSchema = z.object({ shard: z.number().int().min(0), silentSince: z.number() });
+const parsedJson = (text: string): unknown => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+};
 
 /** Verbs that change nothing. */
 const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
@@ -51,9 +60,15 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms; is one running? (understudy doctor)`, { cause: error });
       }
     },
-    announceReleased: () => connection.publish(subjects.released, ''),
+    announceReleased: (handOver) => connection.publish(subjects.released, JSON.stringify(handOver)),
     onReleased(listener) {
-      connection.subscribe(subjects.released, { callback: (error) => (error ? undefined : listener()) });
+      connection.subscribe(subjects.released, {
+        callback(error, message) {
+          if (error) return;
+          const parsed = handOverSchema.safeParse(parsedJson(message.string()));
+          if (parsed.success) listener(parsed.data as HandOver);
+        },
+      });
     },
   };
 }

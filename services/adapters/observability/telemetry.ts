@@ -9,7 +9,7 @@ export interface Observability {
 }
 
 const fast = [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025];
-const medium = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2];
+const medium = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 2];
 const slow = [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120];
 
 /** @param level  pino's: debug shows every step */
@@ -37,6 +37,7 @@ export function observability(service: string, instance: string, level = 'info')
   const fenced = counter('understudy_fenced_total', 'Writes refused because another host owns the shard');
   const takeovers = counter('understudy_takeovers_total', 'Shards opened');
   const takeoverSeconds = histogram('understudy_takeover_seconds', 'Time to open a shard', medium);
+  const handoverSeconds = histogram('understudy_handover_seconds', 'Silence of a shard between two owners, when the first let it go', medium);
   const lost = counter('understudy_shards_lost_total', 'Shards given up', ['why']);
   const seen = counter('understudy_messages_seen_total', 'Messages that changed nothing', ['why']);
   const tokens = counter('understudy_tokens_total', 'Tokens of model calls', ['model', 'direction']);
@@ -91,6 +92,7 @@ export function observability(service: string, instance: string, level = 'info')
       takeoverSeconds.observe(seconds);
       log.info({ shard, seconds, ...fields }, 'shard opened');
     },
+    handedOver: (seconds) => handoverSeconds.observe(seconds),
     gaveUp: (_shard, why) => lost.inc({ why }),
     seen: (why) => seen.inc({ why }),
     spent(model, promptTokens, completionTokens, costMicros) {
