@@ -31,7 +31,18 @@ say('\n# types');
 if (!run('tsc', '--noEmit')) failed += 1;
 say('\n# lint and layout');
 if (!run('biome', 'check', '.')) failed += 1;
-tests('unit and contracts', 'test/core', 'test/contract', 'test/runtime', 'test/executor', 'test/chart', 'test/chaos', 'test/architecture.test.ts', 'test/features.test.ts');
+tests(
+  'unit and contracts',
+  'test/core',
+  'test/contract',
+  'test/runtime',
+  'test/executor',
+  'test/chart',
+  'test/chaos',
+  'test/architecture.test.ts',
+  'test/features.test.ts',
+  'test/refund-desk.test.ts',
+);
 tests('real processes', 'test/integration', '--no-file-parallelism');
 rmSync(folder, { recursive: true, force: true });
 say(`\n${passed} passed, ${failed} failed`);

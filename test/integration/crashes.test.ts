@@ -60,6 +60,22 @@ test('the runtime that owns sessions is killed under load: the others go on with
   await allIsWell(tasks);
 });
 
+test('half of the runtimes are killed at once: the others take all their shards', async () => {
+  await open({ runtimes: 4, shards: 16 });
+  system.world.beforeMs = 20;
+  const tasks = many(60);
+  for (const task of tasks) await system.publish(task, workScript);
+  await eventually(() => system.ends().length > 5);
+  for (const victim of system.of('runtime').slice(0, 2)) system.stack.kill(victim);
+  expect(system.ends().length).toBeLessThan(tasks.length);
+
+  await allIsWell(tasks);
+  await eventually(async () => {
+    const owned = await Promise.all(system.of('runtime').map((runtime) => system.metric(runtime, 'understudy_shards_owned')));
+    return owned.every((count) => count > 0) && owned.reduce((sum, count) => sum + count, 0) === 16;
+  }, 'every shard to have one owner');
+});
+
 test('a paused owner wakes: all its writes are refused and counted, the others have finished its work', async () => {
   await open({ runtimes: 2, shards: 8 });
   system.world.beforeMs = 150;
