@@ -100,17 +100,16 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     onTrouble: trouble('pods'),
   });
 
-  let deployment: Promise<string | undefined> | undefined;
-  const deploymentUid = async (): Promise<string | undefined> => {
-    deployment ??= apps.readNamespacedDeploymentScale({ namespace, name: service }).then(({ metadata }) => metadata?.uid);
-    deployment.catch(() => {
-      deployment = undefined;
-    });
+  /** Its identity does not change while we run; how many it is to have, other executors say as well. */
+  let deployment: { readonly uid: string | undefined; readonly replicas: number } | undefined;
+  const look = async () => {
+    const { metadata, spec } = await apps.readNamespacedDeploymentScale({ namespace, name: service });
+    deployment = { uid: metadata?.uid, replicas: spec?.replicas ?? 0 };
     return deployment;
   };
   /** Take it out of the pool: its ReplicaSet makes another. It belongs to the Deployment from now on, and goes when that goes. */
   const detach = async (name: string): Promise<void> => {
-    const uid = await deploymentUid();
+    const { uid } = deployment ?? (await look());
     const ownerReferences = uid ? [{ apiVersion: 'apps/v1', kind: 'Deployment', name: service, uid }] : undefined;
     const body = { metadata: { labels: { [poolLabel]: 'claimed', [serviceLabel]: service }, ...(ownerReferences ? { ownerReferences } : {}) } };
     await core.patchNamespacedPod({ namespace, name, body }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
@@ -133,23 +132,20 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     void one.finally(() => underWay.delete(one));
   };
 
+  const open = () => [...free].filter(([name]) => !spent.has(name));
   /** Claims that wait for a sandbox: as many more are started, as far as `max` goes. */
   let seeking = 0;
   const wanted = () => Math.max(0, Math.min(max - inUse(), warm + seeking));
-  let sized = -1;
-  const resize = () => {
-    const replicas = wanted();
-    sized = replicas;
-    later('scale', service, async () => {
-      try {
-        await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
-      } catch (error) {
-        sized = -1;
-        throw error;
-      }
-    });
+  const resize = (replicas: number) => {
+    if (deployment) deployment = { ...deployment, replicas };
+    later(
+      'scale',
+      service,
+      async () =>
+        void (await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch))),
+    );
   };
-  let sweeps = 0;
+  let idleSweeps = 0;
   let isSweeping = false;
   const sweepOnce = async () => {
     measure();
@@ -159,9 +155,10 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       if (spent.has(name)) later('detach', name, () => detach(name));
     }
     await Promise.all(underWay);
-    sweeps += 1;
-    // It grows at once (claim), and shrinks here. Another executor may have sized it in the meantime: who waits says it again, the others now and then.
-    if (wanted() !== sized || seeking > 0 || sweeps % 12 === 0) resize();
+    // It grows at once, also in `claim`. It shrinks when some have been idle for two sweeps: others may wait for what is being started.
+    const { replicas } = await look();
+    idleSweeps = open().length > wanted() ? idleSweeps + 1 : 0;
+    if (wanted() > replicas || (wanted() < replicas && idleSweeps >= 2)) resize(wanted());
     for (const [name, pod] of claimed) {
       if (mine.has(name) && pod.status?.phase === 'Running') continue;
       const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
@@ -180,11 +177,14 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   const sweep = async () => {
     if (isSweeping) return;
     isSweeping = true;
-    await sweepOnce().finally(() => {
+    try {
+      await sweepOnce();
+    } catch (error) {
+      telemetry.log('warn', 'the pool of sandboxes could not be looked after; the next sweep tries again', { cause: error instanceof Error ? error.message.slice(0, 200) : '' });
+    } finally {
       isSweeping = false;
-    });
+    }
   };
-  const open = () => [...free].filter(([name]) => !spent.has(name));
   /** One that is free now, if there is any. */
   const take = async (holder: { readonly tenant: string; readonly session: string }): Promise<Sandbox | undefined> => {
     for (;;) {
@@ -216,7 +216,7 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       if (first) return first;
       seeking += 1;
       try {
-        if (wanted() > sized) resize();
+        if (wanted() > (deployment?.replicas ?? 0)) resize(wanted());
         for (;;) {
           if (signal.aborted) throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
           const next = await take(holder);
