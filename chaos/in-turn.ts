@@ -37,6 +37,7 @@ interface Progress {
 
 /** Apply it, see which faults come of it, and take it away. What was planned and not seen is told as not observed. */
 export async function runInTurn(kubectl: Kubectl, { name, kind, file, planned, holdMs }: InTurn): Promise<Fault[]> {
+  await kubectl.remove(kind.toLowerCase(), name);
   const before = new Set((await kubectl.json<{ items: Experiment[] }>('get', 'podchaos')).items.map(({ metadata }) => metadata.name));
   const seen = new Map<string, number>();
   const at = Date.now();

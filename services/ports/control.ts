@@ -3,6 +3,8 @@ import type { ShardId } from '../core/ids.ts';
 /** A shard is free again. */
 export interface HandOver {
   readonly shard: ShardId;
+  /** Who let it go. */
+  readonly host: string;
   /** When its last owner stopped to read, epoch ms by that host's clock. */
   readonly silentSince: number;
 }
@@ -16,5 +18,6 @@ export interface Control {
   ask(verb: string, body: unknown, waitMs: number): Promise<ControlAnswer>;
   /** Hint that a shard was released: others look at once instead of at their next heartbeat. */
   announceReleased(handOver: HandOver): void;
-  onReleased(listener: (handOver: HandOver) => void): void;
+  /** @param listener  hears which, where the hint says so */
+  onReleased(listener: (handOver: HandOver | undefined) => void): void;
 }

@@ -6,10 +6,10 @@
  * A1  A floor is lifted only by a commit that comes after its baseline was stored.
  * A2  A baseline is of a committed record, and of one whose wishes have left: what has ended leaves nothing behind.
  */
-import { messageOf } from '../core/errors.ts';
+import { messageOf, Unavailable } from '../core/errors.ts';
 import type { SessionId, ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { isEnded, tasksOf } from '../core/session/record.ts';
+import { comparePositions, isEnded, tasksOf } from '../core/session/record.ts';
 import { summaryOf } from '../core/session/summary.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -89,10 +89,12 @@ export class Baselines {
     try {
       let mail = actor.mailUpTo(record.version);
       if (!actor.isMailComplete) {
-        mail =
-          (await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox))
-            .get(actor.session)
-            ?.mail.map((incoming) => JSON.stringify(incoming)) ?? [];
+        const collected = await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox);
+        const heard = collected.get(actor.session)?.mail ?? [];
+        // What stands in the archive is trimmed from the log: a part must never pass for the whole.
+        const end = heard.at(-1)?.position;
+        if (!end || comparePositions(end, record.position) !== 0) throw new Unavailable('MAIL_SHORT', `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`);
+        mail = heard.map((incoming) => JSON.stringify(incoming));
       }
       await this.#ports.archive.append(this.#shard, record, mail);
       if (!this.#host.isOpen()) return;

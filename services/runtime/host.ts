@@ -64,8 +64,8 @@ export class Host {
           .catch((error: unknown) => this.#ports.telemetry.log('error', 'what is pending could not be offered again', { shard: shard.id, cause: messageOf(error) }));
       }
     });
-    this.#control?.onReleased(({ shard, silentSince }) => {
-      this.#letGoAt.set(shard, silentSince);
+    this.#control?.onReleased((handOver) => {
+      if (handOver && handOver.host !== this.#settings.host) this.#letGoAt.set(handOver.shard, handOver.silentSince);
       void this.#place();
     });
     await this.#place();
@@ -129,6 +129,7 @@ export class Host {
       this.#heardAt = this.#ports.clock.now();
       const placement = placementOf([...this.members].sort(), this.#ports.shards);
       for (const [id, wanted] of placement) {
+        if (wanted !== host) this.#letGoAt.delete(id); // somebody else takes it
         if (wanted === host && !this.#shards.has(id) && !this.#opening.has(id)) void this.#take(id);
         else if (wanted !== host && this.#shards.has(id)) void this.#letGo(id);
       }
@@ -219,7 +220,7 @@ export class Host {
       // Should nobody hear it, the lease expires by itself.
       await this.#leases.release(shard.lease).catch(() => undefined);
       this.#letGoAt.delete(id);
-      this.#control?.announceReleased({ shard: id, silentSince });
+      this.#control?.announceReleased({ shard: id, host: this.#settings.host, silentSince });
     } finally {
       this.#opening.delete(id);
     }

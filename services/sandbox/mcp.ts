@@ -28,7 +28,10 @@ const end = (answer: unknown): never => {
   process.exit(0);
 };
 server.on('error', (error) => end({ error: `the MCP server could not be started: ${error.message}` }));
-server.on('exit', (status, signal) => end({ error: `the MCP server ended (${signal ?? `code ${status}`}) before it answered` }));
+// Its answer may still be in the pipe when it has ended; a child of its own may hold the pipe open for ever.
+const ended = (status: number | null, signal: string | null) => end({ error: `the MCP server ended (${signal ?? `code ${status}`}) before it answered` });
+server.on('close', ended);
+server.on('exit', (status, signal) => setTimeout(() => ended(status, signal), 500));
 server.stdin.on('error', () => undefined); // its end is told by `exit`
 
 const send = (message: object): void => void server.stdin.write(`${JSON.stringify({ jsonrpc: '2.0', ...message })}\n`);

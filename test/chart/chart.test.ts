@@ -116,6 +116,18 @@ describe.skipIf(!hasHelm)('helm', () => {
     expect(egress.slice(1, 2).map(({ ports: found }) => found.map(({ port }) => port))).toEqual(ports);
   });
 
+  test.each([
+    ['', [4_222]],
+    ['nats://a:4300,nats://b:4301,c', [4_300, 4_301, 4_222]],
+    ['tls://u:p@mine', [4_222]],
+  ])('lets runtimes out to the ports of NATS at "%s"', (url, ports) => {
+    const policy = render('--set', `nats.url=${url.replaceAll(',', '\\,')},nats.existingSecret=s`).find(
+      ({ kind, metadata }) => kind === 'NetworkPolicy' && metadata.name === 'u-from-runtime',
+    );
+    const { egress = [] } = (policy?.spec ?? {}) as { egress?: { ports: { port: number }[] }[] };
+    expect(egress[0]?.ports.map(({ port }) => port)).toEqual(ports);
+  });
+
   describe('as a part of another chart', () => {
     const parent = mkdtempSync(join(tmpdir(), 'understudy-parent-'));
     afterAll(() => rmSync(parent, { recursive: true, force: true }));
@@ -134,7 +146,9 @@ describe.skipIf(!hasHelm)('helm', () => {
 
     test('it is named after the release, takes the values of the parent, and knows its registry', () => {
       const manifests = renderParent();
-      expect(manifests.map(({ metadata }) => metadata.name)).toContain('shop-understudy-runtime');
+      expect(manifests.length).toBeGreaterThan(30);
+      expect(manifests.map(({ metadata }) => metadata.name).filter((name) => !name.startsWith('shop-understudy-'))).toEqual([]);
+      expect(JSON.stringify(manifests)).not.toContain('"app.kubernetes.io/instance":"shop"');
       const images = podsOf(manifests).flatMap(({ pod }) => pod.containers.map(({ image }) => image));
       expect(images.length).toBeGreaterThan(5);
       expect(images.filter((image) => !image?.startsWith('registry.example/'))).toEqual([]);

@@ -373,10 +373,10 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         return replicas();
       };
       expect(await shrunk()).toBe(2);
-      const runs = Array.from({ length: 8 }, (_, n) => `understudy run refund-desk '{"case":"C-000${n + 1}","letter":"letters/C-000${n + 1}.txt"}' > /dev/null &`);
+      const runs = Array.from({ length: 8 }, (_, n) => `understudy run refund-desk '{"case":"C-000${n + 1}","letter":"letters/C-000${n + 1}.txt"}' > /dev/null & pids="$pids $!";`);
       let most = 0;
       let isOver = false;
-      const work = system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', `${runs.join(' ')} wait`).finally(() => {
+      const work = system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', `${runs.join(' ')} for pid in $pids; do wait $pid || exit 1; done`).finally(() => {
         isOver = true;
       });
       while (!isOver) most = Math.max(most, await replicas());

@@ -170,25 +170,42 @@ describe('a stretch of mail that is trimmed', () => {
   });
   afterAll(() => servers.stop());
 
-  test('just before its reader is made is not waited for', async () => {
+  /** A connection whose answer to the making of a consumer is tampered with. */
+  const tampered = (work: { before?: () => Promise<void>; after?: (text: string) => string }) => {
     const { nats } = servers.connections;
-    const shard = 3 as ShardId;
-    const mailbox = natsMailbox(nats);
-    await mailbox.deliver(shard, { tenant: 'acme' as TenantId, session: 's' as SessionId, message: task('x') });
-    const end = await mailbox.lastOf(shard);
     const connection = new Proxy(nats.connection, {
       get: (target, property) => {
         const value: unknown = Reflect.get(target, property);
         if (property !== 'request') return typeof value === 'function' ? value.bind(target) : value;
         return async (subject: string, ...rest: [string, object]) => {
-          if (subject.includes('CONSUMER.CREATE')) await mailbox.trim(end + 1);
-          return target.request(subject, ...(rest as [string, never]));
+          const isMade = subject.includes('CONSUMER.CREATE');
+          if (isMade) await work.before?.();
+          const answer = await target.request(subject, ...(rest as [string, never]));
+          return isMade && work.after ? { ...answer, string: () => work.after!(answer.string()) } : answer;
         };
       },
     });
+    return natsMailbox({ ...nats, connection });
+  };
+  const filled = async (shard: ShardId) => {
+    const mailbox = natsMailbox(servers.connections.nats);
+    await mailbox.deliver(shard, { tenant: 'acme' as TenantId, session: 's' as SessionId, message: task('x') });
+    return { mailbox, end: await mailbox.lastOf(shard) };
+  };
+
+  test('just before its reader is made is not waited for', async () => {
+    const { mailbox, end } = await filled(3 as ShardId);
     const seen: number[] = [];
-    await natsMailbox({ ...nats, connection }).readTo(shard, 0, end, ({ sequence }) => seen.push(sequence));
+    await tampered({ before: () => mailbox.trim(end + 1) }).readTo(3 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
     expect(seen).toEqual([]);
+  });
+
+  test('is waited for, when only the server of the consumer has not got it yet', async () => {
+    const { end } = await filled(4 as ShardId);
+    const seen: number[] = [];
+    const behind = (text: string) => JSON.stringify({ ...(JSON.parse(text) as object), num_pending: 0 });
+    await tampered({ after: behind }).readTo(4 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
+    expect(seen).toEqual([end]);
   });
 });
 

@@ -1,4 +1,4 @@
-/** The store on Sentinel and on a Redis cluster: it goes on when the master of a shard is ended with -9, with what was committed, and fences as before. */
+/** The store on Sentinel and on a Redis cluster: it goes on when the master of a shard is ended with -9 or falls silent, with what was committed, and fences as before. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseRedisAddress } from '../../services/adapters/redis/address.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
@@ -33,9 +33,11 @@ const commitOf = (version: number): Commit => ({
 });
 
 describe.each([
-  ['a master, a replica and sentinels', startSentinels],
-  ['a cluster', startCluster],
-])('Redis as %s', (_, start) => {
+  ['a master, a replica and sentinels', startSentinels, 'SIGKILL'],
+  ['a master, a replica and sentinels', startSentinels, 'SIGSTOP'],
+  ['a cluster', startCluster, 'SIGKILL'],
+  ['a cluster', startCluster, 'SIGSTOP'],
+] as const)('Redis as %s, its master taken away (%#)', (_, start, signal) => {
   let topology: Topology;
   let redis: ScriptedRedis;
   beforeAll(async () => {
@@ -64,12 +66,12 @@ describe.each([
     expect(await limits.take('acme', 'requests', 1, 1)).toBeGreaterThan(0);
   });
 
-  test('when the master of a shard is ended with -9, its replica goes on with what was committed, and fences', async () => {
+  test('when the master of a shard is ended, or falls silent, its replica goes on with what was committed, and fences', async () => {
     const [store, leases] = [redisSessionStore(redis, 'fall'), redisLeases(redis, 'fall')];
     const shard = 5 as ShardId;
     const lease = (await leases.acquire(shard, 'host' as HostId, 'boot', 600_000))!;
     expect(await store.commit(shard, lease.token, commitOf(1))).toBe('committed');
-    await topology.killMasterOf(keysOf('fall', shard).owner);
+    await topology.takeMasterOf(keysOf('fall', shard).owner, signal);
 
     const found = await eventually(async () => (await store.open(shard)).at, 'the replica answers');
     expect(found).toEqual(at(1));

@@ -114,7 +114,7 @@ test('on SIGTERM shards are handed over at once, and no task fails', async () =>
   expect(health.hosts).not.toContain(leaving.instance);
   // Each was announced and taken, none waited for its lease to run out.
   expect(held).toBeGreaterThan(0);
-  expect((await system.metric(staying, 'understudy_handover_seconds_count')) - before).toBe(held);
+  await eventually(async () => (await system.metric(staying, 'understudy_handover_seconds_count')) - before === held, `${held} hand-overs to be counted`);
   await allIsWell(tasks);
 });
 
@@ -243,7 +243,7 @@ describe('servers with copies: the one that leads is killed under load, another 
       const tasks = many(60);
       for (const task of tasks) await system.publish(task, workScript);
       await eventually(() => system.ends().length > 5);
-      await topology.killMasterOf(keysOf('understudy', 0).owner);
+      await topology.takeMasterOf(keysOf('understudy', 0).owner, 'SIGKILL');
       expect(system.ends().length).toBeLessThan(tasks.length);
 
       await allIsWell(tasks);
@@ -261,8 +261,11 @@ describe('servers with copies: the one that leads is killed under load, another 
       const tasks = many(60);
       for (const task of tasks) await system.publish(task, workScript);
       await eventually(() => system.ends().length > 5);
-      await cluster.killLeaderOf(system.nats.streams.mail);
+      const leader = await cluster.killLeaderOf(system.nats.streams.mail);
       expect(system.ends().length).toBeLessThan(tasks.length);
+      // It comes back in the middle of the work, behind the others.
+      await eventually(() => system.ends().length > 12);
+      cluster.restart(leader);
 
       await allIsWell(tasks);
     } finally {

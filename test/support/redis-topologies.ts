@@ -14,8 +14,8 @@ interface Node {
 
 export interface Topology {
   readonly url: string;
-  /** End the server that now holds a key with -9. */
-  killMasterOf(key: string): Promise<void>;
+  /** End the server that now holds a key with -9, or let it fall silent with its connections open, as a node without power does. */
+  takeMasterOf(key: string, signal: 'SIGKILL' | 'SIGSTOP'): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -48,11 +48,11 @@ class Servers {
     }
   }
 
-  async kill(port: number): Promise<void> {
+  async take(port: number, signal: 'SIGKILL' | 'SIGSTOP'): Promise<void> {
     const node = this.nodes.find((one) => one.port === port);
     if (!node) throw new Error(`no server on port ${port}`);
-    node.running.signal('SIGKILL');
-    await node.running.ended;
+    node.running.signal(signal);
+    if (signal === 'SIGKILL') await node.running.ended;
   }
 
   async stop(): Promise<void> {
@@ -87,11 +87,11 @@ export async function startSentinels(): Promise<Topology> {
   }, 'the sentinels know each other and the replica');
   return {
     url: `redis-sentinel://${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}#desk`,
-    async killMasterOf() {
+    async takeMasterOf(_key, signal) {
       // What is acknowledged goes to the replica a moment later: a failover may lose it, here it is waited for.
       const [, port] = await servers.ask(first, (redis) => redis.call('SENTINEL', 'get-master-addr-by-name', 'desk') as Promise<string[]>);
       await servers.ask(Number(port), (redis) => redis.wait(1, 5_000));
-      await servers.kill(Number(port));
+      await servers.take(Number(port), signal);
     },
     stop: () => servers.stop(),
   };
@@ -115,7 +115,7 @@ export async function startCluster(): Promise<Topology> {
   for (const { port } of nodes) {
     await eventually(async () => {
       const state = await servers.ask(port, (redis) => redis.cluster('INFO') as Promise<string>);
-      const replicas = (await known(port)).filter((line) => line.includes('slave') && line.includes('connected'));
+      const replicas = (await known(port)).filter((line) => line.includes('slave') && / connected/.test(line));
       return state.includes('cluster_state:ok') && replicas.length === 3;
     }, 'the cluster is whole');
   }
@@ -124,11 +124,11 @@ export async function startCluster(): Promise<Topology> {
       .slice(0, 3)
       .map(({ port }) => `127.0.0.1:${port}`)
       .join(',')}`,
-    async killMasterOf(key) {
+    async takeMasterOf(key, signal) {
       const slot = await servers.ask(first.port, (redis) => redis.cluster('KEYSLOT', key) as Promise<number>);
       const port = nodes[bounds.findIndex((bound, index) => slot >= bound && slot < bounds[index + 1]!)]!.port;
       await servers.ask(port, (redis) => redis.wait(1, 5_000));
-      await servers.kill(port);
+      await servers.take(port, signal);
     },
     stop: () => servers.stop(),
   };

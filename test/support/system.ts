@@ -74,7 +74,7 @@ export interface SystemOptions {
   readonly executors?: number;
   readonly shards?: number;
   readonly stream?: boolean;
-  /** Servers of the test's own, in the place of those that the stack starts. */
+  /** Servers of the test's own; those of the stack run beside them, unused. */
   readonly natsUrl?: string | undefined;
   readonly redisUrl?: string | undefined;
   readonly replicas?: number;

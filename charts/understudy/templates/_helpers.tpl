@@ -1,7 +1,14 @@
 {{- define "understudy.name" -}}
 {{- /* As a part of another chart, the names of the release are shared with it. */ -}}
-{{- $release := .Chart.IsRoot | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
-{{- default $release .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- if .Values.nameOverride }}{{ .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if .Chart.IsRoot }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}{{ .Release.Name | trunc 20 | trimSuffix "-" }}-{{ .Chart.Name | trunc 19 | trimSuffix "-" }}
+{{- end -}}
+{{- end -}}
+
+{{/* What selectors go by: two copies within one release must not take each other's pods. */}}
+{{- define "understudy.instance" -}}
+{{ if .Chart.IsRoot }}{{ .Release.Name }}{{ else }}{{ include "understudy.name" . }}{{ end }}
 {{- end -}}
 
 {{/* Labels of everything. Argument: dict "root" . "part" "runtime" */}}
@@ -14,7 +21,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 
 {{- define "understudy.selector" -}}
 app.kubernetes.io/name: understudy
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ include "understudy.instance" .root }}
 app.kubernetes.io/component: {{ .part }}
 {{- end -}}
 
@@ -84,8 +91,9 @@ topologySpreadConstraints:
 {{/* The ports of an address of several hosts, as a list for a NetworkPolicy. Argument: dict "url" "fallback" */}}
 {{- define "understudy.portsOf" -}}
 {{- $ports := list -}}
-{{- range splitList "," (regexReplaceAll "[#?].*$" (regexReplaceAll "^[a-z+-]+://" .url "") "") -}}
-{{- $ports = append $ports (default $.fallback (trimPrefix ":" (regexFind ":[0-9]+$" (regexReplaceAll "/.*$" . "")))) -}}
+{{- range splitList "," (regexReplaceAll "[#?].*$" .url "") -}}
+{{- $host := regexReplaceAll "/.*$" (regexReplaceAll "^ *[a-z+-]+://" . "") "" -}}
+{{- $ports = append $ports (default $.fallback (trimPrefix ":" (regexFind ":[0-9]+$" $host))) -}}
 {{- end -}}
 {{- range $ports | uniq }}
 - port: {{ . }}

@@ -55,7 +55,9 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       const timer = setTimeout(end, ms);
       waiting.add(end);
     });
-  const inUse = () => claimed.size + [...mine].filter((name) => !claimed.has(name)).length;
+  /** Claims that are being asked of a sandbox just now. */
+  let asking = 0;
+  const inUse = () => asking + claimed.size + [...mine].filter((name) => !claimed.has(name)).length;
   const measure = () => {
     telemetry.gauge('sandboxesFree', [...free.keys()].filter((name) => !spent.has(name)).length);
     telemetry.gauge('sandboxesClaimed', inUse());
@@ -136,15 +138,31 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   /** Claims that wait for a sandbox: as many more are started, as far as `max` goes. */
   let seeking = 0;
   const wanted = () => Math.max(0, Math.min(max - inUse(), warm + seeking));
-  const resize = (replicas: number) => {
-    if (deployment) deployment = { ...deployment, replicas };
-    later(
-      'scale',
-      service,
-      async () =>
-        void (await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch))),
-    );
+  const scale = async (replicas: number): Promise<void> => {
+    await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
   };
+  let isGrowing = false;
+  /** One at a time, and from what is really there: what another executor has asked for must not be taken back. */
+  const grow = () => {
+    if (isGrowing || wanted() <= (deployment?.replicas ?? 0)) return;
+    isGrowing = true;
+    later('scale', service, async () => {
+      try {
+        for (let replicas = (await look()).replicas; wanted() > replicas; ) {
+          replicas = wanted();
+          await scale(replicas);
+        }
+      } finally {
+        isGrowing = false;
+      }
+    });
+  };
+  /** One that was asked for has come and is taken: its ReplicaSet need not make another in its place. */
+  const giveBack = async (): Promise<void> => {
+    const { replicas } = await look();
+    if (replicas > wanted()) await scale(Math.max(wanted(), replicas - 1));
+  };
+  let sweepsWithout = 0;
   let idleSweeps = 0;
   let isSweeping = false;
   const sweepOnce = async () => {
@@ -155,10 +173,13 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       if (spent.has(name)) later('detach', name, () => detach(name));
     }
     await Promise.all(underWay);
-    // It grows at once, also in `claim`. It shrinks when some have been idle for two sweeps: others may wait for what is being started.
+    // It grows at once (grow). It shrinks when some have been idle for two sweeps, since others may wait for what is being started; and
+    // when nobody here has waited for a minute, since what is being started may never be ready.
     const { replicas } = await look();
     idleSweeps = open().length > wanted() ? idleSweeps + 1 : 0;
-    if (wanted() > replicas || (wanted() < replicas && idleSweeps >= 2)) resize(wanted());
+    sweepsWithout = seeking > 0 ? 0 : sweepsWithout + 1;
+    if (wanted() > replicas) grow();
+    else if (wanted() < replicas && (idleSweeps >= 2 || sweepsWithout >= 12)) later('scale', service, () => scale(wanted()));
     for (const [name, pod] of claimed) {
       if (mine.has(name) && pod.status?.phase === 'Running') continue;
       const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
@@ -186,22 +207,30 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     }
   };
   /** One that is free now, if there is any. */
-  const take = async (holder: { readonly tenant: string; readonly session: string }): Promise<Sandbox | undefined> => {
+  const take = async (holder: { readonly tenant: string; readonly session: string }, wasAskedFor: boolean): Promise<Sandbox | undefined> => {
     for (;;) {
       const ready = open();
       if (ready.length === 0 || inUse() >= max) return undefined;
       const [name, address] = ready[Math.floor(Math.random() * ready.length)]!;
       spent.add(name);
+      asking += 1;
       const url = `http://${address}:${port}`;
-      const token = await claim(name, url, holder).catch(() => {
+      let token: string | undefined;
+      try {
+        token = await claim(name, url, holder);
+        if (token !== undefined) mine.add(name);
+      } catch {
         free.delete(name); // it does not answer: the endpoints will tell when it is back
         spent.delete(name);
-        return undefined;
-      });
+      } finally {
+        asking -= 1;
+      }
       if (token === undefined) continue;
-      mine.add(name);
       measure();
-      later('detach', name, () => detach(name));
+      later('detach', name, async () => {
+        await detach(name);
+        if (wasAskedFor) await giveBack();
+      });
       return { name, url, token };
     }
   };
@@ -212,14 +241,14 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   return {
     async claim(holder, signal) {
       const deadline = Date.now() + waitMs;
-      const first = await take(holder);
+      const first = signal.aborted ? undefined : await take(holder, false);
       if (first) return first;
       seeking += 1;
       try {
-        if (wanted() > (deployment?.replicas ?? 0)) resize(wanted());
         for (;;) {
+          grow();
           if (signal.aborted) throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
-          const next = await take(holder);
+          const next = await take(holder, true);
           if (next) return next;
           const leftMs = deadline - Date.now();
           if (leftMs <= 0)

@@ -173,7 +173,7 @@ export function memoryTasks(): Tasks {
 
 export function memoryControl(): Control {
   let handlers: Parameters<Control['serve']>[0] = {};
-  const listeners: ((handOver: HandOver) => void)[] = [];
+  const listeners: ((handOver: HandOver | undefined) => void)[] = [];
   return {
     async serve(given) {
       handlers = given;

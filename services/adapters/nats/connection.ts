@@ -92,11 +92,11 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
 
 const noMessageFound = 10_037;
 
-/** The last message of a subject. @throws Unavailable on any error but "there is none": an error must never look like an absence */
+/** One message: the last of a subject, that of a sequence, or the next of a subject from a sequence on. @throws Unavailable on any error but "there is none": an error must never look like an absence */
 export async function lastMessage(
   nats: Pick<Nats, 'connection'>,
   stream: string,
-  query: { last_by_subj: string } | { seq: number },
+  query: { last_by_subj: string } | { seq: number; next_by_subj?: string },
 ): Promise<{ seq: number; text: string; bytes: Buffer; at: number } | undefined> {
   const answer = await ask<{ message?: { seq: number; data?: string; time: string } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, query);
   if (answer.error) {

@@ -6,7 +6,7 @@ import type { Nats } from './connection.ts';
 
 const answerSchema = z.union([z.object({ ok: z.literal(true), value: z.unknown() }), z.object({ ok: z.literal(false), code: z.string(), message: z.string() })]);
 
-const handOverSchema = z.object({ shard: z.number().int().min(0), silentSince: z.number() });
+const handOverSchema = z.object({ shard: z.number().int().min(0), host: z.string(), silentSince: z.number() });
 const parsedJson = (text: string): unknown => {
   try {
     return JSON.parse(text);
@@ -66,7 +66,7 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         callback(error, message) {
           if (error) return;
           const parsed = handOverSchema.safeParse(parsedJson(message.string()));
-          if (parsed.success) listener(parsed.data as HandOver);
+          listener(parsed.success ? (parsed.data as HandOver) : undefined);
         },
       });
     },

@@ -60,6 +60,7 @@ export class OrderedReader {
 
   async start(): Promise<void> {
     await this.#make();
+    if (this.#isStopped) return; // it was told, while it was made, that there is nothing to wait for
     this.#watch = setInterval(() => {
       if (!this.#isPaused && !this.#isMaking && Date.now() - this.#heardAt > 3 * heartbeatMs + 500) void this.#remake();
     }, heartbeatMs);
@@ -187,7 +188,10 @@ export class OrderedReader {
   }
 }
 
-/** Read what a filter holds now, and end: also when some of it is forgotten, or the stream is made anew, meanwhile. */
+/**
+ * Read what a filter holds now, and end: also when some of it is forgotten, or the stream is made anew, meanwhile. In a cluster the
+ * consumer may lie on a server that is behind: that it has nothing more is asked of the stream's leader before it is believed.
+ */
 export async function readAll(
   nats: Nats,
   options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject' },
@@ -197,27 +201,46 @@ export async function readAll(
   const last = await lastSequenceOf(nats, options.stream, options.filter);
   const upTo = Math.min(options.upTo ?? Number.MAX_SAFE_INTEGER, last);
   if (upTo <= options.afterSequence) return;
-  await new Promise<void>((resolve, reject) => {
-    let isDone = false;
-    const done = () => {
-      if (isDone) return;
-      isDone = true;
-      void reader.stop();
-      resolve();
-    };
-    const reader = new OrderedReader(
-      nats,
-      options,
-      (message) => {
-        if (isDone) return;
-        if (message.sequence <= upTo) onMessage(message);
-        if (message.sequence >= upTo || message.remaining === 0) done();
-      },
-      undefined,
-      done,
-    );
-    reader.start().catch(reject);
-  });
+  let reader: OrderedReader | undefined;
+  try {
+    await new Promise<void>((resolve, reject) => {
+      let read = options.afterSequence;
+      let isDone = false;
+      let isAsking = false;
+      const done = () => {
+        isDone = true;
+        resolve();
+      };
+      const doneIfNoMore = () => {
+        if (isDone || isAsking) return;
+        isAsking = true;
+        const from = read;
+        lastMessage(nats, options.stream, { seq: from + 1, next_by_subj: options.filter })
+          // Asked again at the next heartbeat, if it cannot be said now.
+          .then((next) => (next === undefined || next.seq > upTo) && read === from && done())
+          .catch(() => undefined)
+          .finally(() => {
+            isAsking = false;
+          });
+      };
+      reader = new OrderedReader(
+        nats,
+        options,
+        (message) => {
+          if (isDone) return;
+          read = message.sequence;
+          if (message.sequence <= upTo) onMessage(message);
+          if (message.sequence >= upTo) done();
+          else if (message.remaining === 0) doneIfNoMore();
+        },
+        undefined,
+        doneIfNoMore,
+      );
+      reader.start().catch(reject);
+    });
+  } finally {
+    await reader?.stop();
+  }
 }
 
 /** The sequence of the last message that a filter matches, 0 for none. */

@@ -104,13 +104,14 @@ function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword
   const nodes = [...address.nodes];
   if (address.kind === 'cluster') {
     const { lazyConnect = true, enableAutoPipelining = true, enableOfflineQueue = false, ...redisOptions } = options;
-    return new Cluster(nodes, { redisOptions, lazyConnect, enableAutoPipelining, enableOfflineQueue, clusterRetryStrategy: retryStrategy });
+    return new Cluster(nodes, { redisOptions, lazyConnect, enableAutoPipelining, enableOfflineQueue, clusterRetryStrategy: retryStrategy, slotsRefreshInterval: 2_000 });
   }
   return new Redis({
     ...options,
     sentinels: nodes,
     name: address.master,
     sentinelRetryStrategy: retryStrategy,
+    failoverDetector: true,
     enableTLSForSentinelMode: address.isEncrypted,
     ...(address.isEncrypted ? { sentinelTLS: {} } : {}),
     ...(sentinelPassword ? { sentinelPassword } : {}),
@@ -127,6 +128,8 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
     commandTimeout: 5_000,
+    // A server that has fallen silent is left, and not only its commands: its address may be another's by now, or nobody's.
+    socketTimeout: 6_000,
     retryStrategy,
     ...(user ? { username: user } : {}),
     ...(password ? { password } : {}),

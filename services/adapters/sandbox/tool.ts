@@ -107,7 +107,10 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       seat.digest = (await workspaces.save(job.tenant, job.session, job.idempotencyKey, saved, archive)).digest;
     }
     if (done.isWornOut) vacate(key, seat);
-    return run.mcp ? mcpOutcome(job.tool, done.value) : { ok: true, value: done.value };
+    if (!run.mcp) return { ok: true, value: done.value };
+    const outcome = mcpOutcome(job.tool, done.value);
+    // An answer that is none says nothing about what the server did before it.
+    return !outcome.ok && pass && outcome.failure.code === 'MCP_BROKEN' ? { ok: false, failure: { ...outcome.failure, hasBegun: true } } : outcome;
   };
 
   return {
