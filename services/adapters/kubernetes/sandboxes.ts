@@ -39,6 +39,8 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   const spent = new Set<string>();
   const mine = new Set<string>();
   const strikes = new Map<string, number>();
+  /** Sweeps for which more were asked for than we want, and nobody took any. */
+  let quietSweeps = 0;
   const waiting = new Set<() => void>();
   const wakeOne = () => {
     const [first] = waiting;
@@ -95,6 +97,7 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     },
     keyOf: (pod) => pod.metadata?.name ?? '',
     onState(state) {
+      if ([...state.keys()].some((name) => !claimed.has(name))) quietSweeps = 0; // somebody takes what is started
       claimed = new Map(state);
       measure();
       wakeOne();
@@ -162,7 +165,6 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     const { replicas } = await look();
     if (replicas > wanted()) await scale(Math.max(wanted(), replicas - 1));
   };
-  let sweepsWithout = 0;
   let idleSweeps = 0;
   let isSweeping = false;
   const sweepOnce = async () => {
@@ -174,12 +176,12 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     }
     await Promise.all(underWay);
     // It grows at once (grow). It shrinks when some have been idle for two sweeps, since others may wait for what is being started; and
-    // when nobody here has waited for a minute, since what is being started may never be ready.
+    // when nobody has taken any for a minute, since what is being started may never be ready.
     const { replicas } = await look();
     idleSweeps = open().length > wanted() ? idleSweeps + 1 : 0;
-    sweepsWithout = seeking > 0 ? 0 : sweepsWithout + 1;
+    quietSweeps = replicas > wanted() ? quietSweeps + 1 : 0;
     if (wanted() > replicas) grow();
-    else if (wanted() < replicas && (idleSweeps >= 2 || sweepsWithout >= 12)) later('scale', service, () => scale(wanted()));
+    else if (wanted() < replicas && (idleSweeps >= 2 || quietSweeps >= 12)) later('scale', service, () => scale(wanted()));
     for (const [name, pod] of claimed) {
       if (mine.has(name) && pod.status?.phase === 'Running') continue;
       const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
