@@ -22,7 +22,7 @@ export const inTurn: readonly InTurn[] = [
     file: 'schedule.yaml',
     hypothesis: 'a pod of any kind dies every 30 seconds, and work goes on in between',
     planned: 3,
-    holdMs: 105_000,
+    holdMs: 150_000,
   },
   { name: 'everything-dies-in-turn', kind: 'Workflow', file: 'workflow.yaml', hypothesis: 'each kind of pod dies in turn, with a rest after each', planned: 6, holdMs: 420_000 },
 ];
