@@ -24,7 +24,7 @@ export const inTurn: readonly InTurn[] = [
     planned: 3,
     holdMs: 150_000,
   },
-  { name: 'everything-dies-in-turn', kind: 'Workflow', file: 'workflow.yaml', hypothesis: 'each kind of pod dies in turn, with a rest after each', planned: 6, holdMs: 420_000 },
+  { name: 'everything-dies-in-turn', kind: 'Workflow', file: 'workflow.yaml', hypothesis: 'each kind of pod dies in turn, with a rest after each', planned: 6, holdMs: 600_000 },
 ];
 
 interface Experiment {
