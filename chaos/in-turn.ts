@@ -35,10 +35,22 @@ interface Progress {
   readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
 }
 
+/**
+ * Take it away with all that came of it. A kill has nothing to heal, yet the controller was seen to leave one in deletion for good, and a
+ * Workflow's node with it, which the next Workflow of that name took for its own.
+ */
+async function clear(kubectl: Kubectl, kind: InTurn['kind'], name: string): Promise<void> {
+  await kubectl.run('delete', kind.toLowerCase(), name, '--ignore-not-found', '--wait=false');
+  for (const end = Date.now() + 20_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 500)))
+    if ((await kubectl.run('get', 'podchaos,workflownodes', '--output', 'name')).trim() === '') return;
+  for (const stuck of (await kubectl.run('get', 'podchaos', '--output', 'name')).trim().split('\n').filter(Boolean))
+    await kubectl.run('patch', stuck, '--type=merge', '--patch', '{"metadata":{"finalizers":null}}');
+  await kubectl.run('delete', 'workflownodes,podchaos', '--all', '--wait=true', '--timeout=30s');
+}
+
 /** Apply it, see which faults come of it, and take it away. What was planned and not seen is told as not observed. */
 export async function runInTurn(kubectl: Kubectl, { name, kind, file, planned, holdMs }: InTurn): Promise<Fault[]> {
-  await kubectl.remove(kind.toLowerCase(), name);
-  const before = new Set((await kubectl.json<{ items: Experiment[] }>('get', 'podchaos')).items.map(({ metadata }) => metadata.name));
+  await clear(kubectl, kind, name);
   const seen = new Map<string, number>();
   const at = Date.now();
   await kubectl.apply(readFileSync(join(import.meta.dirname, file), 'utf8'));
@@ -47,14 +59,14 @@ export async function runInTurn(kubectl: Kubectl, { name, kind, file, planned, h
       for (const { metadata, status } of (await kubectl.json<{ items: Experiment[] }>('get', 'podchaos')).items) {
         const records = status?.experiment?.containerRecords ?? [];
         const isInjected = records.length > 0 && records.every(({ injectedCount = 0 }) => injectedCount > 0);
-        if (isInjected && !before.has(metadata.name) && !seen.has(metadata.name)) seen.set(metadata.name, Date.now());
+        if (isInjected && !seen.has(metadata.name)) seen.set(metadata.name, Date.now());
       }
       if (kind !== 'Workflow') continue;
       const { status } = await kubectl.json<Progress>('get', 'workflow', name);
       isOver = status?.conditions?.some(({ type, status: is }) => type === 'Accomplished' && is === 'True') ?? false;
     }
   } finally {
-    await kubectl.remove(kind.toLowerCase(), name);
+    await clear(kubectl, kind, name);
   }
   const healedAt = Date.now();
   const faults: Fault[] = [...seen].map(([fault, seenAt]) => ({ name: fault, at: seenAt, healedAt, isObserved: true }));
