@@ -171,11 +171,14 @@ describe('a stretch of mail that is trimmed', () => {
   afterAll(() => servers.stop());
 
   /** A connection whose answer to the making of a consumer is tampered with. */
-  const tampered = (work: { before?: () => Promise<void>; after?: (text: string) => string }) => {
+  const tampered = (work: { before?: () => Promise<void>; after?: (text: string) => string; lateMs?: number }) => {
     const { nats } = servers.connections;
     const connection = new Proxy(nats.connection, {
       get: (target, property) => {
         const value: unknown = Reflect.get(target, property);
+        if (property === 'subscribe' && work.lateMs !== undefined)
+          return (subject: string, { callback }: { callback: (...heard: unknown[]) => void }) =>
+            target.subscribe(subject, { callback: (...heard) => void setTimeout(() => callback(...heard), work.lateMs) });
         if (property !== 'request') return typeof value === 'function' ? value.bind(target) : value;
         return async (subject: string, ...rest: [string, object]) => {
           const isMade = subject.includes('CONSUMER.CREATE');
@@ -204,7 +207,7 @@ describe('a stretch of mail that is trimmed', () => {
     const { end } = await filled(4 as ShardId);
     const seen: number[] = [];
     const behind = (text: string) => JSON.stringify({ ...(JSON.parse(text) as object), num_pending: 0 });
-    await tampered({ after: behind }).readTo(4 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
+    await tampered({ after: behind, lateMs: 300 }).readTo(4 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
     expect(seen).toEqual([end]);
   });
 });
