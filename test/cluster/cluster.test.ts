@@ -373,14 +373,26 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         return replicas();
       };
       expect(await shrunk()).toBe(2);
-      const runs = Array.from({ length: 8 }, (_, n) => `understudy run refund-desk '{"case":"C-000${n + 1}","letter":"letters/C-000${n + 1}.txt"}' > /dev/null & pids="$pids $!";`);
+      const password = { valueFrom: { secretKeyRef: { name: 'u-credentials', key: 'nats-tenant-acme' } } };
+      const code = `import { connect, headers } from 'nats';
+        const connection = await connect({ servers: 'nats://u-nats:4222', user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1 });
+        for (let count = 1; count <= 8; count += 1) {
+          const header = headers();
+          header.set('Nats-Msg-Id', 'pool-' + count);
+          await connection.jetstream().publish('understudy.task.acme.refund-desk', JSON.stringify({ input: { case: 'C-000' + count, letter: 'letters/C-000' + count + '.txt' } }), { headers: header });
+        }
+        process.exit(0);`;
+      await system.startPod('burst', code, { labels: { 'understudy.dev/client': 'true' }, env: [{ name: 'PASSWORD', ...password }] });
+      const computed = async () => {
+        const text = await system.run('exec', 'deployment/u-cli', '--', 'understudy', '-o', 'json', 'ps', '--all', '-n', '1000');
+        const tasks = (JSON.parse(text) as { task: string; status: string; waitingOn: string }[]).filter(({ task }) => task.startsWith('pool-'));
+        return tasks.filter(({ status, waitingOn = '' }) => status === 'completed' || waitingOn.startsWith('approval')).length;
+      };
       let most = 0;
-      let isOver = false;
-      const work = system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', `${runs.join(' ')} for pid in $pids; do wait $pid || exit 1; done`).finally(() => {
-        isOver = true;
-      });
-      while (!isOver) most = Math.max(most, await replicas());
-      await work;
+      let done = 0;
+      for (const end = Date.now() + 120_000; done < 8 && Date.now() < end; done = await computed()) most = Math.max(most, await replicas());
+      await system.outputOf('burst');
+      expect(done).toBe(8);
       expect(most).toBeGreaterThan(2);
       expect(await shrunk()).toBe(2);
     });
