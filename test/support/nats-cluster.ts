@@ -24,6 +24,10 @@ export async function startNatsCluster(): Promise<NatsCluster> {
   const routes = ports.map(({ route }) => `"nats://127.0.0.1:${route}"`).join(', ');
   const url = ports.map(({ client }) => `nats://127.0.0.1:${client}`).join(',');
   const running = new Map<string, Running>();
+  // A test file that ends early must leave nothing behind.
+  process.once('exit', () => {
+    for (const one of running.values()) one.signal('SIGKILL');
+  });
   const start = (name: string) => {
     const { client, route } = ports[names.indexOf(name)]!;
     const config = join(folder, `${name}.conf`);

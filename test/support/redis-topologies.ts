@@ -24,6 +24,13 @@ class Servers {
   readonly nodes: Node[] = [];
   #count = 0;
 
+  constructor() {
+    // A test file that ends early must leave nothing behind.
+    process.once('exit', () => {
+      for (const { running } of this.nodes) running.signal('SIGKILL');
+    });
+  }
+
   async start(config: readonly string[], isSentinel = false): Promise<Node> {
     const port = await freePort();
     this.#count += 1;
