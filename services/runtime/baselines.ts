@@ -91,9 +91,9 @@ export class Baselines {
       if (!actor.isMailComplete) {
         const collected = await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox);
         const heard = collected.get(actor.session)?.mail ?? [];
-        // What stands in the archive is trimmed from the log: a part must never pass for the whole.
+        // What stands in the archive is trimmed from the log: a part must never pass for the whole. A message that changed nothing may stand after it.
         const end = heard.at(-1)?.position;
-        if (!end || comparePositions(end, record.position) !== 0) throw new Unavailable('MAIL_SHORT', `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`);
+        if (!end || comparePositions(end, record.position) < 0) throw new Unavailable('MAIL_SHORT', `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`);
         mail = heard.map((incoming) => JSON.stringify(incoming));
       }
       await this.#ports.archive.append(this.#shard, record, mail);
