@@ -369,31 +369,37 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     test('is one of a pool that grows with what waits for it, and shrinks again', async () => {
       const replicas = async () => Number(await system.run('get', 'deployment', 'u-sandbox', '-o', 'jsonpath={.spec.replicas}'));
       const shrunk = async () => {
-        for (const end = Date.now() + 90_000; (await replicas()) !== 2 && Date.now() < end; ) await sleep(1_000);
+        for (const end = Date.now() + 180_000; (await replicas()) !== 2 && Date.now() < end; ) await sleep(1_000);
         return replicas();
       };
       expect(await shrunk()).toBe(2);
-      const password = { valueFrom: { secretKeyRef: { name: 'u-credentials', key: 'nats-tenant-acme' } } };
-      const code = `import { connect, headers } from 'nats';
-        const connection = await connect({ servers: 'nats://u-nats:4222', user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1 });
-        for (let count = 1; count <= 8; count += 1) {
-          const header = headers();
-          header.set('Nats-Msg-Id', 'pool-' + count);
-          await connection.jetstream().publish('understudy.task.acme.refund-desk', JSON.stringify({ input: { case: 'C-000' + count, letter: 'letters/C-000' + count + '.txt' } }), { headers: header });
-        }
-        process.exit(0);`;
-      await system.startPod('burst', code, { labels: { 'understudy.dev/client': 'true' }, env: [{ name: 'PASSWORD', ...password }] });
-      const computed = async () => {
-        const text = await system.run('exec', 'deployment/u-cli', '--', 'understudy', '-o', 'json', 'ps', '--all', '-n', '1000');
-        const tasks = (JSON.parse(text) as { task: string; status: string; waitingOn: string }[]).filter(({ task }) => task.startsWith('pool-'));
-        return tasks.filter(({ status, waitingOn = '' }) => status === 'completed' || waitingOn.startsWith('approval')).length;
-      };
-      let most = 0;
-      let done = 0;
-      for (const end = Date.now() + 120_000; done < 8 && Date.now() < end; done = await computed()) most = Math.max(most, await replicas());
-      await system.outputOf('burst');
-      expect(done).toBe(8);
+      // An executor more, with the rights of one: it claims five at once and looks all the while how many are asked for.
+      const told = await system.script(
+        await system.podOf('executor'),
+        `const { AppsV1Api } = await import('@kubernetes/client-node');
+         const { inCluster } = await import('/app/services/adapters/kubernetes/cluster.ts');
+         const { podSandboxes } = await import('/app/services/adapters/kubernetes/sandboxes.ts');
+         const { claimSandbox } = await import('/app/services/adapters/sandbox/client.ts');
+         const { countingTelemetry } = await import('/app/services/adapters/memory/telemetry.ts');
+         const cluster = inCluster('${namespace}');
+         const apps = cluster.config.makeApiClient(AppsV1Api);
+         let most = 0;
+         const look = async () => {
+           const { spec } = await apps.readNamespacedDeploymentScale({ namespace: '${namespace}', name: 'u-sandbox' });
+           most = Math.max(most, spec.replicas);
+         };
+         setInterval(() => void look().catch(() => undefined), 100);
+         const pool = podSandboxes(cluster, { service: 'u-sandbox', warm: 2, max: 8, waitMs: 120_000 }, claimSandbox, countingTelemetry());
+         const taken = await Promise.all(Array.from({ length: 5 }, (_, count) => pool.claim({ tenant: 't', session: 'burst-' + count }, AbortSignal.timeout(150_000))));
+         for (const one of taken) pool.discard(one);
+         await pool.stop();
+         console.log(JSON.stringify({ most, names: taken.map(({ name }) => name) }));
+         process.exit(0);`,
+      );
+      const { most, names } = JSON.parse(told.trim().split('\n').at(-1)!) as { most: number; names: string[] };
+      expect(new Set(names).size).toBe(5);
       expect(most).toBeGreaterThan(2);
+      expect(most).toBeLessThanOrEqual(8);
       expect(await shrunk()).toBe(2);
     });
 
