@@ -168,6 +168,11 @@ export const valuesSchema = z
     sandbox: z
       .object({
         enabled: z.boolean().default(true).describe('without it, tools of kind sandbox run as processes of the executor'),
+        namespace: z
+          .string()
+          .regex(/^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$/)
+          .default('')
+          .describe("where sandboxes run: a namespace that is there already, best for them alone, so that executors may touch no other pods; empty: the release's own"),
         warm: z.number().int().min(0).default(2).describe('sandboxes that stand ready'),
         max: z.number().int().min(1).default(8).describe('sandboxes in use at a time; beyond it calls wait'),
         waitMs: z.number().int().min(100).default(30_000).describe('how long a call waits for a free one before it fails as transient, ms'),

@@ -4,7 +4,8 @@ import { environment } from '../support/helm.ts';
 
 Object.assign(process.env, { PATH: environment.PATH, KUBECONFIG: environment.KUBECONFIG });
 
-export interface Installation extends Kubectl {
+/** Ways to look into what is installed in a namespace. */
+export interface Use extends Kubectl {
   /** Run JavaScript in a pod of ours, as an ES module that may import the project's own files. @returns what it printed */
   script(pod: string, code: string): Promise<string>;
   /** Start a pod of the image with that code, as an ES module, and these labels and environment. */
@@ -13,12 +14,14 @@ export interface Installation extends Kubectl {
   outputOf(name: string, withinMs?: number): Promise<string>;
   podOf(component: string, index?: number): Promise<string>;
   addressOf(component: string): Promise<string>;
-  secret(key: string): Promise<string>;
+  secret(key: string, name?: string): Promise<string>;
+}
+
+export interface Installation extends Use {
   upgrade(...args: string[]): Promise<void>;
 }
 
 export async function installIn(namespace: string, ...args: string[]): Promise<Installation> {
-  const kubectl = kubectlFor(namespace);
   // What an earlier run left, or is still leaving, must not be what is looked at.
   await command('kubectl', ['delete', 'namespace', namespace, '--ignore-not-found', '--wait', '--timeout=3m'], 200_000);
   await command('kubectl', ['create', 'namespace', namespace]);
@@ -30,17 +33,27 @@ export async function installIn(namespace: string, ...args: string[]): Promise<I
       300_000,
     ));
   await upgrade();
-  const podOf = async (component: string, index = 0) =>
-    kubectl.run('get', 'pods', '-l', `app.kubernetes.io/component=${component}`, '--field-selector=status.phase=Running', '-o', `jsonpath={.items[${index}].metadata.name}`);
+  return { ...useOf(namespace, 'u'), upgrade };
+}
+
+/** @param name  what the installation is called: in the labels of its pods, and before its credentials */
+export function useOf(namespace: string, name: string): Use {
+  const kubectl = kubectlFor(namespace);
+  const running = (component: string) => [
+    'get',
+    'pods',
+    '-l',
+    `app.kubernetes.io/instance=${name},app.kubernetes.io/component=${component}`,
+    '--field-selector=status.phase=Running',
+  ];
   return {
     ...kubectl,
-    podOf,
-    upgrade,
-    startPod: (name, code, { labels = {}, env = [] } = {}) =>
+    podOf: (component, index = 0) => kubectl.run(...running(component), '-o', `jsonpath={.items[${index}].metadata.name}`),
+    startPod: (pod, code, { labels = {}, env = [] } = {}) =>
       kubectl.apply({
         apiVersion: 'v1',
         kind: 'Pod',
-        metadata: { name, labels },
+        metadata: { name: pod, labels },
         spec: {
           restartPolicy: 'Never',
           automountServiceAccountToken: false,
@@ -65,8 +78,7 @@ export async function installIn(namespace: string, ...args: string[]): Promise<I
       return text;
     },
     script: (pod, code) => kubectl.run('exec', pod, '--', 'node', '--input-type=module', '-e', code),
-    addressOf: (component) =>
-      kubectl.run('get', 'pods', '-l', `app.kubernetes.io/component=${component}`, '--field-selector=status.phase=Running', '-o', 'jsonpath={.items[0].status.podIP}'),
-    secret: async (key) => Buffer.from(await kubectl.run('get', 'secret', 'u-credentials', '-o', `jsonpath={.data.${key}}`), 'base64').toString(),
+    addressOf: (component) => kubectl.run(...running(component), '-o', 'jsonpath={.items[0].status.podIP}'),
+    secret: async (key, of = `${name}-credentials`) => Buffer.from(await kubectl.run('get', 'secret', of, '-o', `jsonpath={.data.${key}}`), 'base64').toString(),
   };
 }

@@ -43,6 +43,20 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{- define "understudy.sandboxNamespace" -}}
+{{- default .Release.Namespace .Values.sandbox.namespace -}}
+{{- end -}}
+
+{{/* Pods of a part as one peer of a NetworkPolicy, also from the namespace of the sandboxes. Argument: dict "root" . "part" "executor" */}}
+{{- define "understudy.peer" -}}
+{{- $isApart := and .root.Values.sandbox.namespace (ne .root.Values.sandbox.namespace .root.Release.Namespace) -}}
+{{- $namespace := ternary (include "understudy.sandboxNamespace" .root) .root.Release.Namespace (eq .part "sandbox") -}}
+podSelector: { matchLabels: { {{ include "understudy.selectorFlow" . }} } }
+{{- if $isApart }}
+namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: {{ $namespace }} } }
+{{- end }}
+{{- end -}}
+
 {{- define "understudy.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
