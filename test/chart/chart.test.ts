@@ -12,7 +12,7 @@ const chart = join(root, 'charts/understudy');
 
 interface Manifest {
   readonly kind: string;
-  readonly metadata: { readonly name: string };
+  readonly metadata: { readonly name: string; readonly namespace?: string };
   readonly spec?: { readonly template?: { readonly spec: PodSpec }; readonly containers?: PodSpec['containers'] } & Partial<PodSpec>;
 }
 interface PodSpec {
@@ -126,6 +126,27 @@ describe.skipIf(!hasHelm)('helm', () => {
     );
     const { egress = [] } = (policy?.spec ?? {}) as { egress?: { ports: { port: number }[] }[] };
     expect(egress[0]?.ports.map(({ port }) => port)).toEqual(ports);
+  });
+
+  test('sandboxes have a namespace of their own: what is theirs lies there, and executors may touch pods nowhere else', () => {
+    const apart = render('--set', 'sandbox.namespace=boxes');
+    const there = apart.filter(({ metadata }) => metadata.namespace === 'boxes').map(({ kind, metadata }) => `${kind}/${metadata.name}`);
+    expect(there.sort()).toEqual([
+      'Deployment/u-sandbox',
+      'NetworkPolicy/u-deny',
+      'NetworkPolicy/u-from-sandbox',
+      'NetworkPolicy/u-to-sandbox',
+      'Role/u-executor',
+      'RoleBinding/u-executor',
+      'Service/u-sandbox',
+    ]);
+    expect(apart.filter(({ kind, metadata }) => kind === 'Role' && metadata.name === 'u-executor').length).toBe(1);
+    expect(JSON.stringify(apart)).toContain('{"name":"UNDERSTUDY_NAMESPACE","value":"boxes"}');
+    // The other parts read their ConfigMaps where they are.
+    expect(JSON.stringify(apart)).toContain('{"name":"UNDERSTUDY_NAMESPACE","value":"n"}');
+    const peers = JSON.stringify(apart.filter(({ kind }) => kind === 'NetworkPolicy')).match(/kubernetes\.io\/metadata\.name":"(n|boxes)"/g) ?? [];
+    expect(peers.sort()).toEqual(['boxes', 'boxes', 'n', 'n'].map((name) => `kubernetes.io/metadata.name":"${name}"`));
+    expect(render('--set', 'sandbox.namespace=n').length).toBe(render().length);
   });
 
   describe('as a part of another chart', () => {
