@@ -51,7 +51,12 @@ COPY bin bin
 COPY examples examples
 COPY services services
 COPY chaos chaos
+# A pod that starts is work that waits: what Node makes of the sources is kept, and a third of the CPU of a start is saved. The cache is
+# of this user; as another, or with another Node, services start as if there were none.
+RUN mkdir -m 755 .compile-cache && chown 10001:10001 .compile-cache
 USER 10001:10001
+ENV NODE_COMPILE_CACHE=/app/.compile-cache
+RUN node --input-type=module -e "import { glob } from 'node:fs/promises'; for await (const file of glob('services/{adapters,core,ports,runtime,gateway,executor}/**/*.ts')) if (!file.endsWith('main.ts')) await import('/app/' + file); process.exit()"
 EXPOSE 8080
 ENTRYPOINT ["/app/bin/service"]
 CMD ["understudy", "--help"]

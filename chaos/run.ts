@@ -86,6 +86,21 @@ async function whole(): Promise<void> {
   }
 }
 
+/** Give the nodes time to start what was killed: on two cores, kills as fast as they can be asked for leave nothing that runs. */
+async function mostlyWhole(withinMs: number): Promise<void> {
+  for (const end = Date.now() + withinMs; Date.now() < end; await sleep(1_000)) {
+    const phases = await kubectl.run(
+      'get',
+      'pods',
+      '-l',
+      'app.kubernetes.io/name=understudy,app.kubernetes.io/component!=sandbox',
+      '-o',
+      'jsonpath={range .items[*]}{.status.containerStatuses[0].ready}{"\\n"}{end}',
+    );
+    if (phases.split('\n').filter((ready) => ready === 'false').length <= 1) return;
+  }
+}
+
 const accepted = async (run: string): Promise<number> => {
   const text = await kubectl.run(
     'exec',
@@ -98,8 +113,11 @@ const accepted = async (run: string): Promise<number> => {
   return Number(text.trim());
 };
 
-/** Apply one object of Chaos Mesh, wait until it says that it has been injected, hold, take it away. */
-/** @param needs  of the pods that it selects: all must be reached, or one (of sandboxes, which come and go, some are gone before they can be killed) */
+/**
+ * Apply one object of Chaos Mesh, wait until it says that it has been injected, hold, take it away.
+ *
+ * @param needs  of the pods that it selects: all must be reached, or one (of sandboxes, which come and go, some are gone before they can be killed)
+ */
 async function inject(scenario: Pick<Scenario, 'name' | 'kind' | 'text' | 'holdMs'>, needs: 'all' | 'one' = 'all'): Promise<Fault> {
   await kubectl.remove(scenario.kind, scenario.name);
   const at = Date.now();
@@ -219,6 +237,7 @@ async function manyKills(count: number): Promise<Row> {
       // None of a kind was there to kill just then: the next is of another kind, or it would be all that ever happens.
       if (!fault.isObserved) continue;
       done.push(fault);
+      await mostlyWhole(20_000);
       if (done.length % 10 === 0) say(`${done.length} of ${count} kills, ${await accepted(run).catch(() => 0)} tasks accepted`);
     }
     return done;

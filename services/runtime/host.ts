@@ -39,6 +39,8 @@ export class Host {
   #isListening = false;
   #isCutOff = false;
   #mailHeardAt: number;
+  /** What the store said when it did not take our last heartbeat. */
+  #refusal = '';
   #trimTo = 0;
   members: readonly HostId[] = [];
   #heardAt = 0;
@@ -81,8 +83,10 @@ export class Host {
   /** Why this host is not ready, or nothing. */
   get whyNotReady(): string {
     if (this.#isDraining) return 'draining';
-    if (this.#ports.clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return 'the session store does not answer';
-    if (this.#isCutOff) return 'the broker does not answer';
+    const { clock, mailbox } = this.#ports;
+    if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
+    if (this.#isCutOff || clock.now() - this.#mailHeardAt > 2 * limits.mailSilenceMs) return 'the broker does not answer';
+    if (mailbox.unstoredMs() > 2 * limits.mailSilenceMs) return 'the broker does not store what it is given: is its disk full?';
     return this.#opening.size > 0 ? 'shards are being opened' : '';
   }
   get shards(): readonly ShardId[] {
@@ -127,6 +131,7 @@ export class Host {
       const { host } = this.#settings;
       this.members = await this.#leases.heartbeat(host, this.#settings.leaseMs);
       this.#heardAt = this.#ports.clock.now();
+      this.#refusal = '';
       const placement = placementOf([...this.members].sort(), this.#ports.shards);
       for (const [id, wanted] of placement) {
         if (wanted !== host) this.#letGoAt.delete(id); // somebody else takes it
@@ -136,7 +141,8 @@ export class Host {
       this.#gauges();
     } catch (error) {
       if (!(error instanceof Unavailable)) throw error;
-      this.#ports.telemetry.log('warn', 'no heartbeat: the store does not answer', { host: this.#settings.host });
+      this.#refusal = error.message;
+      this.#ports.telemetry.log('warn', 'no heartbeat', { host: this.#settings.host, cause: error.message });
     } finally {
       this.#isPlacing = false;
       if (this.#placesAgain) void this.#place();

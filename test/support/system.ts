@@ -12,6 +12,7 @@ import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { type Service, type ServiceKind, Stack } from '../../services/local/stack.ts';
 import { eventually } from './eventually.ts';
+import { SmallDisk } from './small-disk.ts';
 
 const tool = (name: string, toolClass: string, extra = '') => `---
 apiVersion: understudy.dev/v1
@@ -78,12 +79,17 @@ export interface SystemOptions {
   readonly natsUrl?: string | undefined;
   readonly redisUrl?: string | undefined;
   readonly replicas?: number;
+  /** Give this server a small disk (`disk`) that can be filled. */
+  readonly smallDisk?: 'nats' | 'redis';
 }
 
 /** A test file that ends early must leave nothing behind. */
 const open = new Set<System>();
 process.once('exit', () => {
-  for (const { stack } of open) stack?.abandon();
+  for (const { stack, disk } of open) {
+    stack?.abandon();
+    disk?.unmount();
+  }
 });
 
 export class System {
@@ -92,6 +98,7 @@ export class System {
   readonly folder = mkdtempSync(join(tmpdir(), 'understudy-system-'));
   stack!: Stack;
   nats!: Nats;
+  disk: SmallDisk | undefined;
   #isClosing = false;
   #natsUrl: string | undefined;
   readonly #seen = new Set<string>();
@@ -107,7 +114,8 @@ export class System {
     }
   }
 
-  async #open({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false, natsUrl, redisUrl, replicas = 1 }: SystemOptions): Promise<System> {
+  async #open({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false, natsUrl, redisUrl, replicas = 1, smallDisk }: SystemOptions): Promise<System> {
+    if (smallDisk) this.disk = new SmallDisk(join(this.folder, smallDisk), 24);
     await this.world.start();
     const specFolder = join(this.folder, 'specs');
     mkdirSync(specFolder);
@@ -208,6 +216,7 @@ export class System {
     await this.nats?.close();
     this.stack?.abandon();
     await this.world.stop();
+    this.disk?.unmount();
     if (!process.env.KEEP_LOGS) rmSync(this.folder, { recursive: true, force: true, maxRetries: 10 });
   }
 }

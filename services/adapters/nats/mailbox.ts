@@ -46,6 +46,8 @@ export function natsMailbox(nats: Nats): Mailbox {
       }
     },
 
+    unstoredMs: () => publisher.oldestMs,
+
     async trim(beforeSequence) {
       if (beforeSequence <= 1) return;
       // By sequence only: a purge by subject stalls all publishers on NATS 2.9.

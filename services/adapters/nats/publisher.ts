@@ -19,6 +19,7 @@ interface Waiting {
   readonly headers: MsgHdrs | undefined;
   readonly resolve: (sequence: number) => void;
   readonly reject: (error: Error) => void;
+  readonly since: number;
   sentAt: number;
   tries: number;
 }
@@ -58,6 +59,12 @@ export class LeanPublisher {
     return this.#waiting.size + this.#queue.length;
   }
 
+  /** For how long the oldest publish has had no ack, ms; 0 when none is without one. */
+  get oldestMs(): number {
+    const [oldest] = this.#waiting.values();
+    return oldest ? Date.now() - oldest.since : 0;
+  }
+
   /** @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent */
   publish(subject: string, body: string | Uint8Array, headers?: Readonly<Record<string, string>>): Promise<number> {
     return new Promise((resolve, reject) => {
@@ -67,7 +74,7 @@ export class LeanPublisher {
         encoded = natsHeaders();
         for (const [name, value] of Object.entries(headers)) encoded.set(name, value);
       }
-      const waiting: Waiting = { subject, body, headers: encoded, resolve, reject, sentAt: 0, tries: 0 };
+      const waiting: Waiting = { subject, body, headers: encoded, resolve, reject, since: Date.now(), sentAt: 0, tries: 0 };
       if (this.#waiting.size >= this.#window) this.#queue.push(waiting);
       else this.#sendThisTurn(waiting);
     });

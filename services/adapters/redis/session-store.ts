@@ -1,6 +1,7 @@
 /** Sessions of a shard in Redis: one hash tag, one commit script. Every answer is parsed here; no error of ioredis leaves this folder. */
+import { ReplyError } from 'ioredis';
 import { z } from 'zod';
-import { Defect, Refused, Unavailable } from '../../core/errors.ts';
+import { Defect, messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
@@ -13,7 +14,9 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
   try {
     return await promise;
   } catch (error) {
-    throw new Unavailable('STORE_UNAVAILABLE', `Redis did not answer (${what})`, { cause: error });
+    // It answered, and would not: its disk or its memory is full, a right is missing, or it is a replica by now.
+    const why = error instanceof ReplyError ? `Redis refuses (${what}): ${messageOf(error).slice(0, 120)}` : `Redis did not answer (${what})`;
+    throw new Unavailable('STORE_UNAVAILABLE', why, { cause: error });
   }
 }
 
