@@ -26,8 +26,8 @@ import { startExecutor } from './worker.ts';
 await runService(async (started) => {
   const settings = settingsFrom(process.env);
   const { telemetry, registry } = observability('executor', settings.instance, settings.logLevel);
-  let isReady = false;
-  const probes = await serveProbes(settings.httpPort, registry, () => (isReady ? '' : 'starting'));
+  let whyNotReady = () => 'starting';
+  const probes = await serveProbes(settings.httpPort, registry, () => whyNotReady());
   started({ name: 'probes', stop: () => probes.stop() });
   const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
   started({ name: 'nats', stop: () => nats.close() });
@@ -46,13 +46,14 @@ await runService(async (started) => {
   started({ name: 'tools', stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))) });
   // A start record names its process, so a second life of the same name does not answer for the first.
   const performer = `${settings.instance}-${process.pid}-${Date.now().toString(36)}`;
+  const mailbox = natsMailbox(nats);
   const taking = await startExecutor(
     performer,
     settings.pool,
     {
       effects: natsEffects(nats),
       starts: natsStarts(nats),
-      mailbox: natsMailbox(nats),
+      mailbox,
       archive: natsArchive(nats),
       runners,
       telemetry,
@@ -66,12 +67,12 @@ await runService(async (started) => {
     name: 'executor',
     stop: async () => {
       gauge.stop();
-      isReady = false;
+      whyNotReady = () => 'stopping';
       await taking.drain();
       await taking.stop();
     },
   });
-  isReady = true;
+  whyNotReady = () => mailbox.trouble();
   telemetry.log('info', 'serving', { port: probes.port });
 });
 

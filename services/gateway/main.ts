@@ -21,9 +21,8 @@ import { startGateway } from './worker.ts';
 await runService(async (started) => {
   const settings = settingsFrom(process.env);
   const { telemetry, registry } = observability('gateway', settings.instance, settings.logLevel);
-  let isReady = false;
-  let redis: Awaited<ReturnType<typeof connectedRedis>> | undefined;
-  const probes = await serveProbes(settings.httpPort, registry, () => (!isReady ? 'starting' : redis?.status === 'ready' ? '' : 'the session store does not answer'));
+  let whyNotReady = () => 'starting';
+  const probes = await serveProbes(settings.httpPort, registry, () => whyNotReady());
   started({ name: 'probes', stop: () => probes.stop() });
   const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
@@ -34,16 +33,16 @@ await runService(async (started) => {
   });
   started({ name: 'specs', stop: () => following.stop() });
   const store = await connectedRedis(settings.redisUrl, settings.redisCredentials);
-  redis = store;
   started({ name: 'redis', stop: () => store.disconnect() });
   const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
   started({ name: 'nats', stop: () => nats.close() });
+  const mailbox = natsMailbox(nats);
   const taking = await startGateway(
     settings.instance,
     {
       effects: natsEffects(nats),
       calls: redisModelCalls(store, settings.prefix),
-      mailbox: natsMailbox(nats),
+      mailbox,
       archive: natsArchive(nats),
       model: openaiModel(process.env),
       rates: redisRateLimits(store, settings.prefix),
@@ -60,12 +59,12 @@ await runService(async (started) => {
     name: 'gateway',
     stop: async () => {
       gauge.stop();
-      isReady = false;
+      whyNotReady = () => 'stopping';
       await taking.drain();
       await taking.stop();
     },
   });
-  isReady = true;
+  whyNotReady = () => (store.status === 'ready' ? mailbox.trouble() : 'the session store does not answer');
   telemetry.log('info', 'serving', { port: probes.port });
 });
 

@@ -40,8 +40,8 @@ export interface Mailbox {
   lastOf(shard: ShardId): Promise<number>;
   /** Does the log answer within so long? Never throws. */
   answers(withinMs: number): Promise<boolean>;
-  /** For how long what this process gave the broker has waited to be stored, ms; 0 when nothing waits. A broker may answer and store nothing: its disk may be full. */
-  unstoredMs(): number;
+  /** Why nothing that this process gives the broker is stored, or an empty string. A broker may answer questions, and its disk may be full. */
+  trouble(): string;
   /** Forget what lies before a sequence. */
   trim(beforeSequence: number): Promise<void>;
 }

@@ -86,8 +86,7 @@ export class Host {
     const { clock, mailbox } = this.#ports;
     if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
     if (this.#isCutOff || clock.now() - this.#mailHeardAt > 2 * limits.mailSilenceMs) return 'the broker does not answer';
-    if (mailbox.unstoredMs() > 2 * limits.mailSilenceMs) return 'the broker does not store what it is given: is its disk full?';
-    return this.#opening.size > 0 ? 'shards are being opened' : '';
+    return mailbox.trouble() || (this.#opening.size > 0 ? 'shards are being opened' : '');
   }
   get shards(): readonly ShardId[] {
     return [...this.#shards.keys()];

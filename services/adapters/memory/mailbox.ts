@@ -75,7 +75,7 @@ export function memoryMailbox(clock: Pick<Clock, 'now'>): MemoryMailbox {
     bounds: async () => ({ first, last, created }),
     lastOf: async (shard) => log.findLast((stored) => stored.shard === shard)?.sequence ?? 0,
     answers: async () => true,
-    unstoredMs: () => 0,
+    trouble: () => '',
     async trim(beforeSequence) {
       const count = Math.min(log.length, Math.max(0, beforeSequence - first));
       log.splice(0, count);

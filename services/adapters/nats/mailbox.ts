@@ -46,7 +46,7 @@ export function natsMailbox(nats: Nats): Mailbox {
       }
     },
 
-    unstoredMs: () => publisher.oldestMs,
+    trouble: () => publisher.trouble,
 
     async trim(beforeSequence) {
       if (beforeSequence <= 1) return;

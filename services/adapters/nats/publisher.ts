@@ -12,6 +12,7 @@
  */
 import { type Msg, type MsgHdrs, type NatsConnection, headers as natsHeaders } from 'nats';
 import { Refused, Unavailable } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
 
 interface Waiting {
   readonly subject: string;
@@ -31,6 +32,7 @@ export interface PublishRefusal {
 }
 
 const resendAfterMs = 2_000;
+const silenceMs = 2 * limits.mailSilenceMs;
 const tries = 30;
 
 export class LeanPublisher {
@@ -59,10 +61,11 @@ export class LeanPublisher {
     return this.#waiting.size + this.#queue.length;
   }
 
-  /** For how long the oldest publish has had no ack, ms; 0 when none is without one. */
-  get oldestMs(): number {
+  /** Why this process is not ready: a publish has had no ack for long. Or an empty string. */
+  get trouble(): string {
     const [oldest] = this.#waiting.values();
-    return oldest ? Date.now() - oldest.since : 0;
+    const silentMs = oldest ? Date.now() - oldest.since : 0;
+    return silentMs < silenceMs ? '' : `the broker has not stored what it was given ${Math.floor(silentMs / 1_000)} s ago: is its disk full?`;
   }
 
   /** @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent */
