@@ -9,7 +9,8 @@
  *                     take another sandbox for the next
  *   GET  /workspace   all files of the workspace, compressed;  PUT replaces them
  *
- * Everything below /claim wants `authorization: Bearer <token>`. Environment: PORT (0 takes a free one), HOST, WORKSPACE.
+ * Everything below /claim wants `authorization: Bearer <token>`. Environment: PORT (0 takes a free one), HOST, WORKSPACE,
+ * ENDS_WITH_INPUT (any text: end, and forget the workspace, when the standard input does; for a runner that is a process's child).
  */
 import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
@@ -19,7 +20,7 @@ import { Claims } from './claim.ts';
 import { isWornOut, type Job, runJob } from './job.ts';
 import { receiveWorkspace, sendWorkspace } from './workspace.ts';
 
-const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace' } = process.env;
+const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace', ENDS_WITH_INPUT = '' } = process.env;
 mkdirSync(WORKSPACE, { recursive: true });
 // A container that was started again keeps its volumes: what an earlier life's session left must not meet the next.
 if (process.pid === 1) for (const folder of [WORKSPACE, tmpdir()]) for (const name of readdirSync(folder)) rmSync(join(folder, name), { recursive: true, force: true });
@@ -103,6 +104,16 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
   claims.heard();
   line({ done: { ...done, isWornOut: isWornOut() } });
   response.end();
+}
+
+if (ENDS_WITH_INPUT) {
+  process.stdin.resume().once('end', () => {
+    // Jobs whose caller is gone are killed as their connections close: let them be.
+    setTimeout(() => {
+      rmSync(WORKSPACE, { recursive: true, force: true });
+      process.exit();
+    }, 500);
+  });
 }
 
 const server = createServer((request, response) => {

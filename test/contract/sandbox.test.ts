@@ -15,6 +15,7 @@ import { limits } from '../../services/core/limits.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolJob } from '../../services/ports/performers.ts';
 import type { Sandbox, Sandboxes, Workspaces } from '../../services/ports/sandboxes.ts';
+import { eventually } from '../support/eventually.ts';
 import { type Servers, startServers } from '../support/servers.ts';
 
 const never = new AbortController().signal;
@@ -63,6 +64,37 @@ describe('a sandbox', () => {
   test('runs JavaScript with its input, and gives result and log', async () => {
     const outcome = await run('s1', toolOf(), { code: 'console.log("so", input.a); return { sum: input.a + input.b };', input: { a: 1, b: 2 } });
     expect(outcome).toEqual({ ok: true, value: { result: { sum: 3 }, log: ['so 1'] } });
+  });
+
+  test('ends with the process that started it, though that is killed, and so do its job and its files', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'understudy-parent-'));
+    const of = (path: string) => JSON.stringify(join(import.meta.dirname, '../../services/adapters', path));
+    const code = `
+      const { processSandboxes } = await import(${of('process/sandboxes.ts')});
+      const { claimSandbox, runInSandbox } = await import(${of('sandbox/client.ts')});
+      const never = new AbortController().signal;
+      const sandbox = await processSandboxes(claimSandbox).claim({ tenant: 't', session: 's' }, never);
+      const limits = { timeoutMs: 60000, outputBytesMax: 1000, memoryMiB: 500, diskMiB: 100, processesMax: 50 };
+      console.log(sandbox.name.replace('sandbox-', ''));
+      await runInSandbox(sandbox, { language: 'shell', code: 'echo $$ > pid; sleep 300', input: null, isWorkspace: true, ...limits }, never);`;
+    const parent = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', '--input-type=module', '-e', code], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, TMPDIR: folder },
+    });
+    try {
+      const sandbox = Number(await new Promise<string>((resolve) => createInterface({ input: parent.stdout }).once('line', resolve)));
+      const job = await eventually(() => {
+        const [name] = readdirSync(folder).filter((one) => one.startsWith('understudy-sandbox-'));
+        return name === undefined ? undefined : Number(readFileSync(join(folder, name, 'pid'), 'utf8'));
+      }, 'the job to run');
+      const lives = (pid: number) => existsSync(`/proc/${pid}`);
+      expect([sandbox, job].map(lives)).toEqual([true, true]);
+      parent.kill('SIGKILL');
+      await eventually(() => ![sandbox, job].some(lives) && !readdirSync(folder).some((one) => one.startsWith('understudy-sandbox-')), 'all of it to be gone');
+    } finally {
+      parent.kill('SIGKILL');
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 
   test('runs shell, and an exit code is a result', async () => {

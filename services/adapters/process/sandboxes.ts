@@ -24,8 +24,9 @@ export function processSandboxes(claim: (name: string, url: string, holder: { te
     async claim(holder) {
       const folder = await mkdtemp(join(tmpdir(), 'understudy-sandbox-'));
       const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main], {
-        stdio: ['ignore', 'pipe', 'ignore'],
-        env: { PATH: process.env.PATH ?? '', PORT: '0', HOST: '127.0.0.1', WORKSPACE: join(folder, 'workspace') },
+        stdio: ['pipe', 'pipe', 'ignore'],
+        // It ends with us, however we end: our end of its input is closed then.
+        env: { PATH: process.env.PATH ?? '', PORT: '0', HOST: '127.0.0.1', WORKSPACE: folder, ENDS_WITH_INPUT: '1' },
       });
       const name = `sandbox-${child.pid}`;
       running.set(name, { folder, kill: () => void child.kill('SIGKILL') });
