@@ -8,7 +8,7 @@ import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsTokens } from '../adapters/nats/tokens.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
-import { runService } from '../adapters/observability/lifecycle.ts';
+import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
 import { serveProbes } from '../adapters/observability/probes.ts';
 import { observability } from '../adapters/observability/telemetry.ts';
 import { openaiModel } from '../adapters/openai/model.ts';
@@ -21,20 +21,21 @@ import { startGateway } from './worker.ts';
 await runService(async (started) => {
   const settings = settingsFrom(process.env);
   const { telemetry, registry } = observability('gateway', settings.instance, settings.logLevel);
-  let whyNotReady = () => 'starting';
+  const { why, there } = startingUp(telemetry);
+  let whyNotReady = why;
   const probes = await serveProbes(settings.httpPort, registry, () => whyNotReady());
   started({ name: 'probes', stop: () => probes.stop() });
   const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   const specs = specsOf([folderTexts(settings.specs), ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : [])], settings.specs);
-  let { catalog } = await specs.load();
+  let { catalog } = await there(() => specs.load());
   const following = specs.follow(async (loaded) => {
     catalog = loaded.catalog;
   });
   started({ name: 'specs', stop: () => following.stop() });
-  const store = await connectedRedis(settings.redisUrl, settings.redisCredentials);
+  const store = await there(() => connectedRedis(settings.redisUrl, settings.redisCredentials));
   started({ name: 'redis', stop: () => store.disconnect() });
-  const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
+  const nats = await there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }));
   started({ name: 'nats', stop: () => nats.close() });
   const mailbox = natsMailbox(nats);
   const taking = await startGateway(

@@ -11,7 +11,7 @@ import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { declareStreams } from '../adapters/nats/streams.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
-import { runService } from '../adapters/observability/lifecycle.ts';
+import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
 import { serveProbes } from '../adapters/observability/probes.ts';
 import { observability } from '../adapters/observability/telemetry.ts';
 import { redisLeases } from '../adapters/redis/leases.ts';
@@ -24,15 +24,16 @@ await runService(async (started) => {
   const settings = settingsFrom(process.env);
   const { telemetry, registry } = observability('runtime', settings.instance, settings.logLevel);
   let runtime: Runtime | undefined;
-  const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? 'starting');
+  const { why, there } = startingUp(telemetry);
+  const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? why());
   started({ name: 'probes', stop: () => probes.stop() });
-  const redis = await connectedRedis(settings.redisUrl, settings.redisCredentials);
+  const redis = await there(() => connectedRedis(settings.redisUrl, settings.redisCredentials));
   started({ name: 'redis', stop: () => redis.disconnect() });
-  const nats = await connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix });
+  const nats = await there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }));
   started({ name: 'nats', stop: () => nats.close() });
   const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
-  await declareStreams(nats);
+  await there(() => declareStreams(nats));
   runtime = await startRuntime(
     settings,
     {

@@ -1,6 +1,7 @@
 /** A runtime put together: host, intake and control over whichever ports it is given. */
 import { randomUUID } from 'node:crypto';
 import type { HostId } from '../core/ids.ts';
+import { untilThere } from '../core/patience.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Control } from '../ports/control.ts';
@@ -48,9 +49,10 @@ const actorsMax = 50_000;
 const intakeMax = 256;
 
 export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs): Promise<Runtime> {
-  const { telemetry, tasks, control } = ports;
-  let current = await specs.load();
-  await announce(current, ports);
+  const { telemetry, tasks, control, clock } = ports;
+  const there = <Value>(attempt: () => Promise<Value>) => untilThere(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
+  let current = await there(() => specs.load());
+  await there(() => announce(current, ports));
   const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
     { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
@@ -58,7 +60,7 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
     ports.leases,
     control,
   );
-  await host.start();
+  await there(() => host.start());
   const serving = await control.serve(
     controlHandlers({
       ...ports,

@@ -330,3 +330,19 @@ test('a tenant that floods does not hold up another: its own queue grows', async
   const last = Math.max(...calm.map((task) => order.indexOf(task)));
   expect(order.slice(0, last).filter((task) => task.startsWith('flood')).length).toBeLessThan(100);
 });
+
+test('a service that starts while the broker is away waits, says for what, and serves when it comes', async () => {
+  await open();
+  const back = system.stack.restartServer('nats', 'SIGKILL', 18_000);
+  await eventually(() => !system.stack.nats.running.isRunning());
+  const started = Promise.all((['runtime', 'gateway', 'executor'] as const).map((kind) => system.stack.start(kind)));
+  const readiness = async ({ port }: Service) => (await fetch(`http://127.0.0.1:${port}/readyz`)).text();
+  for (const kind of ['runtime', 'gateway', 'executor'] as const)
+    await eventually(async () => /^starting \(no NATS server answers/.test(await readiness(system.of(kind).at(-1)!)), `a ${kind} to say what it waits for`, 20_000);
+  await back;
+  await started;
+  await system.watch();
+  const tasks = many(4, 'patient');
+  for (const task of tasks) await system.publish(task, workScript);
+  await allIsWell(tasks);
+});

@@ -161,7 +161,8 @@ topologySpreadConstraints:
 - { name: UNDERSTUDY_NAMESPACE, value: {{ .Release.Namespace | quote }} }
 {{- end -}}
 
-{{/* livez says that the event loop turns; readyz that it may be given work. Starting may take two minutes, being stuck twenty seconds. */}}
+{{/* livez says that the event loop turns; readyz that it may be given work. Starting may take two minutes, being stuck one: what it held is taken over after
+     `runtime.leaseMs` anyway, and on a node that is too busy an early restart makes it busier. */}}
 {{- define "understudy.probes" -}}
 startupProbe:
   httpGet: { path: /livez, port: http }
@@ -171,7 +172,7 @@ livenessProbe:
   httpGet: { path: /livez, port: http }
   periodSeconds: 5
   timeoutSeconds: 5
-  failureThreshold: 4
+  failureThreshold: 12
 readinessProbe:
   httpGet: { path: /readyz, port: http }
   periodSeconds: 2

@@ -1,4 +1,8 @@
-/** Start in order, stop in reverse, under a deadline; a second signal ends at once. */
+/** Start in order and with patience, stop in reverse, under a deadline; a second signal ends at once. */
+import { untilThere } from '../../core/patience.ts';
+import type { Telemetry } from '../../ports/telemetry.ts';
+import { systemClock } from './clock.ts';
+
 export interface Part {
   readonly name: string;
   stop(): Promise<void> | void;
@@ -30,4 +34,21 @@ export async function runService(start: (started: (part: Part) => void) => Promi
     process.stderr.write(`${JSON.stringify({ level: 'fatal', code, message, cause: cause?.message })}\n`);
     await stop(1);
   }
+}
+
+/** What a service that starts waits for: asked for until it is there, and said in the log and to who asks why it is not ready. */
+export function startingUp(telemetry: Telemetry): { why(): string; there<Value>(attempt: () => Promise<Value>): Promise<Value> } {
+  let cause = '';
+  return {
+    why: () => `starting ${cause}`.trim(),
+    there: (attempt) =>
+      untilThere(
+        attempt,
+        (why) => {
+          cause = `(${why})`;
+          telemetry.log('warn', 'waiting', { cause: why });
+        },
+        systemClock.sleep,
+      ),
+  };
 }
