@@ -315,22 +315,6 @@ test('everything dies at once, the memory of the broker included: what was pendi
   expect(system.world.doubled()).toEqual([]);
 });
 
-test('a tenant that floods does not hold up another: its own queue grows', async () => {
-  await open({ environment: { UNDERSTUDY_CONCURRENCY: '16' } });
-  system.world.modelMs = 150;
-  const flood = Array.from({ length: 200 }, (_, index) => `flood${index}`);
-  await Promise.all(flood.map((task) => system.publish(task, script('pure', 'pure', 'pure'))));
-  await eventually(() => system.world.effects.length > 10, 'the flood to be at work');
-  const calm = Array.from({ length: 8 }, (_, index) => `calm${index}`);
-  for (const task of calm) await system.publish(task, script('pure', 'pure', 'pure'), { tenant: 'globex' });
-  await Promise.all([...flood, ...calm].map((task) => system.endOf(task)));
-
-  // In a single queue they would end with the last of the flood.
-  const order = system.ends().map(({ data }) => data.task ?? '');
-  const last = Math.max(...calm.map((task) => order.indexOf(task)));
-  expect(order.slice(0, last).filter((task) => task.startsWith('flood')).length).toBeLessThan(100);
-});
-
 test('a service that starts while the broker is away waits, says for what, and serves when it comes', async () => {
   await open();
   const back = system.stack.restartServer('nats', 'SIGKILL', 18_000);

@@ -62,11 +62,6 @@ apiVersion: understudy.dev/v1
 kind: Tenant
 metadata: { name: acme }
 spec: {}
----
-apiVersion: understudy.dev/v1
-kind: Tenant
-metadata: { name: globex }
-spec: {}
 ${tool('pure', 'pure')}${tool('keyed', 'keyed')}${tool('queryable', 'queryable', ', query: { url: "${env:WORLD_URL}/did/{idempotencyKey}" }')}${tool('opaque', 'opaque')}${tool('guarded', 'keyed')}${tool('reserve', 'keyed')}${tool('ship', 'keyed')}${tool('cancel', 'keyed')}---
 apiVersion: understudy.dev/v1
 kind: Tool
@@ -84,8 +79,6 @@ export interface SystemOptions {
   readonly natsUrl?: string | undefined;
   readonly redisUrl?: string | undefined;
   readonly replicas?: number;
-  /** Of every service, beside its own. */
-  readonly environment?: Readonly<Record<string, string>>;
   /** Give this server a small disk (`disk`) that can be filled. */
   readonly smallDisk?: 'nats' | 'redis';
 }
@@ -121,18 +114,7 @@ export class System {
     }
   }
 
-  async #open({
-    runtimes = 1,
-    gateways = 1,
-    executors = 1,
-    shards = 4,
-    stream = false,
-    natsUrl,
-    redisUrl,
-    replicas = 1,
-    smallDisk,
-    environment: more = {},
-  }: SystemOptions): Promise<System> {
+  async #open({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false, natsUrl, redisUrl, replicas = 1, smallDisk }: SystemOptions): Promise<System> {
     if (smallDisk) this.disk = new SmallDisk(join(this.folder, smallDisk), 24);
     await this.world.start();
     const specFolder = join(this.folder, 'specs');
@@ -143,7 +125,7 @@ export class System {
     writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine.replace("'xstate'", `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`));
     this.#natsUrl = natsUrl;
     const own = { ...(natsUrl ? { UNDERSTUDY_NATS_URL: natsUrl } : {}), ...(redisUrl ? { UNDERSTUDY_REDIS_URL: redisUrl } : {}), UNDERSTUDY_REPLICAS: String(replicas) };
-    const environment = { ...own, ...more, WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
+    const environment = { ...own, WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
     this.stack = new Stack({ folder: this.folder, specs: specFolder, shards, environment });
     await this.stack.startServers();
     for (let count = 0; count < runtimes; count += 1) await this.stack.start('runtime');
@@ -178,8 +160,8 @@ export class System {
     return service;
   }
 
-  async publish(id: string, script: Script | object, options: { tenant?: string; agent?: string; headers?: Record<string, string> } = {}): Promise<void> {
-    await natsTasks(this.nats).publish(options.tenant ?? 'acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
+  async publish(id: string, script: Script | object, options: { agent?: string; headers?: Record<string, string> } = {}): Promise<void> {
+    await natsTasks(this.nats).publish('acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
   }
 
   async ask<Value = Record<string, unknown>>(verb: string, body: object = {}): Promise<Value> {
