@@ -1,6 +1,5 @@
 /** Effects, start records, tasks and control in memory: one process, no servers. */
 
-import { mayBegin } from '../../core/cluster/hands.ts';
 import { Unavailable } from '../../core/errors.ts';
 import type { EffectId } from '../../core/ids.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
@@ -22,16 +21,10 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     readonly perform: (taken: Taken) => Promise<boolean>;
     readonly onRefused: (raw: string, problem: string) => void;
     readonly inHand: Map<string, AbortController>;
-    readonly held: Map<string, number>;
     readonly performed: Set<string>;
     isOpen: boolean;
   }
-  interface Queued {
-    readonly text: string;
-    readonly tenant: string;
-    readonly tries: number;
-  }
-  const queues = new Map<string, Queued[]>();
+  const queues = new Map<string, { text: string; tries: number }[]>();
   const takers = new Map<string, Taker[]>();
   const lost: (() => void)[] = [];
   let lives = 1;
@@ -46,22 +39,19 @@ export function memoryEffects(clock: Clock): MemoryEffects {
   const pump = (pool: string) => {
     const queue = queueOf(pool);
     for (const taker of takers.get(pool) ?? []) {
-      // The first whose tenant has not its share of the hands yet: others pass a tenant that floods.
-      const next = () => queue.findIndex(({ tenant }) => mayBegin(taker.held.get(tenant) ?? 0, taker.concurrency - taker.inHand.size));
-      for (let index = taker.isOpen ? next() : -1; index >= 0; index = next()) {
-        const [queued] = queue.splice(index, 1);
-        for (const parsed of parseEffects(queued!.text)) {
-          if (parsed.ok) begin(pool, taker, parsed.effect, queued!);
+      while (taker.isOpen && taker.inHand.size < taker.concurrency && queue.length > 0) {
+        const queued = queue.shift()!;
+        for (const parsed of parseEffects(queued.text)) {
+          if (parsed.ok) begin(pool, taker, parsed.effect, queued);
           else taker.onRefused(parsed.raw, parsed.problem);
         }
       }
     }
   };
-  const begin = (pool: string, taker: Taker, effect: PooledEffect, queued: Queued) => {
+  const begin = (pool: string, taker: Taker, effect: PooledEffect, queued: { text: string; tries: number }) => {
     if (taker.inHand.has(effect.id) || taker.performed.has(effect.id)) return; // it came twice; the one in hand answers, or has
     const controller = new AbortController();
     taker.inHand.set(effect.id, controller);
-    taker.held.set(effect.tenant, (taker.held.get(effect.tenant) ?? 0) + 1);
     taker
       .perform({ effect, signal: controller.signal, isRedelivered: queued.tries > 0 })
       .then((isPerformed) => {
@@ -69,22 +59,21 @@ export function memoryEffects(clock: Clock): MemoryEffects {
       })
       .catch(async (error: { retryAfterMs?: number }) => {
         await clock.sleep(error.retryAfterMs ?? 50);
-        queueOf(pool).push({ ...queued, tries: queued.tries + 1 });
+        queueOf(pool).push({ text: queued.text, tries: queued.tries + 1 });
       })
       .finally(() => {
         taker.inHand.delete(effect.id);
-        taker.held.set(effect.tenant, taker.held.get(effect.tenant)! - 1);
         setImmediate(() => pump(pool));
       });
   };
   return {
     async offer(effect) {
       const pool = poolOf(effect);
-      queueOf(pool).push({ text: JSON.stringify(effect), tenant: effect.tenant, tries: 0 });
+      queueOf(pool).push({ text: JSON.stringify(effect), tries: 0 });
       setImmediate(() => pump(pool));
     },
     async take(pool, concurrency, perform, onRefused) {
-      const taker: Taker = { concurrency, perform, onRefused, inHand: new Map(), held: new Map(), performed: new Set(), isOpen: true };
+      const taker: Taker = { concurrency, perform, onRefused, inHand: new Map(), performed: new Set(), isOpen: true };
       takers.set(pool, [...(takers.get(pool) ?? []), taker]);
       pump(pool);
       return {

@@ -1,6 +1,4 @@
 /** EFFECTS: what sessions want, one pool of performers per consumer. Effects for one pool and tenant that gather during a publish leave as one message. */
-
-import { Hands } from '../../core/cluster/hands.ts';
 import { Refused, Unavailable } from '../../core/errors.ts';
 import type { TenantId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
@@ -9,7 +7,7 @@ import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Effects } from '../../ports/effects.ts';
 import { ask, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
-import { PullConsumer, type PulledMessage } from './pull-consumer.ts';
+import { PullConsumer } from './pull-consumer.ts';
 import { declareStreams } from './streams.ts';
 
 export function natsEffects(nats: Nats): Effects {
@@ -47,21 +45,9 @@ export function natsEffects(nats: Nats): Effects {
           for (const id of Array.isArray(ids) ? ids : []) controllers.get(id)?.abort();
         },
       });
-      const hands = new Hands(concurrency);
-      // Of a tenant that has its share some wait here. The rest waits in the queue, where others pass it, and other performers find it.
-      const waitingMax = Math.min(concurrency, limits.batchMessagesMax);
-      let handedBack = 0;
-      let meanMs = 50; // of a call, lately
-      /** It comes again when as many as were handed back before it are through, at the pace of late. */
-      const handBack = (message: PulledMessage, tenant: TenantId) => {
-        const turnMs = (handedBack * meanMs) / Math.max(1, hands.heldBy(tenant));
-        const delayMs = Math.round(Math.min(30_000, Math.max(50, turnMs)) * (0.8 + 0.4 * Math.random()));
-        handedBack += 1;
-        setTimeout(() => {
-          handedBack -= 1;
-        }, delayMs).unref();
-        message.handBack(delayMs);
-      };
+      let inFlight = 0;
+      /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
+      const waiting: (() => void)[] = [];
       /** Performed lately, so that a copy that comes late is not performed again. */
       const performed = new Set<string>();
       const remember = (id: string) => {
@@ -80,13 +66,10 @@ export function natsEffects(nats: Nats): Effects {
         ackWaitMs: limits.effectAckWaitMs,
         heartbeatMs: limits.effectHeartbeatMs,
         // A message may hold many effects, so ask for fewer messages as the hands fill.
-        capacity: () => Math.min(64, Math.ceil(hands.free / 8)),
+        capacity: () => (inFlight + waiting.length >= concurrency ? 0 : Math.max(1, Math.min(64, Math.ceil((concurrency - inFlight) / 8)))),
         onStreamMade: tellLost,
         onMessage: (message) => {
           const parsed = parseEffects(message.text());
-          // All of one message are of one tenant: its subject names it.
-          const tenant = message.subject.slice(message.subject.lastIndexOf('.') + 1) as TenantId;
-          if (hands.waitingOf(tenant) >= waitingMax) return handBack(message, tenant);
           let open = parsed.length;
           let again = 0;
           const done = () => {
@@ -98,12 +81,12 @@ export function natsEffects(nats: Nats): Effects {
           /** Offer one effect again after a while: of a batch only this one, so that its neighbours are not performed twice. */
           const later = (effect: PooledEffect, delayMs: number) => {
             if (parsed.length === 1) {
-              again = Math.max(1, delayMs);
+              again = delayMs;
               return done();
             }
             setTimeout(() => {
               gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)).then(done, () => {
-                again = Math.max(1, delayMs);
+                again = delayMs;
                 done();
               });
             }, delayMs);
@@ -111,7 +94,7 @@ export function natsEffects(nats: Nats): Effects {
           const begin = (effect: PooledEffect) => {
             const controller = new AbortController();
             controllers.set(effect.id, controller);
-            const from = performance.now();
+            inFlight += 1;
             perform({ effect, signal: controller.signal, isRedelivered: message.tries > 1 })
               .then(
                 (isPerformed) => {
@@ -121,9 +104,9 @@ export function natsEffects(nats: Nats): Effects {
                 (error: { retryAfterMs?: number }) => later(effect, error.retryAfterMs ?? 500),
               )
               .finally(() => {
-                meanMs += (performance.now() - from - meanMs) / 32;
                 controllers.delete(effect.id);
-                hands.release(tenant);
+                inFlight -= 1;
+                waiting.shift()?.();
               });
           };
           for (const item of parsed) {
@@ -133,31 +116,25 @@ export function natsEffects(nats: Nats): Effects {
               continue;
             }
             const { effect } = item;
-            const skip = () => {
-              hands.release(tenant);
-              done();
-            };
-            hands.take(tenant, {
-              begin() {
-                if (performed.has(effect.id)) skip();
-                // It is in hand already. This copy may be the last that the queue has, should we die: keep it there.
-                else if (controllers.has(effect.id)) {
-                  hands.release(tenant);
-                  later(effect, limits.effectAckWaitMs);
-                } else begin(effect);
-              },
-              giveBack: () => later(effect, 0),
-            });
+            if (performed.has(effect.id)) done();
+            // It is in hand already. This copy may be the last that the queue has, should we die: keep it there.
+            else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
+            else if (inFlight < concurrency) begin(effect);
+            else
+              waiting.push(() => {
+                if (performed.has(effect.id)) done();
+                else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
+                else begin(effect);
+              });
           }
         },
       });
       await consumer.start();
       return {
-        inFlight: () => hands.busy,
+        inFlight: () => inFlight,
         async drain() {
           consumer.drain();
-          hands.giveBackAll();
-          while (hands.busy > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+          while (inFlight > 0 || waiting.length > 0) await new Promise((resolve) => setTimeout(resolve, 20));
         },
         async stop() {
           subscription.unsubscribe();
