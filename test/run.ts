@@ -37,6 +37,7 @@ tests(
   'test/contract',
   'test/runtime',
   'test/executor',
+  'test/gateway',
   'test/chart',
   'test/chaos',
   'test/architecture.test.ts',

@@ -13,6 +13,7 @@ import { backoffMs } from '../core/backoff.ts';
 import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import { patiently } from '../core/patience.ts';
 import type { RunTool } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
@@ -70,14 +71,14 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
   if (effect.deadlineAt < clock.now()) return false; // its session has stopped waiting
   const bundle = await ports.archive.bundle(effect.revision);
   const spec = bundle?.tools[effect.tool];
-  if (!spec) return mail(executor, effect, failed('permanent', 'TOOL_UNKNOWN', `revision ${effect.revision} has no tool ${effect.tool}`), 0, from, ports);
+  if (!spec) return mail(executor, { effect, signal }, failed('permanent', 'TOOL_UNKNOWN', `revision ${effect.revision} has no tool ${effect.tool}`), 0, from, ports);
 
   const begun = await begin(executor, effect, spec, signal, ports);
   // The executor that began it lives, and will answer. This copy stays in the queue: it may be the last one, should that executor die.
   if (begun.kind === 'elsewhere') throw new Later(`effect ${effect.id} is being performed elsewhere`, limits.effectAckWaitMs);
   if (begun.kind === 'answer') {
     telemetry.performed('tool', effect.tool, begun.outcome.ok ? 'ok' : begun.outcome.failure.class, (performance.now() - from) / 1_000);
-    return mail(executor, effect, begun.outcome, 0, from, ports);
+    return mail(executor, { effect, signal }, begun.outcome, 0, from, ports);
   }
   const { outcome, attempts } = await runWithRetries(effect, spec, begun.before, signal, ports);
   if (signal.aborted) return false;
@@ -92,7 +93,7 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
     code: outcome.ok ? undefined : outcome.failure.code,
     trace: effect.traceparent,
   });
-  return mail(executor, effect, outcome, attempts, from, ports);
+  return mail(executor, { effect, signal }, outcome, attempts, from, ports);
 }
 
 /** `before`: it was begun by an executor that is gone, and may have taken effect. */
@@ -209,7 +210,14 @@ async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal:
 /** It went wrong after the tool had been called. */
 const afterwards = (code: string, message: string): Outcome<never> => ({ ok: false, failure: { class: 'permanent', code, message, hasBegun: true } });
 
-async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>, attempts: number, from: number, { mailbox, archive, shards }: ExecutorPorts): Promise<boolean> {
+async function mail(
+  executor: string,
+  { effect, signal }: Pick<Taken & { effect: RunTool }, 'effect' | 'signal'>,
+  outcome: Outcome<unknown>,
+  attempts: number,
+  from: number,
+  { mailbox, archive, shards, telemetry, clock }: ExecutorPorts,
+): Promise<boolean> {
   const common = { effect: effect.id, latencyMs: Math.round(performance.now() - from), attempts, executor };
   let message: Message;
   if (outcome.ok) {
@@ -219,6 +227,13 @@ async function mail(executor: string, effect: RunTool, outcome: Outcome<unknown>
   } else {
     message = { kind: 'toolFailed', ...common, failure: { ...outcome.failure, message: outcome.failure.message.slice(0, 2_000) } };
   }
-  await mailbox.deliver(shardOf(effect.tenant, effect.session, shards), { tenant: effect.tenant, session: effect.session, message });
+  const { tenant, session } = effect;
+  // What was done must be told, however long the log is away: handed back to the queue, an opaque call could only be called unknown.
+  await patiently(
+    () => mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }),
+    (cause) => telemetry.log('warn', 'an outcome waits to be told', { effect: effect.id, session, cause }),
+    clock.sleep,
+    () => !signal.aborted,
+  );
   return true;
 }

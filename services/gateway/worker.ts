@@ -11,6 +11,7 @@ import { costMicrosOf } from '../core/budget/budget.ts';
 import { Refused, Unavailable } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import { patiently } from '../core/patience.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import { type CallModel, modelPool } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
@@ -75,7 +76,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
       const failure: Failure = { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` };
-      await mail(effect, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, ports);
+      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, ports);
       return true;
     }
     await throttle(effect, ports);
@@ -86,7 +87,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
-      await mail(effect, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, ports);
+      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, ports);
     } else {
       telemetry.log('warn', 'model failed', {
         effect: effect.id,
@@ -97,7 +98,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
         class: outcome.failure.class,
         trace: effect.traceparent,
       });
-      await mail(effect, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, ports);
+      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, ports);
     }
     return true;
   } finally {
@@ -105,8 +106,14 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
   }
 }
 
-const mail = (effect: CallModel, message: Message, { mailbox, shards }: GatewayPorts): Promise<void> =>
-  mailbox.deliver(shardOf(effect.tenant, effect.session, shards), { tenant: effect.tenant, session: effect.session, message });
+/** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */
+const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: Message, { mailbox, shards, telemetry, clock }: GatewayPorts): Promise<void> =>
+  patiently(
+    () => mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }),
+    (cause) => telemetry.log('warn', 'an answer waits to be told', { effect: id, session, cause }),
+    clock.sleep,
+    () => !signal.aborted,
+  );
 
 /** A tenant that has used its share waits in the queue, not in our hands: the others go on. */
 async function throttle(effect: CallModel, { tenants, rates, telemetry }: GatewayPorts): Promise<void> {

@@ -84,8 +84,9 @@ export class Host {
   get whyNotReady(): string {
     if (this.#isDraining) return 'draining';
     const { clock, mailbox } = this.#ports;
-    if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
+    // One that is cut off from the broker sends no heartbeat either.
     if (this.#isCutOff || clock.now() - this.#mailHeardAt > 2 * limits.mailSilenceMs) return 'the broker does not answer';
+    if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
     return mailbox.trouble() || (this.#opening.size > 0 ? 'shards are being opened' : '');
   }
   get shards(): readonly ShardId[] {

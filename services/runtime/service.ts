@@ -1,7 +1,7 @@
 /** A runtime put together: host, intake and control over whichever ports it is given. */
 import { randomUUID } from 'node:crypto';
 import type { HostId } from '../core/ids.ts';
-import { untilThere } from '../core/patience.ts';
+import { patiently } from '../core/patience.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Control } from '../ports/control.ts';
@@ -50,7 +50,7 @@ const intakeMax = 256;
 
 export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs): Promise<Runtime> {
   const { telemetry, tasks, control, clock } = ports;
-  const there = <Value>(attempt: () => Promise<Value>) => untilThere(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
+  const there = <Value>(attempt: () => Promise<Value>) => patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
   let current = await there(() => specs.load());
   await there(() => announce(current, ports));
   const definitions = new Definitions(ports.archive, settings.specs);

@@ -28,6 +28,7 @@ const claims = new Claims();
 let jobs = 0;
 let running = 0;
 let before: Promise<unknown> = Promise.resolve();
+const underWay = new Set<AbortController>();
 
 const jobBytesMax = 8 * 1_048_576;
 
@@ -90,7 +91,11 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
 
   const job = jobOf(await bodyOf(request));
   const gone = new AbortController();
-  response.on('close', () => gone.abort());
+  underWay.add(gone);
+  response.on('close', () => {
+    underWay.delete(gone);
+    gone.abort();
+  });
   response.writeHead(200, { 'content-type': 'application/x-ndjson' });
   const line = (value: unknown) => void response.write(`${JSON.stringify(value)}\n`);
   jobs += 1;
@@ -108,7 +113,9 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
 
 if (ENDS_WITH_INPUT) {
   process.stdin.resume().once('end', () => {
-    // Jobs whose caller is gone are killed as their connections close: let them be.
+    server.close();
+    for (const job of underWay) job.abort();
+    // They are ended with all that they started; then so are we.
     setTimeout(() => {
       rmSync(WORKSPACE, { recursive: true, force: true });
       process.exit();

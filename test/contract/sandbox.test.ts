@@ -87,7 +87,8 @@ describe('a sandbox', () => {
         const [name] = readdirSync(folder).filter((one) => one.startsWith('understudy-sandbox-'));
         return name === undefined ? undefined : Number(readFileSync(join(folder, name, 'pid'), 'utf8'));
       }, 'the job to run');
-      const lives = (pid: number) => existsSync(`/proc/${pid}`);
+      // One that has ended and that nobody has fetched yet still has its entry.
+      const lives = (pid: number) => existsSync(`/proc/${pid}/stat`) && !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
       expect([sandbox, job].map(lives)).toEqual([true, true]);
       parent.kill('SIGKILL');
       await eventually(() => ![sandbox, job].some(lives) && !readdirSync(folder).some((one) => one.startsWith('understudy-sandbox-')), 'all of it to be gone');

@@ -4,6 +4,7 @@ import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { Unavailable } from '../../services/core/errors.ts';
 import type { EffectId, Revision, ShardId } from '../../services/core/ids.ts';
 import type { RunTool } from '../../services/core/session/effects.ts';
 import type { Message } from '../../services/core/session/messages.ts';
@@ -34,11 +35,13 @@ interface Case {
   readonly isTakenOver?: boolean;
   /** Its session cancels it in the try of this number. */
   readonly cancelAfter?: number;
+  /** So often the log cannot take the outcome. */
+  readonly logAway?: number;
 }
 
 let lastRuns = 0;
 
-async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, cancelAfter }: Case): Promise<{ told: Message; runs: number }> {
+async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, cancelAfter, logAway = 0 }: Case): Promise<{ told: Message; runs: number }> {
   const id = 's_1_0' as EffectId;
   const spec = toolSpecSchema.parse({
     description: 'scripted',
@@ -61,6 +64,7 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, c
   };
   const effects = memoryEffects(systemClock);
   const mailbox = memoryMailbox(systemClock);
+  let away = logAway;
   const starts = memoryStarts(systemClock);
   if (isTakenOver) await starts.create(id, 'gone', toolClass);
   const told: Message[] = [];
@@ -70,7 +74,10 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, c
   const taking = await startExecutor('x', 'tools', {
     effects,
     starts,
-    mailbox,
+    mailbox: {
+      ...mailbox,
+      deliver: (shard, envelope) => (away-- > 0 ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away')) : mailbox.deliver(shard, envelope)),
+    },
     archive: { bundle: async () => ({ tools: { scripted: spec } }) as unknown as Bundle },
     runners: [runner],
     telemetry: countingTelemetry(),
@@ -115,6 +122,7 @@ describe('what a session is told', () => {
     ['pure: it answered what its schema does not allow', { class: 'pure', tries: [done], output: { type: 'object' } }, failedAs('permanent'), 1],
     ['opaque: it broke off', { class: 'opaque', tries: [brokeOff] }, unknown, 1],
     ['opaque: never left, and then it broke off', { class: 'opaque', tries: [neverLeft, brokeOff] }, unknown, 2],
+    ['opaque: it worked, and the log was away when it was to be told', { class: 'opaque', tries: [done], logAway: 2 }, { kind: 'toolReturned' }, 1],
     ['opaque: never left', { class: 'opaque', tries: [neverLeft] }, failedAs('transient'), 3],
     ['queryable: it broke off and happened', { class: 'queryable', tries: [brokeOff], asked: done }, { kind: 'toolReturned' }, 1],
     ['queryable: it broke off and never happened', { class: 'queryable', tries: [brokeOff], asked: 'never' }, failedAs('transient'), 3],

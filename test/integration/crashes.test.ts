@@ -317,13 +317,13 @@ test('everything dies at once, the memory of the broker included: what was pendi
 
 test('a service that starts while the broker is away waits, says for what, and serves when it comes', async () => {
   await open();
-  const back = system.stack.restartServer('nats', 'SIGKILL', 18_000);
-  await eventually(() => !system.stack.nats.running.isRunning());
+  system.stack.nats.running.signal('SIGKILL');
+  await system.stack.nats.running.ended;
   const started = Promise.all((['runtime', 'gateway', 'executor'] as const).map((kind) => system.stack.start(kind)));
   const readiness = async ({ port }: Service) => (await fetch(`http://127.0.0.1:${port}/readyz`)).text();
   for (const kind of ['runtime', 'gateway', 'executor'] as const)
-    await eventually(async () => /^starting \(no NATS server answers/.test(await readiness(system.of(kind).at(-1)!)), `a ${kind} to say what it waits for`, 20_000);
-  await back;
+    await eventually(async () => /^starting \(no NATS server answers/.test(await readiness(system.of(kind).at(-1)!)), `a ${kind} to say what it waits for`, 25_000);
+  await system.stack.restartServer('nats');
   await started;
   await system.watch();
   const tasks = many(4, 'patient');

@@ -15,7 +15,7 @@ const readiness = async ({ port }: Service) => (await fetch(`http://127.0.0.1:${
 async function allIsWell(tasks: readonly string[], unsure?: string): Promise<void> {
   for (const task of tasks) expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done 5' });
   const keyed = system.world.effects.filter(({ tool }) => tool === 'keyed').map(({ key }) => key);
-  expect(new Set(keyed).size).toBe(2 * system.ends().length);
+  expect(new Set(keyed).size).toBeGreaterThanOrEqual(2 * tasks.length); // the unsure one may be at work
   expect(system.world.doubled().filter((key) => keyed.includes(key))).toEqual([]);
   const ended = system.ends().map(({ data }) => data.task);
   expect(ended.filter((task) => task !== unsure).sort()).toEqual([...tasks].sort());

@@ -44,7 +44,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end -}}
 
 {{- define "understudy.sandboxNamespace" -}}
-{{- default .Release.Namespace .Values.sandbox.namespace -}}
+{{- ternary (default .Release.Namespace .Values.sandbox.namespace) .Release.Namespace .Values.sandbox.enabled -}}
 {{- end -}}
 
 {{/* Pods of a part as one peer of a NetworkPolicy, also from the namespace of the sandboxes. Argument: dict "root" . "part" "executor" */}}

@@ -55,7 +55,7 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
     try {
       connection = await connect({ ...options, waitOnFirstConnect: false, timeout: 2_000 });
     } catch (error) {
-      if (Date.now() > deadline) throw new Unavailable('NATS_UNAVAILABLE', `no NATS server answers at ${url}`, { cause: error });
+      if (Date.now() > deadline) throw new Unavailable('NATS_UNAVAILABLE', `no NATS server answers at ${url.replace(/\/\/[^@,]*@/g, '//')}`, { cause: error });
       await new Promise((resolve) => setTimeout(resolve, 150));
     }
   }

@@ -20,7 +20,8 @@ interface Waiting {
   readonly headers: MsgHdrs | undefined;
   readonly resolve: (sequence: number) => void;
   readonly reject: (error: Error) => void;
-  readonly since: number;
+  /** First sent; what waits for the window is not waiting for the server. */
+  since: number;
   sentAt: number;
   tries: number;
 }
@@ -32,6 +33,7 @@ export interface PublishRefusal {
 }
 
 const resendAfterMs = 2_000;
+const kindOf = (subject: string): string => subject.split('.', 2)[1] ?? '';
 const silenceMs = 2 * limits.mailSilenceMs;
 const tries = 30;
 
@@ -44,6 +46,8 @@ export class LeanPublisher {
   readonly #sweep: NodeJS.Timeout;
   #next = 0;
   #isClosed = false;
+  /** The oldest that was given up, until its stream takes something again: who publishes it anew must not look well meanwhile. */
+  #givenUp: { readonly kind: string; readonly since: number } | undefined;
   #turn: [number, Waiting][] = [];
 
   /** @param inbox  a subject of our own: acks come below it */
@@ -64,7 +68,7 @@ export class LeanPublisher {
   /** Why this process is not ready: a publish has had no ack for long. Or an empty string. */
   get trouble(): string {
     const [oldest] = this.#waiting.values();
-    const silentMs = oldest ? Date.now() - oldest.since : 0;
+    const silentMs = Date.now() - Math.min(oldest?.since ?? Date.now(), this.#givenUp?.since ?? Date.now());
     return silentMs < silenceMs ? '' : `the broker has not stored what it was given ${Math.floor(silentMs / 1_000)} s ago: is its disk full?`;
   }
 
@@ -77,7 +81,7 @@ export class LeanPublisher {
         encoded = natsHeaders();
         for (const [name, value] of Object.entries(headers)) encoded.set(name, value);
       }
-      const waiting: Waiting = { subject, body, headers: encoded, resolve, reject, since: Date.now(), sentAt: 0, tries: 0 };
+      const waiting: Waiting = { subject, body, headers: encoded, resolve, reject, since: 0, sentAt: 0, tries: 0 };
       if (this.#waiting.size >= this.#window) this.#queue.push(waiting);
       else this.#sendThisTurn(waiting);
     });
@@ -125,6 +129,7 @@ export class LeanPublisher {
       if (error.code === 503) waiting.reject(new Unavailable('NATS_UNAVAILABLE', error.description, { refusal }));
       else waiting.reject(new Refused('STREAM_REFUSED', `the stream refused a publish: ${error.description}`, { refusal }));
     } else {
+      if (this.#givenUp?.kind === kindOf(waiting.subject)) this.#givenUp = undefined;
       const at = text.indexOf('"seq":');
       waiting.resolve(at < 0 ? 0 : Number.parseInt(text.slice(at + 6), 10));
     }
@@ -135,7 +140,8 @@ export class LeanPublisher {
   #sendThisTurn(waiting: Waiting): void {
     const number = this.#next++;
     this.#waiting.set(number, waiting);
-    waiting.sentAt = Date.now();
+    waiting.since = Date.now();
+    waiting.sentAt = waiting.since;
     this.#turn.push([number, waiting]);
     if (this.#turn.length > 1) return;
     setImmediate(() => {
@@ -152,6 +158,7 @@ export class LeanPublisher {
       if (waiting.sentAt > before) continue;
       if (waiting.tries >= tries) {
         this.#waiting.delete(number);
+        this.#givenUp ??= { kind: kindOf(waiting.subject), since: waiting.since };
         waiting.reject(new Unavailable('NATS_UNAVAILABLE', `the stream did not answer after ${tries} tries`));
       } else this.#send(number, waiting);
     }

@@ -1,5 +1,5 @@
 /** Start in order and with patience, stop in reverse, under a deadline; a second signal ends at once. */
-import { untilThere } from '../../core/patience.ts';
+import { patiently } from '../../core/patience.ts';
 import type { Telemetry } from '../../ports/telemetry.ts';
 import { systemClock } from './clock.ts';
 
@@ -42,7 +42,7 @@ export function startingUp(telemetry: Telemetry): { why(): string; there<Value>(
   return {
     why: () => `starting ${cause}`.trim(),
     there: (attempt) =>
-      untilThere(
+      patiently(
         attempt,
         (why) => {
           cause = `(${why})`;

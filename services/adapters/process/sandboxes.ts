@@ -8,17 +8,22 @@ import { fileURLToPath } from 'node:url';
 import { Unavailable } from '../../core/errors.ts';
 import type { Sandbox, Sandboxes } from '../../ports/sandboxes.ts';
 
+const graceMs = 2_000;
 const main = fileURLToPath(new URL('../../sandbox/main.ts', import.meta.url));
 
 /** @param claim  how to claim the one that was started */
 export function processSandboxes(claim: (name: string, url: string, holder: { tenant: string; session: string }) => Promise<string | undefined>): Sandboxes {
-  const running = new Map<string, { kill(): void; readonly folder: string }>();
+  const running = new Map<string, { end(): void; kill(): void; readonly folder: string }>();
   const discard = (name: string) => {
     const found = running.get(name);
     if (!found) return;
     running.delete(name);
-    found.kill();
-    void rm(found.folder, { recursive: true, force: true }).catch(() => undefined);
+    // It ends its jobs before itself; the rest is for one that does not.
+    found.end();
+    setTimeout(() => {
+      found.kill();
+      void rm(found.folder, { recursive: true, force: true }).catch(() => undefined);
+    }, graceMs);
   };
   return {
     async claim(holder) {
@@ -29,7 +34,8 @@ export function processSandboxes(claim: (name: string, url: string, holder: { te
         env: { PATH: process.env.PATH ?? '', PORT: '0', HOST: '127.0.0.1', WORKSPACE: folder, ENDS_WITH_INPUT: '1' },
       });
       const name = `sandbox-${child.pid}`;
-      running.set(name, { folder, kill: () => void child.kill('SIGKILL') });
+      child.stdin.on('error', () => undefined);
+      running.set(name, { folder, end: () => void child.stdin.end(), kill: () => void child.kill('SIGKILL') });
       try {
         const port = await new Promise<number>((resolve, reject) => {
           child.once('error', reject);

@@ -1,0 +1,63 @@
+/** What a gateway does with an answer when the log is away, over the in-memory adapters and a scripted model. */
+import { expect, test } from 'vitest';
+import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { Unavailable } from '../../services/core/errors.ts';
+import type { ShardId } from '../../services/core/ids.ts';
+import type { CallModel } from '../../services/core/session/effects.ts';
+import type { Bundle } from '../../services/core/session/specs.ts';
+import { startGateway } from '../../services/gateway/worker.ts';
+import { eventually } from '../support/eventually.ts';
+
+test('an answer that the log cannot take is told later, and the model is not asked, and paid, again', async () => {
+  const effects = memoryEffects(systemClock);
+  const mailbox = memoryMailbox(systemClock);
+  const told: string[] = [];
+  const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
+    for (const item of items) told.push(item.ok ? item.envelope.message.kind : item.problem);
+  });
+  let away = 2;
+  let asked = 0;
+  const model = { name: 'm', attempts: 1, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } };
+  const taking = await startGateway('g', {
+    effects,
+    calls: { claim: async () => [], renew: async () => undefined },
+    mailbox: { ...mailbox, deliver: (shard, envelope) => (away-- > 0 ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away')) : mailbox.deliver(shard, envelope)) },
+    archive: { bundle: async () => ({ agent: { instructions: '' }, models: [model], tools: {}, agents: {} }) as unknown as Bundle },
+    model: {
+      complete: async () => {
+        asked += 1;
+        return {
+          ok: true,
+          value: { model: 'm', content: 'yes', calls: [], finish: 'stop', usage: { promptTokens: 1, completionTokens: 1, cachedTokens: 0 }, costMicros: 0, latencyMs: 1 },
+        };
+      },
+    },
+    rates: { take: async () => 0 },
+    tenants: () => new Map(),
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+    shards: 1,
+  });
+  await effects.offer({
+    kind: 'callModel',
+    id: 's_1_0',
+    tenant: 'acme',
+    session: 's',
+    agent: 'desk',
+    revision: 'r',
+    deadlineAt: Date.now() + 60_000,
+    purpose: 'turn',
+    from: 0,
+    to: 0,
+    outputTokensMax: 10,
+    tokensReserved: 10,
+  } as unknown as CallModel);
+  await eventually(() => told.length > 0, 'the answer');
+  await taking.stop();
+  await reading.stop();
+  expect(told).toEqual(['modelReplied']);
+  expect(asked).toBe(1);
+});
