@@ -331,7 +331,8 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       const labels = { 'app.kubernetes.io/name': 'understudy', 'app.kubernetes.io/instance': 'u', 'app.kubernetes.io/component': 'executor' };
       await system.startPod('way-out', code, { labels, env: [{ name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }] });
       const told = await system.outputOf('way-out');
-      const answer = JSON.parse(told.trim().split('\n').at(-1) ?? '{}') as Record<string, unknown>;
+      const last = told.trim().split('\n').at(-1) ?? '';
+      const answer = (last.startsWith('{') ? JSON.parse(last) : {}) as Record<string, unknown>;
       expect(answer.named, told).toBe(200);
       expect(answer.direct).toBe('refused');
       expect([answer.other, answer.late]).toSatisfy((answers: unknown[]) => answers.every((one) => one === 403 || one === 407 || one === 'refused'));
