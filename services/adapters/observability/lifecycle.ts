@@ -41,14 +41,17 @@ export function startingUp(telemetry: Telemetry): { why(): string; there<Value>(
   let cause = '';
   return {
     why: () => `starting ${cause}`.trim(),
-    there: (attempt) =>
-      patiently(
+    async there(attempt) {
+      const found = await patiently(
         attempt,
         (why) => {
           cause = `(${why})`;
           telemetry.log('warn', 'waiting', { cause: why });
         },
         systemClock.sleep,
-      ),
+      );
+      cause = ''; // it is not what keeps us from serving any more
+      return found;
+    },
   };
 }
