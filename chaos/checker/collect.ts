@@ -8,7 +8,7 @@ import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { messageOf } from '../../services/core/errors.ts';
 import { shardOf } from '../../services/core/ids.ts';
 import { parseRecord } from '../../services/core/session/migrate.ts';
-import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
+import { parseEvents, type UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
 import { type Fault, type History, isEndEvent, type WorldCall } from './history.ts';
 
@@ -65,9 +65,9 @@ export async function collect(sources: Sources): Promise<History> {
 
   const readEvents = async () => {
     const events: UnderstudyEvent[] = [];
-    await readAll(nats, { stream: nats.streams.events, filter: nats.subjects.all('event'), afterSequence: 0 }, (message) =>
-      events.push(JSON.parse(message.text()) as UnderstudyEvent),
-    );
+    await readAll(nats, { stream: nats.streams.events, filter: nats.subjects.all('event'), afterSequence: 0 }, (message) => {
+      events.push(...parseEvents(message.text()));
+    });
     return events;
   };
   const readLive = async () => {

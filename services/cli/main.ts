@@ -12,6 +12,7 @@ import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { messageOf, Refused, Unavailable, UnderstudyError } from '../core/errors.ts';
+import type { SessionSummary } from '../core/session/summary.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { localFolder, readStackFile } from '../local/stack-file.ts';
 import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verifyText } from './views.ts';
@@ -182,7 +183,7 @@ program
   .action(async (session: string | undefined, options: { tenant?: string; agent?: string; fromStart?: boolean }) => {
     const { prefix, explain } = program.opts<Global>();
     if (explain) {
-      process.stdout.write(`nats --server ${serverUrl()} sub '${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.${session ?? '*'}.*'\n`);
+      process.stdout.write(`nats --server ${serverUrl()} sub '${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.>'${session === undefined ? '' : ` | grep ${session}`}\n`);
       return;
     }
     await withNats(async (nats) => {
@@ -190,11 +191,13 @@ program
       // A name that nobody knows is said now: waiting for it would look like a quiet session.
       const known = session === undefined ? undefined : await natsControl(nats).ask('inspect', { session }, program.opts<Global>().timeout);
       if (known && !known.ok) throw new Refused(known.code, known.message);
+      // Steps of a session stand among those of its agent: read no more of them than it has lived through.
+      const { tenant, agent, startedAt } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
       await new Promise<void>((resolve, reject) => {
         process.once('SIGINT', () => resolve());
         process.once('SIGTERM', () => resolve());
         natsEvents(nats)
-          .follow({ tenant: options.tenant, agent: options.agent, session }, Boolean(options.fromStart), (event) => {
+          .follow({ tenant: options.tenant ?? tenant, agent: options.agent ?? agent, session, since: startedAt }, Boolean(options.fromStart), (event) => {
             process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`);
             // A session that was named and has ended says nothing more.
             if (session !== undefined && event.id.includes('-end') && isOver(event.data.status)) resolve();

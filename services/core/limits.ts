@@ -8,6 +8,7 @@ export const limits = {
   taskBytesMax: 256 * 1024, // a task is an order, not a file
   batchMessagesMax: 128, // envelopes in one publish; beyond it latency suffers more than CPU gains
   batchBytesMax: 512 * 1024, // half of the default max_payload of NATS
+  eventsWaitMs: 25, // steps are told together: nobody acts on one, and each message costs the broker a write
   shardBacklogMax: 1_024, // envelopes read and not yet committed, per shard; beyond it reading pauses
 
   idleMs: 30_000, // an actor that heard nothing for so long is passivated

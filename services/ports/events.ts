@@ -22,6 +22,8 @@ export interface EventFilter {
   readonly tenant?: string | undefined;
   readonly agent?: string | undefined;
   readonly session?: string | undefined;
+  /** When reading from the start: not what was told before this time, epoch ms. One session's steps stand among those of others. */
+  readonly since?: number | undefined;
 }
 
 /**
@@ -31,9 +33,15 @@ export interface EventFilter {
  * Errors:    Unavailable from publish; publish again.
  */
 export interface Events {
-  /** @param text  the event as JSON, when the caller has it already */
-  publish(event: UnderstudyEvent, text?: string): Promise<void>;
-  /** True when an event with this session, kind and id is there already. */
+  /**
+   * Tell steps. They may be held for `limits.eventsWaitMs`, so that those of many sessions leave together.
+   *
+   * @param texts  the events as JSON, when the caller has them already
+   */
+  publishSteps(events: readonly UnderstudyEvent[], texts?: readonly string[]): Promise<void>;
+  /** Tell an end at once, after the steps before it: somebody waits for it. */
+  publishEnd(event: UnderstudyEvent): Promise<void>;
+  /** True when an end with this session, kind and id is there already. */
   has(event: UnderstudyEvent): Promise<boolean>;
   /** @param fromStart  also what happened before now */
   follow(filter: EventFilter, fromStart: boolean, onEvent: (event: UnderstudyEvent) => void): Promise<{ stop(): Promise<void> }>;

@@ -48,9 +48,7 @@ export async function release(entry: OutboxEntry, effects: readonly PendingEffec
   const sent: Promise<unknown>[] = [];
   for (const effect of effects) sent.push(releasePending(effect, ports));
   // Steps before ends: who follows a session sees its last step, then its end.
-  entry.events.forEach((event, index) => {
-    sent.push(ports.events.publish(event, eventTexts?.[index]));
-  });
+  if (entry.events.length > 0) sent.push(ports.events.publishSteps(entry.events, eventTexts));
   for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
   await Promise.all(sent);
   if (effects.length > 0) ports.telemetry.released('effect', effects.length);
@@ -96,7 +94,7 @@ async function releasePrompt({ tenant, effect, event }: Prompted, { effects, mai
         });
       }
       if (event && !(isRepeat && (await events.has(event)))) {
-        await events.publish(event);
+        await events.publishEnd(event);
         telemetry.ended(effect.outcome);
       }
       return;

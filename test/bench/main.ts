@@ -8,6 +8,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ask } from '../../services/adapters/nats/connection.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { redisSessionStore } from '../../services/adapters/redis/session-store.ts';
@@ -26,6 +27,10 @@ const ticksPerSecond = 100; // USER_HZ, fixed on Linux
 const cpuSecondsOf = (pid: number): number => {
   const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
   return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
+};
+const callsOf = (pid: number): { reads: number; writes: number } => {
+  const text = readFileSync(`/proc/${pid}/io`, 'utf8');
+  return { reads: Number(/syscr: (\d+)/.exec(text)?.[1] ?? 0), writes: Number(/syscw: (\d+)/.exec(text)?.[1] ?? 0) };
 };
 const writtenBy = (pid: number): number => Number(/write_bytes: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? 0);
 
@@ -55,6 +60,7 @@ const measured: Readonly<Record<string, number>> = {
 };
 
 const load = await ClosedLoop.open(rig);
+const counting = await connectedRedis(stack.redis.url);
 const committed = async () => Number(/^understudy_steps_committed_total\{[^}]*\} (\d+)/m.exec(await (await fetch(`http://127.0.0.1:${runtimePort}/metrics`)).text())?.[1] ?? 0);
 
 interface Row {
@@ -99,6 +105,25 @@ async function floor(inFlight: number): Promise<number> {
   return commits / Math.min(2, seconds);
 }
 
+/** What passes through the servers, and how often each process reads and writes: how well work is gathered. */
+interface Traffic {
+  readonly streams: Readonly<Record<string, number>>;
+  readonly scripts: number;
+  readonly commands: number;
+  readonly reads: readonly number[];
+  readonly writes: readonly number[];
+}
+async function traffic(): Promise<Traffic> {
+  const streams: Record<string, number> = {};
+  for (const stream of ['mail', 'effects', 'events', 'archive'] as const)
+    streams[stream] = (await ask<{ state: { last_seq: number } }>(load.nats, `$JS.API.STREAM.INFO.${load.nats.streams[stream]}`, undefined)).state.last_seq;
+  const stats = await counting.info('commandstats');
+  const callsTo = (name: string) => Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
+  const all = [...stats.matchAll(/cmdstat_[^:]+:calls=(\d+)/g)].reduce((sum, [, calls]) => sum + Number(calls), 0);
+  const io = Object.values(measured).map(callsOf);
+  return { streams, scripts: callsTo('evalsha'), commands: all, reads: io.map(({ reads }) => reads), writes: io.map(({ writes }) => writes) };
+}
+
 async function measure(inFlight: number): Promise<Row> {
   load.wanted = inFlight;
   await sleep(Math.max(1_500, seconds * 300)); // warm
@@ -110,13 +135,26 @@ async function measure(inFlight: number): Promise<Row> {
     cpu: Object.values(measured).map(cpuSecondsOf),
     bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!),
   };
+  const trafficBefore = await traffic();
   await sleep(seconds * 1_000);
+  const trafficAfter = await traffic();
   const gaps = ((await (await fetch(`${stubUrl}/gaps`)).json()) as number[]).sort((left, right) => left - right);
   const tookSeconds = (performance.now() - before.at) / 1_000;
   // The first step of a session is its task; what is counted are answers and results.
   const steps = (await committed()) - before.steps - (load.ended - before.ended);
   const cpu = Object.values(measured).map((pid, index) => cpuSecondsOf(pid) - before.cpu[index]!);
   const bytes = writtenBy(measured.nats!) + writtenBy(measured.redis!) - before.bytes;
+  if (process.argv.includes('--traffic')) {
+    const per = (before: number, after: number) => ((after - before) / steps).toFixed(2);
+    const { streams, scripts, commands, reads, writes } = trafficBefore;
+    say(
+      `  a step: messages ${Object.entries(streams)
+        .map(([name, count]) => `${name} ${per(count, trafficAfter.streams[name]!)}`)
+        .join(', ')}; redis scripts ${per(scripts, trafficAfter.scripts)}, commands ${per(commands, trafficAfter.commands)}; reads/writes ${Object.keys(measured)
+        .map((name, index) => `${name} ${per(reads[index]!, trafficAfter.reads[index]!)}/${per(writes[index]!, trafficAfter.writes[index]!)}`)
+        .join(', ')}`,
+    );
+  }
   await load.rest();
   const floorStepsPerSecond = await floor(inFlight);
   return {

@@ -85,9 +85,11 @@ export class ClosedLoop {
   ended = 0;
   published = 0;
   #wanted = 0;
+  readonly nats: Nats;
   readonly #tasks: ReturnType<typeof natsTasks>;
 
   private constructor(nats: Nats) {
+    this.nats = nats;
     this.#tasks = natsTasks(nats);
   }
 

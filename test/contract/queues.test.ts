@@ -280,13 +280,46 @@ function describeQueues(name: string, open: () => Promise<World>) {
           await world.events.follow({ session: event.data.session }, false, ({ id }) => live!.push(id)),
           await world.events.follow({ tenant: 'nobody' }, true, ({ id }) => others!.push(id)),
         ];
-        await world.events.publish(event);
+        await world.events.publishSteps([event]);
         followers.push(await world.events.follow({}, true, ({ id }) => all!.push(id)));
         await eventually(() => live!.length === 1 && all!.length === 1);
 
         expect([live, all, others]).toEqual([[event.id], [event.id], []]);
-        expect(await world.events.has(event)).toBe(true);
-        expect(await world.events.has({ ...event, id: 'another' })).toBe(false);
+        for (const follower of followers) await follower.stop();
+      });
+
+      test('steps of many sessions that are told together are heard by who follows one of them, in order, and its end comes after them', async () => {
+        const step = told();
+        const session = `desk-${String(++count).padStart(20, '0')}`;
+        const of = (name: string, version: number) => ({ ...step, id: `${name}-${version}`, data: { ...step.data, session: name, version } });
+        const steps = Array.from({ length: 300 }, (_, index) => of(index % 2 === 0 ? session : 'another', index + 1));
+        const end = { ...of(session, 299), id: `${session}-299-end0`, type: 'dev.understudy.completed' };
+        const heard: string[] = [];
+        const following = await world.events.follow({ tenant: step.data.tenant, session }, false, ({ id }) => heard.push(id));
+
+        await Promise.all([world.events.publishSteps(steps), world.events.publishEnd(end)]);
+        await eventually(() => heard.length === 151);
+
+        expect(heard).toEqual([...steps.filter(({ data }) => data.session === session).map(({ id }) => id), end.id]);
+        expect(await world.events.has(end)).toBe(true);
+        expect(await world.events.has({ ...end, id: 'another' })).toBe(false);
+        await following.stop();
+      });
+
+      test('who reads from the start may leave out what is older than a session', async () => {
+        const session = `desk-${String(++count).padStart(20, '0')}`;
+        const event = { ...told(), time: new Date().toISOString() };
+        const one = { ...event, id: `${session}-1`, data: { ...event.data, session } };
+        await world.events.publishSteps([one]);
+        const [since, later]: string[][] = [[], []];
+
+        const followers = [
+          await world.events.follow({ session, since: Date.now() - 60_000 }, true, ({ id }) => since!.push(id)),
+          await world.events.follow({ session, since: Date.now() + 60_000 }, true, ({ id }) => later!.push(id)),
+        ];
+        await eventually(() => since!.length === 1);
+
+        expect([since, later]).toEqual([[one.id], []]);
         for (const follower of followers) await follower.stop();
       });
 

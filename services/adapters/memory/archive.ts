@@ -37,15 +37,17 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
   let letters: DeadLetter[] = [];
   let count = 0;
   const followers = new Set<{ filter: EventFilter; onEvent: (event: UnderstudyEvent) => void }>();
-  const matches = ({ data }: UnderstudyEvent, { tenant, agent, session }: EventFilter) =>
-    (tenant === undefined || data.tenant === tenant) && (agent === undefined || data.agent === agent) && (session === undefined || data.session === session);
+  const matches = ({ data, time }: UnderstudyEvent, { tenant, agent, session, since }: EventFilter) =>
+    (since === undefined || Date.parse(time) >= since) && (tenant === undefined || data.tenant === tenant) && (agent === undefined || data.agent === agent) && (session === undefined || data.session === session);
+  const tell = (event: UnderstudyEvent) => {
+    const told = JSON.parse(JSON.stringify(event)) as UnderstudyEvent;
+    events.push(told);
+    if (events.length > kept * 1.1) events = events.slice(-kept);
+    for (const { filter, onEvent } of followers) if (matches(told, filter)) onEvent(told);
+  };
   return {
-    async publish(event) {
-      const told = JSON.parse(JSON.stringify(event)) as UnderstudyEvent;
-      events.push(told);
-      if (events.length > kept * 1.1) events = events.slice(-kept);
-      for (const { filter, onEvent } of followers) if (matches(told, filter)) onEvent(told);
-    },
+    publishSteps: async (steps) => steps.forEach(tell),
+    publishEnd: async (event) => tell(event),
     has: async (event) => events.findLast((other) => other.data.session === event.data.session && other.type === event.type)?.id === event.id,
     async follow(filter, fromStart, onEvent) {
       if (fromStart) for (const event of events) if (matches(event, filter)) onEvent(event);

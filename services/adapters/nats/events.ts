@@ -1,10 +1,15 @@
-/** EVENTS and DEAD: what happened, and what could not be done. */
+/**
+ * EVENTS and DEAD: what happened, and what could not be done.
+ *
+ * Each end has a message of its own, under its session's subject. Steps leave as CloudEvents batches (ADR 6).
+ */
 import { z } from 'zod';
-import type { UnderstudyEvent } from '../../core/wire/cloud-event.ts';
-import { subjectsOf } from '../../core/wire/subjects.ts';
+import { limits } from '../../core/limits.ts';
+import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.ts';
 import type { DeadLetter, Events } from '../../ports/events.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
-import { OrderedReader, readAll } from './ordered-reader.ts';
+import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
+import { WaitingRoom } from './waiting-room.ts';
 
 const deadSchema = z.object({
   tenant: z.string(),
@@ -25,6 +30,8 @@ const tokenOf = (text: string) => (/^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : '
 export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
   const kindOf = (event: UnderstudyEvent) => event.type.slice(event.type.lastIndexOf('.') + 1);
+  const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) => publisher.publish(subject, `[${texts.join(',')}]`));
+  const batchOf = ({ data: { tenant, agent } }: UnderstudyEvent) => subjects.eventBatch(tenant, agent);
   const subjectOf = (event: UnderstudyEvent) => subjects.event(event.data.tenant, event.data.agent, event.data.session, kindOf(event));
   const parseDead = (sequence: number, at: number, text: string): DeadLetter | undefined => {
     try {
@@ -34,8 +41,13 @@ export function natsEvents(nats: Nats): Events {
     }
   };
   return {
-    async publish(event, text = JSON.stringify(event)) {
-      await publisher.publish(subjectOf(event), text);
+    async publishSteps(events, texts = events.map((event) => JSON.stringify(event))) {
+      // Most share a batch, and so a promise.
+      await Promise.all(new Set(events.map((event, index) => steps.add(batchOf(event), texts[index]!))));
+    },
+    async publishEnd(event) {
+      steps.leave(batchOf(event));
+      await publisher.publish(subjectOf(event), JSON.stringify(event));
     },
     async has(event) {
       const subject = subjectOf(event);
@@ -51,14 +63,16 @@ export function natsEvents(nats: Nats): Events {
       });
       return isThere;
     },
-    async follow({ tenant, agent, session }, fromStart, onEvent) {
+    async follow({ tenant, agent, session, since }, fromStart, onEvent) {
       let afterSequence = 0;
       if (!fromStart) {
         const info = await ask<{ state: { last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${streams.events}`, undefined);
         afterSequence = info.state?.last_seq ?? 0;
       }
-      const filter = subjectsOf(subjects.prefix).event(tenant ?? '*', agent ?? '*', session ?? '*', '*');
-      const reader = new OrderedReader(nats, { stream: streams.events, filter, afterSequence }, (message) => onEvent(JSON.parse(message.text()) as UnderstudyEvent));
+      const tell = (message: OrderedMessage) => {
+        for (const event of parseEvents(message.text())) if (session === undefined || event.data.session === session) onEvent(event);
+      };
+      const reader = new OrderedReader(nats, { stream: streams.events, filter: subjects.event(tenant ?? '*', agent ?? '*', '*', '*'), afterSequence, since }, tell);
       await reader.start();
       return { stop: () => reader.stop() };
     },

@@ -10,6 +10,18 @@ interface Item {
   readonly reject: (error: unknown) => void;
 }
 
+/** How many of these, from the first on, fit into one message. */
+export function fitting(items: readonly { readonly text: string }[]): number {
+  let bytes = 0;
+  let count = 0;
+  while (count < items.length && count < limits.batchMessagesMax) {
+    bytes += Buffer.byteLength(items[count]!.text);
+    if (count > 0 && bytes > limits.batchBytesMax) break;
+    count += 1;
+  }
+  return count;
+}
+
 export class Gatherer {
   readonly #publish: (key: string, texts: readonly string[]) => Promise<unknown>;
   readonly #lanes = new Map<string, { items: Item[]; isBusy: boolean }>();
@@ -35,14 +47,7 @@ export class Gatherer {
 
   async #drain(key: string, lane: { items: Item[]; isBusy: boolean }): Promise<void> {
     while (lane.items.length > 0) {
-      let bytes = 0;
-      let count = 0;
-      while (count < lane.items.length && count < limits.batchMessagesMax) {
-        bytes += Buffer.byteLength(lane.items[count]!.text);
-        if (count > 0 && bytes > limits.batchBytesMax) break;
-        count += 1;
-      }
-      const batch = lane.items.splice(0, count);
+      const batch = lane.items.splice(0, fitting(lane.items));
       try {
         await this.#publish(
           key,

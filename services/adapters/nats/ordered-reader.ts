@@ -39,11 +39,12 @@ export class OrderedReader {
   #created: string | undefined;
   readonly #onReset: (() => void) | undefined;
   readonly #onIdle: (() => void) | undefined;
-  #deliver: 'from' | 'last-per-subject';
+  readonly #deliver: 'from' | 'last-per-subject';
+  readonly #since: number | undefined;
 
   constructor(
     nats: Nats,
-    options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject' },
+    options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject'; since?: number | undefined },
     onMessage: (message: OrderedMessage) => void,
     onReset?: () => void,
     onIdle?: () => void,
@@ -53,6 +54,7 @@ export class OrderedReader {
     this.#filter = options.filter;
     this.#last = options.afterSequence;
     this.#deliver = options.deliver ?? 'from';
+    this.#since = options.since;
     this.#onMessage = onMessage;
     this.#onReset = onReset;
     this.#onIdle = onIdle;
@@ -126,13 +128,17 @@ export class OrderedReader {
       const subscription = this.#nats.connection.subscribe(inbox, { callback: (error, message) => (error ? undefined : this.#heard(message, subscription)) });
       this.#subscription = subscription;
       const isFrom = this.#deliver === 'from' || this.#last > 0;
+      const isSince = this.#since !== undefined && this.#last === 0;
       const answer = await ask<{ name: string; num_pending: number }>(this.#nats, `$JS.API.CONSUMER.CREATE.${this.#stream}`, {
         stream_name: this.#stream,
         config: {
           deliver_subject: inbox,
           filter_subject: this.#filter,
-          deliver_policy: isFrom ? DeliverPolicy.StartSequence : DeliverPolicy.LastPerSubject,
-          ...(isFrom ? { opt_start_seq: this.#last + 1 } : {}),
+          ...(isSince
+            ? { deliver_policy: DeliverPolicy.StartTime, opt_start_time: new Date(this.#since!).toISOString() }
+            : isFrom
+              ? { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: this.#last + 1 }
+              : { deliver_policy: DeliverPolicy.LastPerSubject }),
           ack_policy: AckPolicy.None,
           max_deliver: 1,
           replay_policy: ReplayPolicy.Instant,

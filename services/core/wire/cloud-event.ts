@@ -70,6 +70,12 @@ export function endEventOf(record: SessionRecord, reply: Extract<Effect, { kind:
   };
 }
 
+/** A message of EVENTS: one event, or a batch of them (CloudEvents JSON batch format). @throws SyntaxError for what is no JSON */
+export function parseEvents(text: string): readonly UnderstudyEvent[] {
+  const body = JSON.parse(text) as UnderstudyEvent | readonly UnderstudyEvent[];
+  return Array.isArray(body) ? body : [body as UnderstudyEvent];
+}
+
 function briefly(effect: Effect): { id?: string; kind: string; what?: string } {
   switch (effect.kind) {
     case 'runTool':

@@ -13,6 +13,8 @@ export function subjectsOf(prefix = 'understudy') {
     start: (effect: EffectId | string) => `${prefix}.start.${effect}`,
     holds: (performer: string) => `${prefix}.holds.${performer}`,
     event: (tenant: string, agent: string, session: string, kind: string) => `${prefix}.event.${tenant}.${agent}.${session}.${kind}`,
+    /** Steps of many sessions, as a CloudEvents batch. No session has this name: all end in a hash. */
+    eventBatch: (tenant: string, agent: string) => `${prefix}.event.${tenant}.${agent}.batch.steps`,
     dead: (tenant: string, agent: string) => `${prefix}.dead.${tenant}.${agent}`,
     stream: (tenant: TenantId, session: SessionId) => `${prefix}.stream.${tenant}.${session}`,
     archive: (shard: ShardId | number, session: SessionId | '*') => `${prefix}.archive.${shard}.${session}`,
