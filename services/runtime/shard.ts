@@ -399,10 +399,13 @@ export class Shard {
   #schedule(): void {
     if (this.#isScheduled || this.#isCommitting || !this.#isOpen) return;
     this.#isScheduled = true;
-    setImmediate(() => {
-      this.#isScheduled = false;
-      this.#commitNow();
-    });
+    // After this callback and all that it promised: what came in one read is committed together, and nothing waits for a turn of the loop.
+    queueMicrotask(() =>
+      process.nextTick(() => {
+        this.#isScheduled = false;
+        this.#commitNow();
+      }),
+    );
   }
 
   #scheduleLazily(): void {

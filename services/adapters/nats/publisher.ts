@@ -144,11 +144,15 @@ export class LeanPublisher {
     waiting.sentAt = waiting.since;
     this.#turn.push([number, waiting]);
     if (this.#turn.length > 1) return;
-    setImmediate(() => {
-      const turn = this.#turn;
-      this.#turn = [];
-      for (const [each, one] of turn) if (this.#waiting.has(each)) this.#send(each, one);
-    });
+    // With nothing under way it leaves when this callback and all that it promised are done; else with what the rest of the loop's turn brings.
+    if (this.#waiting.size === 1) queueMicrotask(() => process.nextTick(() => this.#sendTurn()));
+    else setImmediate(() => this.#sendTurn());
+  }
+
+  #sendTurn(): void {
+    const turn = this.#turn;
+    this.#turn = [];
+    for (const [each, one] of turn) if (this.#waiting.has(each)) this.#send(each, one);
   }
 
   #resendOld(): void {

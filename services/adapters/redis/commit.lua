@@ -5,51 +5,66 @@
 --       outbox id or '', outbox body,
 --       n, then n outbox ids that are settled,
 --       n, then n archived sessions: session, version, summary or '', floor that remains or '',
---       n, then n sessions: session, version expected, version after, record, wake time or '', floor or '',
---          n entries..., n pending (id, body)..., n resolved ids...
+--       n, then n sessions, n versions expected, n times (session, version after), n times (session, record),
+--       then five lists, each with its length first: wakes (time, session), sessions without a wake, floors (sequence, session),
+--          pending (id, body), resolved ids,
+--       then to the end, conversations: session, n, n entries
 -- Returns OK, FENCED (another owns the shard) or STALE (position or a version is not as expected).
 -- Promise: with anything but OK, nothing was written.
+-- Sessions are written together: a command for each would cost more than all that it writes, here and in the append-only file.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
 local position = redis.call('GET', KEYS[2])
 if (position or '') ~= ARGV[2] then return 'STALE' end
 
--- First pass: look at every version before anything is written.
 local at = 8
-local settled = tonumber(ARGV[at]); at = at + 1
-local settledFrom = at; at = at + settled
-local archived = tonumber(ARGV[at]); at = at + 1
-local archivedFrom = at; at = at + 4 * archived
-local sessions = tonumber(ARGV[at]); at = at + 1
-local first = at
-for _ = 1, sessions do
-  if (redis.call('HGET', KEYS[4], ARGV[at]) or '0') ~= ARGV[at + 1] then return 'STALE' end
-  at = at + 6
-  at = at + 1 + tonumber(ARGV[at])
-  at = at + 1 + 2 * tonumber(ARGV[at])
-  at = at + 1 + tonumber(ARGV[at])
+-- A list with its length first: where it begins, and how long it is.
+local function list()
+  local from, length = at + 1, tonumber(ARGV[at])
+  at = from + length
+  return from, length
+end
+-- One command for a stretch of arguments, in pieces that fit Lua's stack (even, so that no pair is torn).
+local piece = 4000
+local function each(from, length, run)
+  for first = from, from + length - 1, piece do run(first, math.min(first + piece, from + length) - 1) end
+end
+local function write(command, key, from, length)
+  each(from, length, function(first, last) redis.call(command, key, unpack(ARGV, first, last)) end)
 end
 
--- Second pass: write.
+local settledFrom, settled = list()
+local archivedFrom, archived = at + 1, tonumber(ARGV[at])
+at = archivedFrom + 4 * archived
+local sessionsFrom, sessions = list()
+local expectedFrom = at
+-- Look at every version before anything is written.
+local isStale = false
+each(sessionsFrom, sessions, function(first, last)
+  local versions = redis.call('HMGET', KEYS[4], unpack(ARGV, first, last))
+  for index = first, last do
+    if (versions[index - first + 1] or '0') ~= ARGV[index + sessions] then isStale = true end
+  end
+end)
+if isStale then return 'STALE' end
+
 redis.call('SET', KEYS[2], ARGV[3])
 if ARGV[6] ~= '' then redis.call('HSET', KEYS[6], ARGV[6], ARGV[7]) end
-for index = settledFrom, settledFrom + settled - 1 do redis.call('HDEL', KEYS[6], ARGV[index]) end
-at = first
-for _ = 1, sessions do
-  local session = ARGV[at]
-  redis.call('HSET', KEYS[4], session, ARGV[at + 2])
-  redis.call('HSET', KEYS[3], session, ARGV[at + 3])
-  if ARGV[at + 4] == '' then redis.call('ZREM', KEYS[7], session) else redis.call('ZADD', KEYS[7], ARGV[at + 4], session) end
-  if ARGV[at + 5] ~= '' then redis.call('ZADD', KEYS[8], 'NX', ARGV[at + 5], session) end
-  at = at + 6
-  local entries = tonumber(ARGV[at]); at = at + 1
-  for index = at, at + entries - 1 do redis.call('RPUSH', ARGV[4] .. session, ARGV[index]) end
-  at = at + entries
-  local pending = tonumber(ARGV[at]); at = at + 1
-  for index = at, at + 2 * pending - 1, 2 do redis.call('HSET', KEYS[5], ARGV[index], ARGV[index + 1]) end
-  at = at + 2 * pending
-  local resolved = tonumber(ARGV[at]); at = at + 1
-  for index = at, at + resolved - 1 do redis.call('HDEL', KEYS[5], ARGV[index]) end
-  at = at + resolved
+write('HDEL', KEYS[6], settledFrom, settled)
+at = expectedFrom + sessions
+write('HSET', KEYS[4], at, 2 * sessions)
+at = at + 2 * sessions
+write('HSET', KEYS[3], at, 2 * sessions)
+at = at + 2 * sessions
+write('ZADD', KEYS[7], list())
+write('ZREM', KEYS[7], list())
+each(at + 1, tonumber(ARGV[at]), function(first, last) redis.call('ZADD', KEYS[8], 'NX', unpack(ARGV, first, last)) end)
+list()
+write('HSET', KEYS[5], list())
+write('HDEL', KEYS[5], list())
+while at <= #ARGV do
+  local conversation, entries = ARGV[4] .. ARGV[at], tonumber(ARGV[at + 1])
+  write('RPUSH', conversation, at + 2, entries)
+  at = at + 2 + entries
 end
 -- What was archived and has not moved since needs no mail any more; what has ended leaves a summary only.
 for index = archivedFrom, archivedFrom + 4 * archived - 1, 4 do

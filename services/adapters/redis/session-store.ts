@@ -7,7 +7,7 @@ import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
 import { clusterKeys, keysOf } from '../../core/wire/keys.ts';
-import type { Commit, CommitResult, ModelCalls, SessionStore, ShardPosition, ShardState } from '../../ports/session-store.ts';
+import type { Commit, CommitResult, ModelCalls, SessionCommit, SessionStore, ShardPosition, ShardState } from '../../ports/session-store.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
 export async function answering<Value>(what: string, promise: Promise<Value>): Promise<Value> {
@@ -153,12 +153,26 @@ function commitArguments(commit: Commit, token: OwnerToken, from: string, conver
   const args: (string | number)[] = [token, from, positionText(commit.to), conversationPrefix, limits.recentSessions, commit.outbox?.id ?? '', commit.outbox?.body ?? ''];
   args.push(commit.settled.length, ...commit.settled, commit.archived.length);
   for (const { session, version, summary, floor } of commit.archived) args.push(session, version, summary ?? '', floor ?? '');
-  args.push(commit.sessions.length);
-  for (const one of commit.sessions) {
-    args.push(one.session, one.expectedVersion, one.version, one.record, one.wakeAt ?? '', one.floor ?? '', one.entries.length, ...one.entries, one.pending.length);
-    for (const { id, body } of one.pending) args.push(id, body);
-    args.push(one.resolved.length, ...one.resolved);
-  }
+  // What goes to one key stands together, so that the script writes it with one command.
+  const { sessions } = commit;
+  args.push(sessions.length);
+  for (const { session } of sessions) args.push(session);
+  for (const { expectedVersion } of sessions) args.push(expectedVersion);
+  for (const { session, version } of sessions) args.push(session, version);
+  for (const { session, record } of sessions) args.push(session, record);
+  const list = (fill: (one: SessionCommit) => void) => {
+    const at = args.push(0) - 1;
+    for (const one of sessions) fill(one);
+    args[at] = args.length - at - 1;
+  };
+  list(({ session, wakeAt }) => wakeAt !== undefined && args.push(wakeAt, session));
+  list(({ session, wakeAt }) => wakeAt === undefined && args.push(session));
+  list(({ session, floor }) => floor !== undefined && args.push(floor, session));
+  list(({ pending }) => {
+    for (const { id, body } of pending) args.push(id, body);
+  });
+  list(({ resolved }) => args.push(...resolved));
+  for (const { session, entries } of sessions) if (entries.length > 0) args.push(session, entries.length, ...entries);
   return args;
 }
 

@@ -6,6 +6,7 @@
  * Pausing, halting and parking belong to every session, whatever its machine, and live in `step.ts`.
  */
 import { assign, setup } from 'xstate';
+import { isEmpty } from '../keyed.ts';
 import type { AgentContext } from './agent-context.ts';
 import type { Effect } from './effects.ts';
 import type { ModelCallPlan } from './model-call.ts';
@@ -30,8 +31,8 @@ type Args = { context: AgentContext; event: AgentEvent };
 const refusalOf = (plan: ModelCallPlan): { outcome: 'failed'; reason: string } =>
   plan.ok ? { outcome: 'failed', reason: '' } : { outcome: 'failed', reason: `${plan.code}: ${plan.reason}` };
 
-const hasCalls = ({ event }: Args) => Object.keys(event.plan.context.calls).length > 0;
-const hasApprovals = ({ event }: Args) => Object.keys(event.plan.context.approvals).length > 0;
+const hasCalls = ({ event }: Args) => !isEmpty(event.plan.context.calls);
+const hasApprovals = ({ event }: Args) => !isEmpty(event.plan.context.approvals);
 const isStuck = ({ event }: Args) => event.plan.context.failures >= event.loop.failuresMax;
 const stuckReason = (event: AgentEvent) => event.plan.isLooping ?? `${event.plan.context.failures} turns in a row in which every tool call failed`;
 

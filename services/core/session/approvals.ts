@@ -1,6 +1,7 @@
 /** What needs a person: asked with a seal over exactly what will run, decided once. */
 import canonicalize from 'canonicalize';
 import { sha256 } from '../ids.ts';
+import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenApproval } from './agent-context.ts';
 import type { Entry } from './conversation.ts';
@@ -31,7 +32,7 @@ export function askApproval(context: AgentContext, around: Surroundings, call: T
   const hash = approvalHash(call.name, canonical, expiresAt);
   const approval: OpenApproval = { kind: 'tool', call: call.id, tool: call.name, arguments: canonical, hash, expiresAt };
   return {
-    context: { ...context, approvals: { ...context.approvals, [id]: approval } } satisfies AgentContext,
+    context: { ...context, approvals: having(context.approvals, id, approval) } satisfies AgentContext,
     effect: { kind: 'askHuman', id, ...addressOf(around, expiresMs), tool: call.name, hash } satisfies Effect,
   };
 }
@@ -43,7 +44,7 @@ export function planEscalation(context: AgentContext, around: Surroundings, reas
   const hash = approvalHash('escalation', canonicalize({ reason }) ?? '', expiresAt);
   const approval: OpenApproval = { kind: 'escalation', call: '', tool: 'escalation', arguments: canonicalize({ reason }) ?? '', hash, expiresAt, reason };
   return {
-    context: { ...context, approvals: { ...context.approvals, [id]: approval } },
+    context: { ...context, approvals: having(context.approvals, id, approval) },
     effect: { kind: 'askHuman', id, ...addressOf(around, limits.approvalExpiryMs), tool: 'escalation', hash },
   };
 }
@@ -55,8 +56,7 @@ export function planApproval(
 ): Plan {
   const approval = before.approvals[decision.id];
   if (!approval) return { context: before, entries: [], effects: [] };
-  const { [decision.id]: _, ...approvals } = before.approvals;
-  let context: AgentContext = { ...before, approvals };
+  let context: AgentContext = { ...before, approvals: without(before.approvals, decision.id) };
   if (approval.kind === 'escalation') {
     if (!decision.approved) return { context, entries: [], effects: [], stop: { code: 'ESCALATION_REJECTED', reason: `${decision.actor}: ${decision.reason || 'stop'}` } };
     const note: Entry = { role: 'user', content: `A person looked at this and says: ${decision.reason || 'go on, and try another way.'}` };

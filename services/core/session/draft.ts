@@ -5,6 +5,7 @@
 import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
 import { nothing } from '../budget/budget.ts';
 import { assertNever } from '../errors.ts';
+import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext } from './agent-context.ts';
 import { agentMachine } from './agent-machine.ts';
@@ -115,7 +116,7 @@ export function liveOf(draft: Draft): AnyMachineSnapshot {
 export function emit(draft: Draft, effects: readonly Effect[]): void {
   for (const effect of effects) {
     draft.effects.push(effect);
-    if (isPending(effect)) draft.record = { ...draft.record, pending: { ...draft.record.pending, [effect.id]: noteOf(effect, draft) } };
+    if (isPending(effect)) draft.record = { ...draft.record, pending: having(draft.record.pending, effect.id, noteOf(effect, draft)) };
   }
 }
 
@@ -138,8 +139,7 @@ function noteOf(effect: PendingEffect, draft: Draft): PendingNote {
 
 export function settle(draft: Draft, effect: string): void {
   if (!draft.record.pending[effect]) return;
-  const { [effect]: _, ...pending } = draft.record.pending;
-  draft.record = { ...draft.record, pending };
+  draft.record = { ...draft.record, pending: without(draft.record.pending, effect) };
   draft.settled.push(effect);
 }
 

@@ -1,5 +1,6 @@
 /** A session of a user's own machine: answers become its events, and what it wants becomes effects and timers. */
 import { assertNever, Refused } from '../errors.ts';
+import { having } from '../keyed.ts';
 import type { Failure } from '../tools/job.ts';
 import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
 import type { Transitioned } from './machine-host.ts';
@@ -91,7 +92,7 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
   draft.choices.push(...moved.choices);
   for (const { effect, note } of read.started) {
     draft.effects.push(effect);
-    draft.record = { ...draft.record, pending: { ...draft.record.pending, [effect.id]: note } };
+    draft.record = { ...draft.record, pending: having(draft.record.pending, effect.id, note) };
   }
   if (read.status !== 'active') end(draft, read.status, read.reason, read.output);
 }

@@ -5,6 +5,7 @@
  * every time in a plan comes from the envelope, so the same message makes the same plan again.
  */
 import { type AgentName, type EffectId, effectIdOf, type Revision, type SessionId, type TenantId } from '../ids.ts';
+import { isEmpty } from '../keyed.ts';
 import type { AgentContext } from './agent-context.ts';
 import { bytesOf, type Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
@@ -59,7 +60,7 @@ export function append(context: AgentContext, entries: readonly Entry[]): AgentC
 
 export const toolEntry = (call: string, tool: string, content: unknown): Entry => ({ role: 'tool', call, tool, content: JSON.stringify(content) });
 
-const hasOpen = (context: AgentContext) => Object.keys(context.calls).length > 0 || Object.keys(context.approvals).length > 0;
+const hasOpen = (context: AgentContext) => !isEmpty(context.calls) || !isEmpty(context.approvals);
 
 /** When the last call of a turn is back, count whether the turn got anywhere. */
 export function closeTurn(plan: Plan): Plan {

@@ -10,6 +10,7 @@ import type { AnyMachineSnapshot } from 'xstate';
 import { type BudgetLimits, limitsSchema } from '../budget/budget.ts';
 import { assertNever, Refused } from '../errors.ts';
 import type { SessionId, TenantId } from '../ids.ts';
+import { without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import { agentMachineVersion } from './agent-machine.ts';
@@ -214,8 +215,7 @@ function expire(draft: Draft, due: Due): void {
     const timer = record.timers[due.id];
     // It may have been set anew since it was found due.
     if (!timer || timer.dueAt !== due.dueAt) return;
-    const { [due.id]: _, ...timers } = record.timers;
-    draft.record = { ...record, timers };
+    draft.record = { ...record, timers: without(record.timers, due.id) };
     if (due.id === 'wall') return end(draft, 'failed', 'LIMIT_WALLCLOCK: the session took longer than it is allowed to');
     if (timer.event) movePipeline(draft, driverFor(draft.definition.machine!).transition(liveOf(draft), timer.event as { type: string }));
     return;

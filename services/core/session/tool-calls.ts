@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { add, carve, nothing, reservationOf, type Spending } from '../budget/budget.ts';
 import { issuesOf } from '../errors.ts';
 import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
+import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenCall } from './agent-context.ts';
 import type { Entry } from './conversation.ts';
@@ -74,7 +75,7 @@ export function startCall(context: AgentContext, around: Surroundings, checked: 
     const tries = tool.retry.attempts * (tool.timeoutMs + tool.retry.backoffMaxMs);
     const open: OpenCall = { call: call.id, tool: call.name };
     return {
-      context: { ...context, calls: { ...context.calls, [id]: open } },
+      context: { ...context, calls: having(context.calls, id, open) },
       effect: { kind: 'runTool', id, ...addressOf(around, tries + limits.deadlineSlackMs), tool: call.name, class: tool.class, pool: tool.pool, arguments: args },
     };
   }
@@ -88,7 +89,7 @@ export function startCall(context: AgentContext, around: Surroundings, checked: 
     context: {
       ...context,
       reserved: add(context.reserved, reserved),
-      calls: { ...context.calls, [id]: { call: call.id, tool: `${delegateTool}:${agent}`, reserved, child } },
+      calls: having(context.calls, id, { call: call.id, tool: `${delegateTool}:${agent}`, reserved, child }),
     },
     effect: {
       kind: 'startAgent',
@@ -127,9 +128,8 @@ const subtract = (left: Spending, right: Spending): Spending => ({
 export function planResult(before: AgentContext, effect: string, content: unknown, isOk: boolean, spent: Spending = nothing): Plan {
   const open = before.calls[effect];
   if (!open) return { context: before, entries: [], effects: [] };
-  const { [effect]: _, ...calls } = before.calls;
   const entry = toolEntry(open.call, open.tool, content);
   const reserved = open.reserved ? subtract(before.reserved, open.reserved) : before.reserved;
-  const context = append({ ...before, calls, reserved, spent: add(before.spent, spent), succeeded: before.succeeded + (isOk ? 1 : 0) }, [entry]);
+  const context = append({ ...before, calls: without(before.calls, effect), reserved, spent: add(before.spent, spent), succeeded: before.succeeded + (isOk ? 1 : 0) }, [entry]);
   return closeTurn({ context, entries: [entry], effects: [] });
 }

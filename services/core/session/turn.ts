@@ -1,5 +1,6 @@
 /** A turn: the model has spoken; which of its calls run, wait, or are refused. */
 import { add, nothing } from '../budget/budget.ts';
+import { having, without } from '../keyed.ts';
 import type { AgentContext } from './agent-context.ts';
 import { askApproval, ruleFor } from './approvals.ts';
 import type { Entry } from './conversation.ts';
@@ -14,9 +15,12 @@ const malformedMax = 4; // semantic retries in a row: a model that cannot be hel
 const repeatsKept = 32;
 
 function remember(repeats: AgentContext['repeats'], signature: string, times: number): AgentContext['repeats'] {
-  const { [signature]: _, ...others } = repeats;
-  const kept = Object.entries(others).slice(-(repeatsKept - 1));
-  return { ...Object.fromEntries(kept), [signature]: times };
+  let kept = without(repeats, signature);
+  for (const oldest in kept) {
+    if (Object.keys(kept).length < repeatsKept) break;
+    kept = without(kept, oldest);
+  }
+  return having(kept, signature, times);
 }
 
 function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[]): Plan {
