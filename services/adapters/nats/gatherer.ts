@@ -1,6 +1,7 @@
 /**
- * Natural batching: what gathers for one subject while a publish is under way leaves as one message.
- * An idle subject sends at once, with what is added in the same microtask queue; there are no timers.
+ * Natural batching: what gathers for a subject while publishes are under way leaves as one message, when they have been acknowledged.
+ * While nothing is under way it leaves at once, with what is added in the same microtask queue; there are no timers.
+ * Subjects go together, in rounds: they share a stream, and few large messages cost it less than many small ones.
  */
 import { limits } from '../../core/limits.ts';
 
@@ -24,42 +25,47 @@ export function fitting(items: readonly { readonly text: string }[]): number {
 
 export class Gatherer {
   readonly #publish: (key: string, texts: readonly string[]) => Promise<unknown>;
-  readonly #lanes = new Map<string, { items: Item[]; isBusy: boolean }>();
+  #lanes = new Map<string, Item[]>();
+  #isBusy = false;
 
   constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>) {
     this.#publish = publish;
   }
 
   add(key: string, text: string): Promise<void> {
-    let lane = this.#lanes.get(key);
-    if (!lane) {
-      lane = { items: [], isBusy: false };
-      this.#lanes.set(key, lane);
-    }
-    const held = lane;
     return new Promise((resolve, reject) => {
-      held.items.push({ text, resolve, reject });
-      if (held.isBusy) return;
-      held.isBusy = true;
-      queueMicrotask(() => void this.#drain(key, held));
+      const lane = this.#lanes.get(key);
+      const item = { text, resolve, reject };
+      if (lane) lane.push(item);
+      else this.#lanes.set(key, [item]);
+      if (this.#isBusy) return;
+      this.#isBusy = true;
+      queueMicrotask(() => void this.#rounds());
     });
   }
 
-  async #drain(key: string, lane: { items: Item[]; isBusy: boolean }): Promise<void> {
-    while (lane.items.length > 0) {
-      const batch = lane.items.splice(0, fitting(lane.items));
-      try {
-        await this.#publish(
-          key,
-          batch.map((item) => item.text),
-        );
-        for (const item of batch) item.resolve();
-      } catch (error) {
-        for (const item of batch) item.reject(error);
-      }
+  async #rounds(): Promise<void> {
+    while (this.#lanes.size > 0) {
+      const lanes = this.#lanes;
+      this.#lanes = new Map();
+      await Promise.all([...lanes].map(([key, items]) => this.#send(key, items)));
     }
-    lane.isBusy = false;
-    this.#lanes.delete(key);
+    this.#isBusy = false;
+  }
+
+  async #send(key: string, items: Item[]): Promise<void> {
+    const batch = items.splice(0, fitting(items));
+    const rest = items.length > 0 ? this.#send(key, items) : undefined;
+    try {
+      await this.#publish(
+        key,
+        batch.map((item) => item.text),
+      );
+      for (const item of batch) item.resolve();
+    } catch (error) {
+      for (const item of batch) item.reject(error);
+    }
+    await rest;
   }
 }
 
