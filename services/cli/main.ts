@@ -183,7 +183,9 @@ program
   .action(async (session: string | undefined, options: { tenant?: string; agent?: string; fromStart?: boolean }) => {
     const { prefix, explain } = program.opts<Global>();
     if (explain) {
-      process.stdout.write(`nats --server ${serverUrl()} sub '${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.>'${session === undefined ? '' : ` | grep ${session}`}\n`);
+      process.stdout.write(
+        `nats --server ${serverUrl()} sub '${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.>'${session === undefined ? '' : ` | grep ${session}`}\n`,
+      );
       return;
     }
     await withNats(async (nats) => {

@@ -24,6 +24,6 @@ export interface Telemetry {
   startRefused(toolClass: string): void;
   /** A sandbox was claimed after so long. */
   claimed(seconds: number): void;
-  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'inFlight' | 'sandboxesFree' | 'sandboxesClaimed', value: number): void;
+  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'waiting' | 'inFlight' | 'sandboxesFree' | 'sandboxesClaimed', value: number): void;
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string, fields?: Fields): void;
 }

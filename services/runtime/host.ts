@@ -76,6 +76,7 @@ export class Host {
       clock.every(limits.heartbeatMs, () => void this.#listen()),
       clock.every(limits.leaseRenewMs, () => void this.#renew()),
       clock.every(1_000, () => this.#sweep()),
+      clock.every(1_000, () => void this.#widen()),
       clock.every(limits.trimMs, () => void this.#trim()),
     ];
   }
@@ -257,6 +258,15 @@ export class Host {
     }
   }
 
+  #isWidening = false;
+  async #widen(): Promise<void> {
+    if (this.#isWidening) return;
+    this.#isWidening = true;
+    // Asked again in a second, if it cannot be said now.
+    await this.#ports.windows.widen().catch((error: unknown) => this.#ports.telemetry.log('debug', 'the pools could not be looked at', { cause: messageOf(error) }));
+    this.#isWidening = false;
+  }
+
   #gauges(): void {
     const { telemetry } = this.#ports;
     const { actors, backlog, unsettled } = this.load;
@@ -264,6 +274,7 @@ export class Host {
     telemetry.gauge('actors', actors);
     telemetry.gauge('backlog', backlog);
     telemetry.gauge('outbox', unsettled);
+    telemetry.gauge('waiting', this.#ports.windows.waiting);
   }
 
   /** The owner of shard 0 trims MAIL to what was needed a round ago: a store that loses its last second still finds its mail. */

@@ -17,6 +17,7 @@ import { controlHandlers } from './control-api.ts';
 import { Definitions } from './definitions.ts';
 import { Host } from './host.ts';
 import { takeIn } from './intake.ts';
+import { Windows } from './windows.ts';
 
 export interface RuntimePorts {
   readonly mailbox: Mailbox;
@@ -56,7 +57,7 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
   const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
     { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
-    { ...ports, definitions, shards: settings.shards },
+    { ...ports, definitions, shards: settings.shards, windows: new Windows(ports.effects, clock) },
     ports.leases,
     control,
   );

@@ -36,6 +36,7 @@ import { Drafts } from './drafts.ts';
 import { Loader } from './loader.ts';
 import { Outbox } from './outbox.ts';
 import { Residents } from './residents.ts';
+import type { ShardWindows, Windows } from './windows.ts';
 
 export interface ShardPorts {
   readonly mailbox: Mailbox;
@@ -47,6 +48,7 @@ export interface ShardPorts {
   readonly clock: Clock;
   readonly definitions: Definitions;
   readonly shards: number;
+  readonly windows: Windows;
 }
 
 interface Arrived {
@@ -74,6 +76,7 @@ export class Shard {
   #offersAll = false;
   readonly #drafts = new Drafts();
   readonly #outbox: Outbox;
+  readonly #windows: ShardWindows;
   readonly #deadLetters: DeadLetters;
   readonly #baselines: Baselines;
   readonly #loader: Loader;
@@ -90,7 +93,8 @@ export class Shard {
     this.#ports = ports;
     this.#onLost = onLost;
     const isOpen = () => this.#isOpen;
-    this.#outbox = new Outbox(this.id, ports, isOpen, (actors) => this.#released(actors));
+    this.#windows = ports.windows.open();
+    this.#outbox = new Outbox(this.id, { ...ports, effects: { ...ports.effects, offer: this.#windows.offer } }, isOpen, (actors) => this.#released(actors));
     this.#deadLetters = new DeadLetters(this.id, ports, isOpen);
     this.#baselines = new Baselines(this.id, ports, this.#residents, {
       isOpen,
@@ -167,6 +171,7 @@ export class Shard {
     this.#isOpen = false;
     clearTimeout(this.#lazy);
     void this.#reading?.stop();
+    this.#windows.close();
     this.#residents.clear();
   }
 
@@ -281,6 +286,8 @@ export class Shard {
   #keep(actor: Actor, incoming: Incoming, stepped: Extract<Step, { kind: 'applied' }>): void {
     const { record } = stepped;
     const { telemetry } = this.#ports;
+    const { message } = incoming;
+    for (const effect of stepped.settled) this.#windows.answered(effect, 'effect' in message && message.effect === effect ? message : undefined);
     this.#drafts.keep(actor, incoming, stepped);
     actor.record = record;
     actor.live = stepped.live;

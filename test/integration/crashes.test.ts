@@ -330,3 +330,24 @@ test('a service that starts while the broker is away waits, says for what, and s
   for (const task of tasks) await system.publish(task, workScript);
   await allIsWell(tasks);
 });
+
+test('a tenant floods: its own queue grows, and another tenant is served all the same', async () => {
+  await open({ executors: 0 });
+  await system.stack.start('executor', { UNDERSTUDY_CONCURRENCY: '4' });
+  system.world.beforeMs = 40;
+  const flood = many(300, 'flood');
+  const calls = script('pure', 'pure', 'pure');
+  const ofFlood = () => system.world.effects.filter(({ tenant }) => tenant === 'acme').length;
+  for (const task of flood) await system.publish(task, calls);
+  await eventually(() => ofFlood() >= 8);
+  await eventually(async () => (await system.metric(system.of('runtime')[0]!, 'understudy_effects_waiting')) > 0);
+
+  const [before, calm] = [ofFlood(), many(3, 'calm')];
+  for (const task of calm) await system.publish(task, calls, { tenant: 'globex' });
+  for (const task of calm) expect((await system.endOf(task)).data.to).toBe('completed');
+
+  // In the order of arrival, each of its calls would have waited for one of every session of the flood: 900 in all.
+  expect(ofFlood() - before).toBeLessThan(450);
+  for (const task of flood) expect((await system.endOf(task)).data.to).toBe('completed');
+  expect(ofFlood()).toBe(900);
+});

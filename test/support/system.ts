@@ -62,6 +62,11 @@ apiVersion: understudy.dev/v1
 kind: Tenant
 metadata: { name: acme }
 spec: {}
+---
+apiVersion: understudy.dev/v1
+kind: Tenant
+metadata: { name: globex }
+spec: {}
 ${tool('pure', 'pure')}${tool('keyed', 'keyed')}${tool('queryable', 'queryable', ', query: { url: "${env:WORLD_URL}/did/{idempotencyKey}" }')}${tool('opaque', 'opaque')}${tool('guarded', 'keyed')}${tool('reserve', 'keyed')}${tool('ship', 'keyed')}${tool('cancel', 'keyed')}---
 apiVersion: understudy.dev/v1
 kind: Tool
@@ -160,8 +165,8 @@ export class System {
     return service;
   }
 
-  async publish(id: string, script: Script | object, options: { agent?: string; headers?: Record<string, string> } = {}): Promise<void> {
-    await natsTasks(this.nats).publish('acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
+  async publish(id: string, script: Script | object, options: { tenant?: string; agent?: string; headers?: Record<string, string> } = {}): Promise<void> {
+    await natsTasks(this.nats).publish(options.tenant ?? 'acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
   }
 
   async ask<Value = Record<string, unknown>>(verb: string, body: object = {}): Promise<Value> {

@@ -38,7 +38,10 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
   let count = 0;
   const followers = new Set<{ filter: EventFilter; onEvent: (event: UnderstudyEvent) => void }>();
   const matches = ({ data, time }: UnderstudyEvent, { tenant, agent, session, since }: EventFilter) =>
-    (since === undefined || Date.parse(time) >= since) && (tenant === undefined || data.tenant === tenant) && (agent === undefined || data.agent === agent) && (session === undefined || data.session === session);
+    (since === undefined || Date.parse(time) >= since) &&
+    (tenant === undefined || data.tenant === tenant) &&
+    (agent === undefined || data.agent === agent) &&
+    (session === undefined || data.session === session);
   const tell = (event: UnderstudyEvent) => {
     const told = JSON.parse(JSON.stringify(event)) as UnderstudyEvent;
     events.push(told);

@@ -54,18 +54,19 @@ export class Gatherer {
   }
 
   async #send(key: string, items: Item[]): Promise<void> {
-    const batch = items.splice(0, fitting(items));
-    const rest = items.length > 0 ? this.#send(key, items) : undefined;
-    try {
-      await this.#publish(
-        key,
-        batch.map((item) => item.text),
-      );
-      for (const item of batch) item.resolve();
-    } catch (error) {
-      for (const item of batch) item.reject(error);
+    // One after the other: should the first have to be sent again, the second must not overtake it.
+    while (items.length > 0) {
+      const batch = items.splice(0, fitting(items));
+      try {
+        await this.#publish(
+          key,
+          batch.map((item) => item.text),
+        );
+        for (const item of batch) item.resolve();
+      } catch (error) {
+        for (const item of batch) item.reject(error);
+      }
     }
-    await rest;
   }
 }
 

@@ -2,7 +2,7 @@
  * Batching of what nobody waits for: what is added for one subject within a while leaves as one message, an array.
  *
  * W1  Nothing waits longer than `waitMs`, or than it takes to fill a message.
- * W2  Messages of a subject leave in the order in which their parts were added.
+ * W2  Messages of a subject leave in the order in which their parts were added; one that has to be sent again may come after the next.
  */
 import { limits } from '../../core/limits.ts';
 import { fitting } from './gatherer.ts';
@@ -44,7 +44,13 @@ export class WaitingRoom {
     if (!batch) return;
     this.#batches.delete(subject);
     const published: Promise<unknown>[] = [];
-    while (batch.items.length > 0) published.push(this.#publish(subject, batch.items.splice(0, fitting(batch.items)).map(({ text }) => text)));
+    while (batch.items.length > 0)
+      published.push(
+        this.#publish(
+          subject,
+          batch.items.splice(0, fitting(batch.items)).map(({ text }) => text),
+        ),
+      );
     batch.settle(published.length === 1 ? published[0]! : Promise.all(published));
   }
 

@@ -50,6 +50,7 @@ export function observability(service: string, instance: string, level = 'info')
     shards: new Gauge({ name: 'understudy_shards_owned', help: 'Shards held', registers }),
     outbox: new Gauge({ name: 'understudy_outbox_entries', help: 'Commits whose effects are not settled', registers }),
     backlog: new Gauge({ name: 'understudy_backlog_messages', help: 'Messages read and not committed', registers }),
+    waiting: new Gauge({ name: 'understudy_effects_waiting', help: 'Effects that wait for their tenant to have room in a queue', registers }),
     sandboxesFree: new Gauge({ name: 'understudy_sandboxes_free', help: 'Sandboxes that stand ready, as this executor sees them', registers }),
     sandboxesClaimed: new Gauge({ name: 'understudy_sandboxes_claimed', help: 'Sandboxes in use, by whomever', registers }),
     inFlight: new Gauge({ name: 'understudy_effects_in_flight', help: 'Effects being performed', registers }),
