@@ -115,12 +115,12 @@ export class Shard {
 
   async open(): Promise<void> {
     const { store, mailbox, effects, telemetry } = this.#ports;
-    const state = await store.open(this.id);
-    const bounds = await mailbox.bounds();
+    // All at once, after the lease: nobody else writes here any more, and every question sees what the last owner committed.
+    const [state, bounds, queue, last] = await Promise.all([store.open(this.id), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
     this.#log = bounds.created;
-    this.#queue = await effects.life();
+    this.#queue = queue;
     // What is pending was offered to a queue that is no more (it may live in memory): offer it again.
     const isQueueLost = state.at !== undefined && state.at.queue !== this.#queue;
     this.#position = stored;
@@ -139,7 +139,7 @@ export class Shard {
     } else for (const [session, sequence] of state.floors) this.#baselines.need(session, sequence);
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
     this.#offersAll = isReborn || isQueueLost;
-    this.#catchUpTo = await mailbox.lastOf(this.id);
+    this.#catchUpTo = last;
     this.#outbox.isHolding = true;
     this.#outbox.restore(state.outbox);
     this.#isOpen = true;

@@ -1,0 +1,113 @@
+import { expect, test } from 'vitest';
+import { Gatherer } from '../../services/adapters/nats/gatherer.ts';
+import { WaitingRoom } from '../../services/adapters/nats/waiting-room.ts';
+import { limits } from '../../services/core/limits.ts';
+
+/** A broker that acknowledges when it is told to. */
+function broker() {
+  const sent: { readonly subject: string; readonly texts: readonly string[] }[] = [];
+  const acks: { readonly resolve: (value?: unknown) => void; readonly reject: (error: Error) => void }[] = [];
+  const publish = (subject: string, texts: readonly string[]) =>
+    new Promise((resolve, reject) => {
+      sent.push({ subject, texts });
+      acks.push({ resolve, reject });
+    });
+  return { sent, acks, publish };
+}
+const settled = () => new Promise(setImmediate);
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+test('what gathers while a round is under way leaves in the next, a message for each subject', async () => {
+  const { sent, acks, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  void gatherer.add('a', '1');
+  await settled();
+  for (const [subject, text] of [
+    ['a', '2'],
+    ['b', '3'],
+    ['a', '4'],
+  ] as const)
+    void gatherer.add(subject, text);
+  await settled();
+  expect(sent).toEqual([{ subject: 'a', texts: ['1'] }]);
+
+  acks[0]!.resolve();
+  await settled();
+
+  expect(sent.slice(1)).toEqual([
+    { subject: 'a', texts: ['2', '4'] },
+    { subject: 'b', texts: ['3'] },
+  ]);
+});
+
+test('what does not fit one message leaves after it was acknowledged: sent again, it must not be overtaken', async () => {
+  const { sent, acks, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  const texts = Array.from({ length: limits.batchMessagesMax + 1 }, (_, index) => String(index));
+  for (const text of texts) void gatherer.add('a', text);
+  await settled();
+  expect(sent.map((message) => message.texts.length)).toEqual([limits.batchMessagesMax]);
+
+  acks[0]!.resolve();
+  await settled();
+
+  expect(sent.flatMap((message) => message.texts)).toEqual(texts);
+});
+
+test('a refused message is told to those who are in it, and the others go on', async () => {
+  const { acks, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  const [bad, good] = [gatherer.add('a', '1'), gatherer.add('b', '2')];
+  await settled();
+  acks[0]!.reject(new Error('refused'));
+  acks[1]!.resolve();
+
+  await expect(bad).rejects.toThrow('refused');
+  await good;
+  const next = gatherer.add('a', '3');
+  await settled();
+  acks[2]!.resolve();
+  await next;
+});
+
+test('in a waiting room those of a subject leave together, in order, when their time has come', async () => {
+  const { sent, acks, publish } = broker();
+  const room = new WaitingRoom(20, publish);
+  const added = [room.add('a', '1'), room.add('b', '2'), room.add('a', '3')];
+  await settled();
+  expect(sent).toEqual([]);
+
+  await sleep(40);
+  expect(sent).toEqual([
+    { subject: 'a', texts: ['1', '3'] },
+    { subject: 'b', texts: ['2'] },
+  ]);
+  for (const ack of acks) ack.resolve();
+  await Promise.all(added);
+});
+
+test('a waiting room is left at once when it is full, or when it is asked for', async () => {
+  const { sent, publish } = broker();
+  const room = new WaitingRoom(60_000, publish);
+  for (let count = 0; count < limits.batchMessagesMax; count += 1) void room.add('full', String(count));
+  void room.add('asked', '1');
+  void room.add('stays', '1');
+
+  room.leave('asked');
+  room.leave('nobody');
+
+  expect(sent.map(({ subject, texts }) => [subject, texts.length])).toEqual([
+    ['full', limits.batchMessagesMax],
+    ['asked', 1],
+  ]);
+});
+
+test('a broker that refuses tells everybody who waited for that message', async () => {
+  const { acks, publish } = broker();
+  const room = new WaitingRoom(1, publish);
+  const added = [room.add('a', '1'), room.add('a', '2')];
+  await sleep(15);
+  acks[0]!.reject(new Error('refused'));
+
+  for (const one of added) await expect(one).rejects.toThrow('refused');
+});
