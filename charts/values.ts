@@ -220,6 +220,10 @@ export const valuesSchema = z
         enabled: z.boolean().default(false).describe('KEDA scales gateway and executor by what waits in their queues; needs its CRDs'),
         max: z.number().int().min(1).default(10),
         queuedPerReplica: z.number().int().min(1).default(50).describe('effects waiting for each replica'),
+        prometheus: z
+          .string()
+          .default('')
+          .describe('address of a Prometheus that scrapes the runtimes: what waits there for its tenant to have room counts too; without it one tenant alone scales little up'),
       })
       .strict()
       .prefault({}),

@@ -26,7 +26,7 @@ export interface ShardPosition {
   readonly position: Position;
   readonly commits: number;
   readonly log: number;
-  /** Everything pending was offered to this life of the queue. */
+  /** Everything pending was offered to this life of the queue; 0 while something waits to be offered. */
   readonly queue: number;
 }
 

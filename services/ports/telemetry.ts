@@ -24,6 +24,8 @@ export interface Telemetry {
   startRefused(toolClass: string): void;
   /** A sandbox was claimed after so long. */
   claimed(seconds: number): void;
-  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'waiting' | 'inFlight' | 'sandboxesFree' | 'sandboxesClaimed', value: number): void;
+  /** So many effects wait for their tenant to have room in a pool's queue. */
+  effectsWaiting(pool: string, count: number): void;
+  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'inFlight' | 'sandboxesFree' | 'sandboxesClaimed', value: number): void;
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string, fields?: Fields): void;
 }

@@ -274,7 +274,7 @@ export class Host {
     telemetry.gauge('actors', actors);
     telemetry.gauge('backlog', backlog);
     telemetry.gauge('outbox', unsettled);
-    telemetry.gauge('waiting', this.#ports.windows.waiting);
+    for (const [pool, count] of this.#ports.windows.waiting) telemetry.effectsWaiting(pool, count);
   }
 
   /** The owner of shard 0 trims MAIL to what was needed a round ago: a store that loses its last second still finds its mail. */

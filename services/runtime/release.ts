@@ -51,7 +51,9 @@ export async function release(entry: OutboxEntry, effects: readonly PendingEffec
   if (entry.events.length > 0) sent.push(ports.events.publishSteps(entry.events, eventTexts));
   for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
   await Promise.all(sent);
-  if (effects.length > 0) ports.telemetry.released('effect', effects.length);
+  // Those that go to a pool are counted when they leave their window.
+  const others = effects.filter((effect) => !isPooled(effect)).length;
+  if (others > 0) ports.telemetry.released('effect', others);
 }
 
 export async function releasePending(effect: PendingEffect, { effects, mailbox, shards }: ReleasePorts): Promise<void> {

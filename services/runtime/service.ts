@@ -57,7 +57,7 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
   const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
     { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
-    { ...ports, definitions, shards: settings.shards, windows: new Windows(ports.effects, clock) },
+    { ...ports, definitions, shards: settings.shards, windows: new Windows(ports) },
     ports.leases,
     control,
   );

@@ -93,7 +93,14 @@ export class Shard {
     this.#ports = ports;
     this.#onLost = onLost;
     const isOpen = () => this.#isOpen;
-    this.#windows = ports.windows.open();
+    this.#windows = ports.windows.open({
+      isOpen,
+      isWanted: ({ session, id }) => {
+        if (this.#residents.tasksOfEnded(session)) return false;
+        const record = this.#residents.get(session)?.record;
+        return record === undefined || record.pending[id] !== undefined;
+      },
+    });
     this.#outbox = new Outbox(this.id, { ...ports, effects: { ...ports.effects, offer: this.#windows.offer } }, isOpen, (actors) => this.#released(actors));
     this.#deadLetters = new DeadLetters(this.id, ports, isOpen);
     this.#baselines = new Baselines(this.id, ports, this.#residents, {
@@ -138,7 +145,7 @@ export class Shard {
       if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
     } else for (const [session, sequence] of state.floors) this.#baselines.need(session, sequence);
     const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
-    this.#offersAll = isReborn || isQueueLost;
+    this.#offersAll ||= isReborn || isQueueLost;
     this.#catchUpTo = last;
     this.#outbox.isHolding = true;
     this.#outbox.restore(state.outbox);
@@ -231,6 +238,8 @@ export class Shard {
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
       return this.#deadLetters.bury('MAIL_MISROUTED', `session ${session} does not belong to shard ${this.id}`, { tenant, session, body: JSON.stringify(item.envelope) }, done);
     }
+    // Its performer is done with it, whatever its session makes of the answer.
+    if ('effect' in message) this.#windows.answered(message.effect, message);
     const tasksOfEnded = this.#residents.tasksOfEnded(session);
     if (tasksOfEnded) return this.#tooLate(item.envelope, tasksOfEnded, done);
     const actor = this.#residents.get(session) ?? this.#activate(session, tenant);
@@ -286,8 +295,7 @@ export class Shard {
   #keep(actor: Actor, incoming: Incoming, stepped: Extract<Step, { kind: 'applied' }>): void {
     const { record } = stepped;
     const { telemetry } = this.#ports;
-    const { message } = incoming;
-    for (const effect of stepped.settled) this.#windows.answered(effect, 'effect' in message && message.effect === effect ? message : undefined);
+    for (const effect of stepped.settled) this.#windows.answered(effect, undefined);
     this.#drafts.keep(actor, incoming, stepped);
     actor.record = record;
     actor.live = stepped.live;
@@ -446,7 +454,9 @@ export class Shard {
     const archived = this.#baselines.take();
     const outboxId = this.#outbox.nextId;
 
-    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue: this.#queue };
+    // While not everything pending has been offered, the next owner must know, for the outbox may not.
+    const queue = this.#offersAll || this.#windows.hasUnsent ? 0 : this.#queue;
+    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue };
     const commit: Commit = {
       from: this.#at,
       to: after,
@@ -500,12 +510,17 @@ export class Shard {
   /** The fold has reached the end that the log had (S5). */
   async #letGo(): Promise<void> {
     await this.#outbox.letGo(this.#offersAll);
+    this.#offersAll = false;
     for (const actor of this.#residents.all()) if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
   }
 
   /** The effect queue was lost. */
   async releaseAllPending(): Promise<void> {
     const queue = await this.#ports.effects.life();
+    if (!this.#isOpen || this.#outbox.isHolding) {
+      this.#offersAll = true; // when it has caught up
+      return;
+    }
     await this.#outbox.offerAllPending();
     this.#queue = queue;
   }

@@ -4,14 +4,18 @@
  * Owns     which effects of this runtime are in a queue or in somebody's hands, and which wait.
  *
  * N1  A tenant's effects leave in the order in which they were wanted; tenants do not wait for each other.
- * N2  What waits is pending in the store and stays in its outbox until it has left: the next owner finds it there.
+ * N2  What waits holds nothing back: its outbox entry may be settled. So a shard that has something unsent says so in each commit, and
+ *     its next owner offers all that is pending again.
  * N3  Of a shard that was lost nothing leaves any more, and what it had out counts for nobody.
+ * N4  Nothing takes a place whose answer has come already: nobody would give the place back.
  */
 import { afterAnswer, afterIdle, firstWindow, type Window } from '../core/cluster/window.ts';
+import { messageOf } from '../core/errors.ts';
 import { type PooledEffect, poolOf } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
 
 /** One tenant's window into one pool. */
 interface Lane {
@@ -24,43 +28,51 @@ interface Lane {
 
 interface Waiting {
   readonly lane: Lane;
-  /** When it has left, or nobody wants it any more. */
-  readonly over: Promise<void>;
-  send(): void;
-  drop(): void;
+  leave(): void;
 }
 
-type QueuePorts = Pick<Effects, 'offer' | 'pools'>;
+export interface WindowPorts {
+  readonly effects: Pick<Effects, 'offer' | 'pools'>;
+  readonly telemetry: Telemetry;
+  readonly clock: Clock;
+}
+
+/** What the windows must know of a shard. */
+export interface WindowHost {
+  isOpen(): boolean;
+  /** Does its session still wait for this effect, as far as it is known here? */
+  isWanted(effect: PooledEffect): boolean;
+}
+
+const retryMs = 500;
 
 export class Windows {
-  readonly #queue: QueuePorts;
-  readonly #clock: Pick<Clock, 'now'>;
+  readonly #ports: WindowPorts;
   readonly #lanes = new Map<string, Lane>();
 
-  constructor(queue: QueuePorts, clock: Pick<Clock, 'now'>) {
-    this.#queue = queue;
-    this.#clock = clock;
+  constructor(ports: WindowPorts) {
+    this.#ports = ports;
   }
 
-  /** Effects that wait for their tenant's window. */
-  get waiting(): number {
-    let count = 0;
-    for (const { waiting } of this.#lanes.values()) count += waiting.size;
-    return count;
+  /** Effects that wait for their tenant's window, by pool. */
+  get waiting(): ReadonlyMap<string, number> {
+    const waiting = new Map<string, number>();
+    for (const lane of this.#lanes.values()) waiting.set(lane.pool, (waiting.get(lane.pool) ?? 0) + lane.waiting.size);
+    return waiting;
   }
 
-  open(): ShardWindows {
-    return new ShardWindows(this.#queue, this.#clock, (effect) => this.#laneOf(effect));
+  open(host: WindowHost): ShardWindows {
+    return new ShardWindows(host, this.#ports, (effect) => this.#laneOf(effect));
   }
 
   /** Once a second: where effects wait and their pool's queue is empty, no answer will tell that there is room. @throws Unavailable when the queue cannot be asked */
   async widen(): Promise<void> {
     const crowded = [...this.#lanes.values()].filter(({ waiting }) => waiting.size > 0);
     if (crowded.length === 0) return;
-    const queued = new Map((await this.#queue.pools()).map((state) => [state.pool, state.queued]));
+    const queued = new Map((await this.#ports.effects.pools()).map((state) => [state.pool, state.queued]));
     for (const lane of crowded) {
       if (queued.get(lane.pool) !== 0) continue;
-      lane.window = afterIdle(lane.window);
+      lane.window = afterIdle(lane.window, this.#ports.clock.now());
       pump(lane);
     }
   }
@@ -79,48 +91,48 @@ export class Windows {
 
 /** What one shard has out, and what of it waits. */
 export class ShardWindows {
-  readonly #queue: QueuePorts;
-  readonly #clock: Pick<Clock, 'now'>;
+  readonly #host: WindowHost;
+  readonly #ports: WindowPorts;
   readonly #laneOf: (effect: PooledEffect) => Lane;
   readonly #out = new Map<string, { readonly lane: Lane; readonly offeredAt: number }>();
   readonly #waiting = new Map<string, Waiting>();
+  /** Waiting, or on the way from here without word that the queue has them. */
+  #unsent = 0;
 
-  constructor(queue: QueuePorts, clock: Pick<Clock, 'now'>, laneOf: (effect: PooledEffect) => Lane) {
-    this.#queue = queue;
-    this.#clock = clock;
+  constructor(host: WindowHost, ports: WindowPorts, laneOf: (effect: PooledEffect) => Lane) {
+    this.#host = host;
+    this.#ports = ports;
     this.#laneOf = laneOf;
   }
 
-  /** @returns when it has left, or nobody wants it any more. @throws Unavailable; offer it again */
-  offer = (effect: PooledEffect): Promise<void> => {
+  /** Something that was taken over here is in no queue yet (N2). */
+  get hasUnsent(): boolean {
+    return this.#unsent > 0;
+  }
+
+  /** @returns when the queue has it, or it waits here. @throws Unavailable; offer it again */
+  offer = async (effect: PooledEffect): Promise<void> => {
+    if (!this.#host.isWanted(effect) || this.#waiting.has(effect.id)) return;
     // Once more, because the queue was lost or did not take it: it has its place.
-    if (this.#out.has(effect.id)) return this.#queue.offer(effect);
-    const known = this.#waiting.get(effect.id);
-    if (known) return known.over;
+    if (this.#out.has(effect.id)) return this.#ports.effects.offer(effect);
     const lane = this.#laneOf(effect);
-    if (lane.waiting.size === 0 && lane.out < lane.window.size) return this.#send(effect, lane);
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const entry: Waiting = {
-      lane,
-      over: promise,
-      send: () => {
-        this.#waiting.delete(effect.id);
-        resolve(this.#send(effect, lane));
-      },
-      drop: resolve,
-    };
+    if (lane.waiting.size === 0 && lane.out < lane.window.size) {
+      this.#take(effect, lane);
+      return this.#ports.effects.offer(effect);
+    }
+    const entry: Waiting = { lane, leave: () => this.#leave(effect, entry) };
     lane.waiting.add(entry);
     this.#waiting.set(effect.id, entry);
-    return promise;
+    this.#unsent += 1;
   };
 
-  /** Nobody waits for this effect any more. @param message  its answer, if that is why */
+  /** Its performer is done, or nobody waits for it any more. @param message  its answer, if that is why */
   answered(effect: string, message: Message | undefined): void {
     const waiting = this.#waiting.get(effect);
     if (waiting) {
       this.#waiting.delete(effect);
       waiting.lane.waiting.delete(waiting);
-      waiting.drop();
+      this.#unsent -= 1;
       return;
     }
     const out = this.#out.get(effect);
@@ -129,7 +141,7 @@ export class ShardWindows {
     const { lane, offeredAt } = out;
     const performedMs = message && performedMsOf(message);
     if (performedMs !== undefined)
-      lane.window = afterAnswer(lane.window, { offeredAt, now: this.#clock.now(), performedMs, isFull: lane.waiting.size > 0 || lane.out >= lane.window.size });
+      lane.window = afterAnswer(lane.window, { offeredAt, now: this.#ports.clock.now(), performedMs, isFull: lane.waiting.size > 0 || lane.out >= lane.window.size });
     lane.out -= 1;
     pump(lane);
   }
@@ -137,10 +149,7 @@ export class ShardWindows {
   /** The shard was lost, or let go. */
   close(): void {
     const lanes = new Set<Lane>();
-    for (const entry of this.#waiting.values()) {
-      entry.lane.waiting.delete(entry);
-      entry.drop();
-    }
+    for (const entry of this.#waiting.values()) entry.lane.waiting.delete(entry);
     for (const { lane } of this.#out.values()) {
       lane.out -= 1;
       lanes.add(lane);
@@ -150,10 +159,35 @@ export class ShardWindows {
     for (const lane of lanes) pump(lane);
   }
 
-  #send(effect: PooledEffect, lane: Lane): Promise<void> {
+  #take(effect: PooledEffect, lane: Lane): void {
     lane.out += 1;
-    this.#out.set(effect.id, { lane, offeredAt: this.#clock.now() });
-    return this.#queue.offer(effect);
+    this.#out.set(effect.id, { lane, offeredAt: this.#ports.clock.now() });
+    this.#ports.telemetry.released('effect', 1);
+  }
+
+  #leave(effect: PooledEffect, { lane }: Waiting): void {
+    this.#waiting.delete(effect.id);
+    if (!this.#host.isWanted(effect)) {
+      this.#unsent -= 1;
+      return;
+    }
+    this.#take(effect, lane);
+    void this.#sendUntilTaken(effect);
+  }
+
+  /** Nobody else remembers that it must leave: its outbox entry may be settled. */
+  async #sendUntilTaken(effect: PooledEffect): Promise<void> {
+    const { effects, telemetry, clock } = this.#ports;
+    while (this.#host.isOpen() && this.#out.has(effect.id)) {
+      try {
+        await effects.offer(effect);
+        break;
+      } catch (error) {
+        telemetry.log('warn', 'not sent; trying again', { what: 'offer', effect: effect.id, cause: messageOf(error) });
+        await clock.sleep(retryMs);
+      }
+    }
+    this.#unsent -= 1;
   }
 }
 
@@ -161,7 +195,7 @@ function pump(lane: Lane): void {
   for (const entry of lane.waiting) {
     if (lane.out >= lane.window.size) return;
     lane.waiting.delete(entry);
-    entry.send();
+    entry.leave();
   }
 }
 

@@ -50,6 +50,23 @@ describe.skipIf(!hasHelm)('helm', () => {
     expect(helm('lint', '--strict', chart)).toMatchObject({ ok: true });
   });
 
+  test('scales by the queue of each pool, and by what waits with the runtimes where a Prometheus is named', () => {
+    const triggersOf = (...args: string[]) =>
+      render('--set', 'autoscaling.enabled=true', ...args)
+        .filter(({ kind }) => kind === 'ScaledObject')
+        .map(({ metadata, spec }) => [metadata.name, (spec as unknown as { triggers: { type: string; metadata: Record<string, string> }[] }).triggers] as const);
+
+    expect(triggersOf().map(([name, triggers]) => [name, triggers.map(({ type }) => type)])).toEqual([
+      ['u-executor', ['nats-jetstream']],
+      ['u-gateway', ['nats-jetstream']],
+    ]);
+    const [[, triggers]] = triggersOf('--set', 'autoscaling.prometheus=http://prometheus:9090') as [ReturnType<typeof triggersOf>[number]];
+    expect(triggers[1]).toEqual({
+      type: 'prometheus',
+      metadata: { serverAddress: 'http://prometheus:9090', query: 'sum(understudy_effects_waiting{pool="tools",namespace="n"})', threshold: '50' },
+    });
+  });
+
   test('renders what a system needs, and nothing when it is not enabled', () => {
     const kinds = render().map(({ kind }) => kind);
     for (const kind of ['StatefulSet', 'Deployment', 'Service', 'Secret', 'ConfigMap', 'NetworkPolicy', 'PodDisruptionBudget', 'ServiceAccount', 'Role', 'RoleBinding'])

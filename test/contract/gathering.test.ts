@@ -54,6 +54,25 @@ test('what does not fit one message leaves after it was acknowledged: sent again
   expect(sent.flatMap((message) => message.texts)).toEqual(texts);
 });
 
+test('a round that takes long holds up its own subjects only', async () => {
+  const { sent, acks, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  void gatherer.add('slow', '1');
+  await settled();
+  void gatherer.add('slow', '2');
+  void gatherer.add('quick', '3');
+
+  await sleep(60);
+  expect(sent.map(({ texts }) => texts)).toEqual([['1'], ['3']]);
+  acks[1]!.resolve();
+  await settled();
+  expect(sent).toHaveLength(2);
+
+  acks[0]!.resolve();
+  await settled();
+  expect(sent.at(-1)).toEqual({ subject: 'slow', texts: ['2'] });
+});
+
 test('a refused message is told to those who are in it, and the others go on', async () => {
   const { acks, publish } = broker();
   const gatherer = new Gatherer(publish);

@@ -36,10 +36,10 @@ test.each([
 
 test('answers to what was offered before a cut do not cut again', () => {
   const late = { offeredAt: 0, now: 10_000, performedMs: 0, isFull: true };
-  const cut = afterAnswer({ size: 64, cutAt: 0 }, late);
+  const cut = afterAnswer(firstWindow, late);
 
-  expect(cut).toEqual({ size: 32, cutAt: 10_000 });
-  expect(afterAnswer(cut, { ...late, now: 10_001 })).toEqual(cut);
+  expect(cut).toEqual({ size: 32, cutAt: 10_000, lateAt: 10_000 });
+  expect(afterAnswer(cut, { ...late, now: 10_001 })).toEqual({ ...cut, lateAt: 10_001 });
 });
 
 test('a window that is not used up does not grow', () => {
@@ -47,14 +47,19 @@ test('a window that is not used up does not grow', () => {
   expect(afterAnswer(firstWindow, { offeredAt: 0, now: 5, performedMs: 5, isFull: true }).size).toBe(firstWindow.size + 1);
 });
 
+test('an empty queue widens a window, but not while answers tell of waiting: what a rate limit sends back stands in no queue', () => {
+  expect(afterIdle(firstWindow, 10_000).size).toBe(2 * firstWindow.size);
+  expect(afterIdle({ ...firstWindow, lateAt: 9_000 }, 10_000)).toEqual({ ...firstWindow, lateAt: 9_000 });
+});
+
 test('a window never closes, and never grows without end', () => {
   fc.assert(
     fc.property(fc.array(fc.record({ offeredAt: fc.nat(100_000), now: fc.nat(200_000), performedMs: fc.nat(1_000), isFull: fc.boolean() })), (answers) => {
       let window = firstWindow;
       for (const answer of answers) window = afterAnswer(window, answer);
-      for (let count = 0; count < 20; count += 1) window = afterIdle(window);
+      for (let count = 0; count < 20; count += 1) window = afterIdle(window, 1_000_000);
       expect(window.size).toBeGreaterThan(0);
-      expect(window.size).toBeLessThanOrEqual(16_384);
+      expect(window.size).toBeLessThanOrEqual(4_096);
     }),
   );
 });

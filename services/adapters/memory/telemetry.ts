@@ -39,6 +39,9 @@ export function countingTelemetry(linesKept = 1_000): Counted {
     limited: (limit) => add(`limited.${limit}`),
     startRefused: (toolClass) => add(`startRefused.${toolClass}`),
     claimed: () => add('claimed'),
+    effectsWaiting: (pool, count) => {
+      counts[`waiting.${pool}`] = count;
+    },
     gauge: (name, value) => {
       counts[`gauge.${name}`] = value;
     },

@@ -1,9 +1,12 @@
 /**
  * Natural batching: what gathers for a subject while publishes are under way leaves as one message, when they have been acknowledged.
  * While nothing is under way it leaves at once, with what is added in the same microtask queue; there are no timers.
- * Subjects go together, in rounds: they share a stream, and few large messages cost it less than many small ones.
+ * Subjects go together, in rounds: they share a stream, and few large messages cost it less than many small ones. A round that takes long
+ * (an acknowledgement was lost) holds up its own subjects only.
  */
 import { limits } from '../../core/limits.ts';
+
+const roundMsMax = 20; // several times what an acknowledgement takes
 
 interface Item {
   readonly text: string;
@@ -25,8 +28,11 @@ export function fitting(items: readonly { readonly text: string }[]): number {
 
 export class Gatherer {
   readonly #publish: (key: string, texts: readonly string[]) => Promise<unknown>;
-  #lanes = new Map<string, Item[]>();
-  #isBusy = false;
+  /** What waits, by subject. */
+  readonly #lanes = new Map<string, Item[]>();
+  /** Subjects with a message that is not acknowledged: sent again, it must not be overtaken by the next. */
+  readonly #busy = new Set<string>();
+  #isRound = false;
 
   constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>) {
     this.#publish = publish;
@@ -34,40 +40,57 @@ export class Gatherer {
 
   add(key: string, text: string): Promise<void> {
     return new Promise((resolve, reject) => {
-      const lane = this.#lanes.get(key);
       const item = { text, resolve, reject };
+      const lane = this.#lanes.get(key);
       if (lane) lane.push(item);
       else this.#lanes.set(key, [item]);
-      if (this.#isBusy) return;
-      this.#isBusy = true;
+      if (this.#isRound) return;
+      this.#isRound = true;
       queueMicrotask(() => void this.#rounds());
     });
   }
 
   async #rounds(): Promise<void> {
-    while (this.#lanes.size > 0) {
-      const lanes = this.#lanes;
-      this.#lanes = new Map();
-      await Promise.all([...lanes].map(([key, items]) => this.#send(key, items)));
+    for (;;) {
+      const sent: Promise<void>[] = [];
+      for (const [key, items] of this.#lanes) {
+        if (this.#busy.has(key)) continue;
+        const batch = items.splice(0, fitting(items));
+        if (items.length === 0) this.#lanes.delete(key);
+        sent.push(this.#send(key, batch));
+      }
+      if (sent.length === 0) break;
+      await within(roundMsMax, Promise.all(sent));
     }
-    this.#isBusy = false;
+    this.#isRound = false;
   }
 
-  async #send(key: string, items: Item[]): Promise<void> {
-    // One after the other: should the first have to be sent again, the second must not overtake it.
-    while (items.length > 0) {
-      const batch = items.splice(0, fitting(items));
-      try {
-        await this.#publish(
-          key,
-          batch.map((item) => item.text),
-        );
-        for (const item of batch) item.resolve();
-      } catch (error) {
-        for (const item of batch) item.reject(error);
-      }
+  async #send(key: string, batch: readonly Item[]): Promise<void> {
+    this.#busy.add(key);
+    try {
+      await this.#publish(
+        key,
+        batch.map((item) => item.text),
+      );
+      for (const item of batch) item.resolve();
+    } catch (error) {
+      for (const item of batch) item.reject(error);
     }
+    this.#busy.delete(key);
+    if (this.#isRound || !this.#lanes.has(key)) return;
+    this.#isRound = true;
+    void this.#rounds();
   }
+}
+
+/** Resolves with the promise, or when the time is over. */
+async function within(ms: number, promise: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const over = new Promise((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([promise, over]);
+  clearTimeout(timer);
 }
 
 export const joined = (texts: readonly string[]): string => (texts.length === 1 ? texts[0]! : `[${texts.join(',')}]`);

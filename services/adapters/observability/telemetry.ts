@@ -45,12 +45,12 @@ export function observability(service: string, instance: string, level = 'info')
   const limited = counter('understudy_limits_total', 'Sessions stopped by a limit', ['limit']);
   const starts = counter('understudy_starts_refused_total', 'Second starts refused by the start record', ['class']);
   const claimSeconds = histogram('understudy_sandbox_claim_seconds', 'Time from wanting a sandbox to having one', [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10, 30]);
+  const effectsWaiting = new Gauge({ name: 'understudy_effects_waiting', help: 'Effects that wait for their tenant to have room in a queue', labelNames: ['pool'], registers });
   const gauges = {
     actors: new Gauge({ name: 'understudy_actors', help: 'Sessions in memory', registers }),
     shards: new Gauge({ name: 'understudy_shards_owned', help: 'Shards held', registers }),
     outbox: new Gauge({ name: 'understudy_outbox_entries', help: 'Commits whose effects are not settled', registers }),
     backlog: new Gauge({ name: 'understudy_backlog_messages', help: 'Messages read and not committed', registers }),
-    waiting: new Gauge({ name: 'understudy_effects_waiting', help: 'Effects that wait for their tenant to have room in a queue', registers }),
     sandboxesFree: new Gauge({ name: 'understudy_sandboxes_free', help: 'Sandboxes that stand ready, as this executor sees them', registers }),
     sandboxesClaimed: new Gauge({ name: 'understudy_sandboxes_claimed', help: 'Sandboxes in use, by whomever', registers }),
     inFlight: new Gauge({ name: 'understudy_effects_in_flight', help: 'Effects being performed', registers }),
@@ -104,6 +104,7 @@ export function observability(service: string, instance: string, level = 'info')
     limited: (limit) => limited.inc({ limit }),
     startRefused: (toolClass) => starts.inc({ class: toolClass }),
     claimed: (seconds) => claimSeconds.observe(seconds),
+    effectsWaiting: (pool, count) => effectsWaiting.set({ pool }, count),
     gauge: (name, value) => gauges[name].set(value),
     log(severity, message, fields) {
       if (log.isLevelEnabled(severity)) log[severity](fields ?? {}, message);

@@ -13,12 +13,16 @@ export interface Window {
   readonly size: number;
   /** Answers to what was offered before this time say nothing new: it was cut for them already. Epoch ms. */
   readonly cutAt: number;
+  /** When an answer last told of a long wait, epoch ms. */
+  readonly lateAt: number;
 }
 
-export const firstWindow: Window = { size: 64, cutAt: 0 };
+export const firstWindow: Window = { size: 64, cutAt: 0, lateAt: 0 };
 
 const sizeMin = 16; // a pool with many hands would stand idle between two answers
-const sizeMax = 16_384;
+const sizeMax = 4_096; // several runtimes and tenants stay below what a consumer of the broker hands out unacknowledged (20,000)
+const sizeByIdlingMax = 2_048; // four performers' hands: an empty queue says less than an answer
+const lateMs = 5_000; // a call that its tenant's rate sends back stands in no queue for as long
 
 export interface Answered {
   readonly offeredAt: number;
@@ -33,12 +37,15 @@ export interface Answered {
 export function afterAnswer(window: Window, { offeredAt, now, performedMs, isFull }: Answered): Window {
   const waitedMs = now - offeredAt - performedMs;
   if (waitedMs > limits.queueWaitMs) {
-    if (offeredAt < window.cutAt) return window;
+    if (offeredAt < window.cutAt) return { ...window, lateAt: now };
     const factor = Math.max(0.5, limits.queueWaitMs / waitedMs);
-    return { size: Math.max(sizeMin, Math.floor(window.size * factor)), cutAt: now };
+    return { size: Math.max(sizeMin, Math.floor(window.size * factor)), cutAt: now, lateAt: now };
   }
   return isFull && waitedMs < limits.queueWaitMs / 2 ? { ...window, size: Math.min(sizeMax, window.size + 1) } : window;
 }
 
-/** The pool's queue is empty and effects wait here: calls may simply be long, so that no answer tells. */
-export const afterIdle = (window: Window): Window => ({ ...window, size: Math.min(sizeMax, window.size * 2) });
+/** The pool's queue is empty and effects wait here: calls may simply be long, so that no answer tells. Not if one told lately. */
+export function afterIdle(window: Window, now: number): Window {
+  if (now - window.lateAt < lateMs || window.size >= sizeByIdlingMax) return window;
+  return { ...window, size: Math.min(sizeByIdlingMax, window.size * 2) };
+}
