@@ -44,7 +44,7 @@ export interface Effects {
   cancel(pool: string, ids: readonly string[]): void;
   /** Every pool that anybody ever took from. */
   pools(): Promise<PoolState[]>;
-  /** Names this life of the queue (epoch ms): another number means that what was in it is gone. */
+  /** Names this life of the queue (epoch ms, never 0): another number means that what was in it is gone. */
   life(): Promise<number>;
   /** Tells when the queue was found empty-handed: what is pending must be offered again. */
   onLost(listener: () => void): void;

@@ -29,8 +29,9 @@ export interface EventFilter {
 /**
  * What happened, for everybody who wants to know.
  *
- * Guarantee: at least once, with an id that is the same each time; per session in order of versions.
- * Errors:    Unavailable from publish; publish again.
+ * Guarantee: at least once, with an id that is the same each time; per session in order of versions, the end last, but for
+ *            what had to be sent again: it may come late. Who needs the order sorts by `data.version`.
+ * Errors:    Unavailable from publishSteps and publishEnd; publish again.
  */
 export interface Events {
   /**

@@ -26,9 +26,12 @@ export interface ShardPosition {
   readonly position: Position;
   readonly commits: number;
   readonly log: number;
-  /** Everything pending was offered to this life of the queue; 0 while something waits to be offered. */
+  /** Everything pending was offered to this life of the queue; `unsent` while something waits to be offered. */
   readonly queue: number;
 }
+
+/** As `queue`: something pending was offered to no queue yet. */
+export const unsent = 0;
 
 export interface Commit {
   /** What must be stored now, or nothing is written; undefined for a shard without a commit. It counts commits, so even one that moved no position is missed when it was lost. */

@@ -4,7 +4,7 @@
  * Owns     the floors: of each session the first message that no baseline holds.
  *
  * A1  A floor is lifted only by a commit that comes after its baseline was stored.
- * A2  A baseline is of a committed record, and of one whose wishes have left: what has ended leaves nothing behind.
+ * A2  A baseline is of a committed record, and of one whose wishes have left or wait for their window: what has ended leaves nothing behind.
  */
 import { messageOf, Unavailable } from '../core/errors.ts';
 import type { SessionId, ShardId } from '../core/ids.ts';

@@ -4,7 +4,8 @@
  * Owns     entries that are held back, and the numbers of those that were released and not settled yet.
  *
  * B1  Nothing leaves while the outbox holds: the log may already have the answer.
- * B2  An entry is settled only after all of it has left; until then the next owner releases it again.
+ * B2  An entry is settled only after all of it has left, or waits for its tenant's window; until then the next owner releases it again.
+ *     What waits is told by the shard's position (windows.ts, N2).
  * B3  Once the shard is lost, nothing more leaves.
  */
 import { messageOf, Unavailable } from '../core/errors.ts';
@@ -106,7 +107,6 @@ export class Outbox {
 
   /** The effect queue was lost: offer everything pending again. Receivers drop what they hold. */
   async offerAllPending(): Promise<void> {
-    if (!this.#isOpen() || this.isHolding) return;
     const pending = await this.#pendingNow();
     this.#ports.telemetry.log('warn', 'the effect queue was lost; offering what is pending again', { shard: this.#shard, effects: pending.length });
     await this.#offer(pending);

@@ -3,7 +3,8 @@
  * steps of many sessions at once.
  *
  * Owns     the shard's position, and the order in which its messages are applied, committed and released.
- * Asks     Loader for sessions, `step` for decisions, SessionStore to commit, Outbox to release, Baselines to put away.
+ * Asks     Loader for sessions, `step` for decisions, SessionStore to commit, Outbox to release, Windows to
+ *          let effects into the queues, Baselines to put away.
  *
  * S1  Messages of a session are applied in order; different sessions do not wait for each other.
  * S2  The position moves only in the commit that applies the messages before it (or finds nothing to apply).
@@ -26,7 +27,7 @@ import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Lease } from '../ports/leases.ts';
 import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
-import type { Commit, SessionStore, ShardPosition } from '../ports/session-store.ts';
+import { type Commit, type SessionStore, type ShardPosition, unsent } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import { Baselines } from './baselines.ts';
@@ -455,7 +456,7 @@ export class Shard {
     const outboxId = this.#outbox.nextId;
 
     // While not everything pending has been offered, the next owner must know, for the outbox may not.
-    const queue = this.#offersAll || this.#windows.hasUnsent ? 0 : this.#queue;
+    const queue = this.#offersAll || this.#windows.hasUnsent ? unsent : this.#queue;
     const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue };
     const commit: Commit = {
       from: this.#at,

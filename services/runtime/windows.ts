@@ -37,14 +37,14 @@ export interface WindowPorts {
   readonly clock: Clock;
 }
 
+const retryMs = 500;
+
 /** What the windows must know of a shard. */
 export interface WindowHost {
   isOpen(): boolean;
   /** Does its session still wait for this effect, as far as it is known here? */
   isWanted(effect: PooledEffect): boolean;
 }
-
-const retryMs = 500;
 
 export class Windows {
   readonly #ports: WindowPorts;
@@ -178,6 +178,7 @@ export class ShardWindows {
   /** Nobody else remembers that it must leave: its outbox entry may be settled. */
   async #sendUntilTaken(effect: PooledEffect): Promise<void> {
     const { effects, telemetry, clock } = this.#ports;
+    // Whatever the queue says, a stream that is full among it: no error may end this.
     while (this.#host.isOpen() && this.#out.has(effect.id)) {
       try {
         await effects.offer(effect);

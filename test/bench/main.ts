@@ -3,7 +3,7 @@
  *
  * A session is 10 x {model call over HTTP to a local stub that answers at once; tool call} and a last model call: 21
  * durable steps (the task itself is not counted). Closed loop: so many sessions in flight, for so many seconds.
- * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE, --node '--cpu-prof --cpu-prof-dir=DIR'
+ * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE, --traffic (messages, commands, reads and writes a step), --node '--cpu-prof --cpu-prof-dir=DIR'
  * (flags for the node of every service; they are stopped in order then, so that they write what they gathered).
  */
 import { readFileSync, writeFileSync } from 'node:fs';
@@ -113,6 +113,7 @@ interface Traffic {
   readonly reads: readonly number[];
   readonly writes: readonly number[];
 }
+const isCounted = process.argv.includes('--traffic');
 async function traffic(): Promise<Traffic> {
   const streams: Record<string, number> = {};
   for (const stream of ['mail', 'effects', 'events', 'archive'] as const)
@@ -128,6 +129,7 @@ async function measure(inFlight: number): Promise<Row> {
   load.wanted = inFlight;
   await sleep(Math.max(1_500, seconds * 300)); // warm
   await fetch(`${stubUrl}/gaps`);
+  const trafficBefore = isCounted ? await traffic() : undefined;
   const before = {
     steps: await committed(),
     ended: load.ended,
@@ -135,17 +137,16 @@ async function measure(inFlight: number): Promise<Row> {
     cpu: Object.values(measured).map(cpuSecondsOf),
     bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!),
   };
-  const trafficBefore = await traffic();
   await sleep(seconds * 1_000);
-  const trafficAfter = await traffic();
   const gaps = ((await (await fetch(`${stubUrl}/gaps`)).json()) as number[]).sort((left, right) => left - right);
   const tookSeconds = (performance.now() - before.at) / 1_000;
   // The first step of a session is its task; what is counted are answers and results.
   const steps = (await committed()) - before.steps - (load.ended - before.ended);
   const cpu = Object.values(measured).map((pid, index) => cpuSecondsOf(pid) - before.cpu[index]!);
   const bytes = writtenBy(measured.nats!) + writtenBy(measured.redis!) - before.bytes;
-  if (process.argv.includes('--traffic')) {
-    const per = (before: number, after: number) => ((after - before) / steps).toFixed(2);
+  if (trafficBefore) {
+    const trafficAfter = await traffic();
+    const per = (from: number, to: number) => ((to - from) / steps).toFixed(2);
     const { streams, scripts, commands, reads, writes } = trafficBefore;
     say(
       `  a step: messages ${Object.entries(streams)

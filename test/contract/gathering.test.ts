@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { Gatherer } from '../../services/adapters/nats/gatherer.ts';
 import { WaitingRoom } from '../../services/adapters/nats/waiting-room.ts';
 import { limits } from '../../services/core/limits.ts';
+import { eventually } from '../support/eventually.ts';
 
 /** A broker that acknowledges when it is told to. */
 function broker() {
@@ -15,7 +16,6 @@ function broker() {
   return { sent, acks, publish };
 }
 const settled = () => new Promise(setImmediate);
-const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 test('what gathers while a round is under way leaves in the next, a message for each subject', async () => {
   const { sent, acks, publish } = broker();
@@ -62,7 +62,7 @@ test('a round that takes long holds up its own subjects only', async () => {
   void gatherer.add('slow', '2');
   void gatherer.add('quick', '3');
 
-  await sleep(60);
+  await eventually(() => sent.length === 2);
   expect(sent.map(({ texts }) => texts)).toEqual([['1'], ['3']]);
   acks[1]!.resolve();
   await settled();
@@ -96,7 +96,7 @@ test('in a waiting room those of a subject leave together, in order, when their 
   await settled();
   expect(sent).toEqual([]);
 
-  await sleep(40);
+  await eventually(() => sent.length === 2);
   expect(sent).toEqual([
     { subject: 'a', texts: ['1', '3'] },
     { subject: 'b', texts: ['2'] },
@@ -112,8 +112,8 @@ test('a waiting room is left at once when it is full, or when it is asked for', 
   void room.add('asked', '1');
   void room.add('stays', '1');
 
-  room.leave('asked');
-  room.leave('nobody');
+  room.send('asked');
+  room.send('nobody');
 
   expect(sent.map(({ subject, texts }) => [subject, texts.length])).toEqual([
     ['full', limits.batchMessagesMax],
@@ -125,7 +125,7 @@ test('a broker that refuses tells everybody who waited for that message', async 
   const { acks, publish } = broker();
   const room = new WaitingRoom(1, publish);
   const added = [room.add('a', '1'), room.add('a', '2')];
-  await sleep(15);
+  await eventually(() => acks.length === 1);
   acks[0]!.reject(new Error('refused'));
 
   for (const one of added) await expect(one).rejects.toThrow('refused');

@@ -46,7 +46,7 @@ export function natsEvents(nats: Nats): Events {
       await Promise.all(new Set(events.map((event, index) => steps.add(batchOf(event), texts[index]!))));
     },
     async publishEnd(event) {
-      steps.leave(batchOf(event));
+      steps.send(batchOf(event));
       await publisher.publish(subjectOf(event), JSON.stringify(event));
     },
     async has(event) {

@@ -1,8 +1,8 @@
 /**
  * Natural batching: what gathers for a subject while publishes are under way leaves as one message, when they have been acknowledged.
- * While nothing is under way it leaves at once, with what is added in the same microtask queue; there are no timers.
+ * While nothing is under way it leaves at once, with what is added in the same microtask queue: nothing waits for company.
  * Subjects go together, in rounds: they share a stream, and few large messages cost it less than many small ones. A round that takes long
- * (an acknowledgement was lost) holds up its own subjects only.
+ * (an acknowledgement was lost) holds up its own subjects only: after `roundMsMax` the others go on.
  */
 import { limits } from '../../core/limits.ts';
 

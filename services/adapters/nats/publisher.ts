@@ -5,7 +5,7 @@
  *
  * L1  A publish resolves when the stream has acknowledged it, and rejects when the stream refused it.
  * L2  What got no ack in time is sent again, and at once after a reconnect: at least once, until `tries` are used up.
- * L3  What is published in one turn of the event loop leaves in one write.
+ * L3  What is published in one callback leaves in one write; while something is under way, what is published in one turn of the event loop.
  * L4  At most `window` publishes are out at a time; the rest wait in order.
  *
  * The package's own `js.publish` costs three to four times the CPU of this (request bookkeeping and ack parsing).

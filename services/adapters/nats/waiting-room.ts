@@ -1,8 +1,8 @@
 /**
  * Batching of what nobody waits for: what is added for one subject within a while leaves as one message, an array.
  *
- * W1  Nothing waits longer than `waitMs`, or than it takes to fill a message.
- * W2  Messages of a subject leave in the order in which their parts were added; one that has to be sent again may come after the next.
+ * R1  Nothing waits longer than `waitMs`, or than it takes to fill a message.
+ * R2  Messages of a subject leave in the order in which their parts were added; one that has to be sent again may come after the next.
  */
 import { limits } from '../../core/limits.ts';
 import { fitting } from './gatherer.ts';
@@ -31,15 +31,15 @@ export class WaitingRoom {
       const { promise, resolve } = Promise.withResolvers<unknown>();
       batch = { items: [], left: promise, settle: resolve };
       this.#batches.set(subject, batch);
-      this.#timer ??= setTimeout(() => this.#leaveAll(), this.#waitMs);
+      this.#timer ??= setTimeout(() => this.#sendAll(), this.#waitMs);
     }
     batch.items.push({ text });
-    if (batch.items.length >= limits.batchMessagesMax) this.leave(subject);
+    if (batch.items.length >= limits.batchMessagesMax) this.send(subject);
     return batch.left;
   }
 
   /** What waits for this subject leaves now. */
-  leave(subject: string): void {
+  send(subject: string): void {
     const batch = this.#batches.get(subject);
     if (!batch) return;
     this.#batches.delete(subject);
@@ -54,8 +54,8 @@ export class WaitingRoom {
     batch.settle(published.length === 1 ? published[0]! : Promise.all(published));
   }
 
-  #leaveAll(): void {
+  #sendAll(): void {
     this.#timer = undefined;
-    for (const subject of [...this.#batches.keys()]) this.leave(subject);
+    for (const subject of [...this.#batches.keys()]) this.send(subject);
   }
 }

@@ -57,8 +57,8 @@ write('HSET', KEYS[3], at, 2 * sessions)
 at = at + 2 * sessions
 write('ZADD', KEYS[7], list())
 write('ZREM', KEYS[7], list())
-each(at + 1, tonumber(ARGV[at]), function(first, last) redis.call('ZADD', KEYS[8], 'NX', unpack(ARGV, first, last)) end)
-list()
+local floorsFrom, floors = list()
+each(floorsFrom, floors, function(first, last) redis.call('ZADD', KEYS[8], 'NX', unpack(ARGV, first, last)) end)
 write('HSET', KEYS[5], list())
 write('HDEL', KEYS[5], list())
 while at <= #ARGV do

@@ -17,12 +17,12 @@ export interface Window {
   readonly lateAt: number;
 }
 
-export const firstWindow: Window = { size: 64, cutAt: 0, lateAt: 0 };
+export const firstWindow: Window = { size: 64, cutAt: 0, lateAt: 0 }; // a crowd's first effects stand in the queue before anything is learnt
 
 const sizeMin = 16; // a pool with many hands would stand idle between two answers
 const sizeMax = 4_096; // several runtimes and tenants stay below what a consumer of the broker hands out unacknowledged (20,000)
-const sizeByIdlingMax = 2_048; // four performers' hands: an empty queue says less than an answer
-const lateMs = 5_000; // a call that its tenant's rate sends back stands in no queue for as long
+const sizeByIdlingMax = 4 * limits.performMax; // four performers' hands: an empty queue says less than an answer
+const lateMs = 5_000; // an answer that waited speaks against widening for so long: what a rate limit sends back leaves the queue empty all the same
 
 export interface Answered {
   readonly offeredAt: number;

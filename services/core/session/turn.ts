@@ -15,12 +15,9 @@ const malformedMax = 4; // semantic retries in a row: a model that cannot be hel
 const repeatsKept = 32;
 
 function remember(repeats: AgentContext['repeats'], signature: string, times: number): AgentContext['repeats'] {
-  let kept = without(repeats, signature);
-  for (const oldest in kept) {
-    if (Object.keys(kept).length < repeatsKept) break;
-    kept = without(kept, oldest);
-  }
-  return having(kept, signature, times);
+  const others = without(repeats, signature);
+  const [oldest, ...newer] = Object.keys(others);
+  return having(oldest !== undefined && newer.length + 1 >= repeatsKept ? without(others, oldest) : others, signature, times);
 }
 
 function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[]): Plan {
