@@ -37,6 +37,7 @@ export class Host {
   /** Since when a shard is silent that was let go, by its last owner's word. */
   readonly #letGoAt = new Map<ShardId, number>();
   #isListening = false;
+  #isWidening = false;
   #isCutOff = false;
   #mailHeardAt: number;
   /** What the store said when it did not take our last heartbeat. */
@@ -258,7 +259,6 @@ export class Host {
     }
   }
 
-  #isWidening = false;
   async #widen(): Promise<void> {
     if (this.#isWidening) return;
     this.#isWidening = true;

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { baselineOfPod, bytesBelow, usageOfPod } from './watch.ts';
+import { baselineOfPod, bytesBelow, processesOfPod, usageOfPod } from './watch.ts';
 
 export interface Job {
   /** `mcp` is a call of a tool of a server in here; mcp.ts says what its code is. */
@@ -38,13 +38,17 @@ export const isWornOut = (): boolean => isPod && baselineOfPod().processes > wor
 export type Done = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly code: string; readonly message: string };
 
 const mains = { javascript: fileURLToPath(new URL('./javascript.ts', import.meta.url)), mcp: fileURLToPath(new URL('./mcp.ts', import.meta.url)) };
-const watchMs = 100;
+/** Who forks without end makes ten thousand a second, and each stays as a zombie and counts against all sandboxes of the node: this look must come soon. */
+const countMs = 20;
+const looksPerUse = 5;
+const looksPerDisk = 25;
 const isPod = process.pid === 1;
 /**
  * In a pod: the lowest priority, so that we can still look and kill while hundreds of its processes run; and an end to forking
- * that the kernel keeps. That end counts all sandboxes of a node together (they share a user), so it stands far above `processesMax`.
+ * that the kernel keeps. That end counts all sandboxes of a node together (they share a user), so it stands far above `processesMax`, and
+ * above what several bombs leave behind as zombies until their pods are gone.
  */
-const bounded = 'ulimit -p 2048; exec nice -n 19 ';
+const bounded = 'ulimit -p 4096; exec nice -n 19 ';
 
 function commandOf(job: Job): string[] {
   switch (job.language) {
@@ -102,13 +106,13 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     let looks = 0;
     const watch = setInterval(() => {
       looks += 1;
-      if (isPod) {
+      if (isPod && (looks % looksPerUse === 0 || processesOfPod() - baseline.processes > job.processesMax)) {
         const { processes, memoryBytes } = usageOfPod(baseline, job.processesMax);
         if (processes > job.processesMax) stop('SANDBOX_PROCESSES', `it had more than ${job.processesMax} processes`);
         if (memoryBytes > job.memoryMiB * 1_048_576) stop('SANDBOX_MEMORY', `it used more than ${job.memoryMiB} MiB of memory`);
       }
-      if (looks % 5 === 0 && bytesBelow(folder, job.diskMiB * 1_048_576) > job.diskMiB * 1_048_576) stop('SANDBOX_DISK', `it wrote more than ${job.diskMiB} MiB`);
-    }, watchMs);
+      if (looks % looksPerDisk === 0 && bytesBelow(folder, job.diskMiB * 1_048_576) > job.diskMiB * 1_048_576) stop('SANDBOX_DISK', `it wrote more than ${job.diskMiB} MiB`);
+    }, countMs);
     const onAbort = () => stop('SANDBOX_CANCELLED', 'nobody waits for it any more');
     signal.addEventListener('abort', onAbort, { once: true });
     if (signal.aborted) onAbort();

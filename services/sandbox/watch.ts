@@ -22,7 +22,10 @@ const others = (): string[] => readdirSync('/proc').filter((name) => /^\d+$/.tes
  *
  * Memory only where the kernel cannot say it of each process.
  */
-export const baselineOfPod = (): Usage => ({ processes: others().length, memoryBytes: saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree') });
+export const baselineOfPod = (): Usage => ({ processes: processesOfPod(), memoryBytes: saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree') });
+
+/** Those that have ended and nobody has fetched among them. */
+export const processesOfPod = (): number => others().length;
 
 /**
  * What a job uses: all processes of this pod but our own. Only the first process of a pod may count like that: elsewhere there are others' processes.
@@ -42,6 +45,7 @@ export function usageOfPod(baseline: Usage, processesMax: number): Usage {
       if (size === 0) continue; // a zombie: it does nothing any more
       memoryBytes += (resident - shared) * pageBytes;
       processes += 1;
+      if (processes > processesMax) break; // and each look at one more is time for ten more
     } catch {
       // it has ended in between
     }
