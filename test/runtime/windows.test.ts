@@ -199,10 +199,24 @@ function world() {
   const ports = { mailbox, store, archive, effects, events: memoryEvents(clock), telemetry, clock, definitions: new Definitions(archive, '.'), shards: 1 };
   return {
     store,
-    effects,
     offered,
     mailbox,
     shard,
+    /** A gateway that answers everything. @returns the sessions whose calls came */
+    async answerAll() {
+      const taken = new Set<SessionId>();
+      await effects.take(
+        modelPool,
+        512,
+        async ({ effect: { id, session } }) => {
+          taken.add(session);
+          await mailbox.deliver(shard, { tenant: address.tenant, session, message: replied(id, { content: 'done' }) });
+          return true;
+        },
+        () => undefined,
+      );
+      return taken;
+    },
     async owner(name: string) {
       await archive.putBundle(revision, bundleOf());
       const lease = await store.leases.acquire(shard, 'host' as HostId, name, 60_000);
@@ -216,7 +230,7 @@ function world() {
 const sessions = Array.from({ length: firstWindow.size + 36 }, (_, index) => sessionIdOf(address.tenant, agent, `flood-${index}`));
 
 test('what waited when its runtime died is offered by the next owner, although its outbox was settled', async () => {
-  const { store, effects, mailbox, shard, owner } = world();
+  const { store, mailbox, shard, owner, answerAll } = world();
   const first = await owner('first');
   for (const session of sessions) await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
   await eventually(() => first.windows.waiting.get(modelPool) === 36);
@@ -225,17 +239,7 @@ test('what waited when its runtime died is offered by the next owner, although i
   first.owned.close();
 
   await owner('second');
-  const taken = new Set<SessionId>();
-  await effects.take(
-    modelPool,
-    512,
-    async ({ effect: { id, session } }) => {
-      taken.add(session);
-      await mailbox.deliver(shard, { tenant: address.tenant, session, message: replied(id, { content: 'done' }) });
-      return true;
-    },
-    () => undefined,
-  );
+  const taken = await answerAll();
 
   await eventually(() => taken.size === sessions.length);
 });
@@ -256,22 +260,12 @@ test('once all of it has left, the next owner offers nothing again', async () =>
 });
 
 test('an answer gives its place back also while its session is paused', async () => {
-  const { effects, mailbox, shard, owner } = world();
+  const { mailbox, shard, owner, answerAll } = world();
   const { windows } = await owner('first');
   for (const session of sessions) await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
   await eventually(() => windows.waiting.get(modelPool) === 36);
   for (const session of sessions) await mailbox.deliver(shard, { tenant: address.tenant, session, message: { kind: 'pause', actor: 'test', reason: '' } });
-  const taken = new Set<SessionId>();
-  await effects.take(
-    modelPool,
-    512,
-    async ({ effect: { id, session } }) => {
-      taken.add(session);
-      await mailbox.deliver(shard, { tenant: address.tenant, session, message: replied(id, { content: 'done' }) });
-      return true;
-    },
-    () => undefined,
-  );
+  const taken = await answerAll();
 
   await eventually(() => taken.size === sessions.length);
 });
