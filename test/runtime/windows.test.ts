@@ -196,11 +196,24 @@ function world() {
   const mailbox = memoryMailbox(clock);
   const telemetry = countingTelemetry();
   const shard = 0 as ShardId;
-  const ports = { mailbox, store, archive, effects, events: memoryEvents(clock), telemetry, clock, definitions: new Definitions(archive, '.'), shards: 1 };
+  /** While it is held, a commit is not acknowledged. */
+  let held: Promise<void> = Promise.resolve();
+  const commit: typeof store.commit = async (...given) => {
+    const result = await store.commit(...given);
+    await held;
+    return result;
+  };
+  const ports = { mailbox, store: { ...store, commit }, archive, effects, events: memoryEvents(clock), telemetry, clock, definitions: new Definitions(archive, '.'), shards: 1 };
   return {
     store,
+    holdCommits() {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      held = promise;
+      return resolve;
+    },
     offered,
     mailbox,
+    telemetry,
     shard,
     /** A gateway that answers everything. @returns the sessions whose calls came */
     async answerAll() {
@@ -268,4 +281,20 @@ test('an answer gives its place back also while its session is paused', async ()
   const taken = await answerAll();
 
   await eventually(() => taken.size === sessions.length);
+});
+
+test('what its session has given up before its commit was acknowledged is not offered', async () => {
+  const { store, offered, mailbox, telemetry, shard, owner, holdCommits } = world();
+  await owner('first');
+  const [session] = sessions;
+  const acknowledge = holdCommits();
+  await mailbox.deliver(shard, { tenant: address.tenant, session: session!, message: task('hello') });
+  await eventually(async () => (await store.load(shard, session!)) !== undefined);
+  await mailbox.deliver(shard, { tenant: address.tenant, session: session!, message: { kind: 'halt', actor: 'test', reason: '' } });
+  await eventually(() => telemetry.counts.stepped === 2);
+
+  acknowledge();
+  await eventually(async () => (await store.open(shard)).outbox.length === 0);
+
+  expect(offered).toEqual([]);
 });

@@ -11,7 +11,7 @@
 --       then to the end, conversations: session, n, n entries
 -- Returns OK, FENCED (another owns the shard) or STALE (position or a version is not as expected).
 -- Promise: with anything but OK, nothing was written.
--- Sessions are written together: a command for each would cost more than all that it writes, here and in the append-only file.
+-- What goes to one key is written with one command, whatever the number of sessions: half as many commands, here and in the append-only file.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
 local position = redis.call('GET', KEYS[2])
 if (position or '') ~= ARGV[2] then return 'STALE' end
