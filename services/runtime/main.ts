@@ -27,11 +27,14 @@ await runService(async (started) => {
   const { why, there } = startingUp(telemetry);
   const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? why());
   started({ name: 'probes', stop: () => probes.stop() });
-  const redis = await there(() => connectedRedis(settings.redisUrl, settings.redisCredentials));
+  // All at once: a runtime that comes back reclaims its shards, and they are silent until then.
+  const [redis, nats, configMaps] = await Promise.all([
+    there(() => connectedRedis(settings.redisUrl, settings.redisCredentials)),
+    there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix })),
+    settings.namespace ? watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined,
+  ]);
   started({ name: 'redis', stop: () => redis.disconnect() });
-  const nats = await there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }));
   started({ name: 'nats', stop: () => nats.close() });
-  const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   await there(() => declareStreams(nats));
   runtime = await startRuntime(

@@ -52,8 +52,6 @@ const intakeMax = 256;
 export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs): Promise<Runtime> {
   const { telemetry, tasks, control, clock } = ports;
   const there = <Value>(attempt: () => Promise<Value>) => patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
-  let current = await there(() => specs.load());
-  await there(() => announce(current, ports));
   const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
     { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
@@ -61,7 +59,10 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
     ports.leases,
     control,
   );
-  await there(() => host.start());
+  // Sessions that exist bring their own definitions: they need not wait for what new ones would get.
+  const [loaded] = await Promise.all([there(() => specs.load()), there(() => host.start())]);
+  let current = loaded;
+  await there(() => announce(current, ports));
   const serving = await control.serve(
     controlHandlers({
       ...ports,
@@ -75,9 +76,9 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
     () => (host.load.actors > actorsMax ? 0 : intakeMax),
     (task) => takeIn(task, { ...ports, catalog: () => current.catalog, shards: settings.shards }),
   );
-  const following = specs.follow(async (loaded) => {
-    await announce(loaded, ports, current);
-    current = loaded;
+  const following = specs.follow(async (changed) => {
+    await announce(changed, ports, current);
+    current = changed;
   });
   telemetry.log('info', 'runtime started', { instance: settings.instance, shards: settings.shards, agents: current.catalog.agents.size });
   return {

@@ -78,28 +78,31 @@ export const allStreams: readonly StreamName[] = ['tasks', 'mail', 'effects', 's
  * @returns the names of those that were made now
  */
 export async function declareStreams(nats: Nats, names: readonly StreamName[] = allStreams): Promise<StreamName[]> {
-  const made: StreamName[] = [];
-  for (const name of names) {
-    const config = configOf(nats, name);
+  const made = await Promise.all(names.map(async (name) => ((await declare(nats, name)) ? [name] : [])));
+  return made.flat();
+}
+
+/** @returns whether it was missing */
+async function declare(nats: Nats, name: StreamName): Promise<boolean> {
+  const config = configOf(nats, name);
+  try {
+    await nats.manager.streams.info(config.name);
+    return false;
+  } catch (error) {
+    if (!isNotFound(error)) throw new Unavailable('NATS_UNAVAILABLE', `could not look at stream ${config.name}`, { cause: error });
+  }
+  try {
+    await nats.manager.streams.add(config as never);
+    return true;
+  } catch (error) {
+    // Another service may have made it in the meantime.
     try {
       await nats.manager.streams.info(config.name);
-      continue;
-    } catch (error) {
-      if (!isNotFound(error)) throw new Unavailable('NATS_UNAVAILABLE', `could not look at stream ${config.name}`, { cause: error });
-    }
-    try {
-      await nats.manager.streams.add(config as never);
-      made.push(name);
-    } catch (error) {
-      // Another service may have made it in the meantime.
-      try {
-        await nats.manager.streams.info(config.name);
-      } catch {
-        throw new Unavailable('NATS_UNAVAILABLE', `could not make stream ${config.name}`, { cause: error });
-      }
+      return false;
+    } catch {
+      throw new Unavailable('NATS_UNAVAILABLE', `could not make stream ${config.name}`, { cause: error });
     }
   }
-  return made;
 }
 
 export function isNotFound(error: unknown): boolean {

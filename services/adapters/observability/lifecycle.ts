@@ -1,4 +1,5 @@
 /** Start in order and with patience, stop in reverse, under a deadline; a second signal ends at once. */
+import { flushCompileCache } from 'node:module';
 import { patiently } from '../../core/patience.ts';
 import type { Telemetry } from '../../ports/telemetry.ts';
 import { systemClock } from './clock.ts';
@@ -29,6 +30,8 @@ export async function runService(start: (started: (part: Part) => void) => Promi
   process.on('SIGINT', () => void stop(0));
   try {
     await start((part) => parts.push(part));
+    // A process that is killed would not keep what it compiled. Does nothing without NODE_COMPILE_CACHE.
+    setTimeout(flushCompileCache, 1_000).unref();
   } catch (error) {
     const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
     process.stderr.write(`${JSON.stringify({ level: 'fatal', code, message, cause: cause?.message })}\n`);
