@@ -1,5 +1,5 @@
 # Two images from one file:
-#   understudy  runtime, gateway, executor and the operator's command, chosen by the first argument
+#   understudy  runtime, gateway, executor, console and the operator's command, chosen by the first argument
 #   sandbox     the job runner only: no library, no credential, nothing of ours but services/sandbox
 ARG NODE_IMAGE=node:24-bookworm-slim
 
@@ -56,7 +56,7 @@ COPY chaos chaos
 RUN mkdir -m 755 .compile-cache && chown 10001:10001 .compile-cache
 USER 10001:10001
 ENV NODE_COMPILE_CACHE=/app/.compile-cache
-RUN node --input-type=module -e "import { glob } from 'node:fs/promises'; for await (const file of glob('services/{adapters,core,ports,runtime,gateway,executor}/**/*.ts')) if (!file.endsWith('main.ts')) await import('/app/' + file); process.exit()"
+RUN node --input-type=module -e "import { glob } from 'node:fs/promises'; for await (const file of glob('services/{adapters,core,ports,runtime,gateway,executor,console}/**/*.ts')) if (!file.endsWith('main.ts') && !file.includes('/page/')) await import('/app/' + file); process.exit()"
 EXPOSE 8080
 ENTRYPOINT ["/app/bin/service"]
 CMD ["understudy", "--help"]

@@ -52,7 +52,7 @@ bench: node_modules/.installed ## steps a second, latencies, CPU and memory, bes
 	@$(NODE) test/bench/main.ts $(ARGS)
 
 check: node_modules/.installed ## types and lint only
-	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" && tsc --noEmit && biome check .
+	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" && tsc --noEmit && tsc --noEmit -p services/console/page && biome check .
 
 format: node_modules/.installed ## put the layout in order
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" && biome check --write .

@@ -63,7 +63,7 @@ export const valuesSchema = z
       .describe('shared with a parent chart'),
     nameOverride: z.string().default('').describe('instead of the release name in all names'),
 
-    image: image('understudy', '', 'runtime, gateway, executor and CLI'),
+    image: image('understudy', '', 'runtime, gateway, executor, console and CLI'),
     sandboxImage: image('understudy-sandbox', '', 'the job runner: nothing else is in it'),
 
     prefix: z
@@ -87,7 +87,7 @@ export const valuesSchema = z
         existingSecret: z
           .string()
           .default('')
-          .describe('with your own NATS: a Secret with the passwords nats-runtime, nats-gateway, nats-executor, nats-operator of users of these names'),
+          .describe('with your own NATS: a Secret with the passwords nats-runtime, nats-gateway, nats-executor, nats-console, nats-operator of users of these names'),
         streamReplicas: z.number().int().min(1).max(5).default(1).describe('copies of each stream: 3 on a cluster'),
         image: image('nats', '2.15', 'bundled NATS'),
         storage: storage('8Gi'),
@@ -200,6 +200,22 @@ export const valuesSchema = z
       .strict()
       .prefault({}),
 
+    console: z
+      .object({
+        enabled: z.boolean().default(true).describe('a web page: sessions, approvals, dead letters, health'),
+        replicas: z.number().int().min(1).default(1).describe('it holds nothing: any of them answers'),
+        existingSecret: z.string().default('').describe('a Secret whose key console-token lets people in (16 characters at least); empty: one is made and kept'),
+        userHeader: z
+          .string()
+          .regex(/^[A-Za-z0-9-]*$/)
+          .default('')
+          .describe('behind a proxy that logs people in: the header in which it says who they are, e.g. X-Forwarded-User. networkPolicy.console must then admit that proxy alone'),
+        resources: resources('20m', '96Mi', '256Mi', 'some hundreds of people who look'),
+        ...scheduling,
+      })
+      .strict()
+      .prefault({}),
+
     networkPolicy: z
       .object({
         enabled: z.boolean().default(true).describe('deny everything but the edges that are needed'),
@@ -207,6 +223,7 @@ export const valuesSchema = z
         models: peers('where the gateway may go; empty: port 443 anywhere, if a model outside is used'),
         tools: peers("where the executor may go for its tools, beside the example's payments"),
         publishers: peers('who else may reach NATS; pods of this namespace with the label understudy.dev/client=true always may'),
+        console: peers('who may reach the console, e.g. an ingress controller; kubectl port-forward always may'),
         monitoring: peers('who may read metrics; empty: anyone in the cluster'),
       })
       .strict()

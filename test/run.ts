@@ -29,6 +29,7 @@ const programs = serverPrograms(say);
 say(`nats-server ${versionOf(programs.nats)}, redis ${versionOf(programs.redis)}, node ${process.version}`);
 say('\n# types');
 if (!run('tsc', '--noEmit')) failed += 1;
+if (!run('tsc', '--noEmit', '-p', 'services/console/page')) failed += 1;
 say('\n# lint and layout');
 if (!run('biome', 'check', '.')) failed += 1;
 tests(
@@ -38,6 +39,7 @@ tests(
   'test/runtime',
   'test/executor',
   'test/gateway',
+  'test/console',
   'test/chart',
   'test/chaos',
   'test/architecture.test.ts',

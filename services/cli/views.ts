@@ -1,7 +1,8 @@
 /** What the control API answers, as text for people. */
+
+import { age, cut, dollars } from '../core/format.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
-import { dollars } from '../core/wire/event-line.ts';
-import { age, cut, table } from './format.ts';
+import { table } from './format.ts';
 
 export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
   if (sessions.length === 0) return 'no sessions; understudy ps --all shows those that ended';

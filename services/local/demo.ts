@@ -280,7 +280,7 @@ await desk.stop();
 say(isGood ? 'Nothing lost, nothing doubled.' : 'SOMETHING IS WRONG: see the rows above, and the logs in .understudy/local/logs.');
 say();
 say('Everything has been stopped, and its state is kept. Next:');
-say('  make dev                                       the same stack again, with the sessions that wait');
+say('  make dev                                       the same stack again, with the sessions that wait and a console to look at them');
 say('  bin/understudy ps                              who waits on what, since when');
 say(`  bin/understudy inspect ${sample}`);
 say(`  bin/understudy approve ${open}`);

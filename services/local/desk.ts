@@ -1,7 +1,7 @@
 /** The refund desk on a local stack: its outside world, its model, and as many services as are wanted. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Running } from './processes.ts';
+import { freePort, type Running } from './processes.ts';
 import { root, Stack } from './stack.ts';
 import { localFolder, writeStackFile } from './stack-file.ts';
 
@@ -10,6 +10,7 @@ export interface DeskOptions {
   readonly isWiped?: boolean;
   readonly isDetached?: boolean;
   readonly isCalm?: boolean;
+  readonly hasConsole?: boolean;
   readonly replicas?: { readonly runtime: number; readonly gateway: number; readonly executor: number };
   readonly logLevel?: string;
   readonly latencyMs?: number;
@@ -20,6 +21,8 @@ export interface Desk {
   readonly stack: Stack;
   readonly ledger: string;
   payments: Running;
+  /** Address of the console, where there is one. */
+  readonly console: string | undefined;
   /** A real model answers, not the script. */
   readonly isRealModel: boolean;
   save(): void;
@@ -32,6 +35,7 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
     isWiped = false,
     isDetached = false,
     isCalm = false,
+    hasConsole = false,
     replicas = { runtime: 1, gateway: 1, executor: 1 },
     logLevel = 'info',
     latencyMs = 150,
@@ -57,11 +61,13 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
     environment.OPENAI_BASE_URL = `http://127.0.0.1:${model.port}/v1`;
     environment.OPENAI_API_KEY = 'scripted';
   }
+  const consolePort = hasConsole ? await freePort() : 0;
   let isStopping = false;
   const desk: Desk = {
     stack,
     ledger,
     payments,
+    console: hasConsole ? `http://127.0.0.1:${consolePort}` : undefined,
     isRealModel,
     save() {
       const services = stack.services.map(({ instance, port, running }) => ({ name: instance, pid: running.pid, port }));
@@ -89,6 +95,7 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
     ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
     ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
     ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
+    ...(hasConsole ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })] : []),
   ]);
   desk.save();
   return desk;

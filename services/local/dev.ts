@@ -17,10 +17,11 @@ if (before && alive(before).length > 0) {
   say('make stop, then make dev, brings all of it back with its state.');
   process.exit(1);
 }
-const desk = await startDesk({ folder, isDetached: true, isCalm: true, replicas: { runtime: 2, gateway: 1, executor: 1 }, say });
+const desk = await startDesk({ folder, isDetached: true, isCalm: true, hasConsole: true, replicas: { runtime: 2, gateway: 1, executor: 1 }, say });
 const { stack } = desk;
 say('Understudy runs. Everything is in .understudy/local.');
 say();
+say(`  console     ${desk.console}`);
 say(`  NATS        ${stack.nats.url}`);
 say(`  Redis       ${stack.redis.url}`);
 for (const { instance, port } of stack.services) say(`  ${instance.padEnd(12)}http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);

@@ -6,7 +6,7 @@ import { type Server, serverPrograms, startNats, startRedis } from './servers.ts
 
 export const root = resolve(import.meta.dirname, '../..');
 
-export type ServiceKind = 'runtime' | 'gateway' | 'executor';
+export type ServiceKind = 'runtime' | 'gateway' | 'executor' | 'console';
 
 export interface StackOptions {
   readonly folder: string;
@@ -89,7 +89,7 @@ export class Stack {
     const port = await freePort();
     const running = startProcess({
       name,
-      command: [process.execPath, join(root, 'services', kind, 'main.ts')],
+      command: [process.execPath, '--disable-warning=ExperimentalWarning', join(root, 'services', kind, 'main.ts')],
       environment: { ...this.environment, UNDERSTUDY_INSTANCE: name, UNDERSTUDY_HTTP_PORT: String(port), ...environment },
       logs: this.logs,
       isDetached: this.options.isDetached ?? false,

@@ -107,11 +107,26 @@ describe.skipIf(!hasHelm)('helm', () => {
     ['its own Redis without users', ['--set', 'redis.url=redis://mine:6379'], /redis\.existingSecret must name a Secret/],
     ['three copies on a single server', ['--set', 'nats.streamReplicas=3'], /single server/],
     ['more warm sandboxes than there may be', ['--set', 'sandbox.warm=9'], /sandbox\.warm \(9\) is more/],
+    ['a header that anybody may write', ['--set', 'console.userHeader=X-User'], /networkPolicy\.console must name the proxy/],
     ['more runtimes than shards', ['--set', 'runtime.replicas=17'], /more than shards/],
   ])('refuses %s', (_what, args, reason) => {
     const { ok, text } = helm('template', 'u', chart, '--kube-version', '1.34.0', ...args);
     expect(ok).toBe(false);
     expect(text).toMatch(reason);
+  });
+
+  test('the console asks for a token that was made for it, for one that is given, or believes a proxy', () => {
+    const console = (...args: string[]) => {
+      const manifests = render(...args);
+      const container = podsOf(manifests).find(({ name }) => name === 'Deployment/u-console')?.pod.containers[0];
+      const token = container?.env?.find(({ name }) => name === 'UNDERSTUDY_CONSOLE_TOKEN') as { valueFrom?: { secretKeyRef: { name: string } } } | undefined;
+      return { secrets: manifests.filter(({ kind, metadata }) => kind === 'Secret' && metadata.name === 'u-console').length, asks: token?.valueFrom?.secretKeyRef.name };
+    };
+    expect(console()).toEqual({ secrets: 1, asks: 'u-console' });
+    expect(console('--set', 'console.existingSecret=mine')).toEqual({ secrets: 0, asks: 'mine' });
+    const proxy = ['--set', 'console.userHeader=X-User', '--set-json', 'networkPolicy.console=[{"podSelector":{"matchLabels":{"app":"proxy"}}}]'];
+    expect(console(...proxy)).toEqual({ secrets: 0, asks: undefined });
+    expect(render('--set', 'console.enabled=false').filter(({ metadata }) => metadata.name === 'u-console')).toEqual([]);
   });
 
   test('with servers and a model of its own it brings none', () => {

@@ -2,6 +2,7 @@
  * The chart on a real cluster: `make test-cluster`. Uses the current context (or the cluster beside this project), and expects the images
  * of `make images` on its nodes. Without a cluster everything here is skipped.
  */
+import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -84,6 +85,12 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       ['executor', 'subscribe', 'understudy.mail.>'],
       ['runtime', 'publish', 'understudy.start.x'],
       ['runtime', 'publish', '$JS.API.STREAM.DELETE.MAIL'],
+      ['console', 'publish', 'understudy.mail.0.batch'],
+      ['console', 'publish', 'understudy.task.acme.desk'],
+      ['console', 'publish', 'understudy.control.released'],
+      ['console', 'publish', '$JS.API.STREAM.MSG.GET.MAIL'],
+      ['console', 'publish', '$JS.API.CONSUMER.CREATE.MAIL'],
+      ['console', 'subscribe', 'understudy.>'],
       ['operator', 'publish', 'understudy.mail.0.batch'],
       ['operator', 'publish', 'understudy.effect.tools.acme'],
       ['operator', 'publish', '$JS.API.STREAM.PURGE.EVENTS'],
@@ -183,6 +190,35 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     }
   });
 
+  test('the console is reached by a forwarded port, lets in who has its token, and shows what runs', async () => {
+    const forwarding = spawn('kubectl', ['--namespace', namespace, 'port-forward', 'service/u-console', ':80'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    try {
+      const port = await new Promise<string>((resolve, reject) => {
+        forwarding.stdout.on('data', (text) => {
+          const found = /127\.0\.0\.1:(\d+) ->/.exec(String(text))?.[1];
+          if (found) resolve(found);
+        });
+        forwarding.on('exit', () => reject(new Error('the port is not forwarded')));
+      });
+      const base = `http://127.0.0.1:${port}`;
+      expect((await fetch(`${base}/api/health`)).status).toBe(401);
+      const login = { token: await system.secret('console-token', 'u-console'), name: 'ada' };
+      const entered = await fetch(`${base}/api/login`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(login) });
+      const cookie = entered.headers.get('set-cookie')!.split(';')[0]!;
+      const read = async (path: string) => (await fetch(`${base}${path}`, { headers: { cookie } })).json();
+      expect(await read('/api/health')).toMatchObject({ orphans: [], problems: [] });
+      const [session] = (await read('/api/sessions?ended=true')) as { session: string }[];
+      expect(session).toBeDefined();
+      expect(await read(`/api/sessions/${session!.session}`)).toMatchObject({ summary: { agent: expect.any(String) } });
+      // Its user may follow events, and no more of the log than that.
+      const events = await fetch(`${base}/api/sessions/${session!.session}/events`, { headers: { cookie } });
+      const { value } = await events.body!.getReader().read();
+      expect(new TextDecoder().decode(value)).toContain('"version":1');
+    } finally {
+      forwarding.kill();
+    }
+  });
+
   test('an applied agent becomes live by itself; a broken one is refused and the old one stays', async () => {
     const map = (instructions: string, extra = '') => ({
       apiVersion: 'v1',
@@ -237,6 +273,7 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         ['runtime', 8080],
         ['gateway', 8080],
         ['executor', 8080],
+        ['console', 8081],
         ['payments', 8080],
       ] as const)
         tcp[part] = `${await system.addressOf(part)}:${port}`;

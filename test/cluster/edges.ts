@@ -6,10 +6,11 @@ export const edges: Readonly<Record<string, readonly string[]>> = {
   runtime: ['api', 'nats', 'redis'],
   gateway: ['api', 'model', 'nats', 'redis'],
   executor: ['api', 'nats', 'payments', 'sandbox'],
+  console: ['nats'],
   cli: ['nats'],
 };
-const targets = ['nats', 'redis', 'model', 'payments', 'sandbox', 'gateway', 'api', 'internet'] as const;
-const ports: Readonly<Record<string, number>> = { nats: 4_222, redis: 6_379, api: 443, internet: 443 };
+const targets = ['nats', 'redis', 'model', 'payments', 'sandbox', 'gateway', 'console', 'api', 'internet'] as const;
+const ports: Readonly<Record<string, number>> = { nats: 4_222, redis: 6_379, console: 8_081, api: 443, internet: 443 };
 
 /** The targets that a part can open a connection to, sorted. */
 export async function reachedBy(system: Installation, part: string, among: readonly string[] = targets): Promise<string[]> {

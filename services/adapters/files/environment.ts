@@ -44,8 +44,18 @@ const schema = z.object({
     .int()
     .min(3 * limits.leaseRenewMs)
     .default(limits.leaseMs),
+  UNDERSTUDY_CONSOLE_ADDRESS: z.string().default('127.0.0.1').describe('where people reach the console'),
+  UNDERSTUDY_CONSOLE_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('0 takes a free one'),
+  UNDERSTUDY_CONSOLE_TOKEN: z.string().min(16, 'at least 16 characters').optional().describe('who knows it may look and act'),
+  UNDERSTUDY_CONSOLE_USER_HEADER: z
+    .string()
+    .regex(/^[A-Za-z0-9-]+$/)
+    .optional()
+    .describe('header in which a proxy in front says who it is; only behind one'),
   UNDERSTUDY_REPLICAS: z.coerce.number().int().min(1).max(5).default(1).describe('copies of each stream'),
 });
+
+const isLoopback = (address: string) => address === 'localhost' || address === '::1' || address.startsWith('127.');
 
 export interface Settings {
   readonly nats: { readonly url: string; readonly user: string | undefined; readonly password: string | undefined; readonly replicas: number };
@@ -58,6 +68,7 @@ export interface Settings {
   readonly namespace: string | undefined;
   readonly sandboxes: { readonly service: string | undefined; readonly warm: number; readonly max: number; readonly waitMs: number; readonly idleMs: number };
   readonly egress: { readonly address: string; readonly port: number };
+  readonly console: { readonly address: string; readonly port: number; readonly token: string | undefined; readonly userHeader: string | undefined };
   readonly files: string;
   readonly pool: string;
   readonly scratch: string | undefined;
@@ -73,6 +84,11 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
   const parsed = schema.safeParse(given);
   if (!parsed.success) throw new Refused('SETTINGS_INVALID', `environment: ${issuesOf(parsed.error)}`);
   const value = parsed.data;
+  if (!isLoopback(value.UNDERSTUDY_CONSOLE_ADDRESS) && !value.UNDERSTUDY_CONSOLE_TOKEN && !value.UNDERSTUDY_CONSOLE_USER_HEADER)
+    throw new Refused(
+      'SETTINGS_INVALID',
+      `environment: UNDERSTUDY_CONSOLE_ADDRESS=${value.UNDERSTUDY_CONSOLE_ADDRESS} is open to others: set UNDERSTUDY_CONSOLE_TOKEN, or UNDERSTUDY_CONSOLE_USER_HEADER behind a proxy that logs people in`,
+    );
   return {
     nats: { url: value.UNDERSTUDY_NATS_URL, user: value.UNDERSTUDY_NATS_USER, password: value.UNDERSTUDY_NATS_PASSWORD, replicas: value.UNDERSTUDY_REPLICAS },
     redisUrl: value.UNDERSTUDY_REDIS_URL,
@@ -90,6 +106,12 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
       idleMs: value.UNDERSTUDY_SANDBOX_IDLE_MS,
     },
     egress: { address: value.UNDERSTUDY_EGRESS_ADDRESS, port: value.UNDERSTUDY_EGRESS_PORT },
+    console: {
+      address: value.UNDERSTUDY_CONSOLE_ADDRESS,
+      port: value.UNDERSTUDY_CONSOLE_PORT,
+      token: value.UNDERSTUDY_CONSOLE_TOKEN,
+      userHeader: value.UNDERSTUDY_CONSOLE_USER_HEADER,
+    },
     files: resolve(value.UNDERSTUDY_FILES),
     pool: value.UNDERSTUDY_POOL,
     scratch: value.UNDERSTUDY_SCRATCH,

@@ -1,8 +1,6 @@
 /** One event as one line for people. */
+import { dollars } from '../format.ts';
 import type { UnderstudyEvent } from './cloud-event.ts';
-
-/** Micro-dollars as dollars. */
-export const dollars = (micros: number): string => `$${(micros / 1_000_000).toFixed(4)}`;
 
 export function eventLine(event: UnderstudyEvent): string {
   const { data } = event;

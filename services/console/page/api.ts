@@ -1,0 +1,29 @@
+/** What the page asks of its server, and what comes back. */
+
+import type { SessionSummary } from '../../core/session/summary.ts';
+import type { ApprovalView, ConversationView, HealthView, LetterView, SessionView } from '../answers.ts';
+
+export type { ApprovalView, ConversationView, HealthView, LetterView, SessionSummary, SessionView };
+
+export class Refusal extends Error {
+  readonly code: string;
+  readonly status: number;
+  constructor(code: string, message: string, status: number) {
+    super(message);
+    this.code = code;
+    this.status = status;
+  }
+}
+
+async function call<Value>(method: string, path: string, body?: object): Promise<Value> {
+  const response = await fetch(`/api${path}`, { method, ...(body ? { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) } : {}) }).catch(() => {
+    throw new Refusal('CONSOLE_AWAY', 'the console does not answer', 0);
+  });
+  const value = await response.json().catch(() => ({ code: 'NO_ANSWER', message: `the console answered ${response.status}` }));
+  if (!response.ok) throw new Refusal(String(value.code), String(value.message), response.status);
+  return value as Value;
+}
+
+export const ask = <Value>(path: string) => call<Value>('GET', path);
+export const act = <Value = object>(path: string, body: object) => call<Value>('POST', path, body);
+export const at = (...parts: string[]) => `/${parts.map(encodeURIComponent).join('/')}`;

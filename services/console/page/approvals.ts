@@ -1,0 +1,55 @@
+/** What waits for a person: the call as it would be made, and a decision about exactly this one. */
+import { useState } from 'preact/hooks';
+import { age } from '../../core/format.ts';
+import { type ApprovalView, act, at } from './api.ts';
+import { Ago, Deed, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
+
+export function Approvals() {
+  const now = useNow();
+  const { value: approvals, refusal, again } = useAnswer<ApprovalView[]>('/approvals');
+  return html`<section>
+    <h1>Approvals</h1>
+    <${Trouble} refusal=${refusal} />
+    ${approvals?.length === 0 ? html`<${Empty}>Nothing waits for a person.<//>` : null}
+    ${approvals?.map((approval) => html`<${Approval} key=${approval.id} approval=${approval} now=${now} isAlone onDecided=${again} />`)}
+  </section>`;
+}
+
+export function Approval({ approval, now, isAlone, onDecided }: { approval: ApprovalView; now: number; isAlone?: boolean; onDecided: () => void }) {
+  const [edited, setEdited] = useState<string>();
+  const { session, id, hash, tool } = approval;
+  const decide = (verb: 'approve' | 'reject') => async (reason: string) => {
+    // The hash is of what is on the screen: a decision about a call that has changed since is refused.
+    await act(`${at('sessions', session, 'approvals', id)}/${verb}`, { hash, reason, ...(verb === 'approve' && edited !== undefined ? { arguments: edited } : {}) });
+    onDecided();
+  };
+  return html`<article class="approval">
+    <header>
+      <b>${tool}</b> <span class="hint">${approval.kind}</span>
+      ${isAlone ? html`<a href=${`/sessions/${session}`}>${session}</a>` : null}
+      <span>${approval.tenant} / ${approval.agent}</span>
+      <span>waits for <${Ago} since=${approval.since} now=${now} /></span>
+      <span class=${approval.expiresAt - now < 600_000 ? 'bad' : ''}>${approval.expiresAt > now ? `expires in ${age(approval.expiresAt - now)}` : 'has expired'}</span>
+      <span class="hint" title=${hash}>${hash.slice(0, 12)}</span>
+    </header>
+    ${
+      edited === undefined
+        ? html`<pre>${pretty(approval.arguments)}</pre>`
+        : html`<textarea rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
+          <p class="hint">The edited arguments replace the old ones as a whole.</p>`
+    }
+    <div class="deeds">
+      <${Deed} label=${edited === undefined ? 'approve' : 'approve as edited'} ask="Why? (recorded)" onDo=${decide('approve')} />
+      <${Deed} label="reject" isGrave ask="Why not? (the agent is told)" onDo=${decide('reject')} />
+      <button type="button" onClick=${() => setEdited(edited === undefined ? pretty(approval.arguments) : undefined)}>${edited === undefined ? 'edit' : 'leave as it was'}</button>
+    </div>
+  </article>`;
+}
+
+function pretty(text: string): string {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
+}

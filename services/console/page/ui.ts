@@ -1,0 +1,95 @@
+/** Small things that all pages use. */
+import htm from 'htm';
+import { type ComponentChildren, h, type VNode } from 'preact';
+import { useEffect, useState } from 'preact/hooks';
+import { age } from '../../core/format.ts';
+import { ask, Refusal } from './api.ts';
+
+export const html = htm.bind(h) as unknown as (strings: TemplateStringsArray, ...values: unknown[]) => VNode;
+
+/** The time, told again each second. */
+export function useNow(): number {
+  const [now, setNow] = useState(Date.now());
+  useEffect(() => {
+    const timer = setInterval(() => setNow(Date.now()), 1_000);
+    return () => clearInterval(timer);
+  }, []);
+  return now;
+}
+
+export interface Answer<Value> {
+  readonly value: Value | undefined;
+  readonly refusal: Refusal | undefined;
+  again(): void;
+}
+
+/** Ask, and ask again every so often while somebody looks. A failure leaves what was known before. */
+export function useAnswer<Value>(path: string, everyMs = 2_000): Answer<Value> {
+  const [value, setValue] = useState<Value>();
+  const [refusal, setRefusal] = useState<Refusal>();
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    let isWanted = true;
+    const look = async () => {
+      if (document.hidden) return;
+      try {
+        const found = await ask<Value>(path);
+        if (!isWanted) return;
+        setValue(found);
+        setRefusal(undefined);
+      } catch (error) {
+        if (isWanted) setRefusal(error as Refusal);
+      }
+    };
+    void look();
+    const timer = everyMs > 0 ? setInterval(() => void look(), everyMs) : undefined;
+    const onShown = () => void look();
+    document.addEventListener('visibilitychange', onShown);
+    return () => {
+      isWanted = false;
+      clearInterval(timer);
+      document.removeEventListener('visibilitychange', onShown);
+    };
+  }, [path, everyMs, round]);
+  useEffect(() => setValue(undefined), [path]);
+  return { value, refusal, again: () => setRound((count) => count + 1) };
+}
+
+export function Trouble({ refusal }: { refusal: Refusal | undefined }) {
+  if (!refusal) return null;
+  return html`<p class="trouble" role="alert"><b>${refusal.code}</b> ${refusal.message}</p>`;
+}
+
+export const Badge = ({ status }: { status: string }) => html`<span class=${`badge ${status}`}>${status}</span>`;
+export const Ago = ({ since, now }: { since: number; now: number }) =>
+  html`<time datetime=${new Date(since).toISOString()} title=${new Date(since).toLocaleString()}>${age(now - since)}</time>`;
+export const Empty = ({ children }: { children?: ComponentChildren }) => html`<p class="empty">${children}</p>`;
+export const Code = ({ children }: { children?: ComponentChildren }) => html`<code class="command">${children}</code>`;
+
+/** A deed that asks why before it is done. */
+export function Deed({ label, isGrave, ask: question, onDo }: { label: string; isGrave?: boolean; ask: string; onDo: (reason: string) => Promise<unknown> }) {
+  const [isOpen, setOpen] = useState(false);
+  const [isBusy, setBusy] = useState(false);
+  const [reason, setReason] = useState('');
+  const [refusal, setRefusal] = useState<Refusal>();
+  const go = async (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      await onDo(reason);
+      setOpen(false);
+      setReason('');
+      setRefusal(undefined);
+    } catch (error) {
+      setRefusal(error instanceof Refusal ? error : new Refusal('DEFECT', String(error), 0));
+    }
+    setBusy(false);
+  };
+  if (!isOpen) return html`<button type="button" class=${isGrave ? 'grave' : ''} onClick=${() => setOpen(true)}>${label}</button>`;
+  return html`<form class="deed" onSubmit=${go}>
+    <label>${question} <input autofocus value=${reason} maxlength="2000" onInput=${(event: InputEvent) => setReason((event.target as HTMLInputElement).value)} /></label>
+    <button type="submit" class=${isGrave ? 'grave' : 'main'} disabled=${isBusy}>${isBusy ? '…' : label}</button>
+    <button type="button" onClick=${() => setOpen(false)}>not now</button>
+    <${Trouble} refusal=${refusal} />
+  </form>`;
+}
