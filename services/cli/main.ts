@@ -1,20 +1,22 @@
 /**
  * `understudy`: what operators type. Speaks NATS only.
  *
- * Exit codes: 0 done, 1 it was refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete.
+ * Exit codes: 0 done, 1 it was refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.
  */
 import { randomUUID } from 'node:crypto';
-import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import { actorFrom } from '../adapters/files/environment.ts';
 import { connectNats, type Nats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
-import { messageOf, Refused, Unavailable, UnderstudyError } from '../core/errors.ts';
+import { Refused } from '../core/errors.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { localFolder, readStackFile } from '../local/stack-file.ts';
+import { asCalled, type Failure, failureOf, nextOf, quoted } from './failure.ts';
+import { isOver, runTask, taskOf } from './run.ts';
 import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verifyText } from './views.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -40,19 +42,37 @@ const program = new Command('understudy')
   .addOption(new Option('-o, --output <format>', 'how to answer').choices(['text', 'json']).default('text'))
   .version('0.1.0', '-V, --version')
   .exitOverride()
+  .configureHelp({ showGlobalOptions: true })
   .option('--timeout <ms>', 'how long to wait for an answer', count, 5_000)
   .option('--explain', 'print the equivalent nats command instead of doing it')
-  .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete.')
+  .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.')
   .showHelpAfterError('(understudy --help shows what there is)');
 
 const serverUrl = (): string => program.opts<Global>().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
+/** As `bin/understudy` was called. */
+const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';
+const say = (text: string): void => void process.stdout.write(`${asCalled(text, self)}\n`);
+/** For who reads along, not for who reads the answer. */
+const note = (text: string): void => void process.stderr.write(`${asCalled(text, self)}\n`);
 const print = (value: unknown, text: () => string): void => {
-  process.stdout.write(`${program.opts<Global>().output === 'json' ? JSON.stringify(value, null, 2) : text()}\n`);
+  if (program.opts<Global>().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+  else say(text());
 };
+function fail({ code, message, next, exitCode }: Failure, more: object = {}): void {
+  if (program.opts<Global>().output === 'json') process.stderr.write(`${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: asCalled(next, self) } : {}) } })}\n`);
+  else note(`error ${code}: ${message}${next ? `\n  next: ${next}` : ''}`);
+  process.exitCode = exitCode;
+}
 
 async function withNats<Value>(work: (nats: Nats) => Promise<Value>): Promise<Value> {
+  const url = serverUrl();
+  for (const one of url.split(',')) {
+    if (!/^((nats|tls|ws|wss):\/\/)?[^\s/]+$/.test(one.trim()))
+      throw new Refused('SERVER_INVALID', `"${one}" is no address of a NATS server: nats://host:4222, comma-separated for several`);
+  }
   const nats = await connectNats({
-    url: serverUrl(),
+    url,
+    withinMs: program.opts<Global>().timeout,
     name: 'understudy-cli',
     prefix: program.opts<Global>().prefix,
     user: process.env.UNDERSTUDY_NATS_USER,
@@ -69,7 +89,7 @@ async function withNats<Value>(work: (nats: Nats) => Promise<Value>): Promise<Va
 async function ask<Value>(verb: string, body: object): Promise<Value | undefined> {
   const { prefix, explain, timeout } = program.opts<Global>();
   if (explain) {
-    process.stdout.write(`nats --server ${serverUrl()} req ${prefix}.control.${verb} '${JSON.stringify(body)}'\n`);
+    say(`nats --server ${serverUrl()} req ${prefix}.control.${verb} ${quoted(JSON.stringify(body))}`);
     return undefined;
   }
   return withNats(async (nats) => {
@@ -79,8 +99,8 @@ async function ask<Value>(verb: string, body: object): Promise<Value | undefined
   });
 }
 
-const isOver = (status: string) => status === 'completed' || status === 'failed' || status === 'halted';
-const actor = () => process.env.UNDERSTUDY_ACTOR ?? userInfo().username;
+const more = (found: number, max: number) => (found > max ? `\n\nthe last ${max}; there are more: -n <number>` : '');
+const actor = () => actorFrom(process.env);
 
 program
   .command('run')
@@ -92,61 +112,36 @@ program
   .option('--session <key>', 'address a long-lived session by key')
   .option('-d, --detach', 'do not wait for the result')
   .action(async (agent: string, input: string, options: { tenant: string; id?: string; session?: string; detach?: boolean }) => {
-    const id = options.id ?? `cli-${randomUUID()}`;
-    let parsed: unknown = input;
-    try {
-      parsed = JSON.parse(input);
-    } catch (error) {
-      // Plain text is a task as well; what looks like JSON and is none is a slip of the hand.
-      if (/^\s*[{[]/.test(input)) throw new Refused('TASK_NOT_JSON', `the input looks like JSON and does not parse: ${messageOf(error)}`);
-    }
-    const isObject = typeof parsed === 'object' && parsed !== null;
-    const body = JSON.stringify({ input: isObject ? parsed : String(parsed) });
-    const headers = { 'Nats-Msg-Id': id, ...(options.session ? { 'Understudy-Session': options.session } : {}) };
-    const { prefix, explain } = program.opts<Global>();
+    const task = taskOf(agent, input, options, `cli-${randomUUID()}`);
+    const { prefix, explain, timeout, output } = program.opts<Global>();
     if (explain) {
-      process.stdout.write(`nats --server ${serverUrl()} pub -H Nats-Msg-Id:${id} ${prefix}.task.${options.tenant}.${agent} '${body}'\n`);
+      const headers = Object.entries(task.headers).map(([name, value]) => `-H ${quoted(`${name}:${value}`)}`);
+      say(`nats --server ${serverUrl()} pub -J ${headers.join(' ')} ${prefix}.task.${task.tenant}.${task.agent} ${quoted(task.body)}`);
       return;
     }
     await withNats(async (nats) => {
-      const events = natsEvents(nats);
-      let finish: (code: number) => void = () => undefined;
-      const finished = new Promise<number>((resolve) => {
-        finish = resolve;
-      });
-      let session: string | undefined;
-      const isText = program.opts<Global>().output === 'text';
-      const following = await events.follow({ tenant: options.tenant }, false, (event) => {
-        if (event.data.task === id && event.data.agent === agent) session ??= event.data.session;
-        if (session === undefined || event.data.session !== session) return;
-        if (event.id.includes('-end') && event.data.task === id) {
-          print(event, () => `\n${event.data.to} in session ${event.data.session}${event.data.reason ? `\n${event.data.reason}` : ''}\n${event.data.output ?? ''}`);
-          finish(event.data.to === 'completed' ? 0 : 4);
-        } else if (isText) {
-          process.stdout.write(`${eventLine(event)}\n`);
-          if (event.data.effects.some(({ kind }) => kind === 'askHuman')) process.stdout.write(`  a person must decide: understudy approve ${event.data.session}\n`);
-        }
-      });
-      await natsTasks(nats).publish(options.tenant, agent, body, headers);
+      const ports = { events: natsEvents(nats), tasks: natsTasks(nats), control: natsControl(nats), waitMs: timeout };
       if (options.detach) {
-        print({ task: id }, () => `accepted as task ${id}; its session: understudy ps --all --agent ${agent} -o json | grep -B3 ${id}`);
-        await following.stop();
+        await ports.tasks.publish(task.tenant, task.agent, task.body, task.headers);
+        print(
+          { task: task.id, session: task.session },
+          () => `accepted as task ${task.id}, session ${task.session}\n  next: understudy inspect ${task.session}, or understudy dlq if there is no such session`,
+        );
         return;
       }
-      const deadWatch = setInterval(() => {
-        void events.deadLetters(50).then(
-          (letters) => {
-            const letter = letters.find(({ task }) => task === id);
-            if (!letter) return;
-            process.stderr.write(`error ${letter.code}: ${letter.reason}\n  next: understudy dlq, then understudy requeue ${letter.id}\n`);
-            finish(4);
-          },
-          () => undefined,
-        );
-      }, 700);
-      process.exitCode = await finished;
-      clearInterval(deadWatch);
-      await following.stop();
+      const isText = output === 'text';
+      const isCompleted = await runTask(task, ports, {
+        onKnown: ({ id, session }, status) => note(`task ${id} was accepted before: its session ${session} is ${status}`),
+        onStep(event) {
+          if (!isText) return;
+          say(eventLine(event));
+          if (event.data.effects.some(({ kind }) => kind === 'askHuman')) say(`  a person must decide: understudy approve ${event.data.session}`);
+        },
+        onEnd: (event) => print(event, () => `\n${event.data.to} in session ${event.data.session}${event.data.reason ? `\n${event.data.reason}` : ''}\n${event.data.output ?? ''}`),
+        onRefused: ({ id, code, reason }) => fail({ code, message: reason, next: nextOf(code) ?? `understudy dlq, then understudy requeue ${id}`, exitCode: 4 }, { letter: id }),
+        onSilence: ({ session }) => note(`nothing heard for ten seconds; what it waits for: understudy inspect ${session}, understudy doctor`),
+      });
+      if (!isCompleted) process.exitCode = 4;
     });
   });
 
@@ -158,9 +153,9 @@ program
   .option('--agent <agent>')
   .addOption(new Option('--status <status>').choices(['active', 'paused', 'parked', 'completed', 'failed', 'halted']))
   .option('-n, --max <n>', 'at most so many', count, 50)
-  .action(async ({ all, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
-    const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, ended: Boolean(all || filter.status) });
-    if (sessions) print(sessions, () => sessionTable(sessions, Date.now()));
+  .action(async ({ all, max, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
+    const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, max: max + 1, ended: Boolean(all || filter.status) });
+    if (sessions) print(sessions.slice(0, max), () => `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max)}`);
   });
 
 program
@@ -183,8 +178,8 @@ program
   .action(async (session: string | undefined, options: { tenant?: string; agent?: string; fromStart?: boolean }) => {
     const { prefix, explain } = program.opts<Global>();
     if (explain) {
-      process.stdout.write(
-        `nats --server ${serverUrl()} sub '${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.>'${session === undefined ? '' : ` | grep ${session}`}\n`,
+      say(
+        `nats --server ${serverUrl()} sub ${quoted(`${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.>`)}${session === undefined ? '' : ` | grep ${quoted(session)}`}`,
       );
       return;
     }
@@ -194,13 +189,14 @@ program
       const known = session === undefined ? undefined : await natsControl(nats).ask('inspect', { session }, program.opts<Global>().timeout);
       if (known && !known.ok) throw new Refused(known.code, known.message);
       // Steps of a session stand among those of its agent: read no more of them than it has lived through.
-      const { tenant, agent, startedAt } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
+      const { tenant, agent, startedAt, status } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
+      if (status && isOver(status) && !options.fromStart) return note(`${session} has ${status} and says nothing more; --from-start shows what it did`);
       await new Promise<void>((resolve, reject) => {
         process.once('SIGINT', () => resolve());
         process.once('SIGTERM', () => resolve());
         natsEvents(nats)
           .follow({ tenant: options.tenant ?? tenant, agent: options.agent ?? agent, session, since: startedAt }, Boolean(options.fromStart), (event) => {
-            process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`);
+            say(isJson ? JSON.stringify(event) : eventLine(event));
             // A session that was named and has ended says nothing more.
             if (session !== undefined && event.id.includes('-end') && isOver(event.data.status)) resolve();
           })
@@ -253,7 +249,12 @@ for (const verb of ['approve', 'reject'] as const) {
       ...(hash ? { hash } : {}),
       ...(edit ? { arguments: edit } : {}),
     });
-    if (done) print(done, () => `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}`);
+    if (done)
+      print(
+        done,
+        () =>
+          `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}${done.session.status === 'paused' ? `, and hears of it when it goes on: understudy resume ${session}` : ''}`,
+      );
   });
 }
 
@@ -262,8 +263,8 @@ program
   .description('dead letters: what could not be done, and why')
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ max }: { max: number }) => {
-    const letters = await ask<Parameters<typeof deadTable>[0]>('dead', { max });
-    if (letters) print(letters, () => deadTable(letters, Date.now()));
+    const letters = await ask<Parameters<typeof deadTable>[0]>('dead', { max: max + 1 });
+    if (letters) print(letters.slice(-max), () => `${deadTable(letters.slice(-max), Date.now())}${more(letters.length, max)}`);
   });
 
 program
@@ -274,9 +275,9 @@ program
   .option('--body <json>', 'with this body instead')
   .action(async (id: number | undefined, { all, body }: { all?: boolean; body?: string }) => {
     if (id === undefined && !all) throw new Refused('USAGE', 'name a dead letter, or say --all');
-    const done = await ask<{ requeued: number; refused: string[] }>('requeue', { ...(id ? { id } : {}), all: Boolean(all), ...(body ? { body } : {}) });
+    const done = await ask<{ requeued: number; tasks: string[]; refused: string[] }>('requeue', { ...(id ? { id } : {}), all: Boolean(all), ...(body ? { body } : {}) });
     if (!done) return;
-    print(done, () => [`${done.requeued} published again`, ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
+    print(done, () => [`${done.requeued} published again`, ...done.tasks.map((task) => `  as task ${task}`), ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
     if (done.requeued === 0) process.exitCode = 1;
   });
 
@@ -304,7 +305,7 @@ program
 program
   .command('url')
   .description('the NATS server that this command talks to')
-  .action(() => void process.stdout.write(`${serverUrl()}\n`));
+  .action(() => print({ url: serverUrl() }, serverUrl));
 
 try {
   await program.parseAsync();
@@ -312,10 +313,7 @@ try {
   if (error instanceof Error && 'exitCode' in error) {
     process.exitCode = (error as { exitCode: number }).exitCode === 0 ? 0 : 2;
   } else {
-    const code = error instanceof UnderstudyError ? error.code : 'DEFECT';
-    process.stderr.write(program.opts<Global>().output === 'json' ? `${JSON.stringify({ error: { code, message: messageOf(error) } })}\n` : `error ${code}: ${messageOf(error)}\n`);
-    process.exitCode = error instanceof Unavailable ? 3 : error instanceof Refused ? 1 : 70;
-    if (error instanceof Unavailable && program.opts<Global>().output === 'text') process.stderr.write(`  server: ${serverUrl()}; next: make dev, or say --server\n`);
+    fail(failureOf(error, serverUrl()));
   }
 }
 process.exit();

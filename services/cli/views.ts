@@ -5,9 +5,9 @@ import type { SessionSummary } from '../core/session/summary.ts';
 import { table } from './format.ts';
 
 export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
-  if (sessions.length === 0) return 'no sessions; understudy ps --all shows those that ended';
+  if (sessions.length === 0) return 'no session fits; understudy ps --all shows those that ended too, understudy doctor which agents there are';
   return table(
-    ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'CALLS', 'TOKENS', 'COST', 'AGE'],
+    ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'MODEL+TOOL CALLS', 'TOKENS', 'COST', 'AGE'],
     sessions.map((one) => [
       one.session,
       one.tenant,
@@ -30,12 +30,25 @@ interface Approval {
   readonly hash: string;
   readonly since: number;
   readonly expiresAt: number;
+  readonly isDecided: boolean;
 }
 
 export function approvalTable(approvals: readonly Approval[], now: number): string {
   if (approvals.length === 0) return 'nothing waits for a person';
-  const rows = approvals.map((one) => [one.session, one.tool, cut(one.arguments, 60), one.hash.slice(0, 12), age(now - one.since), age(one.expiresAt - now)]);
-  return `${table(['SESSION', 'TOOL', 'ARGUMENTS', 'HASH', 'WAITS', 'EXPIRES IN'], rows)}\n\nnext: understudy approve <session> [--hash <hash>] | understudy reject <session> --reason <text>`;
+  const rows = approvals.map((one) => [
+    one.session,
+    one.tool,
+    cut(one.arguments, 60),
+    one.hash.slice(0, 12),
+    age(now - one.since),
+    one.isDecided ? 'decided' : age(one.expiresAt - now),
+  ]);
+  const sessions = new Set(approvals.map(({ session }) => session));
+  const session = sessions.size === 1 ? [...sessions][0] : '<session>';
+  const next = approvals.every(({ isDecided }) => isDecided)
+    ? `the session hears of it when it goes on: understudy resume ${session}`
+    : `next: understudy approve ${session} [--hash <hash>] | understudy reject ${session} --reason <text>`;
+  return `${table(['SESSION', 'TOOL', 'ARGUMENTS', 'HASH', 'WAITS', 'EXPIRES IN'], rows)}\n\n${next}`;
 }
 
 interface Inspected {
@@ -158,7 +171,7 @@ export function doctorText(health: Health): string {
       ({ pool, asking, queued, inHand }) =>
         `${mark(asking > 0 || inHand > 0)}${pool === 'models' ? 'gateways' : `executors of pool ${pool}`}: ${asking > 0 || inHand > 0 ? '' : 'nobody asks for work; '}${queued} waiting, ${inHand} in hand`,
     ),
-    `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} tools)`).join(', ') || 'none'}`,
+    `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`).join(', ') || 'none'}`,
     ...health.problems.map((problem) => `BAD ${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`),
   ].join('\n');
 }

@@ -32,6 +32,7 @@ export const approvalSchema = z.object({
   hash: z.string(),
   since: z.number(),
   expiresAt: z.number(),
+  isDecided: z.boolean(),
 });
 const noteSchema = z.object({ kind: z.string(), what: z.string(), since: z.number(), deadlineAt: z.number() });
 const limitsSchema = z.object({ stepsMax: z.number(), toolCallsMax: z.number(), tokensMax: z.number(), costMicrosMax: z.number(), wallClockMs: z.number() });

@@ -184,7 +184,7 @@ export function consoleApp({ questions, events, access, page, telemetry, clock }
   app.post('/api/dead-letters/:id/requeue', async (context) => {
     const { body } = await bodyOf(context, requeueSchema);
     const done = z
-      .object({ requeued: z.number(), refused: z.array(z.string()) })
+      .object({ requeued: z.number(), tasks: z.array(z.string()), refused: z.array(z.string()) })
       .parse(await questions.act('requeue', { id: letterOf(context), ...(body === undefined ? {} : { body }) }));
     telemetry.log('info', 'a dead letter was requeued', { letter: letterOf(context), actor: context.get('user'), isEdited: body !== undefined });
     if (done.requeued === 0) throw new Refused('NOT_REQUEUED', done.refused.join('; ') || 'nothing was requeued');

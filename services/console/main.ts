@@ -1,7 +1,6 @@
 /** The console as a process: two ports, one for probes and metrics, one for people. */
-import { userInfo } from 'node:os';
 import { serve } from '@hono/node-server';
-import { settingsFrom } from '../adapters/files/environment.ts';
+import { actorFrom, settingsFrom } from '../adapters/files/environment.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
@@ -26,7 +25,7 @@ await runService(async (started) => {
   const app = consoleApp({
     questions: questionsOf(natsControl(nats), systemClock.now),
     events: natsEvents(nats),
-    access: accessOf({ token: settings.token, userHeader: settings.userHeader, localUser: process.env.UNDERSTUDY_ACTOR ?? userInfo().username }, systemClock.now),
+    access: accessOf({ token: settings.token, userHeader: settings.userHeader, localUser: actorFrom(process.env) }, systemClock.now),
     page: loadPage(),
     telemetry,
     clock: systemClock.now,

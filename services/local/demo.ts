@@ -17,6 +17,7 @@ import { startDesk } from './desk.ts';
 import { startProcess } from './processes.ts';
 import { versionOf } from './servers.ts';
 import { root, type Service } from './stack.ts';
+import { alive, localFolder, readStackFile } from './stack-file.ts';
 
 const say = (line = '') => process.stdout.write(`${line}\n`);
 const seconds = (ms: number) => `${(ms / 1_000).toFixed(1)} s`;
@@ -46,6 +47,11 @@ interface Listed {
 
 const startedAt = Date.now();
 say('Understudy demo: a refund desk whose processes are killed while they work.');
+const left = readStackFile(localFolder(root));
+if (left && alive(left).length > 0) {
+  say('It begins with an empty state, and the stack of make dev runs in .understudy/local: make stop first (what it holds is wiped by the demo).');
+  process.exit(1);
+}
 const desk = await startDesk({ isWiped: true, replicas: { runtime: 2, gateway: 2, executor: 2 }, say: (line) => say(`  ${line}`) });
 const { stack } = desk;
 process.on('exit', () => stack.abandon());
@@ -176,7 +182,7 @@ async function killGateway(): Promise<void> {
     for (const gateway of stack.of('gateway')) {
       const inFlight = Number(/^understudy_effects_in_flight\{[^}]*\} (\d+)/m.exec(await stack.metrics(gateway))?.[1] ?? 0);
       const thinking = (await running()).filter(({ waitingOn }) => waitingOn.startsWith('model')).map(({ session }) => session);
-      if (inFlight > 0 && thinking.length > 0) return killAndReplace(gateway, `in the middle of ${inFlight} model calls`, new Set(thinking));
+      if (inFlight > 0 && thinking.length > 0) return killAndReplace(gateway, `in the middle of ${inFlight} model ${inFlight === 1 ? 'call' : 'calls'}`, new Set(thinking));
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -285,6 +291,6 @@ say('  bin/understudy ps                              who waits on what, since w
 say(`  bin/understudy inspect ${sample}`);
 say(`  bin/understudy approve ${open}`);
 say(`  bin/understudy verify ${sample}     fold its log again and compare`);
-say(`  nats --server "$(bin/understudy url)" pub understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`);
+say(`  nats --server "$(bin/understudy url)" pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`);
 say('  make stop                                      end the stack; make stop WIPE=1 also forgets its state');
 process.exit(isGood ? 0 : 1);

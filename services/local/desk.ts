@@ -1,9 +1,10 @@
 /** The refund desk on a local stack: its outside world, its model, and as many services as are wanted. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { Refused } from '../core/errors.ts';
 import { freePort, type Running } from './processes.ts';
 import { root, Stack } from './stack.ts';
-import { localFolder, writeStackFile } from './stack-file.ts';
+import { alive, localFolder, readStackFile, writeStackFile } from './stack-file.ts';
 
 export interface DeskOptions {
   readonly folder?: string;
@@ -29,6 +30,7 @@ export interface Desk {
   stop(): Promise<void>;
 }
 
+/** @throws Refused when another stack runs in this folder */
 export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
   const {
     folder = localFolder(root),
@@ -41,6 +43,9 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
     latencyMs = 150,
     say,
   } = options;
+  const before = readStackFile(folder);
+  const running = before ? alive(before) : [];
+  if (running.length > 0) throw new Refused('STACK_RUNNING', `a stack runs in ${folder} already (${running.map(({ name }) => name).join(', ')})`);
   if (isWiped) rmSync(folder, { recursive: true, force: true });
   const example = join(root, 'examples', 'refund-desk');
   const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };
@@ -73,7 +78,13 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
       const services = stack.services.map(({ instance, port, running }) => ({ name: instance, pid: running.pid, port }));
       const others = stack.others.filter((other) => other.isRunning()).map(({ name, pid }) => ({ name, pid }));
       const servers = [stack.nats, stack.redis].map(({ running, port }) => ({ name: running.name, pid: running.pid, port }));
-      writeStackFile(folder, { natsUrl: stack.nats.url, redisUrl: stack.redis.url, prefix: 'understudy', pids: [...services, ...others, ...servers] });
+      writeStackFile(folder, {
+        natsUrl: stack.nats.url,
+        redisUrl: stack.redis.url,
+        prefix: 'understudy',
+        ...(desk.console ? { console: desk.console } : {}),
+        pids: [...services, ...others, ...servers],
+      });
     },
     async stop() {
       isStopping = true;

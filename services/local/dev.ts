@@ -1,37 +1,45 @@
 /** `make dev`: the stack of the demo, left running. */
 import { startDesk } from './desk.ts';
 import { root } from './stack.ts';
-import { alive, localFolder, readStackFile } from './stack-file.ts';
+import { alive, localFolder, readStackFile, type StackFile } from './stack-file.ts';
 
 const say = (line = '') => process.stdout.write(`${line}\n`);
 const folder = localFolder(root);
-const before = readStackFile(folder);
-if (before && alive(before).length > 0) {
-  say(
-    `A stack runs already (${alive(before)
-      .map(({ name }) => name)
-      .join(', ')}).`,
-  );
-  const dead = before.pids.filter(({ pid }) => !alive(before).some((one) => one.pid === pid));
-  if (dead.length > 0) say(`These have died: ${dead.map(({ name }) => name).join(', ')}.`);
-  say('make stop, then make dev, brings all of it back with its state.');
-  process.exit(1);
+
+function show({ console, natsUrl, redisUrl, pids }: StackFile): void {
+  const row = (name: string, value: string) => say(`  ${name.padEnd(12)}${value}`);
+  if (console) row('console', console);
+  row('NATS', natsUrl);
+  row('Redis', redisUrl);
+  for (const { name, port } of pids) if (port !== undefined && !/server$/.test(name)) row(name, `http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);
 }
-const desk = await startDesk({ folder, isDetached: true, isCalm: true, hasConsole: true, replicas: { runtime: 2, gateway: 1, executor: 1 }, say });
-const { stack } = desk;
+
+const before = readStackFile(folder);
+const running = before ? alive(before) : [];
+if (before && running.length > 0) {
+  const dead = before.pids.filter(({ pid }) => !running.some((one) => one.pid === pid)).map(({ name }) => name);
+  say('A stack runs already.');
+  say();
+  show(before);
+  say();
+  say(
+    dead.length > 0
+      ? `These have died: ${dead.join(', ')}. make stop, then make dev, brings all of it back with its state.`
+      : 'make stop ends it; make stop WIPE=1 also forgets its state.',
+  );
+  process.exit(dead.length > 0 ? 1 : 0);
+}
+const desk = await startDesk({ folder, isDetached: true, isCalm: true, hasConsole: true, replicas: { runtime: 2, gateway: 2, executor: 2 }, say });
 say('Understudy runs. Everything is in .understudy/local.');
 say();
-say(`  console     ${desk.console}`);
-say(`  NATS        ${stack.nats.url}`);
-say(`  Redis       ${stack.redis.url}`);
-for (const { instance, port } of stack.services) say(`  ${instance.padEnd(12)}http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);
-say(`  model       ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted'}`);
+show(readStackFile(folder)!);
+say(`  model       ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted: it answers like a clerk, and what it costs is made up'}`);
 say();
 say('Try:');
 say(`  bin/understudy run refund-desk '{"case":"C-0001","letter":"letters/C-0001.txt"}'`);
 say('  bin/understudy ps');
 say('  bin/understudy approvals');
 say('  bin/understudy doctor');
-say(`  nats --server ${stack.nats.url} pub understudy.task.acme.refund-desk '{"input":{"case":"C-0002","letter":"letters/C-0002.txt"}}'`);
+say(`  nats --server ${desk.stack.nats.url} pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0002","letter":"letters/C-0002.txt"}}'`);
 say('  make stop');
 process.exit(0);

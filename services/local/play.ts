@@ -30,7 +30,7 @@ async function outside(name: string, file: string, environment: Record<string, s
 }
 
 say('Understudy in one process, in memory. NOTHING SURVIVES IT: when this process ends, its sessions are gone.');
-say('(make demo runs the same agents on real servers, and kills them.)');
+say('(make demo runs the same agents on real servers, and kills them. Without OPENAI_BASE_URL and OPENAI_API_KEY the model is a script, and what it costs is made up.)');
 say();
 const payments = await outside('payments', 'payments-server.ts', { LEDGER: '/dev/null' });
 const model = process.env.OPENAI_BASE_URL && process.env.OPENAI_API_KEY ? process.env.OPENAI_BASE_URL : `${await outside('model', 'model-server.ts', { LATENCY_MS: '40' })}/v1`;

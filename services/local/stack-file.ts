@@ -7,6 +7,7 @@ const stackFileSchema = z.object({
   natsUrl: z.string(),
   redisUrl: z.string(),
   prefix: z.string().default('understudy'),
+  console: z.string().optional(),
   pids: z.array(z.object({ name: z.string(), pid: z.number(), port: z.number().optional() })),
 });
 export type StackFile = z.infer<typeof stackFileSchema>;

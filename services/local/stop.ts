@@ -1,6 +1,5 @@
 /** `make stop`: end what `make dev` started, by pid, and only that. */
 import { rmSync } from 'node:fs';
-import { dirname } from 'node:path';
 import { root } from './stack.ts';
 import { alive, localFolder, readStackFile } from './stack-file.ts';
 
@@ -23,6 +22,6 @@ for (const isServer of [false, true]) {
 }
 say(running.length > 0 ? `Ended ${running.map(({ name }) => name).join(', ')}.` : 'Nothing was running.');
 if (process.env.WIPE) {
-  rmSync(dirname(folder), { recursive: true, force: true });
-  say('Its state is forgotten.');
+  rmSync(folder, { recursive: true, force: true });
+  say('What was in .understudy/local is forgotten.');
 } else if (stack) say('Its state is kept in .understudy/local; make stop WIPE=1 forgets it.');

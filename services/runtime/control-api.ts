@@ -65,6 +65,8 @@ export interface Approval {
   readonly hash: string;
   readonly since: number;
   readonly expiresAt: number;
+  /** Somebody has: the session is paused, and hears of it when it is resumed. */
+  readonly isDecided: boolean;
 }
 
 type Handlers = Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>;
@@ -106,7 +108,11 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         ...(conversation ? { conversation: isArchived ? await archivedConversation(record, shard, ports) : await ports.store.conversation(shard, session, 0, record.length) } : {}),
       };
     }),
-    pause: act('pause', (record) => (record.status === 'active' ? undefined : `is ${record.status}: only an active session can be paused`)),
+    pause: act('pause', (record) =>
+      record.status === 'active'
+        ? undefined
+        : `is ${record.status}: only an active session can be paused${record.status === 'parked' ? `; understudy resume ${record.session} lets it go on` : ''}`,
+    ),
     resume: act('resume', (record) =>
       record.status === 'paused' || record.status === 'parked' ? undefined : `is ${record.status}: only a paused or parked session can be resumed`,
     ),
@@ -115,16 +121,17 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     reject: answer(decideSchema, (input) => decide('reject', input, ports, find, send)),
     approvals: answer(filterSchema, async (filter) => {
       const found: Approval[] = [];
-      for await (const record of allRecords(ports)) if (matches(record, filter)) found.push(...approvalsOf(record));
+      for await (const record of allRecords(ports)) if (matches(record, filter)) found.push(...approvalsOf(record).filter(({ isDecided }) => !isDecided));
       return found.sort((left, right) => left.since - right.since).slice(0, filter.max);
     }),
     dead: answer(deadSchema, ({ max }) => ports.events.deadLetters(max)),
     requeue: answer(deadSchema, async ({ id, all, body }) => {
       const letters = all ? await ports.events.deadLetters(10_000) : id === undefined ? [] : [await ports.events.deadLetter(id)];
-      let requeued = 0;
+      if (body !== undefined) parseBody(body);
+      const requeued: string[] = [];
       const refused: string[] = [];
       for (const letter of letters) {
-        if (!letter) throw new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id}`);
+        if (!letter) throw new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id} (any more); "understudy dlq" lists them`);
         if (!letter.subject) {
           refused.push(`${letter.id}: it was no task but a message to session ${letter.session ?? 'unknown'}`);
           continue;
@@ -136,14 +143,12 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         const { 'Nats-Msg-Id': _id, ...headers } = letter.headers;
         const [, tenant = '', agent = ''] = letter.subject.split('.').slice(-3);
         // A new message id: the broker would drop the old one as a duplicate. The task id stays in the session's derivation by key only.
-        await ports.tasks.publish(tenant, agent, body ?? letter.body, {
-          ...headers,
-          'Nats-Msg-Id': `${(letter.task ?? 'task').replace(/-requeued-\d+$/, '')}-requeued-${letter.id}`,
-        });
+        const task = `${(letter.task ?? 'task').replace(/-requeued-\d+$/, '')}-requeued-${letter.id}`;
+        await ports.tasks.publish(tenant, agent, body ?? letter.body, { ...headers, 'Nats-Msg-Id': task });
         await ports.events.unbury(letter.id);
-        requeued += 1;
+        requeued.push(task);
       }
-      return { requeued, refused };
+      return { requeued: requeued.length, tasks: requeued, refused };
     }),
     verify: answer(sessionSchema, ({ session }) => verify(session, ports)),
     doctor: answer(z.object({}).loose(), async () => {
@@ -229,10 +234,14 @@ export function approvalsOf(record: SessionRecord): Approval[] {
         hash: approval?.hash ?? '',
         since: note.since,
         expiresAt: note.deadlineAt,
+        isDecided: isDecided(record, id),
       },
     ];
   });
 }
+
+const isDecided = (record: SessionRecord, approval: string): boolean =>
+  record.deferred.some(({ message }) => (message.kind === 'approve' || message.kind === 'reject') && message.approval === approval);
 
 async function decide(
   kind: 'approve' | 'reject',
@@ -244,16 +253,25 @@ async function decide(
   const { record } = await find(input.session);
   const open = approvalsOf(record);
   const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];
-  if (!chosen) throw new Refused('APPROVAL_UNKNOWN', input.approval ? `approval ${input.approval} is not open` : `session ${input.session} waits for no approval`);
+  if (!chosen)
+    throw new Refused(
+      'APPROVAL_UNKNOWN',
+      `session ${input.session} ${input.approval ? `has no open approval ${input.approval}` : `waits for no approval: it is ${record.status}`}`,
+    );
   if (!input.approval && open.length > 1)
     throw new Refused('APPROVAL_AMBIGUOUS', `session ${input.session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`);
   const hash = approvalHashOf(record, chosen.id) ?? chosen.hash;
   if (input.hash !== undefined && !hash.startsWith(input.hash)) {
-    throw new Refused('APPROVAL_CHANGED', `approval ${chosen.id} is for hash ${hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again`);
+    throw new Refused(
+      'APPROVAL_CHANGED',
+      `approval ${chosen.id} is for hash ${hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again: understudy approvals`,
+    );
   }
-  if (record.deferred.some(({ message }) => (message.kind === 'approve' || message.kind === 'reject') && message.approval === chosen.id)) {
-    throw new Refused('APPROVAL_DECIDED', `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed`);
-  }
+  if (chosen.isDecided)
+    throw new Refused(
+      'APPROVAL_DECIDED',
+      `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed: understudy resume ${record.session}`,
+    );
   if (kind === 'approve' && input.arguments !== undefined) await checkEdit(record, chosen, input.arguments, ports);
   if (chosen.expiresAt <= ports.clock.now()) throw new Refused('APPROVAL_EXPIRED', `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`);
   const approval = chosen.id as Extract<Message, { kind: 'approve' }>['approval'];
@@ -263,6 +281,15 @@ async function decide(
     kind === 'approve' ? { kind, approval, hash, ...by, ...(input.arguments === undefined ? {} : { arguments: input.arguments }) } : { kind, approval, hash, ...by },
   );
   return { approval: chosen, session: summaryOf(after) };
+}
+
+/** A task that is none would only come back as another dead letter. */
+function parseBody(body: string): void {
+  try {
+    JSON.parse(body);
+  } catch (error) {
+    throw new Refused('BODY_NOT_JSON', `the body is not JSON: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`, { cause: error });
+  }
 }
 
 /** An edit replaces the arguments as a whole; one that the tool would refuse must not use up the approval. */

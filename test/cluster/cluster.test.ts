@@ -66,6 +66,11 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     expect(text).toContain('the task was completed');
   });
 
+  test('the command line acts under a name in a pod, whose user has none', async () => {
+    const told = await system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', 'understudy halt nobody-1 2>&1 || true');
+    expect(told).toContain('SESSION_UNKNOWN');
+  });
+
   test('each NATS user is refused what it does not need', async () => {
     const tried: readonly (readonly [string, 'publish' | 'subscribe', string])[] = [
       ['tenant-acme', 'publish', 'understudy.task.globex.desk'],

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { settingsFrom } from '../../services/adapters/files/environment.ts';
+import { actorFrom, settingsFrom } from '../../services/adapters/files/environment.ts';
 import { loadSpecs, parseSpecs, specsOf } from '../../services/adapters/files/spec-files.ts';
 import type { AgentName } from '../../services/core/ids.ts';
 import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
@@ -168,4 +168,22 @@ describe('specs that change', () => {
     delete maps.texts['a.yaml'];
     expect([...(await specs.load()).catalog.agents.keys()]).toEqual([]);
   });
+});
+
+test('a console that others can reach wants to know who they are', () => {
+  const open = { UNDERSTUDY_CONSOLE_ADDRESS: '0.0.0.0' };
+  expect(() => settingsFrom(open)).toThrow(/UNDERSTUDY_CONSOLE_TOKEN/);
+  expect(() => settingsFrom({ ...open, UNDERSTUDY_CONSOLE_TOKEN: 'short' })).toThrow(/16 characters/);
+  expect(settingsFrom({ ...open, UNDERSTUDY_CONSOLE_TOKEN: 'sixteen letters!' }).console.token).toBe('sixteen letters!');
+  expect(settingsFrom({ ...open, UNDERSTUDY_CONSOLE_USER_HEADER: 'X-User' }).console.userHeader).toBe('X-User');
+  expect(settingsFrom({}).console.address).toBe('127.0.0.1');
+});
+
+test('who acts has a name where the user of the machine has none', () => {
+  expect(actorFrom({ UNDERSTUDY_ACTOR: 'ada' })).toBe('ada');
+  expect(actorFrom({}, () => ({ username: 'grace' }))).toBe('grace');
+  const nameless = () => {
+    throw new Error('uv_os_get_passwd returned ENOENT');
+  };
+  expect(actorFrom({}, nameless)).toMatch(/^uid-\d+@/);
 });

@@ -127,6 +127,9 @@ describe('people', () => {
     await system.ask('pause', { session, actor: 'ann' });
     await system.ask('approve', { session, actor: 'ann' });
     await expect(system.ask('reject', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'APPROVAL_DECIDED' });
+    // It is in nobody's inbox any more, and whoever looks at the session sees why it still waits.
+    expect((await system.ask<{ session: string }[]>('approvals')).filter((one) => one.session === session)).toEqual([]);
+    expect(await system.ask('inspect', { session })).toMatchObject({ approvals: [{ isDecided: true }] });
     await system.ask('resume', { session, actor: 'ann' });
     await system.endOf('guard-3');
 
@@ -207,7 +210,10 @@ describe('bad input loses nothing and blocks nobody', () => {
   test('a dead letter can be mended and published again', async () => {
     await raw('desk', '{oops', 'mend-me');
     const letter = await deadOf('mend-me');
-    await system.ask('requeue', { id: letter.id, body: JSON.stringify({ input: script('pure') }) });
+    // What is no JSON would only come back as another letter.
+    await expect(system.ask('requeue', { id: letter.id, body: '{still bad' })).rejects.toMatchObject({ code: 'BODY_NOT_JSON' });
+    expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
+    expect(await system.ask('requeue', { id: letter.id, body: JSON.stringify({ input: script('pure') }) })).toMatchObject({ tasks: [`mend-me-requeued-${letter.id}`] });
 
     expect((await system.endOf(`mend-me-requeued-${letter.id}`)).data.to).toBe('completed');
     await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({ code: 'DEAD_LETTER_UNKNOWN' });
@@ -269,12 +275,61 @@ describe('the command line', () => {
     for (const wrong of [['frobnicate'], ['approve'], ['ps', '-n', '0'], ['-o', 'yaml', 'ps'], ['ps', '--status', 'bogus']])
       expect(await understudy(...wrong)).toMatchObject({ code: 2 });
     expect(JSON.parse((await understudy('-o', 'json', 'inspect', 'desk-0000')).err)).toMatchObject({ error: { code: 'SESSION_UNKNOWN' } });
-    expect(await understudy('--server', 'nats://127.0.0.1:1', 'ps')).toMatchObject({ code: 3, err: expect.stringContaining('NATS_UNAVAILABLE') });
+    expect(await understudy('--server', 'http://foo', 'ps')).toMatchObject({ code: 2, err: expect.stringContaining('SERVER_INVALID') });
+    expect(await understudy('inspect', 'a b')).toMatchObject({ code: 2, err: expect.stringContaining('REQUEST_INVALID') });
+    expect(await understudy('requeue')).toMatchObject({ code: 2 });
+    expect(await understudy('--server', 'nats://127.0.0.1:1', '--timeout', '300', 'ps')).toMatchObject({ code: 3, err: expect.stringContaining('NATS_UNAVAILABLE') });
     expect(await understudy('run', 'desk', '{"calls":[]}', '--tenant', 'stranger')).toMatchObject({ code: 4, err: expect.stringContaining('TENANT_UNKNOWN') });
+  });
+
+  test('run with an id that was accepted before says so, and tells its result again', async () => {
+    await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-again');
+    const session = await system.sessionOf('cli-again');
+    const again = await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-again');
+    expect(again).toMatchObject({ code: 0, out: expect.stringContaining('done 1'), err: expect.stringContaining(`accepted before: its session ${session} is completed`) });
+    expect(system.stepsOf(session)).toHaveLength(4);
+  });
+
+  test('what can be no task is refused before anything is published, with exit code 2', async () => {
+    const last = async () => (await system.nats.manager.streams.info(system.nats.streams.tasks)).state.last_seq;
+    const before = await last();
+    for (const [args, code] of [
+      [['a b', 'hello'], 'AGENT_INVALID'],
+      [['', 'hello'], 'AGENT_INVALID'],
+      [['desk', 'hello', '-t', 'a.b'], 'TENANT_INVALID'],
+      [['desk', '{bad'], 'TASK_NOT_JSON'],
+      [['desk', 'hello', '--id', ''], 'TASK_ID_INVALID'],
+    ] as const)
+      expect(await understudy('run', ...args), code).toMatchObject({ code: 2, err: expect.stringContaining(code) });
+    expect(await last()).toBe(before);
+  });
+
+  test('run --detach says the session; tail of what is over says that it is; hints name the command as it was called', async () => {
+    const detached = await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-detached', '--detach', '-o', 'json');
+    const session = await system.sessionOf('cli-detached');
+    expect(JSON.parse(detached.out)).toEqual({ task: 'cli-detached', session });
+    await system.endOf('cli-detached');
+    expect(await eventually(async () => [await understudy('tail', session)].find(({ err }) => err.includes('has completed')), 'the session to be over')).toMatchObject({
+      code: 0,
+      out: '',
+    });
+    expect((await understudy('ps', '--agent', 'nobody')).out).toMatch(/bin\/understudy ps --all/);
+    expect(JSON.parse((await understudy('-o', 'json', 'run', 'nobody', 'x')).err)).toMatchObject({
+      error: { code: 'AGENT_UNKNOWN', letter: expect.any(Number), next: expect.stringContaining('doctor') },
+    });
+  });
+
+  test('a list that is cut says so', async () => {
+    expect((await understudy('ps', '--all', '-n', '1')).out).toContain('the last 1; there are more');
+    expect((await understudy('ps', '--all', '-n', '10000')).out).not.toContain('there are more');
   });
 
   test('--explain prints the nats command instead of doing it', async () => {
     expect((await understudy('--explain', 'halt', 'desk-1', '-r', 'x')).out).toContain('req understudy.control.halt \'{"session":"desk-1"');
+    // What it prints is for a shell, whatever was typed.
+    const { out } = await understudy('--explain', 'run', 'desk', "it's; touch /tmp/x", '--id', 'e', '--session', "k'1");
+    const { stdout } = await run('sh', ['-c', `nats() { for word; do echo "[$word]"; done; }; ${out}`]);
+    expect(stdout.split('\n')).toEqual(expect.arrayContaining(["[Understudy-Session:k'1]", '[Nats-Msg-Id:e]', '[understudy.task.acme.desk]', '[{"input":"it\'s; touch /tmp/x"}]']));
   });
 
   test('doctor finds every shard owned', async () => {

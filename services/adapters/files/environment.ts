@@ -1,5 +1,5 @@
 /** Settings from the environment, parsed once at the start. Every variable of ours begins with UNDERSTUDY_. */
-import { hostname } from 'node:os';
+import { hostname, userInfo } from 'node:os';
 import { resolve } from 'node:path';
 import { z } from 'zod';
 import { issuesOf, Refused } from '../../core/errors.ts';
@@ -76,6 +76,16 @@ export interface Settings {
   readonly logLevel: string;
   readonly concurrency: number;
   readonly leaseMs: number;
+}
+
+/** Who acts here, for what is recorded: as was said, else the user of this machine. In a container a user need not have a name. */
+export function actorFrom(environment: Readonly<Record<string, string | undefined>>, lookUp: () => { username: string } = userInfo): string {
+  if (environment.UNDERSTUDY_ACTOR) return environment.UNDERSTUDY_ACTOR;
+  try {
+    return lookUp().username;
+  } catch {
+    return `uid-${process.getuid?.() ?? 'unknown'}@${hostname()}`;
+  }
 }
 
 /** @throws Refused naming the variable */

@@ -29,13 +29,15 @@ export interface NatsSettings {
   readonly user?: string | undefined;
   readonly password?: string | undefined;
   readonly replicas?: number | undefined;
+  /** How long to look for a server, ms. */
+  readonly withinMs?: number | undefined;
 }
 
 /** Without a user the field's common prefix, else one that the user's permissions name. */
 export const inboxPrefixOf = (user: string | undefined): string => (user ? `_INBOX_${user}` : '_INBOX');
 
-/** @throws Unavailable when no server answers within 10 s */
-export async function connectNats({ url, name, prefix, user, password, replicas = 1 }: NatsSettings): Promise<Nats> {
+/** @throws Unavailable when no server answers within `withinMs` */
+export async function connectNats({ url, name, prefix, user, password, replicas = 1, withinMs = 10_000 }: NatsSettings): Promise<Nats> {
   const inboxPrefix = inboxPrefixOf(user);
   const options: ConnectionOptions = {
     servers: url.split(','),
@@ -49,11 +51,11 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
     inboxPrefix,
     ...(user ? { user, pass: password ?? '' } : {}),
   };
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + withinMs;
   let connection: NatsConnection | undefined;
   while (!connection) {
     try {
-      connection = await connect({ ...options, waitOnFirstConnect: false, timeout: 2_000 });
+      connection = await connect({ ...options, waitOnFirstConnect: false, timeout: Math.min(2_000, withinMs) });
     } catch (error) {
       if (Date.now() > deadline) throw new Unavailable('NATS_UNAVAILABLE', `no NATS server answers at ${url.replace(/\/\/[^@,]*@/g, '//')}`, { cause: error });
       await new Promise((resolve) => setTimeout(resolve, 150));

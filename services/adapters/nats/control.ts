@@ -57,7 +57,7 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         const reply = await request().catch((error: Error) => (reading.has(verb) ? request() : Promise.reject(error)));
         return answerSchema.parse(JSON.parse(reply.string()));
       } catch (error) {
-        throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms; is one running? (understudy doctor)`, { cause: error });
+        throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms (prefix ${subjects.prefix})`, { cause: error });
       }
     },
     announceReleased: (handOver) => connection.publish(subjects.released, JSON.stringify(handOver)),

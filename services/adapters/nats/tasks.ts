@@ -1,12 +1,17 @@
 /** TASKS: the front door. Whatever is published there is handed on as it is; judging it is the runtime's part. */
+import { Refused } from '../../core/errors.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
 import type { Nats } from './connection.ts';
 import { PullConsumer } from './pull-consumer.ts';
+
+const isTokens = /^[^\s*>\u0000-\u001f]+$/;
 
 export function natsTasks(nats: Nats): Tasks {
   const { subjects, publisher } = nats;
   return {
     async publish(tenant, agent, body, headers) {
+      // In a line of the protocol a space would end the subject, and the connection with it.
+      for (const name of [tenant, agent]) if (!isTokens.test(name)) throw new Refused('SUBJECT_INVALID', `"${name.slice(0, 64)}" can be no part of a subject`);
       await publisher.publish(subjects.task(tenant, agent), body, Object.keys(headers).length > 0 ? headers : undefined);
     },
     async take(capacity, accept) {

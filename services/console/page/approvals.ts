@@ -38,11 +38,15 @@ export function Approval({ approval, now, isAlone, onDecided }: { approval: Appr
         : html`<textarea rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
           <p class="hint">The edited arguments replace the old ones as a whole.</p>`
     }
-    <div class="deeds">
+    ${
+      approval.isDecided
+        ? html`<p class="hint">Somebody has decided it. The session is paused, and hears of it when it goes on.</p>`
+        : html`<div class="deeds">
       <${Deed} label=${edited === undefined ? 'approve' : 'approve as edited'} ask="Why? (recorded)" onDo=${decide('approve')} />
       <${Deed} label="reject" isGrave ask="Why not? (the agent is told)" onDo=${decide('reject')} />
       <button type="button" onClick=${() => setEdited(edited === undefined ? pretty(approval.arguments) : undefined)}>${edited === undefined ? 'edit' : 'leave as it was'}</button>
-    </div>
+    </div>`
+    }
   </article>`;
 }
 

@@ -1,0 +1,119 @@
+/** `understudy run`: a task that is published, and followed to its result. */
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { agentNameSchema, type SessionId, sessionIdOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
+import type { SessionSummary } from '../core/session/summary.ts';
+import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import type { Control } from '../ports/control.ts';
+import type { DeadLetter, Events } from '../ports/events.ts';
+import type { Tasks } from '../ports/tasks.ts';
+
+export interface Task {
+  readonly tenant: string;
+  readonly agent: string;
+  readonly id: string;
+  readonly body: string;
+  readonly headers: Record<string, string>;
+  /** Where it lands: derived, so known before it is published. */
+  readonly session: SessionId;
+  /** It may have been published before: its id was given. */
+  readonly mayBeKnown: boolean;
+}
+
+export interface RunPorts {
+  readonly events: Events;
+  readonly tasks: Tasks;
+  readonly control: Pick<Control, 'ask'>;
+  readonly waitMs: number;
+}
+
+export interface RunView {
+  /** The task was accepted before. */
+  onKnown(task: Task, status: string): void;
+  onStep(event: UnderstudyEvent): void;
+  onEnd(event: UnderstudyEvent): void;
+  onRefused(letter: DeadLetter): void;
+  /** Nothing has been heard for a while. */
+  onSilence(task: Task): void;
+}
+
+const silenceMs = 10_000;
+export const isOver = (status: string) => status === 'completed' || status === 'failed' || status === 'halted';
+
+/** @throws Refused for what can be no task, before anything is published */
+export function taskOf(agent: string, input: string, options: { tenant: string; id?: string | undefined; session?: string | undefined }, drawn: string): Task {
+  const named = <Value>(what: string, parsed: { success: boolean; data?: Value }, text: string): Value => {
+    if (!parsed.success) throw new Refused(`${what.toUpperCase()}_INVALID`, `"${text.slice(0, 64)}" can be no ${what}: letters, digits, - and _ only`);
+    return parsed.data as Value;
+  };
+  const tenant = named('tenant', tenantIdSchema.safeParse(options.tenant), options.tenant);
+  const name = named('agent', agentNameSchema.safeParse(agent), agent);
+  const id = options.id ?? drawn;
+  if (!taskIdSchema.safeParse(id).success) throw new Refused('TASK_ID_INVALID', 'a task id has 1 to 256 characters');
+  let parsed: unknown = input;
+  try {
+    parsed = JSON.parse(input);
+  } catch (error) {
+    // Plain text is a task as well; what looks like JSON and is none is a slip of the hand.
+    if (/^\s*[{[]/.test(input)) throw new Refused('TASK_NOT_JSON', `the input looks like JSON and does not parse: ${messageOf(error)}`);
+  }
+  return {
+    tenant,
+    agent: name,
+    id,
+    body: JSON.stringify({ input: typeof parsed === 'object' && parsed !== null ? parsed : String(parsed) }),
+    headers: { 'Nats-Msg-Id': id, ...(options.session === undefined ? {} : { 'Understudy-Session': options.session }) },
+    session: sessionIdOf(tenant, name, options.session === undefined ? id : `key/${options.session}`),
+    mayBeKnown: options.id !== undefined && options.session === undefined,
+  };
+}
+
+/** @returns whether it was completed */
+export async function runTask(task: Task, { events, tasks, control, waitMs }: RunPorts, view: RunView): Promise<boolean> {
+  let heardAt = Date.now();
+  const { promise, resolve: finish } = Promise.withResolvers<boolean>();
+  const onEvent = (event: UnderstudyEvent) => {
+    heardAt = Date.now();
+    if (!event.id.includes('-end')) return view.onStep(event);
+    if (event.data.task !== task.id) return;
+    view.onEnd(event);
+    finish(event.data.to === 'completed');
+  };
+  const known = task.mayBeKnown ? await before(task, control, waitMs) : undefined;
+  if (known) view.onKnown(task, known.status);
+  // What is over is told from its beginning: its end has been said already.
+  const since = known && isOver(known.status) ? known.startedAt : undefined;
+  const following = await events.follow({ tenant: task.tenant, agent: task.agent, session: task.session, ...(since === undefined ? {} : { since }) }, since !== undefined, onEvent);
+  if (!known) await tasks.publish(task.tenant, task.agent, task.body, task.headers);
+  const watch = setInterval(() => {
+    if (Date.now() - heardAt > silenceMs) {
+      heardAt = Number.POSITIVE_INFINITY; // said once
+      view.onSilence(task);
+    }
+    void events.deadLetters(50).then(
+      (letters) => {
+        const letter = letters.find((one) => one.task === task.id && one.tenant === task.tenant && one.agent === task.agent);
+        if (!letter) return;
+        view.onRefused(letter);
+        finish(false);
+      },
+      () => undefined,
+    );
+  }, 700);
+  try {
+    return await promise;
+  } finally {
+    clearInterval(watch);
+    await following.stop();
+  }
+}
+
+/** The session of a task that was accepted before. Nothing, too, when nobody can say now: publishing it again does no harm. */
+async function before({ session }: Task, control: Pick<Control, 'ask'>, waitMs: number): Promise<SessionSummary | undefined> {
+  try {
+    const answer = await control.ask('inspect', { session }, waitMs);
+    return answer.ok ? (answer.value as { summary: SessionSummary }).summary : undefined;
+  } catch (error) {
+    if (error instanceof Unavailable) return undefined;
+    throw error;
+  }
+}
