@@ -31,9 +31,20 @@ export function Sessions({ query, go }: { query: URLSearchParams; go: (path: str
       <label class="check"><input type="checkbox" checked=${query.get('ended') === 'true'} onChange=${(event: Event) => set('ended', (event.target as HTMLInputElement).checked ? 'true' : '')} /> ended ones too</label>
     </form>
     <${Trouble} refusal=${refusal} />
+    ${sessions && sessions.length > 0 ? html`<p class="hint">${tally(sessions)}</p>` : null}
     ${sessions && sessions.length > 0 ? table(sessions, now, go) : sessions ? html`<${Empty}>No session fits. <${Code}>understudy run refund-desk '…'<//> publishes a task; “ended ones too” shows those that are over.<//>` : null}
     ${sessions && sessions.length >= max ? html`<p class="hint">The ${max} that changed last. Narrow it down by tenant, agent or status.</p>` : null}
   </section>`;
+}
+
+/** How many of each: 3 active (1 waits for a person), 20 completed. */
+function tally(sessions: readonly SessionSummary[]): string {
+  const waiting = sessions.filter(({ waitingOn }) => waitingOn.startsWith('approval')).length;
+  return statuses
+    .map((status) => [status, sessions.filter((one) => one.status === status).length] as const)
+    .filter(([, count]) => count > 0)
+    .map(([status, count]) => `${count} ${status}${status === 'active' && waiting > 0 ? ` (${waiting} ${waiting === 1 ? 'waits' : 'wait'} for a person)` : ''}`)
+    .join(', ');
 }
 
 /** Told when it is left or confirmed, not at each letter. */

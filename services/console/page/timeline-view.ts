@@ -7,7 +7,6 @@ const rowHeight = 18;
 const labelWidth = 190;
 const width = 1_000;
 
-/** Pauses of nothing are cut short, so that a day's wait for a person leaves the rest to be seen: what is drawn is the order and, within a stretch, the length. */
 export function Timeline({ spans, from, now }: { spans: readonly Span[]; from: number; now: number }) {
   if (spans.length === 0) return null;
   const to = Math.max(from + 1, ...spans.map((span) => span.to ?? now));
@@ -16,7 +15,7 @@ export function Timeline({ spans, from, now }: { spans: readonly Span[]; from: n
   const shares = sharesOf(spans, now);
   const whole = shares.reduce((sum, { ms }) => sum + ms, 0) || 1;
   return html`<figure class="timeline">
-    <div class="shares">${shares.map(({ kind, ms }) => html`<span class="share"><i class=${kind}></i>${kind === 'queue' ? 'in a queue' : kind} <b>${age(ms)}</b> ${Math.round((ms / whole) * 100)} %</span>`)}</div>
+    <div class="shares">${shares.map(({ kind, ms }) => html`<span class="share"><i class=${kind}></i>${kind === 'queue' ? 'in a queue' : kind} <b>${age(ms)}</b> ${Math.round((ms / whole) * 100)} %</span>`)}${scale.isLopsided ? html`<span class="hint">one stretch is so long that widths are drawn as cube roots</span>` : null}</div>
     <svg viewBox=${`0 0 ${labelWidth + width + 90} ${height}`} role="img" aria-label="time line of the session">
       ${scale.marks.map(({ x, label }) => html`<g><line class="mark" x1=${labelWidth + x} x2=${labelWidth + x} y1="14" y2=${height} /><text class="tick" x=${labelWidth + x + 3} y="10">${label}</text></g>`)}
       ${spans.map((span, index) => bar(span, index, scale.x, now))}
@@ -43,8 +42,8 @@ function bar(span: Span, index: number, x: (at: number) => number, now: number) 
   </g>`;
 }
 
-/** Time to x: straight, unless one stretch would leave nothing of the others; then each stretch between two changes has the width of its root. */
-function scaleOf(spans: readonly Span[], from: number, to: number, now: number): { x: (at: number) => number; marks: { x: number; label: string }[] } {
+/** Time to x: straight, unless one stretch (a night's wait for a person, say) would leave nothing of the others; then each stretch between two changes has the width of its cube root. */
+function scaleOf(spans: readonly Span[], from: number, to: number, now: number): { x: (at: number) => number; marks: { x: number; label: string }[]; isLopsided: boolean } {
   const changes = [...new Set([from, to, ...spans.flatMap((span) => [span.from, span.to ?? now, ...(span.workMs === undefined ? [] : [(span.to ?? now) - span.workMs])])])].sort(
     (left, right) => left - right,
   );
@@ -65,5 +64,5 @@ function scaleOf(spans: readonly Span[], from: number, to: number, now: number):
     const last = marks.at(-1);
     if ((!last || here - last.x > 90) && here < width - 30) marks.push({ x: here, label: `+${age(at - from)}` });
   }
-  return { x, marks };
+  return { x, marks, isLopsided };
 }
