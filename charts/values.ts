@@ -210,7 +210,7 @@ export const valuesSchema = z
           .regex(/^[A-Za-z0-9-]*$/)
           .default('')
           .describe('behind a proxy that logs people in: the header in which it says who they are, e.g. X-Forwarded-User. networkPolicy.console must then admit that proxy alone'),
-        resources: resources('20m', '96Mi', '256Mi', 'some hundreds of people who look'),
+        resources: resources('20m', '96Mi', '256Mi', 'it reads the events of each session that is looked at'),
         ...scheduling,
       })
       .strict()

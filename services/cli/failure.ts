@@ -15,12 +15,13 @@ const usage = new Set(['USAGE', 'SERVER_INVALID', 'TENANT_INVALID', 'AGENT_INVAL
 const nexts: Readonly<Record<string, string>> = {
   APPROVAL_UNKNOWN: 'understudy approvals lists what is open',
   APPROVAL_EXPIRED: 'understudy approvals lists what is open',
+  APPROVAL_CHANGED: 'understudy approvals shows what is asked now',
+  APPROVAL_DECIDED: 'understudy resume <session>',
   DEAD_LETTER_UNKNOWN: 'understudy dlq lists them',
   AGENT_UNKNOWN: 'run it again with a name that is known (understudy doctor), or add the agent and requeue',
   TENANT_UNKNOWN: 'run it again with --tenant and a name that is known, or add the tenant and requeue',
   TASK_NOT_JSON: `quote it whole: understudy run <agent> '{"case":"C-0001"}'`,
-  REQUEST_INVALID: 'understudy ps --all lists sessions with their ids',
-  NO_RUNTIME: 'is a runtime running, under this prefix (--prefix)? Here: make stop, then make dev. On Kubernetes: kubectl get pods -l app.kubernetes.io/component=runtime',
+  NO_RUNTIME: 'is --prefix right? Here: make stop, then make dev. On Kubernetes: kubectl get pods -l app.kubernetes.io/component=runtime',
 };
 
 /** @param server  the address that was asked */

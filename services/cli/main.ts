@@ -3,6 +3,7 @@
  *
  * Exit codes: 0 done, 1 it was refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.
  */
+
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
@@ -12,11 +13,13 @@ import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { Refused } from '../core/errors.ts';
+import { isFinal } from '../core/session/final.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
+import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { localFolder, readStackFile } from '../local/stack-file.ts';
 import { asCalled, type Failure, failureOf, nextOf, quoted } from './failure.ts';
-import { isOver, runTask, taskOf } from './run.ts';
+import { runTask, taskOf } from './run.ts';
 import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verifyText } from './views.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -99,6 +102,13 @@ async function ask<Value>(verb: string, body: object): Promise<Value | undefined
   });
 }
 
+/** Raw: what an agent says is not ours to word. */
+function tellEnd(value: object, session: string, outcome: string, reason = '', result = ''): void {
+  const isJson = program.opts<Global>().output === 'json';
+  process.stdout.write(isJson ? `${JSON.stringify(value, null, 2)}\n` : `\n${[`${outcome} in session ${session}`, reason, result].filter(Boolean).join('\n')}\n`);
+}
+/** One more than is shown tells that there are more; the server's own bound is ten thousand. */
+const oneMore = (max: number) => Math.min(max + 1, 10_000);
 const more = (found: number, max: number) => (found > max ? `\n\nthe last ${max}; there are more: -n <number>` : '');
 const actor = () => actorFrom(process.env);
 
@@ -134,11 +144,12 @@ program
         onKnown: ({ id, session }, status) => note(`task ${id} was accepted before: its session ${session} is ${status}`),
         onStep(event) {
           if (!isText) return;
-          say(eventLine(event));
+          process.stdout.write(`${eventLine(event)}\n`);
           if (event.data.effects.some(({ kind }) => kind === 'askHuman')) say(`  a person must decide: understudy approve ${event.data.session}`);
         },
-        onEnd: (event) => print(event, () => `\n${event.data.to} in session ${event.data.session}${event.data.reason ? `\n${event.data.reason}` : ''}\n${event.data.output ?? ''}`),
+        onEnd: (event) => tellEnd(event, event.data.session, event.data.to, event.data.reason, event.data.output),
         onRefused: ({ id, code, reason }) => fail({ code, message: reason, next: nextOf(code) ?? `understudy dlq, then understudy requeue ${id}`, exitCode: 4 }, { letter: id }),
+        onPast: ({ session }, { status, reason }, result) => tellEnd({ session, status, output: result }, session, status, reason, result),
         onSilence: ({ session }) => note(`nothing heard for ten seconds; what it waits for: understudy inspect ${session}, understudy doctor`),
       });
       if (!isCompleted) process.exitCode = 4;
@@ -154,7 +165,7 @@ program
   .addOption(new Option('--status <status>').choices(['active', 'paused', 'parked', 'completed', 'failed', 'halted']))
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ all, max, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
-    const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, max: max + 1, ended: Boolean(all || filter.status) });
+    const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, max: oneMore(max), ended: Boolean(all || filter.status) });
     if (sessions) print(sessions.slice(0, max), () => `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max)}`);
   });
 
@@ -190,15 +201,21 @@ program
       if (known && !known.ok) throw new Refused(known.code, known.message);
       // Steps of a session stand among those of its agent: read no more of them than it has lived through.
       const { tenant, agent, startedAt, status } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
-      if (status && isOver(status) && !options.fromStart) return note(`${session} has ${status} and says nothing more; --from-start shows what it did`);
+      if (status && isFinal(status) && !options.fromStart) return note(`${session} has ${status} and says nothing more; --from-start shows what it did`);
       await new Promise<void>((resolve, reject) => {
         process.once('SIGINT', () => resolve());
         process.once('SIGTERM', () => resolve());
         natsEvents(nats)
           .follow({ tenant: options.tenant ?? tenant, agent: options.agent ?? agent, session, since: startedAt }, Boolean(options.fromStart), (event) => {
-            say(isJson ? JSON.stringify(event) : eventLine(event));
+            process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`);
             // A session that was named and has ended says nothing more.
-            if (session !== undefined && event.id.includes('-end') && isOver(event.data.status)) resolve();
+            if (session !== undefined && isEndEvent(event) && isFinal(event.data.status)) resolve();
+          })
+          .then(async () => {
+            // It may have ended while we began to listen.
+            if (session === undefined || options.fromStart) return;
+            const now = await natsControl(nats).ask('inspect', { session }, program.opts<Global>().timeout);
+            if (now.ok && isFinal((now.value as { summary: SessionSummary }).summary.status)) resolve();
           })
           .catch(reject);
       });
@@ -263,7 +280,7 @@ program
   .description('dead letters: what could not be done, and why')
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ max }: { max: number }) => {
-    const letters = await ask<Parameters<typeof deadTable>[0]>('dead', { max: max + 1 });
+    const letters = await ask<Parameters<typeof deadTable>[0]>('dead', { max: oneMore(max) });
     if (letters) print(letters.slice(-max), () => `${deadTable(letters.slice(-max), Date.now())}${more(letters.length, max)}`);
   });
 

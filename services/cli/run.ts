@@ -1,8 +1,10 @@
 /** `understudy run`: a task that is published, and followed to its result. */
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { agentNameSchema, type SessionId, sessionIdOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
+import { isFinal } from '../core/session/final.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { isEndEvent } from '../core/wire/event-end.ts';
 import type { Control } from '../ports/control.ts';
 import type { DeadLetter, Events } from '../ports/events.ts';
 import type { Tasks } from '../ports/tasks.ts';
@@ -32,12 +34,16 @@ export interface RunView {
   onStep(event: UnderstudyEvent): void;
   onEnd(event: UnderstudyEvent): void;
   onRefused(letter: DeadLetter): void;
+  /** It is over, so long ago that nobody tells its events any more. */
+  onPast(task: Task, summary: SessionSummary, output: string | undefined): void;
   /** Nothing has been heard for a while. */
   onSilence(task: Task): void;
 }
 
 const silenceMs = 10_000;
-export const isOver = (status: string) => status === 'completed' || status === 'failed' || status === 'halted';
+const lookEveryMs = 700; // for a dead letter of it
+const lettersLooked = 50;
+const archivedMs = 2_000; // an end that EVENTS still has is read in less
 
 /** @throws Refused for what can be no task, before anything is published */
 export function taskOf(agent: string, input: string, options: { tenant: string; id?: string | undefined; session?: string | undefined }, drawn: string): Task {
@@ -73,45 +79,61 @@ export async function runTask(task: Task, { events, tasks, control, waitMs }: Ru
   const { promise, resolve: finish } = Promise.withResolvers<boolean>();
   const onEvent = (event: UnderstudyEvent) => {
     heardAt = Date.now();
-    if (!event.id.includes('-end')) return view.onStep(event);
+    if (!isEndEvent(event)) return view.onStep(event);
     if (event.data.task !== task.id) return;
     view.onEnd(event);
     finish(event.data.to === 'completed');
   };
   const known = task.mayBeKnown ? await before(task, control, waitMs) : undefined;
-  if (known) view.onKnown(task, known.status);
-  // What is over is told from its beginning: its end has been said already.
-  const since = known && isOver(known.status) ? known.startedAt : undefined;
-  const following = await events.follow({ tenant: task.tenant, agent: task.agent, session: task.session, ...(since === undefined ? {} : { since }) }, since !== undefined, onEvent);
-  if (!known) await tasks.publish(task.tenant, task.agent, task.body, task.headers);
-  const watch = setInterval(() => {
-    if (Date.now() - heardAt > silenceMs) {
-      heardAt = Number.POSITIVE_INFINITY; // said once
-      view.onSilence(task);
-    }
-    void events.deadLetters(50).then(
-      (letters) => {
-        const letter = letters.find((one) => one.task === task.id && one.tenant === task.tenant && one.agent === task.agent);
-        if (!letter) return;
-        view.onRefused(letter);
-        finish(false);
-      },
-      () => undefined,
-    );
-  }, 700);
+  if (known) view.onKnown(task, known.summary.status);
+  // A letter of an earlier try with this id says nothing of this one.
+  const lettersBefore = new Set((await events.deadLetters(lettersLooked)).map(({ id }) => id));
+  // One that is known is told from its beginning: its end may have been said, or be said while we begin to listen.
+  const filter = { tenant: task.tenant, agent: task.agent, session: task.session };
+  const following = await events.follow(known ? { ...filter, since: known.summary.startedAt } : filter, known !== undefined, onEvent);
+  let watch: NodeJS.Timeout | undefined;
+  let past: NodeJS.Timeout | undefined;
   try {
+    if (!known) await tasks.publish(task.tenant, task.agent, task.body, task.headers);
+    else if (isFinal(known.summary.status)) {
+      past = setTimeout(() => {
+        view.onPast(task, known.summary, known.output);
+        finish(known.summary.status === 'completed');
+      }, archivedMs);
+    }
+    const look = async () => {
+      if (Date.now() - heardAt > silenceMs) {
+        heardAt = Number.POSITIVE_INFINITY; // said once
+        view.onSilence(task);
+      }
+      const letters = await events.deadLetters(lettersLooked);
+      const letter = letters.find((one) => one.task === task.id && one.tenant === task.tenant && one.agent === task.agent && !lettersBefore.has(one.id));
+      if (!letter) return;
+      view.onRefused(letter);
+      finish(false);
+    };
+    // One that fails is followed by the next.
+    watch = setInterval(() => void look().catch(() => undefined), lookEveryMs);
     return await promise;
   } finally {
     clearInterval(watch);
+    clearTimeout(past);
     await following.stop();
   }
 }
 
+interface Known {
+  readonly summary: SessionSummary;
+  readonly output: string | undefined;
+}
+
 /** The session of a task that was accepted before. Nothing, too, when nobody can say now: publishing it again does no harm. */
-async function before({ session }: Task, control: Pick<Control, 'ask'>, waitMs: number): Promise<SessionSummary | undefined> {
+async function before({ session }: Task, control: Pick<Control, 'ask'>, waitMs: number): Promise<Known | undefined> {
   try {
     const answer = await control.ask('inspect', { session }, waitMs);
-    return answer.ok ? (answer.value as { summary: SessionSummary }).summary : undefined;
+    if (!answer.ok) return undefined;
+    const { summary, record } = answer.value as { summary: SessionSummary; record: { output?: string } };
+    return { summary, output: record.output };
   } catch (error) {
     if (error instanceof Unavailable) return undefined;
     throw error;

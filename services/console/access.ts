@@ -23,7 +23,7 @@ export interface Access {
   /** @returns the name of who asks, or nothing */
   who(headers: Headers, cookie: string | undefined): string | undefined;
   /** @returns the value of the cookie, or nothing for a wrong token or a name that is none */
-  enter(token: string, name: string, now: number): string | undefined;
+  enter(token: string, name: string): string | undefined;
 }
 
 export function accessOf({ token, userHeader, localUser }: AccessSettings, clock: () => number): Access {
@@ -37,18 +37,18 @@ export function accessOf({ token, userHeader, localUser }: AccessSettings, clock
     who(headers, cookie) {
       const proven = userHeader && headers.get(userHeader);
       if (proven && namePattern.test(proven)) return proven;
-      if (token === undefined) return userHeader ? undefined : isLoopback(headers.get('host') ?? '') ? localUser : undefined;
+      if (token === undefined) return userHeader ? undefined : isLoopbackHost(headers.get('host') ?? '') ? localUser : undefined;
       const [name = '', until = '', signature = ''] = (cookie ?? '').split('.');
       if (!equal(signature, sign(`${name}.${until}`)) || !(Number(until) > clock())) return undefined;
       return Buffer.from(name, 'base64url').toString('utf8');
     },
-    enter(given, name, now) {
+    enter(given, name) {
       if (token === undefined || !equal(given, token) || !namePattern.test(name)) return undefined;
-      const signed = `${Buffer.from(name).toString('base64url')}.${now + cookieSeconds * 1_000}`;
+      const signed = `${Buffer.from(name).toString('base64url')}.${clock() + cookieSeconds * 1_000}`;
       return `${signed}.${sign(signed)}`;
     },
   };
 }
 
 /** A page of another name that resolves to this machine must not come in as its user. */
-export const isLoopback = (host: string): boolean => /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)(:\d+)?$/.test(host);
+const isLoopbackHost = (host: string): boolean => /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)(:\d+)?$/.test(host);

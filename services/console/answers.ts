@@ -1,6 +1,7 @@
 /** What runtimes answer, as far as the page shows it. What is not named here does not reach a browser: no prompt, no result. */
 import { z } from 'zod';
 import { entrySchema } from '../core/session/conversation.ts';
+import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
 
 export const summarySchema = z.object({
   session: z.string(),
@@ -58,10 +59,19 @@ export const sessionSchema = z
   })
   .transform(({ record: { context, ...record }, ...rest }) => ({ ...rest, ...record, limits: context.limits }));
 
-/** What was said, for those who ask for it. */
+/** What was said, for those who ask for it: as much of its end as fits. */
 export const conversationSchema = z
-  .object({ record: z.object({ output: z.string().optional() }), conversation: z.array(entrySchema) })
-  .transform(({ record, conversation }) => ({ output: record.output, conversation }));
+  .object({ record: z.object({ output: z.string().optional() }), conversation: z.array(entrySchema), conversationFrom: z.number() })
+  .transform(({ record, conversation, conversationFrom }) => ({ output: record.output, conversation, conversationFrom }));
+
+export const verdictSchema = z.object({ isEqual: z.boolean(), version: z.number(), messages: z.number(), isArchived: z.boolean() });
+
+/** Of an event what the page draws. The answer to whoever published the task is theirs: it is not in it. */
+export const eventViewOf = ({ id, type, time, data }: UnderstudyEvent) => {
+  const { version, from, to, status, decisions, effects, details, reason } = data;
+  return { id, type, time, data: { version, from, to, status, decisions, effects, details, ...(reason ? { reason } : {}) } };
+};
+export type EventView = ReturnType<typeof eventViewOf>;
 
 /** Without its body, which may be anything. */
 export const letterSchema = z.object({
@@ -76,6 +86,8 @@ export const letterSchema = z.object({
   subject: z.string(),
   isCut: z.boolean().optional(),
 });
+export const bodySchema = z.tuple([z.object({ body: z.string() })]).transform(([{ body }]) => ({ body }));
+export const requeuedSchema = z.object({ requeued: z.number(), tasks: z.array(z.string()), refused: z.array(z.string()) });
 
 export const healthSchema = z.object({
   shards: z.number(),
@@ -91,6 +103,7 @@ export const healthSchema = z.object({
   problems: z.array(z.object({ file: z.string(), field: z.string(), message: z.string() })),
 });
 
+export type VerdictView = z.output<typeof verdictSchema>;
 export type SessionView = z.output<typeof sessionSchema>;
 export type LetterView = z.output<typeof letterSchema>;
 export type HealthView = z.output<typeof healthSchema>;

@@ -28,7 +28,6 @@ await runService(async (started) => {
     access: accessOf({ token: settings.token, userHeader: settings.userHeader, localUser: actorFrom(process.env) }, systemClock.now),
     page: loadPage(),
     telemetry,
-    clock: systemClock.now,
   });
   const server = await new Promise<{ port: number; close: () => void }>((resolve) => {
     const listening = serve({ fetch: app.fetch, port: settings.port, hostname: settings.address }, ({ port }) =>
@@ -43,6 +42,13 @@ await runService(async (started) => {
     );
   });
   started({ name: 'console', stop: () => server.close() });
-  whyNotReady = () => (nats.connection.isClosed() ? 'the broker does not answer' : '');
+  let isCutOff = false;
+  nats.onDisconnect(() => {
+    isCutOff = true;
+  });
+  nats.onReconnect(() => {
+    isCutOff = false;
+  });
+  whyNotReady = () => (isCutOff ? 'the broker does not answer' : '');
   telemetry.log('info', 'serving', { port: probes.port, console: server.port });
 });

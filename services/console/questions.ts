@@ -13,7 +13,12 @@ export interface Questions {
 }
 
 export function questionsOf(control: Pick<Control, 'ask'>, clock: () => number): Questions {
-  const asked = new Map<string, { readonly at: number; readonly answer: Promise<unknown> }>();
+  interface Asked {
+    readonly answer: Promise<unknown>;
+    /** Nothing while it is under way: one who asks meanwhile waits along. */
+    answeredAt: number | undefined;
+  }
+  const asked = new Map<string, Asked>();
   const ask = async (verb: string, body: object): Promise<unknown> => {
     const answer = await control.ask(verb, body, waitMs);
     if (!answer.ok) throw new Refused(answer.code, answer.message);
@@ -21,15 +26,22 @@ export function questionsOf(control: Pick<Control, 'ask'>, clock: () => number):
   };
   return {
     look(verb, body) {
-      const question = JSON.stringify([verb, body]);
       const now = clock();
-      for (const [key, { at }] of asked) if (now - at > sharedMs) asked.delete(key);
+      for (const [key, { answeredAt }] of asked) if (answeredAt !== undefined && now - answeredAt > sharedMs) asked.delete(key);
+      const question = JSON.stringify([verb, body]);
       const known = asked.get(question);
       if (known) return known.answer;
-      const answer = ask(verb, body);
-      asked.set(question, { at: now, answer });
-      answer.catch(() => asked.delete(question));
-      return answer;
+      const entry: Asked = { answer: ask(verb, body), answeredAt: undefined };
+      asked.set(question, entry);
+      entry.answer.then(
+        () => {
+          entry.answeredAt = clock();
+        },
+        () => {
+          if (asked.get(question) === entry) asked.delete(question);
+        },
+      );
+      return entry.answer;
     },
     async act(verb, body) {
       const done = await ask(verb, body);

@@ -4,20 +4,22 @@
  * Reads what really happened from three witnesses (the event stream, the control API, the ledger of the payments
  * service) and prints whether they agree.
  */
+
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
+import { Refused } from '../core/errors.ts';
 import { type EffectId, type SessionId, shardOf, type TenantId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { isEndEvent } from '../core/wire/event-end.ts';
 import { startDesk } from './desk.ts';
 import { startProcess } from './processes.ts';
 import { versionOf } from './servers.ts';
 import { root, type Service } from './stack.ts';
-import { alive, localFolder, readStackFile } from './stack-file.ts';
 
 const say = (line = '') => process.stdout.write(`${line}\n`);
 const seconds = (ms: number) => `${(ms / 1_000).toFixed(1)} s`;
@@ -47,12 +49,11 @@ interface Listed {
 
 const startedAt = Date.now();
 say('Understudy demo: a refund desk whose processes are killed while they work.');
-const left = readStackFile(localFolder(root));
-if (left && alive(left).length > 0) {
-  say('It begins with an empty state, and the stack of make dev runs in .understudy/local: make stop first (what it holds is wiped by the demo).');
+const desk = await startDesk({ isWiped: true, replicas: { runtime: 2, gateway: 2, executor: 2 }, say: (line) => say(`  ${line}`) }).catch((error: unknown) => {
+  if (!(error instanceof Refused)) throw error;
+  say(`  ${error.message} (the demo begins with an empty state: what that stack holds is wiped)`);
   process.exit(1);
-}
-const desk = await startDesk({ isWiped: true, replicas: { runtime: 2, gateway: 2, executor: 2 }, say: (line) => say(`  ${line}`) });
+});
 const { stack } = desk;
 process.on('exit', () => stack.abandon());
 process.on('SIGINT', () => process.exit(130));
@@ -79,7 +80,7 @@ await natsEvents(nats).follow({}, true, (event) => {
   if (seenEvents.has(event.id)) return; // told twice: the id says so
   seenEvents.add(event.id);
   const { data } = event;
-  if (event.id.includes('-end')) {
+  if (isEndEvent(event)) {
     if (data.agent === 'refund-desk') ends.set(data.session, event);
     return;
   }

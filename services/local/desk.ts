@@ -45,7 +45,7 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
   } = options;
   const before = readStackFile(folder);
   const running = before ? alive(before) : [];
-  if (running.length > 0) throw new Refused('STACK_RUNNING', `a stack runs in ${folder} already (${running.map(({ name }) => name).join(', ')})`);
+  if (running.length > 0) throw new Refused('STACK_RUNNING', `a stack runs in ${folder} already (${running.map(({ name }) => name).join(', ')}): make stop first`);
   if (isWiped) rmSync(folder, { recursive: true, force: true });
   const example = join(root, 'examples', 'refund-desk');
   const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };
@@ -101,13 +101,19 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
     });
   };
   if (!isDetached) watch(payments);
-  await stack.start('runtime');
-  await Promise.all([
-    ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
-    ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
-    ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
-    ...(hasConsole ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })] : []),
-  ]);
+  try {
+    await stack.start('runtime');
+    await Promise.all([
+      ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
+      ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
+      ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
+      ...(hasConsole ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })] : []),
+    ]);
+  } catch (error) {
+    // Whoever starts again must not find servers that nobody knows of.
+    stack.abandon();
+    throw error;
+  }
   desk.save();
   return desk;
 }

@@ -1,6 +1,8 @@
 /** `make play`: the refund desk in one process and in memory. */
+
 import { join } from 'node:path';
 import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
+import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { startInMemory } from './in-memory.ts';
 import { freePort, type Running, startProcess } from './processes.ts';
@@ -45,7 +47,7 @@ let ended = 0;
 const cases = ['C-0001', 'C-0003', 'C-0007', 'C-0010'];
 await system.events.follow({}, true, (event) => {
   say(eventLine(event));
-  if (event.id.includes('-end') && event.data.agent === 'refund-desk') {
+  if (isEndEvent(event) && event.data.agent === 'refund-desk') {
     say(`  ${event.data.output}`);
     ended += 1;
   }

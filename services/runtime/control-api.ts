@@ -2,14 +2,13 @@
 import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
-import type { AgentContext } from '../core/session/agent-context.ts';
+import { limits } from '../core/limits.ts';
+import { bytesOf, type Entry } from '../core/session/conversation.ts';
 import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
-import { approvalHashOf } from '../core/session/seen.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
 import { type SessionSummary, summaryOf } from '../core/session/summary.ts';
-import { validatorOf } from '../core/session/tool-calls.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -19,6 +18,7 @@ import type { Leases } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Tasks } from '../ports/tasks.ts';
+import { type Approval, actSchema, approvalsOf, decideSchema, decisionOf } from './approvals.ts';
 import type { Definitions } from './definitions.ts';
 import { fold, historyOf } from './fold.ts';
 
@@ -45,29 +45,12 @@ const filterSchema = z.object({
   max: z.number().int().positive().max(10_000).default(500),
 });
 const sessionSchema = z.object({ tenant: z.string().optional(), session: sessionIdSchema, conversation: z.boolean().default(false) });
-const actSchema = z.object({ session: sessionIdSchema, actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') });
-const decideSchema = actSchema.extend({ approval: z.string().optional(), hash: z.string().optional(), arguments: z.string().optional() });
 const deadSchema = z.object({
   id: z.number().int().positive().optional(),
   all: z.boolean().default(false),
   body: z.string().optional(),
   max: z.number().int().positive().max(10_000).default(200),
 });
-
-export interface Approval {
-  readonly id: string;
-  readonly session: string;
-  readonly tenant: string;
-  readonly agent: string;
-  readonly kind: string;
-  readonly tool: string;
-  readonly arguments: string;
-  readonly hash: string;
-  readonly since: number;
-  readonly expiresAt: number;
-  /** Somebody has: the session is paused, and hears of it when it is resumed. */
-  readonly isDecided: boolean;
-}
 
 type Handlers = Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>;
 
@@ -92,6 +75,13 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       return summaryOf(await send(record, { kind, actor, reason }));
     });
 
+  const decide = (kind: 'approve' | 'reject') =>
+    answer(decideSchema, async (input) => {
+      const { record } = await find(input.session);
+      const { approval, message } = await decisionOf(kind, input, record, { definitions: ports.definitions, now: ports.clock.now() });
+      return { approval, session: summaryOf(await send(record, message)) };
+    });
+
   return {
     list: answer(filterSchema, (filter) => list(filter, ports)),
     inspect: answer(sessionSchema, async ({ session, conversation }) => {
@@ -105,7 +95,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         hash: stateHashOf(record),
         record,
         approvals: approvalsOf(record),
-        ...(conversation ? { conversation: isArchived ? await archivedConversation(record, shard, ports) : await ports.store.conversation(shard, session, 0, record.length) } : {}),
+        ...(conversation ? lastOf(isArchived ? await archivedConversation(record, shard, ports) : await ports.store.conversation(shard, session, 0, record.length)) : {}),
       };
     }),
     pause: act('pause', (record) =>
@@ -117,21 +107,27 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       record.status === 'paused' || record.status === 'parked' ? undefined : `is ${record.status}: only a paused or parked session can be resumed`,
     ),
     halt: act('halt', (record) => (isEnded(record) ? `has ${record.status} already` : undefined)),
-    approve: answer(decideSchema, (input) => decide('approve', input, ports, find, send)),
-    reject: answer(decideSchema, (input) => decide('reject', input, ports, find, send)),
+    approve: decide('approve'),
+    reject: decide('reject'),
     approvals: answer(filterSchema, async (filter) => {
       const found: Approval[] = [];
       for await (const record of allRecords(ports)) if (matches(record, filter)) found.push(...approvalsOf(record).filter(({ isDecided }) => !isDecided));
       return found.sort((left, right) => left.since - right.since).slice(0, filter.max);
     }),
-    dead: answer(deadSchema, ({ max }) => ports.events.deadLetters(max)),
+    // Bodies are large, and of tenants: one is given to who names the letter.
+    dead: answer(deadSchema, async ({ id, max }) => {
+      if (id === undefined) return (await ports.events.deadLetters(max)).map(({ body: _body, headers: _headers, ...letter }) => letter);
+      const letter = await ports.events.deadLetter(id);
+      if (!letter) throw unknownLetter(id);
+      return [letter];
+    }),
     requeue: answer(deadSchema, async ({ id, all, body }) => {
       const letters = all ? await ports.events.deadLetters(10_000) : id === undefined ? [] : [await ports.events.deadLetter(id)];
       if (body !== undefined) parseBody(body);
       const requeued: string[] = [];
       const refused: string[] = [];
       for (const letter of letters) {
-        if (!letter) throw new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id} (any more); "understudy dlq" lists them`);
+        if (!letter) throw unknownLetter(id);
         if (!letter.subject) {
           refused.push(`${letter.id}: it was no task but a message to session ${letter.session ?? 'unknown'}`);
           continue;
@@ -216,72 +212,7 @@ async function list(filter: z.infer<typeof filterSchema>, ports: ControlPorts): 
   return found.sort((left, right) => right.changedAt - left.changedAt).slice(0, filter.max);
 }
 
-export function approvalsOf(record: SessionRecord): Approval[] {
-  if (record.status !== 'active' && record.status !== 'paused') return [];
-  const open = (record.context as unknown as Partial<AgentContext>).approvals ?? {};
-  return Object.entries(record.pending).flatMap(([id, note]) => {
-    if (note.kind !== 'askHuman') return [];
-    const approval = open[id];
-    return [
-      {
-        id,
-        session: record.session,
-        tenant: record.tenant,
-        agent: record.agent,
-        kind: approval?.kind ?? 'question',
-        tool: approval?.tool ?? note.what,
-        arguments: approval?.arguments ?? '',
-        hash: approval?.hash ?? '',
-        since: note.since,
-        expiresAt: note.deadlineAt,
-        isDecided: isDecided(record, id),
-      },
-    ];
-  });
-}
-
-const isDecided = (record: SessionRecord, approval: string): boolean =>
-  record.deferred.some(({ message }) => (message.kind === 'approve' || message.kind === 'reject') && message.approval === approval);
-
-async function decide(
-  kind: 'approve' | 'reject',
-  input: z.infer<typeof decideSchema>,
-  ports: ControlPorts,
-  find: (session: SessionId) => Promise<{ record: SessionRecord }>,
-  send: (record: SessionRecord, message: Message) => Promise<SessionRecord>,
-): Promise<unknown> {
-  const { record } = await find(input.session);
-  const open = approvalsOf(record);
-  const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];
-  if (!chosen)
-    throw new Refused(
-      'APPROVAL_UNKNOWN',
-      `session ${input.session} ${input.approval ? `has no open approval ${input.approval}` : `waits for no approval: it is ${record.status}`}`,
-    );
-  if (!input.approval && open.length > 1)
-    throw new Refused('APPROVAL_AMBIGUOUS', `session ${input.session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`);
-  const hash = approvalHashOf(record, chosen.id) ?? chosen.hash;
-  if (input.hash !== undefined && !hash.startsWith(input.hash)) {
-    throw new Refused(
-      'APPROVAL_CHANGED',
-      `approval ${chosen.id} is for hash ${hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again: understudy approvals`,
-    );
-  }
-  if (chosen.isDecided)
-    throw new Refused(
-      'APPROVAL_DECIDED',
-      `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed: understudy resume ${record.session}`,
-    );
-  if (kind === 'approve' && input.arguments !== undefined) await checkEdit(record, chosen, input.arguments, ports);
-  if (chosen.expiresAt <= ports.clock.now()) throw new Refused('APPROVAL_EXPIRED', `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`);
-  const approval = chosen.id as Extract<Message, { kind: 'approve' }>['approval'];
-  const by = { actor: input.actor, reason: input.reason };
-  const after = await send(
-    record,
-    kind === 'approve' ? { kind, approval, hash, ...by, ...(input.arguments === undefined ? {} : { arguments: input.arguments }) } : { kind, approval, hash, ...by },
-  );
-  return { approval: chosen, session: summaryOf(after) };
-}
+const unknownLetter = (id: number | undefined) => new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id} (any more)`);
 
 /** A task that is none would only come back as another dead letter. */
 function parseBody(body: string): void {
@@ -290,22 +221,6 @@ function parseBody(body: string): void {
   } catch (error) {
     throw new Refused('BODY_NOT_JSON', `the body is not JSON: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`, { cause: error });
   }
-}
-
-/** An edit replaces the arguments as a whole; one that the tool would refuse must not use up the approval. */
-async function checkEdit(record: SessionRecord, { tool, kind }: Approval, edited: string, { definitions }: ControlPorts): Promise<void> {
-  if (kind !== 'tool') return;
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(edited);
-  } catch (error) {
-    throw new Refused('ARGUMENTS_NOT_JSON', `the edited arguments are not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
-  }
-  const { bundle } = await definitions.get(record.revision);
-  const spec = bundle.tools[tool];
-  const checked = spec && validatorOf(spec.input)?.safeParse(parsed);
-  if (checked && !checked.success)
-    throw new Refused('ARGUMENTS_INVALID', `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${issuesOf(checked.error)}`);
 }
 
 /** Wait until the session has taken note (or 3 s have gone): the answer then shows what came of it. */
@@ -318,8 +233,18 @@ async function settled(before: SessionRecord, ports: ControlPorts): Promise<Sess
   return before;
 }
 
+/** As much of the end of a conversation as an answer may carry. */
+function lastOf(entries: readonly Entry[]): { conversation: readonly Entry[]; conversationFrom: number } {
+  let from = entries.length;
+  for (let bytes = 0; from > 0; from -= 1) {
+    bytes += bytesOf(entries[from - 1]!) + 100;
+    if (bytes > limits.conversationBytesMax) break;
+  }
+  return { conversation: entries.slice(from), conversationFrom: from };
+}
+
 /** The store has dropped it; the log has it. */
-async function archivedConversation(record: SessionRecord, shard: ShardId, ports: ControlPorts): Promise<readonly unknown[]> {
+async function archivedConversation(record: SessionRecord, shard: ShardId, ports: ControlPorts): Promise<readonly Entry[]> {
   const { mail } = await historyOf(shard, record.session, ports, undefined);
   return (await fold(mail, { tenant: record.tenant, session: record.session }, ports.definitions)).entries;
 }

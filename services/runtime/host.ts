@@ -72,6 +72,7 @@ export class Host {
       void this.#place();
     });
     await this.#place();
+    if (this.#isDraining) return; // it was told to go while it came
     this.#timers = [
       clock.every(limits.heartbeatMs, () => void this.#place()),
       clock.every(limits.heartbeatMs, () => void this.#listen()),
@@ -108,6 +109,7 @@ export class Host {
     return load;
   }
 
+  /** May be asked for more than once. */
   async drain(): Promise<void> {
     this.#isDraining = true;
     for (const timer of this.#timers) timer.stop();

@@ -52,6 +52,7 @@ await runService(async (started) => {
       clock: systemClock,
     },
     specsOf([folderTexts(settings.specs), ...(configMaps ? [configMaps] : [])], settings.specs),
+    (host) => started({ name: 'host', stop: () => host.drain() }),
   );
   const { stop } = runtime;
   started({ name: 'runtime', stop });

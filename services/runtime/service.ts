@@ -49,7 +49,8 @@ export interface Runtime {
 const actorsMax = 50_000;
 const intakeMax = 256;
 
-export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs): Promise<Runtime> {
+/** @param onHost  hears of the host before it takes its first shard: whoever ends the process meanwhile must drain it */
+export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs, onHost: (host: Host) => void = () => undefined): Promise<Runtime> {
   const { telemetry, tasks, control, clock } = ports;
   const there = <Value>(attempt: () => Promise<Value>) => patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
   const definitions = new Definitions(ports.archive, settings.specs);
@@ -59,10 +60,16 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
     ports.leases,
     control,
   );
-  // Sessions that exist bring their own definitions: they need not wait for what new ones would get.
-  const [loaded] = await Promise.all([there(() => specs.load()), there(() => host.start())]);
-  let current = loaded;
-  await there(() => announce(current, ports));
+  onHost(host);
+  let current: LoadedSpecs;
+  try {
+    // Sessions that exist bring their own definitions: they need not wait for what new ones would get.
+    [current] = await Promise.all([there(() => specs.load()), there(() => host.start())]);
+    await there(() => announce(current, ports));
+  } catch (error) {
+    await host.drain();
+    throw error;
+  }
   const serving = await control.serve(
     controlHandlers({
       ...ports,

@@ -7,11 +7,13 @@
  *
  * ARGS: --rounds N (10 of each), --in-flight N (96), --latency MS of the model (20), --json FILE.
  */
+
 import { writeFileSync } from 'node:fs';
 import { connectNats } from '../../services/adapters/nats/connection.ts';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { type SessionId, shardOf, type TenantId } from '../../services/core/ids.ts';
+import { isEndEvent } from '../../services/core/wire/event-end.ts';
 import type { Service } from '../../services/local/stack.ts';
 import { ClosedLoop, openRig, option, percentile, say, sleep, startStub } from './rig.ts';
 
@@ -37,7 +39,7 @@ const nats = await connectNats({ url: stack.nats.url, name: 'recovery' });
 const seen = new Map<string, number>();
 let repeated = 0;
 await natsEvents(nats).follow({}, false, ({ id, data }) => {
-  if (id.includes('-end')) return; // of the version of its last step
+  if (isEndEvent({ id })) return; // of the version of its last step
   // A version that was told before is a repeat after a take-over, and no step.
   if ((seen.get(data.session) ?? 0) >= data.version) {
     repeated += 1;

@@ -108,11 +108,23 @@ describe.skipIf(!hasHelm)('helm', () => {
     ['three copies on a single server', ['--set', 'nats.streamReplicas=3'], /single server/],
     ['more warm sandboxes than there may be', ['--set', 'sandbox.warm=9'], /sandbox\.warm \(9\) is more/],
     ['a header that anybody may write', ['--set', 'console.userHeader=X-User'], /networkPolicy\.console must name the proxy/],
+    [
+      'a header that any pod may write',
+      ['--set', 'console.userHeader=X-User,networkPolicy.enabled=false,networkPolicy.console[0].podSelector.matchLabels.app=p'],
+      /networkPolicy\.enabled must be true/,
+    ],
     ['more runtimes than shards', ['--set', 'runtime.replicas=17'], /more than shards/],
   ])('refuses %s', (_what, args, reason) => {
     const { ok, text } = helm('template', 'u', chart, '--kube-version', '1.34.0', ...args);
     expect(ok).toBe(false);
     expect(text).toMatch(reason);
+  });
+
+  test('a change of what a NATS user may do restarts the bundled NATS, a new password alone does not', () => {
+    const checksum = (...args: string[]) => JSON.stringify(render(...args).filter(({ metadata }) => metadata.name === 'u-nats')).match(/checksum\/users":"(\w+)/)?.[1];
+    expect(checksum()).toBeDefined();
+    expect(checksum()).toBe(checksum());
+    expect(checksum('--set', 'tenants.globex.agents={*}')).not.toBe(checksum());
   });
 
   test('the console asks for a token that was made for it, for one that is given, or believes a proxy', () => {
@@ -126,7 +138,7 @@ describe.skipIf(!hasHelm)('helm', () => {
     expect(console('--set', 'console.existingSecret=mine')).toEqual({ secrets: 0, asks: 'mine' });
     const proxy = ['--set', 'console.userHeader=X-User', '--set-json', 'networkPolicy.console=[{"podSelector":{"matchLabels":{"app":"proxy"}}}]'];
     expect(console(...proxy)).toEqual({ secrets: 0, asks: undefined });
-    expect(render('--set', 'console.enabled=false').filter(({ metadata }) => metadata.name === 'u-console')).toEqual([]);
+    expect(render('--set', 'console.enabled=false', '--set-json', 'networkPolicy.console=[{}]').filter(({ metadata }) => /^u-(to-)?console$/.test(metadata.name))).toEqual([]);
   });
 
   test('with servers and a model of its own it brings none', () => {

@@ -68,6 +68,7 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
 
   test('the command line acts under a name in a pod, whose user has none', async () => {
     const told = await system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', 'understudy halt nobody-1 2>&1 || true');
+    // It got so far as to be asked: without a name it would have ended before.
     expect(told).toContain('SESSION_UNKNOWN');
   });
 
@@ -198,9 +199,12 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
   test('the console is reached by a forwarded port, lets in who has its token, and shows what runs', async () => {
     const forwarding = spawn('kubectl', ['--namespace', namespace, 'port-forward', 'service/u-console', ':80'], { stdio: ['ignore', 'pipe', 'inherit'] });
     try {
+      let said = '';
       const port = await new Promise<string>((resolve, reject) => {
+        setTimeout(() => reject(new Error(`the port is not forwarded: ${said}`)), 30_000).unref();
         forwarding.stdout.on('data', (text) => {
-          const found = /127\.0\.0\.1:(\d+) ->/.exec(String(text))?.[1];
+          said += String(text);
+          const found = /127\.0\.0\.1:(\d+) ->/.exec(said)?.[1];
           if (found) resolve(found);
         });
         forwarding.on('exit', () => reject(new Error('the port is not forwarded')));
@@ -212,10 +216,11 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       const cookie = entered.headers.get('set-cookie')!.split(';')[0]!;
       const read = async (path: string) => (await fetch(`${base}${path}`, { headers: { cookie } })).json();
       expect(await read('/api/health')).toMatchObject({ orphans: [], problems: [] });
+      await system.run('exec', 'deployment/u-cli', '--', 'understudy', 'run', 'refund-desk', '{"case":"C-0001","letter":"letters/C-0001.txt"}', '--id', 'looked-at');
       const [session] = (await read('/api/sessions?ended=true')) as { session: string }[];
       expect(session).toBeDefined();
       expect(await read(`/api/sessions/${session!.session}`)).toMatchObject({ summary: { agent: expect.any(String) } });
-      // Its user may follow events, and no more of the log than that.
+      // Its user may follow events; what else it may not is tried with the other users.
       const events = await fetch(`${base}/api/sessions/${session!.session}/events`, { headers: { cookie } });
       const { value } = await events.body!.getReader().read();
       expect(new TextDecoder().decode(value)).toContain('"version":1');

@@ -9,7 +9,7 @@ const none = new Headers();
 
 test('whoever knows the token gets a cookie that carries the name', () => {
   const access = accessOf({ token, localUser: 'root' }, clock);
-  const cookie = access.enter(token, 'Ada Lovelace', now);
+  const cookie = access.enter(token, 'Ada Lovelace');
   expect(cookie).toBeDefined();
   expect(access.who(none, cookie)).toBe('Ada Lovelace');
   expect(access.who(none, undefined)).toBeUndefined();
@@ -17,15 +17,15 @@ test('whoever knows the token gets a cookie that carries the name', () => {
 
 test('a wrong token, and a name that is none, get nothing', () => {
   const access = accessOf({ token, localUser: 'root' }, clock);
-  expect(access.enter('correct horse', 'ada', now)).toBeUndefined();
-  expect(access.enter('', 'ada', now)).toBeUndefined();
-  expect(access.enter(token, '', now)).toBeUndefined();
-  expect(access.enter(token, 'a\nb', now)).toBeUndefined();
+  expect(access.enter('correct horse', 'ada')).toBeUndefined();
+  expect(access.enter('', 'ada')).toBeUndefined();
+  expect(access.enter(token, '')).toBeUndefined();
+  expect(access.enter(token, 'a\nb')).toBeUndefined();
 });
 
 test('a cookie that was changed, is too old, or is of another token is none', () => {
   const access = accessOf({ token, localUser: 'root' }, clock);
-  const cookie = access.enter(token, 'ada', now)!;
+  const cookie = access.enter(token, 'ada')!;
   const [, until, signature] = cookie.split('.');
   expect(access.who(none, `${Buffer.from('eve').toString('base64url')}.${until}.${signature}`)).toBeUndefined();
   expect(access.who(none, cookie.replace(until!, String(Number(until) + 1)))).toBeUndefined();

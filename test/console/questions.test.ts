@@ -27,6 +27,17 @@ test('the same question is asked once a second, another one by itself', async ()
   expect(asked).toHaveLength(3);
 });
 
+test('who asks what is still being asked waits along, however long it takes', async () => {
+  const slow = Promise.withResolvers<ControlAnswer>();
+  const { questions, asked, pass } = asking(() => slow.promise);
+  const first = questions.look('list', {});
+  pass(5_000);
+  const second = questions.look('list', {});
+  slow.resolve({ ok: true, value: 'it' });
+  expect(await Promise.all([first, second])).toEqual(['it', 'it']);
+  expect(asked).toHaveLength(1);
+});
+
 test('a deed is never shared, and who did it sees what came of it', async () => {
   const { questions, asked } = asking(fine);
   await questions.look('list', {});

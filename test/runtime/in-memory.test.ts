@@ -1,4 +1,5 @@
 /** The real services over the in-memory adapters, in one process: what `make play` runs. */
+
 import { afterEach, describe, expect, test } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -6,6 +7,7 @@ import { type SessionId, shardOf, type TenantId } from '../../services/core/ids.
 import { catalogOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import { failed } from '../../services/core/tools/job.ts';
 import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
+import { isEndEvent } from '../../services/core/wire/event-end.ts';
 import { startInMemory } from '../../services/local/in-memory.ts';
 import type { Model } from '../../services/ports/performers.ts';
 import { eventually } from '../support/eventually.ts';
@@ -67,7 +69,7 @@ async function start(model: Model) {
     ...system,
     told: events,
     publish: (task: string, tenant = 'acme') => system.tasks.publish(tenant, 'desk', JSON.stringify({ input: task }), { 'Nats-Msg-Id': task }),
-    endOf: (task: string) => eventually(() => events.find((event) => event.id.includes('-end') && event.data.task === task), `the end of ${task}`),
+    endOf: (task: string) => eventually(() => events.find((event) => isEndEvent(event) && event.data.task === task), `the end of ${task}`),
   };
 }
 
@@ -114,11 +116,11 @@ describe('the gateway', () => {
   test('a tenant that has used its requests for this minute waits, and the others go on', async () => {
     const system = await start({ complete: async () => answer('done') });
     for (const task of ['l1', 'l2', 'l3', 'l4']) await system.publish(task, 'loud');
-    await eventually(() => system.told.filter(({ id, data }) => id.includes('-end') && data.tenant === 'loud').length === 2);
+    await eventually(() => system.told.filter((event) => isEndEvent(event) && event.data.tenant === 'loud').length === 2);
     for (const task of ['a1', 'a2', 'a3']) await system.publish(task);
     for (const task of ['a1', 'a2', 'a3']) await system.endOf(task);
 
-    expect(system.told.filter(({ id, data }) => id.includes('-end') && data.tenant === 'loud')).toHaveLength(2);
+    expect(system.told.filter((event) => isEndEvent(event) && event.data.tenant === 'loud')).toHaveLength(2);
     expect((await system.control.ask('list', { tenant: 'loud' }, 1_000)) as unknown).toMatchObject({
       ok: true,
       value: [{ waitingOn: 'model first' }, { waitingOn: 'model first' }],
@@ -143,7 +145,7 @@ test('a store that loses everything is built again from the mailbox, and no task
 
   expect(
     system.told
-      .filter(({ id }) => id.includes('-end'))
+      .filter(isEndEvent)
       .map(({ data }) => data.task)
       .sort(),
   ).toEqual([...tasks].sort());

@@ -1,4 +1,5 @@
 /** A whole system of real processes for a test file: servers, services, the hostile outside world, and eyes on the events. */
+
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +10,7 @@ import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { declareStreams } from '../../services/adapters/nats/streams.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
+import { isEndEvent } from '../../services/core/wire/event-end.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { type Service, type ServiceKind, Stack } from '../../services/local/stack.ts';
 import { eventually } from './eventually.ts';
@@ -179,13 +181,13 @@ export class System {
   }
 
   ends(agent = 'desk'): UnderstudyEvent[] {
-    return this.events.filter((event) => event.id.includes('-end') && event.data.agent === agent);
+    return this.events.filter((event) => isEndEvent(event) && event.data.agent === agent);
   }
   endOf(task: string): Promise<UnderstudyEvent> {
-    return eventually(() => this.events.find((event) => event.id.includes('-end') && event.data.task === task), `the end of task ${task}`, 60_000);
+    return eventually(() => this.events.find((event) => isEndEvent(event) && event.data.task === task), `the end of task ${task}`, 60_000);
   }
   stepsOf(session: string): UnderstudyEvent[] {
-    return this.events.filter((event) => event.data.session === session && !event.id.includes('-end'));
+    return this.events.filter((event) => event.data.session === session && !isEndEvent(event));
   }
   async sessionOf(task: string): Promise<string> {
     return (await eventually(() => this.events.find((event) => event.data.task === task), `an event of task ${task}`)).data.session;

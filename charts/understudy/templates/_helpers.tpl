@@ -178,3 +178,96 @@ readinessProbe:
   periodSeconds: 2
   timeoutSeconds: 2
 {{- end -}}
+
+{{/* Who may do what on the bundled NATS. Argument: dict "root" . "passwords" (by user). A change of it restarts NATS, so its passwords are left out of what is compared. */}}
+{{- define "understudy.natsUsers" -}}
+{{- $p := .root.Values.prefix }}
+{{- $s := include "understudy.streamPrefix" .root }}
+{{- $passwords := .passwords }}
+{{- $tenants := splitList "," (include "understudy.tenants" .root) | compact -}}
+authorization {
+  users = [
+    {
+      user: runtime, password: {{ index $passwords "nats-runtime" | quote }}
+      permissions {
+        publish: [
+          "{{ $p }}.task.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
+          "_INBOX_operator.>", "_INBOX_console.>" # answers; allow_responses loses its memory when the server restarts
+          {{- range list "TASKS" "MAIL" "EFFECTS" "STARTS" "EVENTS" "DEAD" "ARCHIVE" "BUNDLES" "WORKSPACES" }}
+          "$JS.API.STREAM.INFO.{{ $s }}{{ . }}", "$JS.API.STREAM.CREATE.{{ $s }}{{ . }}"
+          {{- end }}
+          {{- range list "MAIL" "EVENTS" "DEAD" "ARCHIVE" }}
+          "$JS.API.STREAM.MSG.GET.{{ $s }}{{ . }}", "$JS.API.CONSUMER.CREATE.{{ $s }}{{ . }}", "$JS.API.CONSUMER.DELETE.{{ $s }}{{ . }}.>", "$JS.FC.{{ $s }}{{ . }}.>"
+          {{- end }}
+          "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.DELETE.{{ $s }}DEAD", "$JS.API.STREAM.PURGE.{{ $s }}MAIL"
+          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}TASKS.intake", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}TASKS.intake", "$JS.ACK.{{ $s }}TASKS.intake.>"
+          "$JS.API.CONSUMER.NAMES.{{ $s }}EFFECTS", "$JS.API.CONSUMER.INFO.{{ $s }}EFFECTS.>"
+        ]
+        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "$SRV.>"]
+      }
+    }
+    {
+      user: gateway, password: {{ index $passwords "nats-gateway" | quote }}
+      permissions {
+        publish: [
+          "{{ $p }}.mail.>", "{{ $p }}.stream.>", "{{ $p }}.effect.models.*"
+          "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES"
+          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-models", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-models", "$JS.ACK.{{ $s }}EFFECTS.pool-models.>"
+        ]
+        subscribe: ["_INBOX_gateway.>", "{{ $p }}.cancel.models"]
+      }
+    }
+    {
+      user: executor, password: {{ index $passwords "nats-executor" | quote }}
+      permissions {
+        publish: [
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.holds.*", "{{ $p }}.effect.tools.*", "{{ $p }}.workspace.>", "_INBOX_executor.>"
+          "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
+          "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
+          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-tools", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-tools", "$JS.ACK.{{ $s }}EFFECTS.pool-tools.>"
+        ]
+        subscribe: ["_INBOX_executor.>", "{{ $p }}.cancel.tools", "{{ $p }}.holds.*"]
+      }
+    }
+    {
+      # Asks the control API, and reads what happened.
+      user: console, password: {{ index $passwords "nats-console" | quote }}
+      permissions {
+        publish: [
+          {{- range list "list" "inspect" "pause" "resume" "halt" "approve" "reject" "approvals" "dead" "requeue" "verify" "doctor" }}
+          "{{ $p }}.control.{{ . }}"
+          {{- end }}
+          "$JS.API.STREAM.INFO.{{ $s }}EVENTS", "$JS.API.CONSUMER.CREATE.{{ $s }}EVENTS", "$JS.API.CONSUMER.DELETE.{{ $s }}EVENTS.>", "$JS.FC.{{ $s }}EVENTS.>"
+        ]
+        subscribe: ["_INBOX_console.>"]
+      }
+    }
+    {
+      # People and their CLI: everything through the control API, tasks, and reading what happened.
+      user: operator, password: {{ index $passwords "nats-operator" | quote }}
+      permissions {
+        publish: [
+          "{{ $p }}.control.>", "{{ $p }}.task.>", "$SRV.>"
+          {{- range list "TASKS" "MAIL" "EFFECTS" "STARTS" "EVENTS" "DEAD" "ARCHIVE" "BUNDLES" "WORKSPACES" }}
+          "$JS.API.STREAM.INFO.{{ $s }}{{ . }}", "$JS.API.STREAM.MSG.GET.{{ $s }}{{ . }}"
+          {{- end }}
+          {{- range list "MAIL" "STARTS" "EVENTS" "DEAD" "ARCHIVE" }}
+          "$JS.API.CONSUMER.CREATE.{{ $s }}{{ . }}", "$JS.API.CONSUMER.DELETE.{{ $s }}{{ . }}.>", "$JS.FC.{{ $s }}{{ . }}.>"
+          {{- end }}
+        ]
+        subscribe: ["_INBOX_operator.>", "{{ $p }}.event.>", "{{ $p }}.stream.>"]
+      }
+    }
+    {{- range $tenants }}
+    {
+      # Publishes for its own tenant, hears of its own tenant.
+      user: tenant-{{ . }}, password: {{ index $passwords (printf "nats-tenant-%s" .) | quote }}
+      permissions {
+        publish: ["{{ $p }}.task.{{ . }}.*"]
+        subscribe: ["_INBOX_tenant-{{ . }}.>", "{{ $p }}.event.{{ . }}.>", "{{ $p }}.stream.{{ . }}.>"]
+      }
+    }
+    {{- end }}
+  ]
+}
+{{- end -}}

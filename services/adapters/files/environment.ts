@@ -55,7 +55,7 @@ const schema = z.object({
   UNDERSTUDY_REPLICAS: z.coerce.number().int().min(1).max(5).default(1).describe('copies of each stream'),
 });
 
-const isLoopback = (address: string) => address === 'localhost' || address === '::1' || address.startsWith('127.');
+const isLoopbackAddress = (address: string) => address === 'localhost' || address === '::1' || /^127(\.\d{1,3}){3}$/.test(address);
 
 export interface Settings {
   readonly nats: { readonly url: string; readonly user: string | undefined; readonly password: string | undefined; readonly replicas: number };
@@ -94,7 +94,7 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
   const parsed = schema.safeParse(given);
   if (!parsed.success) throw new Refused('SETTINGS_INVALID', `environment: ${issuesOf(parsed.error)}`);
   const value = parsed.data;
-  if (!isLoopback(value.UNDERSTUDY_CONSOLE_ADDRESS) && !value.UNDERSTUDY_CONSOLE_TOKEN && !value.UNDERSTUDY_CONSOLE_USER_HEADER)
+  if (!isLoopbackAddress(value.UNDERSTUDY_CONSOLE_ADDRESS) && !value.UNDERSTUDY_CONSOLE_TOKEN && !value.UNDERSTUDY_CONSOLE_USER_HEADER)
     throw new Refused(
       'SETTINGS_INVALID',
       `environment: UNDERSTUDY_CONSOLE_ADDRESS=${value.UNDERSTUDY_CONSOLE_ADDRESS} is open to others: set UNDERSTUDY_CONSOLE_TOKEN, or UNDERSTUDY_CONSOLE_USER_HEADER behind a proxy that logs people in`,

@@ -43,6 +43,7 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
     servers: url.split(','),
     name,
     maxReconnectAttempts: -1,
+    ignoreAuthErrorAbort: true, // a password that is being changed is asked about again, like a server that is away
     reconnectTimeWait: 100,
     reconnectJitter: 100,
     waitOnFirstConnect: true,

@@ -1,6 +1,9 @@
 /** The control API as a NATS service (ADR-32): `$SRV.*` finds it, `nats req` talks to it. */
+
+import type { ServiceMsg } from 'nats';
 import { z } from 'zod';
-import { messageOf, Unavailable, UnderstudyError } from '../../core/errors.ts';
+import { messageOf, Refused, Unavailable, UnderstudyError } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
 import type { Control, ControlAnswer, HandOver } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
 
@@ -27,24 +30,31 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         version,
         description: 'list, inspect, pause, resume, halt, approve, reject, dead letters, verify',
       });
+      const answerTo = async (message: ServiceMsg, handle: (body: unknown) => Promise<ControlAnswer>): Promise<string> => {
+        try {
+          const text = JSON.stringify(await handle(message.data.length === 0 ? {} : JSON.parse(message.string())));
+          const [bytes, bytesMax] = [Buffer.byteLength(text), connection.info?.max_payload ?? limits.batchBytesMax];
+          // It would be thrown at us where nobody catches it.
+          if (bytes > bytesMax)
+            throw new Refused('ANSWER_TOO_LARGE', `the answer has ${bytes} bytes, and the broker carries ${bytesMax}: ask for fewer, or narrow it down by tenant, agent or status`);
+          return text;
+        } catch (failure) {
+          const code = failure instanceof UnderstudyError ? failure.code : failure instanceof SyntaxError ? 'NOT_JSON' : 'DEFECT';
+          return JSON.stringify({ ok: false, code, message: messageOf(failure).slice(0, 2_000) } satisfies ControlAnswer);
+        }
+      };
       const group = service.addGroup(`${subjects.prefix}.control`);
       for (const [verb, handle] of Object.entries(handlers)) {
         group.addEndpoint(verb, {
           handler: (error, message) => {
             if (error) return;
-            void (async () => {
-              let answer: ControlAnswer;
+            void answerTo(message, handle).then((text) => {
               try {
-                answer = await handle(message.data.length === 0 ? {} : JSON.parse(message.string()));
-              } catch (failure) {
-                answer = {
-                  ok: false,
-                  code: failure instanceof UnderstudyError ? failure.code : failure instanceof SyntaxError ? 'NOT_JSON' : 'DEFECT',
-                  message: messageOf(failure),
-                };
+                message.respond(text);
+              } catch {
+                // The connection is being closed: who asked hears nothing, and asks another.
               }
-              message.respond(JSON.stringify(answer));
-            })();
+            });
           },
         });
       }
@@ -57,7 +67,7 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         const reply = await request().catch((error: Error) => (reading.has(verb) ? request() : Promise.reject(error)));
         return answerSchema.parse(JSON.parse(reply.string()));
       } catch (error) {
-        throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms (prefix ${subjects.prefix})`, { cause: error });
+        throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms: is one running under the prefix ${subjects.prefix}?`, { cause: error });
       }
     },
     announceReleased: (handOver) => connection.publish(subjects.released, JSON.stringify(handOver)),

@@ -61,7 +61,13 @@ export class OrderedReader {
   }
 
   async start(): Promise<void> {
-    await this.#make();
+    try {
+      await this.#make();
+    } catch (error) {
+      // Nobody holds a reader that did not start, and the broker may have made its consumer: it would be told everything for ever.
+      await this.stop();
+      throw error;
+    }
     if (this.#isStopped) return; // it was told, while it was made, that there is nothing to wait for
     this.#watch = setInterval(() => {
       if (!this.#isPaused && !this.#isMaking && Date.now() - this.#heardAt > 3 * heartbeatMs + 500) void this.#remake();

@@ -1,9 +1,9 @@
 /** What the page asks of its server, and what comes back. */
 
 import type { SessionSummary } from '../../core/session/summary.ts';
-import type { ApprovalView, ConversationView, HealthView, LetterView, SessionView } from '../answers.ts';
+import type { ApprovalView, ConversationView, HealthView, LetterView, SessionView, VerdictView } from '../answers.ts';
 
-export type { ApprovalView, ConversationView, HealthView, LetterView, SessionSummary, SessionView };
+export type { ApprovalView, ConversationView, HealthView, LetterView, SessionSummary, SessionView, VerdictView };
 
 export class Refusal extends Error {
   readonly code: string;

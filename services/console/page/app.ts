@@ -62,6 +62,7 @@ function House({ me, onLeft }: { me: Me; onLeft: () => void }) {
   const go = (to: string) => {
     history.pushState(null, '', to);
     setAddress(to);
+    scrollTo(0, 0);
   };
   // Links of the page itself stay in it; what opens elsewhere is left to the browser.
   const onClick = (event: MouseEvent) => {
@@ -77,11 +78,14 @@ function House({ me, onLeft }: { me: Me; onLeft: () => void }) {
     if (refusal?.status === 401) onLeft();
   }, [refusal]);
   const { pathname, searchParams } = new URL(address, location.origin);
-  const leave = () => void act('/logout', {}).then(onLeft);
+  const leave = () => void act('/logout', {}).then(onLeft, onLeft);
+  useEffect(() => {
+    document.title = `${pages.find(([path]) => path === pathname)?.[1] ?? pathname.split('/').at(-1)} – Understudy`;
+  }, [pathname]);
   return html`<div onClickCapture=${onClick}>
     <nav>
       <a class="brand" href="/">Understudy</a>
-      ${pages.map(([path, name]) => html`<a href=${path} class=${pathname === path ? 'here' : ''}>${name}${path === '/approvals' && approvals?.length ? html` <span class="count">${approvals.length}</span>` : null}</a>`)}
+      ${pages.map(([path, name]) => html`<a href=${path} class=${pathname === path ? 'here' : ''} aria-current=${pathname === path ? 'page' : undefined}>${name}${path === '/approvals' && approvals?.length ? html` <span class="count">${approvals.length}</span>` : null}</a>`)}
       <span class="me">${me.user}${me.asksForToken ? html` <button type="button" onClick=${leave}>leave</button>` : null}</span>
     </nav>
     <main>${pageOf(pathname, searchParams, go)}</main>
@@ -89,8 +93,8 @@ function House({ me, onLeft }: { me: Me; onLeft: () => void }) {
 }
 
 function pageOf(path: string, query: URLSearchParams, go: (to: string) => void) {
-  const session = /^\/sessions\/([^/]+)$/.exec(path)?.[1];
-  if (session) return html`<${Session} key=${session} session=${decodeURIComponent(session)} />`;
+  const session = /^\/sessions\/([A-Za-z0-9_-]+)$/.exec(path)?.[1];
+  if (session) return html`<${Session} key=${session} session=${session} />`;
   if (path === '/') return html`<${Sessions} query=${query} go=${go} />`;
   if (path === '/approvals') return html`<${Approvals} />`;
   if (path === '/dead-letters') return html`<${DeadLetters} />`;

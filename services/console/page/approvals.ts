@@ -11,7 +11,7 @@ export function Approvals() {
     <h1>Approvals</h1>
     <${Trouble} refusal=${refusal} />
     ${approvals?.length === 0 ? html`<${Empty}>Nothing waits for a person.<//>` : null}
-    ${approvals?.map((approval) => html`<${Approval} key=${approval.id} approval=${approval} now=${now} isAlone onDecided=${again} />`)}
+    ${approvals?.map((approval) => html`<${Approval} key=${`${approval.id} ${approval.hash}`} approval=${approval} now=${now} isAlone onDecided=${again} />`)}
   </section>`;
 }
 
@@ -35,7 +35,7 @@ export function Approval({ approval, now, isAlone, onDecided }: { approval: Appr
     ${
       edited === undefined
         ? html`<pre>${pretty(approval.arguments)}</pre>`
-        : html`<textarea rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
+        : html`<textarea aria-label="arguments" rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
           <p class="hint">The edited arguments replace the old ones as a whole.</p>`
     }
     ${

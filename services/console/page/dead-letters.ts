@@ -44,7 +44,7 @@ function Letter({ letter, now, onDone }: { letter: LetterView; now: number; onDo
       <span><${Ago} since=${letter.at} now=${now} /> ago</span>
     </header>
     <p>${letter.reason}</p>
-    ${body === undefined ? null : html`<textarea rows="6" value=${body} onInput=${(event: Event) => setBody((event.target as HTMLTextAreaElement).value)}></textarea>`}
+    ${body === undefined ? null : html`<textarea aria-label="body" rows="6" value=${body} onInput=${(event: Event) => setBody((event.target as HTMLTextAreaElement).value)}></textarea>`}
     ${letter.isCut ? html`<p class="hint">Only the beginning of its body was kept: requeue it with a whole one.</p>` : null}
     <div class="deeds">
       ${letter.subject ? html`<button type="button" class="main" disabled=${isBusy} onClick=${requeue}>${body === undefined || body === before ? 'publish again' : 'publish again as edited'}</button>` : html`<span class="hint">It was no task but a message to a session: it cannot be published again.</span>`}

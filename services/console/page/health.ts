@@ -24,7 +24,7 @@ function show(health: HealthView) {
         ),
       )}
       ${line(health.deadLetters === 0, html`${health.deadLetters} <a href="/dead-letters">dead letters</a>`)}
-      ${line(health.agents.length > 0, `agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} tools)`).join(', ') || 'none'}`)}
+      ${line(health.agents.length > 0, `agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`).join(', ') || 'none'}`)}
       ${health.problems.map((problem) => line(false, `${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`))}
       ${line(true, health.mail.last < health.mail.first ? 'the mail stream is empty' : `the mail stream holds ${health.mail.first} to ${health.mail.last}, needed from ${health.oldestMailNeeded} on`)}
     </ul>
@@ -32,8 +32,14 @@ function show(health: HealthView) {
     <div class="shards">
       ${Array.from({ length: shards }, (_, shard) => {
         const owner = owners[shard];
-        return html`<span class=${owner ? `shard host-${hosts.indexOf(owner) % 6}` : 'shard orphan'} title=${owner ?? 'nobody'}>${shard}</span>`;
+        return html`<span class=${owner ? `shard host-${hosts.indexOf(owner) % 6}` : 'shard orphan'} title=${owner ?? 'nobody'}>${shard}${owner ? '' : ' nobody'}</span>`;
       })}
     </div>
-    <p>${hosts.map((host, index) => html`<span class=${`host shard host-${index % 6}`}>${host}: ${Object.values(owners).filter((owner) => owner === host).length}</span> `)}</p>`;
+    <p>${hosts.map(
+      (host, index) =>
+        html`<span class=${`host shard host-${index % 6}`}>${host}: ${Object.entries(owners)
+          .filter(([, owner]) => owner === host)
+          .map(([shard]) => shard)
+          .join(' ')}</span> `,
+    )}</p>`;
 }

@@ -1,7 +1,9 @@
 /** One session: how it stands, what it spent its time on, each decision, and what can be done. */
 import { useEffect, useState } from 'preact/hooks';
 import { age, dollars } from '../../core/format.ts';
-import { act, ask, at, type ConversationView, type Refusal, type SessionView } from './api.ts';
+import { isFinal } from '../../core/session/final.ts';
+import { isEndEvent } from '../../core/wire/event-end.ts';
+import { act, ask, at, type ConversationView, Refusal, type SessionView, type VerdictView } from './api.ts';
 import { Approval } from './approvals.ts';
 import { inOrder, spansOf, type TimedEvent } from './timeline.ts';
 import { Timeline } from './timeline-view.ts';
@@ -11,10 +13,10 @@ export function Session({ session }: { session: string }) {
   const now = useNow();
   const path = at('sessions', session);
   const { value: view, refusal, again } = useAnswer<SessionView>(path);
-  const events = useEvents(session);
+  const { events, trouble } = useEvents(session);
   if (!view) return html`<section><h1>${session}</h1><${Trouble} refusal=${refusal} /></section>`;
   const { summary } = view;
-  const isOver = /^(completed|failed|halted)$/.test(summary.status);
+  const isOver = isFinal(summary.status);
   const deed = (verb: string) => async (reason: string) => {
     await act(`${path}/${verb}`, { reason });
     again();
@@ -30,7 +32,7 @@ export function Session({ session }: { session: string }) {
       <${Verify} path=${path} />
       <${Code}>understudy inspect ${session}<//>
     </div>
-    ${view.approvals.map((approval) => html`<${Approval} key=${approval.id} approval=${approval} now=${now} onDecided=${again} />`)}
+    ${view.approvals.map((approval) => html`<${Approval} key=${`${approval.id} ${approval.hash}`} approval=${approval} now=${now} onDecided=${again} />`)}
     <dl class="facts">
       <div><dt>waiting on</dt><dd>${summary.waitingOn ? html`${summary.waitingOn}, for <${Ago} since=${summary.since} now=${now} />` : 'nothing'}</dd></div>
       <div><dt>state</dt><dd>${summary.state}, version ${summary.version}</dd></div>
@@ -41,6 +43,7 @@ export function Session({ session }: { session: string }) {
     </dl>
     <${Budget} view=${view} />
     <h2>What it spent its time on</h2>
+    <${Trouble} refusal=${trouble} />
     <${Timeline} spans=${spansOf(events)} from=${events[0] ? Date.parse(events[0].time) : now} now=${now} />
     <h2>Every step and why</h2>
     <${Steps} events=${events} />
@@ -49,25 +52,41 @@ export function Session({ session }: { session: string }) {
 }
 
 /** What happened and what happens, as it happens. */
-function useEvents(session: string): TimedEvent[] {
+function useEvents(session: string): { events: TimedEvent[]; trouble: Refusal | undefined } {
   const [events, setEvents] = useState<TimedEvent[]>([]);
+  const [trouble, setTrouble] = useState<Refusal>();
   useEffect(() => {
     const gathered = new Map<string, TimedEvent>();
-    let isDue = false;
-    const source = new EventSource(`/api${at('sessions', session)}/events`);
-    source.onmessage = ({ data }) => {
-      const event = JSON.parse(data) as TimedEvent;
-      gathered.set(event.id, event);
-      if (isDue) return;
-      isDue = true;
-      setTimeout(() => {
-        isDue = false;
-        setEvents(inOrder(gathered.values()));
-      }, 100);
+    let drawing: ReturnType<typeof setTimeout> | undefined;
+    let trying: ReturnType<typeof setTimeout> | undefined;
+    let source: EventSource;
+    const open = () => {
+      source = new EventSource(`/api${at('sessions', session)}/events`);
+      source.onmessage = ({ data }) => {
+        setTrouble(undefined);
+        const event = JSON.parse(data) as TimedEvent;
+        gathered.set(event.id, event);
+        drawing ??= setTimeout(() => {
+          drawing = undefined;
+          setEvents(inOrder(gathered.values()));
+        }, 100);
+      };
+      // It is over: nothing more will come, and a browser has few connections to one host.
+      source.addEventListener('over', () => source.close());
+      // A browser tries again by itself after a broken connection, and never after a refusal.
+      source.onerror = () => {
+        setTrouble(new Refusal('EVENTS_AWAY', 'what happens now is not heard; trying again', 0));
+        if (source.readyState === EventSource.CLOSED) trying = setTimeout(open, 3_000);
+      };
     };
-    return () => source.close();
+    open();
+    return () => {
+      source.close();
+      clearTimeout(drawing);
+      clearTimeout(trying);
+    };
   }, [session]);
-  return events;
+  return { events, trouble };
 }
 
 function Budget({ view: { summary, limits } }: { view: SessionView }) {
@@ -80,7 +99,7 @@ function Budget({ view: { summary, limits } }: { view: SessionView }) {
   return html`<div class="budget">
     ${rows.map(
       ([name, spent, most, show]) => html`<div><span>${name}</span>
-        ${most === undefined ? null : html`<meter min="0" max=${most} value=${spent} low=${most * 0.6} high=${most * 0.85} optimum="0"></meter>`}
+        ${most === undefined ? null : html`<meter aria-label=${name} min="0" max=${most} value=${spent} low=${most * 0.6} high=${most * 0.85} optimum="0"></meter>`}
         <b>${show(spent)}</b>${most === undefined ? null : html` of ${show(most)}`}</div>`,
     )}
   </div>`;
@@ -91,7 +110,7 @@ function Steps({ events }: { events: readonly TimedEvent[] }) {
     <thead><tr><th class="number">version</th><th>at</th><th>heard</th><th>from → to</th><th>chosen, of</th><th>asked for</th><th class="number">took</th><th class="number">cost</th></tr></thead>
     <tbody>
       ${events
-        .filter(({ id }) => !id.includes('-end'))
+        .filter((event) => !isEndEvent(event))
         .map(
           ({ id, type, time, data: { version, from, to, decisions, effects, details } }) => html`<tr key=${id}>
           <td class="number">${version}</td>
@@ -109,17 +128,12 @@ function Steps({ events }: { events: readonly TimedEvent[] }) {
 }
 const said = (value: unknown) => (typeof value === 'string' || typeof value === 'number' ? String(value) : '');
 
-interface Verdict {
-  readonly isEqual: boolean;
-  readonly messages: number;
-  readonly version: number;
-}
 /** Fold its log from the beginning: is it what is stored? */
 function Verify({ path }: { path: string }) {
-  const [verdict, setVerdict] = useState<Verdict | Refusal>();
-  const verify = async () => setVerdict(await ask<Verdict>(`${path}/verify`).catch((error: Refusal) => error));
-  if (!verdict) return html`<button type="button" title="fold its log from the beginning, and compare with what is stored" onClick=${verify}>verify</button>`;
-  if (verdict instanceof Error) return html`<${Trouble} refusal=${verdict} />`;
+  const [verdict, setVerdict] = useState<VerdictView | Refusal>();
+  const verify = async () => setVerdict(await ask<VerdictView>(`${path}/verify`).catch((error: Refusal) => error));
+  if (!verdict || verdict instanceof Error)
+    return html`<button type="button" title="fold its log from the beginning, and compare with what is stored" onClick=${verify}>verify</button>${verdict ? html`<${Trouble} refusal=${verdict} />` : null}`;
   return verdict.isEqual
     ? html`<span class="good">equal: ${verdict.messages} messages fold to version ${verdict.version}</span>`
     : html`<span class="bad">NOT EQUAL: its log does not fold to what is stored</span>`;
@@ -129,10 +143,10 @@ function Verify({ path }: { path: string }) {
 function Conversation({ path }: { path: string }) {
   const [shown, setShown] = useState<ConversationView | Refusal>();
   const show = async () => setShown(await ask<ConversationView>(`${path}/conversation`).catch((error: Refusal) => error));
-  if (!shown)
-    return html`<h2>What was said</h2><p><button type="button" onClick=${show}>show the conversation</button> <span class="hint">It is the tenant’s. That you looked is logged.</span></p>`;
-  if (shown instanceof Error) return html`<h2>What was said</h2><${Trouble} refusal=${shown} />`;
+  if (!shown || shown instanceof Error)
+    return html`<h2>What was said</h2><p><button type="button" onClick=${show}>show the conversation</button> <span class="hint">It is the tenant’s. That you looked is logged.</span></p>${shown ? html`<${Trouble} refusal=${shown} />` : null}`;
   return html`<h2>What was said</h2>
+    ${shown.conversationFrom > 0 ? html`<p class="hint">Its last ${shown.conversation.length} entries; ${shown.conversationFrom} before them are too many to show.</p>` : null}
     <div class="conversation">
       ${shown.conversation.map(
         (entry, index) => html`<article key=${index} class=${entry.role}>

@@ -1,6 +1,7 @@
 /** The list of sessions: what each waits on, since when. The filter stands in the address. */
 import { useState } from 'preact/hooks';
 import { dollars } from '../../core/format.ts';
+import { isFinal } from '../../core/session/final.ts';
 import type { SessionSummary } from './api.ts';
 import { Ago, Badge, Code, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
@@ -10,7 +11,7 @@ const max = 200;
 export function Sessions({ query, go }: { query: URLSearchParams; go: (path: string) => void }) {
   const now = useNow();
   const asked = new URLSearchParams([...query].filter(([name, value]) => value && ['tenant', 'agent', 'status', 'ended'].includes(name)));
-  if (statuses.indexOf(asked.get('status') ?? '') > 2) asked.set('ended', 'true');
+  if (isFinal(asked.get('status') ?? '')) asked.set('ended', 'true');
   const { value: sessions, refusal } = useAnswer<SessionSummary[]>(`/sessions?${new URLSearchParams([...asked, ['max', String(max)]])}`);
   const set = (name: string, value: string) => {
     const next = new URLSearchParams(query);
@@ -21,18 +22,18 @@ export function Sessions({ query, go }: { query: URLSearchParams; go: (path: str
   return html`<section>
     <h1>Sessions</h1>
     <form class="filter" onSubmit=${(event: Event) => event.preventDefault()}>
-      <${Field} label="tenant" value=${query.get('tenant')} onSet=${(value: string) => set('tenant', value)} />
-      <${Field} label="agent" value=${query.get('agent')} onSet=${(value: string) => set('agent', value)} />
+      <${Field} key=${`tenant ${query.get('tenant')}`} label="tenant" value=${query.get('tenant')} onSet=${(value: string) => set('tenant', value)} />
+      <${Field} key=${`agent ${query.get('agent')}`} label="agent" value=${query.get('agent')} onSet=${(value: string) => set('agent', value)} />
       <label>status
         <select value=${query.get('status') ?? ''} onChange=${(event: Event) => set('status', (event.target as HTMLSelectElement).value)}>
           <option value="">any</option>${statuses.map((status) => html`<option value=${status}>${status}</option>`)}
         </select>
       </label>
-      <label class="check"><input type="checkbox" checked=${query.get('ended') === 'true'} onChange=${(event: Event) => set('ended', (event.target as HTMLInputElement).checked ? 'true' : '')} /> ended ones too</label>
+      <label class="check"><input type="checkbox" checked=${asked.get('ended') === 'true'} disabled=${isFinal(asked.get('status') ?? '')} onChange=${(event: Event) => set('ended', (event.target as HTMLInputElement).checked ? 'true' : '')} /> ended ones too</label>
     </form>
     <${Trouble} refusal=${refusal} />
     ${sessions && sessions.length > 0 ? html`<p class="hint">${tally(sessions)}</p>` : null}
-    ${sessions && sessions.length > 0 ? table(sessions, now, go) : sessions ? html`<${Empty}>No session fits. <${Code}>understudy run refund-desk '…'<//> publishes a task; “ended ones too” shows those that are over.<//>` : null}
+    ${sessions && sessions.length > 0 ? table(sessions, now) : sessions ? html`<${Empty}>No session fits. <${Code}>understudy run refund-desk '…'<//> publishes a task; “ended ones too” shows those that are over.<//>` : null}
     ${sessions && sessions.length >= max ? html`<p class="hint">The ${max} that changed last. Narrow it down by tenant, agent or status.</p>` : null}
   </section>`;
 }
@@ -53,11 +54,11 @@ function Field({ label, value, onSet }: { label: string; value: string | null; o
   return html`<label>${label} <input value=${text} placeholder="any" onInput=${(event: Event) => setText((event.target as HTMLInputElement).value)} onChange=${() => onSet(text.trim())} /></label>`;
 }
 
-const table = (sessions: SessionSummary[], now: number, go: (path: string) => void) => html`<table class="list">
+const table = (sessions: SessionSummary[], now: number) => html`<table class="list">
   <thead><tr><th>session</th><th>tenant</th><th>agent</th><th>status</th><th>waiting on</th><th>since</th><th class="number">model calls</th><th class="number">tool calls</th><th class="number">cost</th></tr></thead>
   <tbody>
     ${sessions.map(
-      (one) => html`<tr key=${one.session} onClick=${() => go(`/sessions/${one.session}`)}>
+      (one) => html`<tr key=${one.session}>
         <td><a href=${`/sessions/${one.session}`}>${one.session}</a></td>
         <td>${one.tenant}</td>
         <td>${one.agent}</td>

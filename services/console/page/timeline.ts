@@ -1,5 +1,8 @@
 /** What a session spent its time on, from its events alone. Pure: tested without a browser. */
 
+import { isFinal } from '../../core/session/final.ts';
+import { isEndEvent } from '../../core/wire/event-end.ts';
+
 /** As much of an event as is needed here. */
 export interface TimedEvent {
   readonly id: string;
@@ -41,13 +44,12 @@ export interface Share {
 const kinds: Readonly<Record<string, SpanKind>> = { callModel: 'model', runTool: 'tool', startAgent: 'agent', askHuman: 'approval' };
 const number = (value: unknown): number | undefined => (typeof value === 'number' && Number.isFinite(value) ? value : undefined);
 const text = (value: unknown): string => (typeof value === 'string' ? value : '');
-const isEnd = ({ id }: TimedEvent) => id.includes('-end');
 
 /** Each step once, in order: events come at least once, and ends may come before steps that had to be told again. */
 export function inOrder<Event extends TimedEvent>(events: Iterable<Event>): Event[] {
   const byId = new Map<string, Event>();
   for (const event of events) byId.set(event.id, event);
-  return [...byId.values()].sort((left, right) => left.data.version - right.data.version || Number(isEnd(left)) - Number(isEnd(right)));
+  return [...byId.values()].sort((left, right) => left.data.version - right.data.version || Number(isEndEvent(left)) - Number(isEndEvent(right)));
 }
 
 /** @param events  of one session, in order */
@@ -76,8 +78,7 @@ export function spansOf(events: readonly TimedEvent[]): Span[] {
       spans.set(id, { effect: id, kind: spanKind, what: what ?? spanKind, from: at, to: undefined, workMs: undefined, attempts: 1, outcome: '' });
     }
     // What is still asked for when a session ends, nobody waits for any more.
-    if (isEnd(event) && /^(completed|failed|halted)$/.test(event.data.status))
-      for (const [id, open] of spans) if (open.to === undefined) spans.set(id, { ...open, to: at, outcome: 'given up' });
+    if (isEndEvent(event) && isFinal(event.data.status)) for (const [id, open] of spans) if (open.to === undefined) spans.set(id, { ...open, to: at, outcome: 'given up' });
   }
   return [...spans.values()];
 }

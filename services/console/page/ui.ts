@@ -1,7 +1,7 @@
 /** Small things that all pages use. */
 import htm from 'htm';
 import { type ComponentChildren, h, type VNode } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import { age } from '../../core/format.ts';
 import { ask, Refusal } from './api.ts';
 
@@ -23,26 +23,26 @@ export interface Answer<Value> {
   again(): void;
 }
 
-/** Ask, and ask again every so often while somebody looks. A failure leaves what was known before. */
+/** Ask, and ask again every so often while somebody looks, one question at a time. What was known of this path stays until it is known better. */
 export function useAnswer<Value>(path: string, everyMs = 2_000): Answer<Value> {
-  const [value, setValue] = useState<Value>();
-  const [refusal, setRefusal] = useState<Refusal>();
+  const [known, setKnown] = useState<{ path: string; value?: Value; refusal?: Refusal }>({ path });
   const [round, setRound] = useState(0);
   useEffect(() => {
     let isWanted = true;
+    let isAsking = false;
     const look = async () => {
-      if (document.hidden) return;
+      if (document.hidden || isAsking) return;
+      isAsking = true;
       try {
-        const found = await ask<Value>(path);
-        if (!isWanted) return;
-        setValue(found);
-        setRefusal(undefined);
+        const value = await ask<Value>(path);
+        if (isWanted) setKnown({ path, value });
       } catch (error) {
-        if (isWanted) setRefusal(error as Refusal);
+        if (isWanted) setKnown((before) => ({ ...(before.path === path ? before : { path }), refusal: error as Refusal }));
       }
+      isAsking = false;
     };
     void look();
-    const timer = everyMs > 0 ? setInterval(() => void look(), everyMs) : undefined;
+    const timer = setInterval(() => void look(), everyMs);
     const onShown = () => void look();
     document.addEventListener('visibilitychange', onShown);
     return () => {
@@ -51,8 +51,8 @@ export function useAnswer<Value>(path: string, everyMs = 2_000): Answer<Value> {
       document.removeEventListener('visibilitychange', onShown);
     };
   }, [path, everyMs, round]);
-  useEffect(() => setValue(undefined), [path]);
-  return { value, refusal, again: () => setRound((count) => count + 1) };
+  const mine = known.path === path ? known : undefined;
+  return { value: mine?.value, refusal: mine?.refusal, again: () => setRound((count) => count + 1) };
 }
 
 export function Trouble({ refusal }: { refusal: Refusal | undefined }) {
@@ -72,24 +72,33 @@ export function Deed({ label, isGrave, ask: question, onDo }: { label: string; i
   const [isBusy, setBusy] = useState(false);
   const [reason, setReason] = useState('');
   const [refusal, setRefusal] = useState<Refusal>();
+  const field = useRef<HTMLInputElement>(null);
+  const opener = useRef<HTMLButtonElement>(null);
+  useEffect(() => {
+    if (isOpen) field.current?.focus();
+  }, [isOpen]);
+  const close = () => {
+    setOpen(false);
+    setReason('');
+    setRefusal(undefined);
+    setTimeout(() => opener.current?.focus());
+  };
   const go = async (event: Event) => {
     event.preventDefault();
     setBusy(true);
     try {
       await onDo(reason);
-      setOpen(false);
-      setReason('');
-      setRefusal(undefined);
+      close();
     } catch (error) {
       setRefusal(error instanceof Refusal ? error : new Refusal('DEFECT', String(error), 0));
     }
     setBusy(false);
   };
-  if (!isOpen) return html`<button type="button" class=${isGrave ? 'grave' : ''} onClick=${() => setOpen(true)}>${label}</button>`;
-  return html`<form class="deed" onSubmit=${go}>
-    <label>${question} <input autofocus value=${reason} maxlength="2000" onInput=${(event: InputEvent) => setReason((event.target as HTMLInputElement).value)} /></label>
+  if (!isOpen) return html`<button ref=${opener} type="button" class=${isGrave ? 'grave' : ''} onClick=${() => setOpen(true)}>${label}</button>`;
+  return html`<form class="deed" onSubmit=${go} onKeyDown=${(event: KeyboardEvent) => event.key === 'Escape' && close()}>
+    <label>${question} <input ref=${field} value=${reason} maxlength="2000" onInput=${(event: InputEvent) => setReason((event.target as HTMLInputElement).value)} /></label>
     <button type="submit" class=${isGrave ? 'grave' : 'main'} disabled=${isBusy}>${isBusy ? '…' : label}</button>
-    <button type="button" onClick=${() => setOpen(false)}>not now</button>
+    <button type="button" onClick=${close}>not now</button>
     <${Trouble} refusal=${refusal} />
   </form>`;
 }

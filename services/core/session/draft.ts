@@ -2,6 +2,7 @@
  * A step under way: the record as it becomes, and what has been wanted so far. What every session shares stands here,
  * whatever its machine: settling, cancelling and ending.
  */
+
 import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
 import { nothing } from '../budget/budget.ts';
 import { assertNever } from '../errors.ts';
@@ -11,6 +12,7 @@ import type { AgentContext } from './agent-context.ts';
 import { agentMachine } from './agent-machine.ts';
 import type { Entry } from './conversation.ts';
 import { type Effect, isPending, type PendingEffect } from './effects.ts';
+import { isFinal } from './final.ts';
 import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
 import type { Message } from './messages.ts';
 import type { Surroundings } from './plan.ts';
@@ -80,8 +82,6 @@ export const driverFor = (machine: AnyStateMachine): MachineDriver => {
 };
 
 export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string => (record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status);
-
-const isFinal = (status: SessionRecord['status']) => status === 'completed' || status === 'failed' || status === 'halted';
 
 export const nameOf = (value: unknown): string =>
   typeof value === 'string'

@@ -8,6 +8,7 @@
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import { agentNameSchema, revisionSchema, sessionIdSchema, sha256, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import { isFinal } from './final.ts';
 import { messageSchema, parentSchema } from './messages.ts';
 
 export const recordSchemaVersion = 2;
@@ -69,7 +70,7 @@ export type SessionRecord = z.infer<typeof recordSchema>;
 /** Tasks that a session knows: its own, and for a keyed session those before it. */
 export const tasksOf = (record: SessionRecord): readonly string[] => [record.task, ...(record.tasksBefore ?? [])];
 
-export const isEnded = (record: SessionRecord): boolean => record.status === 'completed' || record.status === 'failed' || record.status === 'halted';
+export const isEnded = (record: SessionRecord): boolean => isFinal(record.status);
 
 /** SHA-256 of the record in canonical JSON (RFC 8785): equal states have equal hashes, whatever order their keys have. */
 export function stateHashOf(record: SessionRecord): string {

@@ -3,6 +3,7 @@
 import type { Happened } from '../session/draft.ts';
 import type { Effect } from '../session/effects.ts';
 import type { SessionRecord } from '../session/record.ts';
+import { endIdOf } from './event-end.ts';
 
 export interface UnderstudyEvent {
   readonly specversion: '1.0';
@@ -65,7 +66,7 @@ export function endEventOf(record: SessionRecord, reply: Extract<Effect, { kind:
   const base = eventOf(record, { kind: reply.outcome, from: '', to: reply.outcome, choices: [], details: {} }, [], at);
   return {
     ...base,
-    id: `${base.id}-end${index}`,
+    id: endIdOf(base.id, index),
     data: { ...base.data, task: reply.task, output: reply.output, spent: reply.spent, ...(reply.reason ? { reason: reply.reason } : {}) },
   };
 }

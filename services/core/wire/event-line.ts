@@ -1,6 +1,8 @@
 /** One event as one line for people. */
+
 import { dollars } from '../format.ts';
 import type { UnderstudyEvent } from './cloud-event.ts';
+import { isEndEvent } from './event-end.ts';
 
 export function eventLine(event: UnderstudyEvent): string {
   const { data } = event;
@@ -13,7 +15,7 @@ export function eventLine(event: UnderstudyEvent): string {
   if (data.details.tool)
     details.push(`${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`);
   for (const { kind: wanted, what } of data.effects) details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
-  if (data.reason && event.id.includes('-end')) details.push(data.reason);
+  if (data.reason && isEndEvent(event)) details.push(data.reason);
   const move = data.from === data.to || data.from === '' ? data.to : `${data.from} > ${data.to}`;
   return `${event.time.slice(11, 23)}  ${data.session}  v${data.version}  ${kind.padEnd(14)} ${move}  ${details.join('  ')}`.trimEnd();
 }

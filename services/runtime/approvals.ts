@@ -1,0 +1,104 @@
+/** What of a session waits for a person, and what becomes of a decision. */
+import { z } from 'zod';
+import { issuesOf, messageOf, Refused } from '../core/errors.ts';
+import { sessionIdSchema, sha256 } from '../core/ids.ts';
+import type { AgentContext } from '../core/session/agent-context.ts';
+import type { Message } from '../core/session/messages.ts';
+import type { SessionRecord } from '../core/session/record.ts';
+import { validatorOf } from '../core/session/tool-calls.ts';
+import type { Definitions } from './definitions.ts';
+
+export interface Approval {
+  readonly id: string;
+  readonly session: string;
+  readonly tenant: string;
+  readonly agent: string;
+  readonly kind: string;
+  readonly tool: string;
+  readonly arguments: string;
+  /** Of what is asked: a decision names it, so that it is for nothing else. */
+  readonly hash: string;
+  readonly since: number;
+  readonly expiresAt: number;
+  /** Somebody has: the session is paused, and hears of it when it is resumed. */
+  readonly isDecided: boolean;
+}
+
+export const actSchema = z.object({ session: sessionIdSchema, actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') });
+export const decideSchema = actSchema.extend({ approval: z.string().optional(), hash: z.string().optional(), arguments: z.string().optional() });
+
+export function approvalsOf(record: SessionRecord): Approval[] {
+  if (record.status !== 'active' && record.status !== 'paused') return [];
+  const open = (record.context as unknown as Partial<AgentContext>).approvals ?? {};
+  return Object.entries(record.pending).flatMap(([id, note]) => {
+    if (note.kind !== 'askHuman') return [];
+    const approval = record.machine === 'agent' ? open[id] : undefined;
+    return [
+      {
+        id,
+        session: record.session,
+        tenant: record.tenant,
+        agent: record.agent,
+        kind: approval?.kind ?? 'question',
+        tool: approval?.tool ?? note.what,
+        arguments: approval?.arguments ?? '',
+        // The record of a pipeline keeps no hash of its question: what is shown of it stands for it.
+        hash: approval?.hash ?? sha256(`${id}\n${note.what}\n${note.deadlineAt}`),
+        since: note.since,
+        expiresAt: note.deadlineAt,
+        isDecided: isDecided(record, id),
+      },
+    ];
+  });
+}
+
+const isDecided = (record: SessionRecord, approval: string): boolean =>
+  record.deferred.some(({ message }) => (message.kind === 'approve' || message.kind === 'reject') && message.approval === approval);
+
+/**
+ * The message that tells a session of a decision.
+ *
+ * @throws Refused when nothing, something else, or more than one thing is open, when it is too late, or when the tool would refuse the edit
+ */
+export async function decisionOf(
+  kind: 'approve' | 'reject',
+  input: z.infer<typeof decideSchema>,
+  record: SessionRecord,
+  { definitions, now }: { readonly definitions: Definitions; readonly now: number },
+): Promise<{ approval: Approval; message: Message }> {
+  const { session } = input;
+  const open = approvalsOf(record);
+  const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];
+  if (!chosen)
+    throw new Refused('APPROVAL_UNKNOWN', `session ${session} ${input.approval ? `has no open approval ${input.approval}` : `waits for no approval: it is ${record.status}`}`);
+  if (!input.approval && open.length > 1)
+    throw new Refused('APPROVAL_AMBIGUOUS', `session ${session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`);
+  if (input.hash !== undefined && !chosen.hash.startsWith(input.hash)) {
+    throw new Refused(
+      'APPROVAL_CHANGED',
+      `approval ${chosen.id} is for hash ${chosen.hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again`,
+    );
+  }
+  if (chosen.isDecided) throw new Refused('APPROVAL_DECIDED', `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed`);
+  if (kind === 'approve' && input.arguments !== undefined) await checkEdit(record, chosen, input.arguments, definitions);
+  if (chosen.expiresAt <= now) throw new Refused('APPROVAL_EXPIRED', `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`);
+  const decision = { approval: chosen.id as Extract<Message, { kind: 'approve' }>['approval'], hash: chosen.hash, actor: input.actor, reason: input.reason };
+  const edited = kind === 'approve' && input.arguments !== undefined ? { arguments: input.arguments } : {};
+  return { approval: chosen, message: { kind, ...decision, ...edited } };
+}
+
+/** An edit replaces the arguments as a whole; one that the tool would refuse must not use up the approval. */
+async function checkEdit(record: SessionRecord, { tool, kind }: Approval, edited: string, definitions: Definitions): Promise<void> {
+  if (kind !== 'tool') return;
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(edited);
+  } catch (error) {
+    throw new Refused('ARGUMENTS_NOT_JSON', `the edited arguments are not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
+  }
+  const { bundle } = await definitions.get(record.revision);
+  const spec = bundle.tools[tool];
+  const checked = spec && validatorOf(spec.input)?.safeParse(parsed);
+  if (checked && !checked.success)
+    throw new Refused('ARGUMENTS_INVALID', `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${issuesOf(checked.error)}`);
+}
