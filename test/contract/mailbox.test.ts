@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { decodeMail, encodeMail } from '../../services/adapters/nats/mail-codec.ts';
 import { natsMailbox } from '../../services/adapters/nats/mailbox.ts';
+import { OrderedReader } from '../../services/adapters/nats/ordered-reader.ts';
 import type { SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import type { MailBatch, Mailbox } from '../../services/ports/mailbox.ts';
 import { eventually } from '../support/eventually.ts';
@@ -210,6 +211,19 @@ describe('a stretch of mail that is trimmed', () => {
     await tampered({ after: behind, lateMs: 300 }).readTo(4 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
     expect(seen).toEqual([end]);
   });
+});
+
+test('a reader that cannot be started listens to nothing', async () => {
+  const servers = await startServers();
+  try {
+    const { nats } = servers.connections;
+    const listening = () => (nats.connection as unknown as { protocol: { subscriptions: { size(): number } } }).protocol.subscriptions.size();
+    const before = listening();
+    await expect(new OrderedReader(nats, { stream: 'NOWHERE', filter: 'nowhere.>', afterSequence: 0 }, () => undefined).start()).rejects.toThrow();
+    expect(listening()).toBe(before);
+  } finally {
+    await servers.stop();
+  }
 });
 
 describe('the bytes of mail', () => {
