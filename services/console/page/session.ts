@@ -5,7 +5,7 @@ import { isFinal } from '../../core/session/final.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
 import { act, ask, at, type ConversationView, Refusal, type SessionView, type VerdictView } from './api.ts';
 import { Approval } from './approvals.ts';
-import { inOrder, spansOf, type TimedEvent } from './timeline.ts';
+import { inOrder, isFine, spansOf, type TimedEvent } from './timeline.ts';
 import { Timeline } from './timeline-view.ts';
 import { Ago, Badge, Code, Deed, html, Trouble, useAnswer, useNow } from './ui.ts';
 
@@ -24,7 +24,7 @@ export function Session({ session }: { session: string }) {
   return html`<section>
     <h1>${session} <${Badge} status=${summary.status} /></h1>
     <${Trouble} refusal=${refusal} />
-    ${summary.reason ? html`<p class="reason">${summary.reason}</p>` : null}
+    ${summary.reason ? html`<p class=${/^(failed|parked)$/.test(summary.status) ? 'bad' : 'hint'}>${summary.reason}</p>` : null}
     <div class="deeds">
       ${summary.status === 'active' ? html`<${Deed} label="pause" ask="Hold it: why?" onDo=${deed('pause')} />` : null}
       ${summary.status === 'paused' || summary.status === 'parked' ? html`<${Deed} label="resume" ask="Let it go on: why?" onDo=${deed('resume')} />` : null}
@@ -115,10 +115,10 @@ function Steps({ events }: { events: readonly TimedEvent[] }) {
           ({ id, type, time, data: { version, from, to, decisions, effects, details } }) => html`<tr key=${id}>
           <td class="number">${version}</td>
           <td>${time.slice(11, 23)}</td>
-          <td>${type.slice(type.lastIndexOf('.') + 1)} ${said(details.tool ?? details.model)} <span class=${details.outcome && details.outcome !== 'ok' ? 'bad' : 'hint'}>${said(details.outcome ?? details.decision)} ${said(details.code)}</span></td>
+          <td>${type.slice(type.lastIndexOf('.') + 1)} ${said(details.tool ?? details.model)} <span class=${isFine(said(details.outcome)) ? 'hint' : 'bad'}>${said(details.outcome ?? details.decision)} ${said(details.code)}</span></td>
           <td>${from === to ? to : `${from} → ${to}`}</td>
           <td>${decisions.map(({ chosen, options }) => html`<span title=${options.join('\n')}><b>${chosen.split(' -> ')[0]}</b> <span class="hint">of ${options.length}</span></span> `)}</td>
-          <td>${effects.map(({ kind, what }) => `${kind}${what ? ` ${what}` : ''}`).join(', ')}</td>
+          <td>${effects.map(({ kind, what }, index) => html`${index > 0 ? ', ' : ''}${kind} ${kind === 'startAgent' && what ? html`<a href=${`/sessions/${what}`}>${what}</a>` : what}`)}</td>
           <td class="number">${typeof details.latencyMs === 'number' ? age(details.latencyMs) : ''}</td>
           <td class="number">${typeof details.costMicros === 'number' ? dollars(details.costMicros) : ''}</td>
         </tr>`,

@@ -1,6 +1,6 @@
 /** The picture of what a session spent its time on: one bar a wait, the time in a queue lighter than the work. */
 import { age } from '../../core/format.ts';
-import { type Span, sharesOf } from './timeline.ts';
+import { isFine, type Span, sharesOf } from './timeline.ts';
 import { html } from './ui.ts';
 
 const rowHeight = 18;
@@ -28,7 +28,7 @@ function bar(span: Span, index: number, x: (at: number) => number, now: number) 
   const end = span.to ?? now;
   const workFrom = span.workMs === undefined ? span.from : end - span.workMs;
   const [left, middle, right] = [x(span.from), x(workFrom), x(end)];
-  const isBad = span.outcome !== '' && !/^(ok|approve|completed)$/.test(span.outcome);
+  const isBad = !isFine(span.outcome);
   const note = [age(end - span.from), span.attempts > 1 ? `${span.attempts} tries` : '', isBad ? span.outcome : '', span.to === undefined ? 'goes on' : '']
     .filter(Boolean)
     .join(', ');

@@ -45,6 +45,9 @@ const kinds: Readonly<Record<string, SpanKind>> = { callModel: 'model', runTool:
 const number = (value: unknown): number | undefined => (typeof value === 'number' && Number.isFinite(value) ? value : undefined);
 const text = (value: unknown): string => (typeof value === 'string' ? value : '');
 
+/** An outcome that nobody need look at. */
+export const isFine = (outcome: string): boolean => /^(ok|approve|completed)?$/.test(outcome);
+
 /** Each step once, in order: events come at least once, and ends may come before steps that had to be told again. */
 export function inOrder<Event extends TimedEvent>(events: Iterable<Event>): Event[] {
   const byId = new Map<string, Event>();
