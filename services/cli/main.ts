@@ -333,4 +333,5 @@ try {
     fail(failureOf(error, serverUrl()));
   }
 }
-process.exit();
+// What a pipe has not taken yet would be lost with the process.
+process.stdout.write('', () => process.stderr.write('', () => process.exit()));

@@ -319,6 +319,14 @@ describe('the command line', () => {
     });
   });
 
+  test('an answer that is larger than a pipe takes at once comes whole', async () => {
+    await system.publish('long-said', { calls: [], say: 'z'.repeat(150_000) });
+    await system.endOf('long-said');
+    const { out } = await understudy('inspect', await system.sessionOf('long-said'), '--conversation', '-o', 'json');
+    expect(out.length).toBeGreaterThan(300_000);
+    expect(JSON.parse(out)).toMatchObject({ summary: { status: 'completed' } });
+  });
+
   test('a list that is cut says so', async () => {
     expect((await understudy('ps', '--all', '-n', '1')).out).toContain('the last 1; there are more');
     const all = await understudy('ps', '--all', '-n', '10000');
