@@ -1,4 +1,5 @@
 /** The pods of a chaos run that are not part of the system: load and checker. */
+import type { Counters } from './checker/counters.ts';
 import type { Fault } from './checker/history.ts';
 
 const image = 'understudy:0.1.0';
@@ -42,7 +43,11 @@ export const loadPod = (run: string, perSecond: number) => ({
   },
 });
 
-export const checkerJob = (run: string, faults: readonly Fault[], options: { readonly zombies: boolean; readonly counters: boolean; readonly boundMs: number }) => ({
+export const checkerJob = (
+  run: string,
+  faults: readonly Fault[],
+  options: { readonly before: Counters; readonly zombies: boolean; readonly counters: boolean; readonly boundMs: number },
+) => ({
   apiVersion: 'batch/v1',
   kind: 'Job',
   metadata: { name: 'chaos-checker' },
@@ -66,6 +71,7 @@ export const checkerJob = (run: string, faults: readonly Fault[], options: { rea
             { name: 'RUN', value: run },
             { name: 'FAULTS', value: JSON.stringify(faults) },
             { name: 'ZOMBIES', value: String(options.zombies) },
+            { name: 'BEFORE', value: JSON.stringify(options.before) },
             { name: 'COUNTERS', value: String(options.counters) },
             { name: 'BOUND_MS', value: String(options.boundMs) },
           ],

@@ -9,6 +9,7 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
+import { type Counters, countsIn } from './checker/counters.ts';
 import type { Fault } from './checker/history.ts';
 import type { Score, Verdict } from './checker/invariants.ts';
 import { type InTurn, inTurn, runInTurn } from './in-turn.ts';
@@ -25,6 +26,8 @@ interface Scenario {
   readonly holdMs: number;
   readonly needs: string | undefined;
   readonly isZombieExpected: boolean;
+  /** Neither runtimes nor what they write to are touched: what they count must be what is told. */
+  readonly areCountersWhole: boolean;
 }
 
 const folder = join(import.meta.dirname, 'scenarios');
@@ -47,6 +50,7 @@ function scenarioOf(file: string): Scenario {
     holdMs: Number(metadata.annotations['understudy.dev/hold-seconds']) * 1_000,
     needs: metadata.annotations['understudy.dev/needs'],
     isZombieExpected: metadata.annotations['understudy.dev/zombies'] === 'true',
+    areCountersWhole: metadata.annotations['understudy.dev/counters'] === 'true',
   };
 }
 
@@ -144,9 +148,13 @@ async function inject(scenario: Pick<Scenario, 'name' | 'kind' | 'text' | 'holdM
   return { name: scenario.name, at: seenAt, healedAt: Date.now(), isObserved };
 }
 
-async function check(run: string, faults: readonly Fault[], options: { zombies: boolean; counters: boolean; boundMs?: number }): Promise<{ score: Score; verdicts: Verdict[] }> {
+async function check(
+  run: string,
+  { faults, before }: Load,
+  options: { zombies?: boolean; counters?: boolean; boundMs?: number } = {},
+): Promise<{ score: Score; verdicts: Verdict[] }> {
   await kubectl.remove('job', 'chaos-checker');
-  await kubectl.apply(checkerJob(run, faults, { boundMs: 180_000, ...options }));
+  await kubectl.apply(checkerJob(run, faults, { before, boundMs: 180_000, zombies: false, counters: false, ...options }));
   const deadline = Date.now() + 420_000;
   while (Date.now() < deadline) {
     const { status } = await kubectl.json<{ status: { succeeded?: number; failed?: number } }>('get', 'job', 'chaos-checker');
@@ -161,7 +169,22 @@ async function check(run: string, faults: readonly Fault[], options: { zombies: 
   throw new Error('the checker did not end');
 }
 
-async function underLoad(run: string, work: () => Promise<Fault[]>): Promise<Fault[]> {
+/** What was done under load, and what runtimes had counted before it. */
+interface Load {
+  readonly faults: readonly Fault[];
+  readonly before: Counters;
+}
+
+async function counters(): Promise<Counters> {
+  const { items } = await kubectl.json<{ items: { metadata: { name: string }; status: { podIP: string } }[] }>('get', 'pods', '-l', 'app.kubernetes.io/component=runtime');
+  const read = "fetch('http://127.0.0.1:8080/metrics').then((answer) => answer.text()).then((text) => process.stdout.write(text))";
+  return Object.fromEntries(
+    await Promise.all(items.map(async ({ metadata, status }) => [status.podIP, countsIn(await kubectl.run('exec', metadata.name, '--', 'node', '-e', read))] as const)),
+  );
+}
+
+async function underLoad(run: string, work: () => Promise<Fault[]>): Promise<Load> {
+  const before = await counters();
   await kubectl.remove('pod', 'chaos-load');
   await kubectl.apply(loadPod(run, Number(RATE)));
   const enough = Date.now() + 60_000;
@@ -170,7 +193,7 @@ async function underLoad(run: string, work: () => Promise<Fault[]>): Promise<Fau
   await sleep(3_000);
   await kubectl.run('delete', 'pod', 'chaos-load', '--grace-period=30');
   await whole();
-  return faults;
+  return { faults, before };
 }
 
 const notRun = (scenario: string, hypothesis: string, error: unknown): Row => ({
@@ -191,9 +214,9 @@ async function one(scenario: Scenario): Promise<Row> {
   const run = `${name}-${Date.now().toString(36)}`;
   try {
     await whole();
-    const faults = await underLoad(run, async () => [await inject(scenario)]);
-    const { score, verdicts } = await check(run, faults, { zombies: scenario.isZombieExpected, counters: false });
-    return { ...base, faults: faults.length, score, verdicts };
+    const load = await underLoad(run, async () => [await inject(scenario)]);
+    const { score, verdicts } = await check(run, load, { zombies: scenario.isZombieExpected, counters: scenario.areCountersWhole });
+    return { ...base, faults: load.faults.length, score, verdicts };
   } catch (error) {
     return notRun(name, hypothesis, error);
   }
@@ -207,9 +230,9 @@ async function withoutPower(): Promise<Row> {
   const run = `power-${Date.now().toString(36)}`;
   try {
     await whole();
-    const faults = await underLoad(run, async () => [await cutPower(kubectl, given, 20_000)]);
-    const { score, verdicts } = await check(run, faults, { zombies: false, counters: false, boundMs: 300_000 });
-    return { scenario: name, hypothesis, faults: faults.length, score, verdicts };
+    const load = await underLoad(run, async () => [await cutPower(kubectl, given, 20_000)]);
+    const { score, verdicts } = await check(run, load, { boundMs: 300_000 });
+    return { scenario: name, hypothesis, faults: load.faults.length, score, verdicts };
   } catch (error) {
     return notRun(name, hypothesis, error);
   }
@@ -220,9 +243,9 @@ async function oneAfterTheOther(what: InTurn): Promise<Row> {
   const run = `${name}-${Date.now().toString(36)}`;
   try {
     await whole();
-    const faults = await underLoad(run, () => runInTurn(kubectl, what));
-    const { score, verdicts } = await check(run, faults, { zombies: false, counters: false });
-    return { scenario: name, hypothesis, faults: faults.length, score, verdicts };
+    const load = await underLoad(run, () => runInTurn(kubectl, what));
+    const { score, verdicts } = await check(run, load);
+    return { scenario: name, hypothesis, faults: load.faults.length, score, verdicts };
   } catch (error) {
     return notRun(name, hypothesis, error);
   }
@@ -233,7 +256,7 @@ async function manyKills(count: number): Promise<Row> {
     scenarioOf(`${name}.yaml`),
   );
   const run = `kills-${Date.now().toString(36)}`;
-  const faults = await underLoad(run, async () => {
+  const load = await underLoad(run, async () => {
     const done: Fault[] = [];
     for (let tries = 0; done.length < count; tries += 1) {
       const fault = await inject({ ...scenarios[tries % scenarios.length]!, holdMs: 500 }, 'one');
@@ -245,17 +268,17 @@ async function manyKills(count: number): Promise<Row> {
     }
     return done;
   });
-  const { score, verdicts } = await check(run, faults, { zombies: false, counters: false, boundMs: 300_000 });
-  return { scenario: `${count}-kills`, hypothesis: 'pods of every kind die one after the other, each in the middle of work', faults: faults.length, score, verdicts };
+  const { score, verdicts } = await check(run, load, { boundMs: 300_000 });
+  return { scenario: `${count}-kills`, hypothesis: 'pods of every kind die one after the other, each in the middle of work', faults: load.faults.length, score, verdicts };
 }
 
 async function calm(): Promise<Row> {
   const run = `calm-${Date.now().toString(36)}`;
-  const faults = await underLoad(run, async () => {
+  const load = await underLoad(run, async () => {
     await sleep(5_000);
     return [];
   });
-  const { score, verdicts } = await check(run, faults, { zombies: false, counters: process.env.COUNTERS === '1' });
+  const { score, verdicts } = await check(run, load, { counters: true });
   return { scenario: 'calm', hypothesis: 'nothing dies: what the others are compared with', faults: 0, score, verdicts };
 }
 

@@ -9,8 +9,10 @@ import { messageOf } from '../../services/core/errors.ts';
 import { shardOf } from '../../services/core/ids.ts';
 import { parseRecord } from '../../services/core/session/migrate.ts';
 import { parseEvents, type UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
+import { isEndEvent } from '../../services/core/wire/event-end.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
-import { type Fault, type History, isEndEvent, type WorldCall } from './history.ts';
+import { type Counters, countedBetween, countsIn } from './counters.ts';
+import type { Fault, History, WorldCall } from './history.ts';
 
 export interface Sources {
   readonly natsUrl: string;
@@ -28,8 +30,10 @@ export interface Sources {
   readonly run: string;
   readonly faults: readonly Fault[];
   readonly isZombieExpected: boolean;
-  /** No runtime was ended since all counters began. */
-  readonly areCountersWhole: boolean;
+  /** What runtimes had counted before the load began. */
+  readonly before: Counters;
+  /** Nothing was done to runtimes or stores: what is counted must be what is told. */
+  readonly areCountersJudged: boolean;
   readonly boundMs: number;
   readonly verifyMax: number;
 }
@@ -117,7 +121,7 @@ export async function collect(sources: Sources): Promise<History> {
   const [all, live, dead, world] = await insist(witnesses);
   const events = all.filter(({ data }) => isOurs(data.task));
   const others = new Set(all.filter(({ data }) => !isOurs(data.task)).map(({ data }) => data.session));
-  const metrics = await insist(() => countersOf(sources.runtimes));
+  const { isWhole, ...counted } = countedBetween(sources.before, await insist(() => countersOf(sources.runtimes)));
   const store = await insist(async () => {
     const found = { outbox: 0, overdue: [] as string[], orphans: [] as number[] };
     for (let shard = 0; shard < shards; shard += 1) {
@@ -153,7 +157,7 @@ export async function collect(sources: Sources): Promise<History> {
     limits: { desk: { stepsMax: 40, toolCallsMax: 100, tokensMax: 500_000, costMicrosMax: 2_000_000 } },
     verified,
     store,
-    metrics: { ...metrics, stepsTold: new Set(all.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size, isComplete: sources.areCountersWhole },
+    metrics: { ...counted, stepsTold: new Set(events.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size, isComplete: isWhole && sources.areCountersJudged },
     faults: sources.faults,
     isZombieExpected: sources.isZombieExpected,
     endedAt,
@@ -161,15 +165,7 @@ export async function collect(sources: Sources): Promise<History> {
   };
 }
 
-async function countersOf(runtimes: string): Promise<{ stepsCommitted: number; refusedZombies: number }> {
+async function countersOf(runtimes: string): Promise<Counters> {
   const addresses = runtimes.startsWith('http') ? runtimes.split(',') : (await lookup(runtimes, { all: true, family: 4 })).map(({ address }) => `http://${address}:8080`);
-  let stepsCommitted = 0;
-  let refusedZombies = 0;
-  for (const address of addresses) {
-    const text = await (await fetch(`${address}/metrics`)).text();
-    const sum = (pattern: RegExp) => [...text.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
-    stepsCommitted += sum(/^understudy_steps_committed_total\{[^}]*\} (\d+)/gm);
-    refusedZombies += sum(/^understudy_fenced_total\{[^}]*\} (\d+)/gm);
-  }
-  return { stepsCommitted, refusedZombies };
+  return Object.fromEntries(await Promise.all(addresses.map(async (address) => [new URL(address).hostname, countsIn(await (await fetch(`${address}/metrics`)).text())] as const)));
 }

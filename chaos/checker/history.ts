@@ -44,10 +44,10 @@ export interface History {
   readonly store: { readonly outbox: number; readonly overdue: readonly string[]; readonly orphans: readonly number[] };
   readonly metrics: {
     readonly stepsCommitted: number;
-    /** Steps in EVENTS since the counters began, of whatever run. */
+    /** Distinct steps of this run in EVENTS. */
     readonly stepsTold: number;
     readonly refusedZombies: number;
-    /** False when a process whose counters are needed was ended. */
+    /** False when a process whose counters are needed was ended, or cut off from what it counts. */
     readonly isComplete: boolean;
   };
   readonly faults: readonly Fault[];
@@ -59,7 +59,6 @@ export interface History {
 }
 
 export const kindOf = (event: UnderstudyEvent): string => event.type.slice(event.type.lastIndexOf('.') + 1);
-export const isEndEvent = (event: UnderstudyEvent): boolean => /-end\d+$/.test(event.id);
 
 /** Events by their id: what was told twice is one. */
 export function distinct(events: readonly UnderstudyEvent[]): UnderstudyEvent[] {

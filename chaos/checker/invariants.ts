@@ -1,6 +1,8 @@
 /** The eleven invariants of docs/architecture.md, section 9. Pure: a history in, verdicts out, each with the ids that break it. */
+
 import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
-import { distinct, type History, isEndEvent, kindOf } from './history.ts';
+import { isEndEvent } from '../../services/core/wire/event-end.ts';
+import { distinct, type History, kindOf } from './history.ts';
 
 export interface Verdict {
   readonly number: number;
@@ -174,7 +176,8 @@ const inTime: Judge = ({ accepted, events, live, dead, faults, endedAt, boundMs 
 
 const counters: Judge = ({ metrics }) => {
   const steps = metrics.stepsTold;
-  if (!metrics.isComplete) return { broken: [], isJudged: false, note: `a process was ended, and its counters with it (${metrics.stepsCommitted} counted, ${steps} told)` };
+  if (!metrics.isComplete)
+    return { broken: [], isJudged: false, note: `a runtime was ended or cut off, and its counters with it (${metrics.stepsCommitted} counted, ${steps} told)` };
   return { broken: steps === metrics.stepsCommitted ? [] : [`${metrics.stepsCommitted} steps are counted, ${steps} are told`], note: `${steps} steps` };
 };
 

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { collect } from './collect.ts';
+import { countersSchema } from './counters.ts';
 import { judge, scoreOf } from './invariants.ts';
 
 const environment = z
@@ -21,6 +22,7 @@ const environment = z
     RUN: z.string().min(1),
     FAULTS: z.string().default('[]'),
     ZOMBIES: z.stringbool().default(false),
+    BEFORE: z.string().default('{}'),
     COUNTERS: z.stringbool().default(false),
     BOUND_MS: z.coerce.number().int().positive().default(120_000),
     VERIFY: z.coerce.number().int().nonnegative().default(40),
@@ -42,7 +44,8 @@ const history = await collect({
   run: environment.RUN,
   faults: faultsSchema.parse(JSON.parse(environment.FAULTS)),
   isZombieExpected: environment.ZOMBIES,
-  areCountersWhole: environment.COUNTERS,
+  before: countersSchema.parse(JSON.parse(environment.BEFORE)),
+  areCountersJudged: environment.COUNTERS,
   boundMs: environment.BOUND_MS,
   verifyMax: environment.VERIFY,
 });

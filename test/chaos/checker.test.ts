@@ -1,5 +1,7 @@
 /** The checker must find what it is there to find: a history that holds, and for each invariant histories that break it. */
+
 import { describe, expect, test } from 'vitest';
+import { countedBetween, countsIn } from '../../chaos/checker/counters.ts';
 import type { History } from '../../chaos/checker/history.ts';
 import { judge, scoreOf } from '../../chaos/checker/invariants.ts';
 import type { EventData, UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
@@ -108,5 +110,31 @@ describe('finds', () => {
         .filter(({ result }) => result === 'not judged')
         .map(({ number }) => number),
     ).toEqual([4, 10]);
+  });
+});
+
+describe('what runtimes count', () => {
+  const metrics = (startedAt: number, steps: number, fenced: number) =>
+    `# HELP x\nprocess_start_time_seconds ${startedAt}\nunderstudy_steps_committed_total{instance="a"} ${steps}\nunderstudy_fenced_total{shard="1"} ${fenced}\nunderstudy_fenced_total{shard="2"} 1\n`;
+
+  test('is read from their metrics', () => {
+    expect(countsIn(metrics(1_700_000_000.5, 12, 3))).toEqual({ startedAt: 1_700_000_000.5, steps: 12, fenced: 4 });
+    expect(countsIn('')).toEqual({ startedAt: 0, steps: 0, fenced: 0 });
+  });
+
+  test('counts from where it stood before, of one that was started again from nought', () => {
+    const before = { a: { startedAt: 1, steps: 100, fenced: 5 }, b: { startedAt: 1, steps: 50, fenced: 0 } };
+    expect(countedBetween(before, { a: { startedAt: 1, steps: 130, fenced: 6 }, b: { startedAt: 1, steps: 50, fenced: 0 } })).toEqual({
+      stepsCommitted: 30,
+      refusedZombies: 1,
+      isWhole: true,
+    });
+    expect(countedBetween(before, { a: { startedAt: 2, steps: 7, fenced: 1 }, b: { startedAt: 1, steps: 51, fenced: 0 } })).toEqual({
+      stepsCommitted: 8,
+      refusedZombies: 1,
+      isWhole: false,
+    });
+    expect(countedBetween(before, { a: { startedAt: 1, steps: 100, fenced: 5 }, c: { startedAt: 3, steps: 4, fenced: 0 } })).toMatchObject({ stepsCommitted: 4, isWhole: false });
+    expect(countedBetween({}, { a: { startedAt: 1, steps: 4, fenced: 0 } })).toMatchObject({ isWhole: false });
   });
 });
