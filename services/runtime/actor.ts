@@ -4,6 +4,7 @@ import type { SessionId, TenantId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { Definition, Incoming } from '../core/session/draft.ts';
 import type { SessionRecord } from '../core/session/record.ts';
+import { MailBuffer } from './mail-buffer.ts';
 
 export interface Waiting {
   readonly incoming: Incoming;
@@ -31,9 +32,8 @@ export class Actor {
   unreleased = 0;
   isArchiving = false;
 
-  /** Applied since the last baseline, as JSON; incomplete after a take-over. */
-  #mail: { readonly version: number; readonly sequence: number; readonly text: string }[] = [];
-  #mailBytes = 0;
+  /** Applied since the last baseline; incomplete after a take-over. */
+  readonly #mail = new MailBuffer();
   isMailComplete = true;
 
   constructor(tenant: TenantId, session: SessionId, now: number) {
@@ -43,25 +43,21 @@ export class Actor {
   }
 
   remember(incoming: Incoming, version: number): void {
-    const text = JSON.stringify(incoming);
-    this.#mail.push({ version, sequence: incoming.position.sequence, text });
-    this.#mailBytes += text.length;
+    this.#mail.push(version, incoming.position.sequence, JSON.stringify(incoming));
   }
 
   get wantsBaseline(): boolean {
-    return this.#mailBytes > limits.mailBufferBytes || this.#mail.length > limits.mailBufferMessages;
+    return this.#mail.length > limits.mailBufferBytes || this.#mail.count > limits.mailBufferMessages;
   }
 
   /** Each as JSON. */
   mailUpTo(version: number): string[] {
-    return this.#mail.filter((kept) => kept.version <= version).map(({ text }) => text);
+    return this.#mail.upTo(version);
   }
 
   /** A baseline of this version holds it now. @returns the first sequence that the next baseline needs */
   forgetMail(version: number): number | undefined {
-    this.#mail = this.#mail.filter((kept) => kept.version > version);
-    this.#mailBytes = this.#mail.reduce((sum, { text }) => sum + text.length, 0);
     this.isMailComplete = true;
-    return this.#mail[0]?.sequence;
+    return this.#mail.forget(version);
   }
 }
