@@ -101,7 +101,16 @@ export async function runTask(task: Task, { events, tasks, control, waitMs }: Ru
         finish(known.summary.status === 'completed');
       }, archivedMs);
     }
+    let isLooking = false;
     const look = async () => {
+      if (task.mayBeKnown && Date.now() - heardAt > archivedMs) {
+        // Its end may have been said between our question and our listening.
+        const now = await before(task, control, waitMs);
+        if (now && isFinal(now.summary.status)) {
+          view.onPast(task, now.summary, now.output);
+          return finish(now.summary.status === 'completed');
+        }
+      }
       if (Date.now() - heardAt > silenceMs) {
         heardAt = Number.POSITIVE_INFINITY; // said once
         view.onSilence(task);
@@ -113,7 +122,15 @@ export async function runTask(task: Task, { events, tasks, control, waitMs }: Ru
       finish(false);
     };
     // One that fails is followed by the next.
-    watch = setInterval(() => void look().catch(() => undefined), lookEveryMs);
+    watch = setInterval(() => {
+      if (isLooking) return;
+      isLooking = true;
+      void look()
+        .catch(() => undefined)
+        .finally(() => {
+          isLooking = false;
+        });
+    }, lookEveryMs);
     return await promise;
   } finally {
     clearInterval(watch);

@@ -19,6 +19,7 @@ import { eventViewOf } from './answers.ts';
 const waitingBytesMax = 4 * 1024 * 1024; // a session of some thousand steps, told at once
 const streamsMax = 200; // each reads the events of an agent: one process has no more to give
 const beatMs = 15_000; // proxies close what is silent for a minute
+const lingerMs = 500; // steps that had to be told again may come after the end
 
 export function eventStreams(events: Pick<Events, 'follow'>, telemetry: Telemetry) {
   let open = 0;
@@ -38,11 +39,16 @@ export function eventStreams(events: Pick<Events, 'follow'>, telemetry: Telemetr
             waiting -= data.length;
           });
         };
+        // One that comes again has seen what is of lower versions; the rest it knows by its id.
+        const seen = Number(/-(\d+)(?:-end\d+)?$/.exec(context.req.header('last-event-id') ?? '')?.[1] ?? 0);
         const onEvent = (event: UnderstudyEvent) => {
+          if (event.data.version < seen) return;
           tell(undefined, event.id, JSON.stringify(eventViewOf(event)));
           if (!isEndEvent(event) || !isFinal(event.data.status)) return;
-          tell('over', undefined, '');
-          end();
+          setTimeout(() => {
+            tell('over', undefined, '');
+            end();
+          }, lingerMs);
         };
         let following: { stop(): Promise<void> } | undefined;
         let beat: NodeJS.Timeout | undefined;

@@ -8,12 +8,14 @@ import { bodyOf } from './requests.ts';
 
 const loginSchema = z.object({ token: z.string().max(512), name: z.string().max(64) });
 const slowMs = 500;
+const waitingMax = 20;
 
 export const userOf = (context: Context, access: Access): string | undefined => access.who(context.req.raw.headers, getCookie(context, cookieName));
 
 export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
   const routes = new Hono();
   let refusing: Promise<void> = Promise.resolve();
+  let waiting = 0;
   routes.get('/me', (context) => context.json({ user: userOf(context, access) ?? null, asksForToken: access.asksForToken }));
   routes.post('/login', async (context) => {
     const { token, name } = await bodyOf(context, loginSchema);
@@ -21,8 +23,11 @@ export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
     if (!cookie) {
       telemetry.refused('console', 'LOGIN_REFUSED', {});
       // One after the other, whoever asks: guessing is slow.
+      if (waiting >= waitingMax) return context.json({ code: 'LOGIN_REFUSED', message: 'too many wrong tokens are being given just now: try again in a minute' }, 429);
+      waiting += 1;
       refusing = refusing.then(() => new Promise((resolve) => setTimeout(resolve, slowMs)));
       await refusing;
+      waiting -= 1;
       const message = access.asksForToken
         ? 'this is not the token of this console, or no name (letters, digits, ._@+- and spaces)'
         : 'this console has no token: a proxy in front says who you are';

@@ -32,17 +32,7 @@ export interface Desk {
 
 /** @throws Refused when another stack runs in this folder */
 export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
-  const {
-    folder = localFolder(root),
-    isWiped = false,
-    isDetached = false,
-    isCalm = false,
-    hasConsole = false,
-    replicas = { runtime: 1, gateway: 1, executor: 1 },
-    logLevel = 'info',
-    latencyMs = 150,
-    say,
-  } = options;
+  const { folder = localFolder(root), isWiped = false, isDetached = false, logLevel = 'info', say } = options;
   const before = readStackFile(folder);
   const running = before ? alive(before) : [];
   if (running.length > 0) throw new Refused('STACK_RUNNING', `a stack runs in ${folder} already (${running.map(({ name }) => name).join(', ')}): make stop first`);
@@ -50,6 +40,20 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
   const example = join(root, 'examples', 'refund-desk');
   const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };
   const stack = new Stack({ folder, specs: join(example, 'agents'), files: join(example, 'data'), environment, isDetached, ...(say ? { say } : {}) });
+  try {
+    return await fill(stack, environment, options);
+  } catch (error) {
+    // Whoever starts again must not find servers that nobody knows of.
+    await stack.stop().catch(() => undefined);
+    stack.abandon();
+    throw error;
+  }
+}
+
+/** Servers, the outside world, services. */
+async function fill(stack: Stack, environment: Record<string, string>, options: DeskOptions): Promise<Desk> {
+  const { folder = localFolder(root), isDetached = false, isCalm = false, hasConsole = false, replicas = { runtime: 1, gateway: 1, executor: 1 }, latencyMs = 150 } = options;
+  const example = join(root, 'examples', 'refund-desk');
   await stack.startServers();
   const ledger = join(folder, 'ledger.jsonl');
   const calm: Record<string, string> = isCalm ? { CALM: '1' } : {};
@@ -100,20 +104,15 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
       watch(again.running);
     });
   };
+  desk.save(); // should what follows fail, make stop finds what runs
+  await stack.start('runtime');
+  await Promise.all([
+    ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
+    ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
+    ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
+    ...(hasConsole ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })] : []),
+  ]);
   if (!isDetached) watch(payments);
-  try {
-    await stack.start('runtime');
-    await Promise.all([
-      ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
-      ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
-      ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
-      ...(hasConsole ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })] : []),
-    ]);
-  } catch (error) {
-    // Whoever starts again must not find servers that nobody knows of.
-    stack.abandon();
-    throw error;
-  }
   desk.save();
   return desk;
 }

@@ -49,7 +49,11 @@ export class Stack {
     const found = natsProgram && redisProgram ? { nats: natsProgram, redis: redisProgram } : serverPrograms(this.options.say);
     this.#programs = { nats: natsProgram ?? found.nats, redis: redisProgram ?? found.redis };
     const common = { folder, logs: this.logs, ...(isDetached ? { isDetached } : {}), ...(isStrict ? { isStrict } : {}) };
-    [this.nats, this.redis] = await Promise.all([startNats(this.#programs.nats, common), startRedis(this.#programs.redis, common)]);
+    // Each is known as soon as it runs: should the other fail, it is ended with the rest.
+    const [nats, redis] = await Promise.allSettled([startNats(this.#programs.nats, common), startRedis(this.#programs.redis, common)]);
+    if (nats.status === 'fulfilled') this.nats = nats.value;
+    if (redis.status === 'fulfilled') this.redis = redis.value;
+    for (const one of [nats, redis]) if (one.status === 'rejected') throw one.reason;
   }
 
   get programs(): { nats: string; redis: string } {

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { bytesOf, type Entry } from '../core/session/conversation.ts';
+import type { Entry } from '../core/session/conversation.ts';
 import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
@@ -112,7 +112,15 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     approvals: answer(filterSchema, async (filter) => {
       const found: Approval[] = [];
       for await (const record of allRecords(ports)) if (matches(record, filter)) found.push(...approvalsOf(record).filter(({ isDecided }) => !isDecided));
-      return found.sort((left, right) => left.since - right.since).slice(0, filter.max);
+      // What waits longest comes first, and as many as one answer carries: decided ones make room for the next.
+      let bytes = 0;
+      return found
+        .sort((left, right) => left.since - right.since)
+        .slice(0, filter.max)
+        .filter((approval, index) => {
+          bytes += Buffer.byteLength(JSON.stringify(approval));
+          return index === 0 || bytes <= limits.conversationBytesMax;
+        });
     }),
     // Bodies are large, and of tenants: one is given to who names the letter.
     dead: answer(deadSchema, async ({ id, max }) => {
@@ -237,7 +245,7 @@ async function settled(before: SessionRecord, ports: ControlPorts): Promise<Sess
 function lastOf(entries: readonly Entry[]): { conversation: readonly Entry[]; conversationFrom: number } {
   let from = entries.length;
   for (let bytes = 0; from > 0; from -= 1) {
-    bytes += bytesOf(entries[from - 1]!) + 100;
+    bytes += Buffer.byteLength(JSON.stringify(entries[from - 1]));
     if (bytes > limits.conversationBytesMax) break;
   }
   return { conversation: entries.slice(from), conversationFrom: from };

@@ -194,7 +194,7 @@ for (const level of levels) {
 
 const heap = async () => {
   let least = Number.POSITIVE_INFINITY;
-  for (let tries = 0; tries < 3; tries += 1) least = Math.min(least, ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { heapUsed: number }).heapUsed);
+  for (let tries = 0; tries < 3; tries += 1) least = Math.min(least, ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { used: number }).used);
   return least;
 };
 const memory: { sessions: number; kibPerSession: number }[] = [];
@@ -210,7 +210,7 @@ if (memoryLevels.length > 0) {
     await sleep(6_000);
     const used = await heap();
     memory.push({ sessions, kibPerSession: (used - empty) / 1_024 / sessions });
-    say(`${sessions} sessions in flight at ${option('latency', '200')} ms: ${((used - empty) / 1_024 / sessions).toFixed(1)} KiB of runtime heap each, after a collection`);
+    say(`${sessions} sessions in flight at ${option('latency', '200')} ms: ${((used - empty) / 1_024 / sessions).toFixed(1)} KiB of runtime memory each, after a collection`);
   }
   load.wanted = 0;
 }

@@ -85,6 +85,18 @@ test('a session that is over is followed to its end and no further; the end of o
   expect([counts.stopped, streams.open]).toEqual([1, 0]);
 });
 
+test('a step that is told after the end is heard, and one who comes again hears what is new', async () => {
+  const { counts, app, opening, tell } = following();
+  opening.resolve();
+  const response = await app.request('/', { headers: { 'last-event-id': 'desk-1-2' } });
+  await eventually(() => counts.followed === 1);
+  for (const version of [1, 2]) tell(event(version));
+  tell(event(4, { status: 'completed' }, 'desk-1-4-end0'));
+  tell(event(3));
+  const ids = [...(await response.text()).matchAll(/^id: (.*)$/gm)].map(([, id]) => id);
+  expect(ids).toEqual(['desk-1-2', 'desk-1-4-end0', 'desk-1-3']);
+});
+
 test('there are no more than there may be', async () => {
   const { counts, app, opening } = following();
   const responses = [];

@@ -17,7 +17,11 @@ interface Me {
 function Console() {
   const [me, setMe] = useState<Me>();
   const [refusal, setRefusal] = useState<Refusal>();
-  const look = () => void ask<Me>('/me').then(setMe, setRefusal);
+  const look = () =>
+    void ask<Me>('/me').then(setMe, (error: Refusal) => {
+      setRefusal(error);
+      setTimeout(look, 3_000);
+    });
   useEffect(look, []);
   if (!me) return html`<${Trouble} refusal=${refusal} />`;
   return me.user ? html`<${House} me=${me} onLeft=${look} />` : html`<${Login} me=${me} onEntered=${look} />`;
