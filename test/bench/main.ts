@@ -192,25 +192,33 @@ for (const level of levels) {
   );
 }
 
-const heap = async () => {
-  let least = Number.POSITIVE_INFINITY;
-  for (let tries = 0; tries < 3; tries += 1) least = Math.min(least, ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { used: number }).used);
-  return least;
+/** Sessions come on in waves: the least of many looks is when all wait, the median has what is under way besides. */
+const memoryNow = async (): Promise<{ least: number; median: number }> => {
+  const looks: number[] = [];
+  for (let tries = 0; tries < 15; tries += 1) {
+    looks.push(((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { used: number }).used);
+    await sleep(70);
+  }
+  looks.sort((left, right) => left - right);
+  return { least: looks[0]!, median: percentile(looks, 0.5) };
 };
-const memory: { sessions: number; kibPerSession: number }[] = [];
+const memory: { sessions: number; kibWaiting: number; kibInFlight: number }[] = [];
 if (memoryLevels.length > 0) {
   // The same sessions with a model that takes its time: what a waiting session costs the runtime.
   const slowUrl = await startStub(rig, Number(option('latency', '200')));
   const pid = stack.services.find(({ kind }) => kind === 'gateway')!;
   await pid.running.stop();
   await stack.start('gateway', { OPENAI_BASE_URL: `${slowUrl}/v1`, UNDERSTUDY_CONCURRENCY: '6000' }, 'gateway-slow');
-  const empty = await heap();
+  const empty = await memoryNow();
   for (const sessions of memoryLevels) {
     load.wanted = sessions;
     await sleep(6_000);
-    const used = await heap();
-    memory.push({ sessions, kibPerSession: (used - empty) / 1_024 / sessions });
-    say(`${sessions} sessions in flight at ${option('latency', '200')} ms: ${((used - empty) / 1_024 / sessions).toFixed(1)} KiB of runtime memory each, after a collection`);
+    const used = await memoryNow();
+    const each = (of: 'least' | 'median') => (used[of] - empty[of]) / 1_024 / sessions;
+    memory.push({ sessions, kibWaiting: each('least'), kibInFlight: each('median') });
+    say(
+      `${sessions} sessions in flight at ${option('latency', '200')} ms, after a collection: ${each('least').toFixed(1)} KiB of runtime memory each while they wait, ${each('median').toFixed(1)} with what is under way`,
+    );
   }
   load.wanted = 0;
 }
