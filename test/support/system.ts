@@ -173,7 +173,8 @@ export class System {
 
   async ask<Value = Record<string, unknown>>(verb: string, body: object = {}): Promise<Value> {
     const answer = await eventually(async () => {
-      const got = await natsControl(this.nats).ask(verb, body, 2_000);
+      // Longer than a runtime waits for a session to take note (3 s): a deed that is asked for again would be refused the second time.
+      const got = await natsControl(this.nats).ask(verb, body, 5_000);
       return got.ok || got.code !== 'STORE_UNAVAILABLE' ? got : undefined;
     }, `an answer to ${verb}`);
     if (!answer.ok) throw Object.assign(new Error(answer.message), { code: answer.code });
