@@ -1,7 +1,7 @@
 /** What the control API answers, as text for people. */
 
 import { age, cut, dollars } from '../core/format.ts';
-import type { SessionSummary } from '../core/session/summary.ts';
+import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
 import { table } from './format.ts';
 
 export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
@@ -22,18 +22,7 @@ export function sessionTable(sessions: readonly SessionSummary[], now: number): 
   );
 }
 
-interface Approval {
-  readonly id: string;
-  readonly session: string;
-  readonly tool: string;
-  readonly arguments: string;
-  readonly hash: string;
-  readonly since: number;
-  readonly expiresAt: number;
-  readonly isDecided: boolean;
-}
-
-export function approvalTable(approvals: readonly Approval[], now: number): string {
+export function approvalTable(approvals: readonly ApprovalSummary[], now: number): string {
   if (approvals.length === 0) return 'nothing waits for a person';
   const rows = approvals.map((one) => [
     one.session,
@@ -67,7 +56,7 @@ interface Inspected {
     readonly length: number;
     readonly context: { readonly limits?: { readonly costMicrosMax: number; readonly tokensMax: number; readonly stepsMax: number; readonly toolCallsMax: number } };
   };
-  readonly approvals: readonly Approval[];
+  readonly approvals: readonly ApprovalSummary[];
   readonly conversation?: readonly {
     readonly role: string;
     readonly content: string;

@@ -5,29 +5,14 @@ import { sessionIdSchema, sha256 } from '../core/ids.ts';
 import type { AgentContext } from '../core/session/agent-context.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { SessionRecord } from '../core/session/record.ts';
+import type { ApprovalSummary } from '../core/session/summary.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
 import type { Definitions } from './definitions.ts';
-
-export interface Approval {
-  readonly id: string;
-  readonly session: string;
-  readonly tenant: string;
-  readonly agent: string;
-  readonly kind: string;
-  readonly tool: string;
-  readonly arguments: string;
-  /** Of what is asked: a decision names it, so that it is for nothing else. */
-  readonly hash: string;
-  readonly since: number;
-  readonly expiresAt: number;
-  /** Somebody has: the session is paused, and hears of it when it is resumed. */
-  readonly isDecided: boolean;
-}
 
 export const actSchema = z.object({ session: sessionIdSchema, actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') });
 export const decideSchema = actSchema.extend({ approval: z.string().optional(), hash: z.string().optional(), arguments: z.string().optional() });
 
-export function approvalsOf(record: SessionRecord): Approval[] {
+export function approvalsOf(record: SessionRecord): ApprovalSummary[] {
   if (record.status !== 'active' && record.status !== 'paused') return [];
   const open = (record.context as unknown as Partial<AgentContext>).approvals ?? {};
   return Object.entries(record.pending).flatMap(([id, note]) => {
@@ -65,7 +50,7 @@ export async function decisionOf(
   input: z.infer<typeof decideSchema>,
   record: SessionRecord,
   { definitions, now }: { readonly definitions: Definitions; readonly now: number },
-): Promise<{ approval: Approval; message: Message }> {
+): Promise<{ approval: ApprovalSummary; message: Message }> {
   const { session } = input;
   const open = approvalsOf(record);
   const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];
@@ -88,7 +73,7 @@ export async function decisionOf(
 }
 
 /** An edit replaces the arguments as a whole; one that the tool would refuse must not use up the approval. */
-async function checkEdit(record: SessionRecord, { tool, kind }: Approval, edited: string, definitions: Definitions): Promise<void> {
+async function checkEdit(record: SessionRecord, { tool, kind }: ApprovalSummary, edited: string, definitions: Definitions): Promise<void> {
   if (kind !== 'tool') return;
   let parsed: unknown;
   try {

@@ -1,6 +1,7 @@
 /** The control API: what operators ask of sessions. Reads the store; whatever changes a session is a message in its mailbox. */
 import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
+import { fitting } from '../core/fitting.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { Entry } from '../core/session/conversation.ts';
@@ -8,7 +9,7 @@ import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
-import { type SessionSummary, summaryOf } from '../core/session/summary.ts';
+import { type ApprovalSummary, type SessionSummary, summaryOf } from '../core/session/summary.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -18,7 +19,7 @@ import type { Leases } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Tasks } from '../ports/tasks.ts';
-import { type Approval, actSchema, approvalsOf, decideSchema, decisionOf } from './approvals.ts';
+import { actSchema, approvalsOf, decideSchema, decisionOf } from './approvals.ts';
 import type { Definitions } from './definitions.ts';
 import { fold, historyOf } from './fold.ts';
 
@@ -110,17 +111,10 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     approve: decide('approve'),
     reject: decide('reject'),
     approvals: answer(filterSchema, async (filter) => {
-      const found: Approval[] = [];
+      const found: ApprovalSummary[] = [];
       for await (const record of allRecords(ports)) if (matches(record, filter)) found.push(...approvalsOf(record).filter(({ isDecided }) => !isDecided));
       // What waits longest comes first, and as many as one answer carries: decided ones make room for the next.
-      let bytes = 0;
-      return found
-        .sort((left, right) => left.since - right.since)
-        .slice(0, filter.max)
-        .filter((approval, index) => {
-          bytes += Buffer.byteLength(JSON.stringify(approval));
-          return index === 0 || bytes <= limits.conversationBytesMax;
-        });
+      return fitting(found.sort((left, right) => left.since - right.since).slice(0, filter.max), limits.conversationBytesMax);
     }),
     // Bodies are large, and of tenants: one is given to who names the letter.
     dead: answer(deadSchema, async ({ id, max }) => {
@@ -243,12 +237,8 @@ async function settled(before: SessionRecord, ports: ControlPorts): Promise<Sess
 
 /** As much of the end of a conversation as an answer may carry. */
 function lastOf(entries: readonly Entry[]): { conversation: readonly Entry[]; conversationFrom: number } {
-  let from = entries.length;
-  for (let bytes = 0; from > 0; from -= 1) {
-    bytes += Buffer.byteLength(JSON.stringify(entries[from - 1]));
-    if (bytes > limits.conversationBytesMax) break;
-  }
-  return { conversation: entries.slice(from), conversationFrom: from };
+  const last = fitting(entries.toReversed(), limits.conversationBytesMax).reverse();
+  return { conversation: last, conversationFrom: entries.length - last.length };
 }
 
 /** The store has dropped it; the log has it. */

@@ -22,6 +22,23 @@ export interface SessionSummary {
   readonly reason?: string | undefined;
 }
 
+/** What waits for a person, in a list. */
+export interface ApprovalSummary {
+  readonly id: string;
+  readonly session: string;
+  readonly tenant: string;
+  readonly agent: string;
+  readonly kind: string;
+  readonly tool: string;
+  readonly arguments: string;
+  /** Of what is asked: a decision names it, so that it is for nothing else. */
+  readonly hash: string;
+  readonly since: number;
+  readonly expiresAt: number;
+  /** Somebody has: the session is paused, and hears of it when it is resumed. */
+  readonly isDecided: boolean;
+}
+
 export function summaryOf(record: SessionRecord): SessionSummary {
   const spent = (record.context as unknown as Partial<AgentContext>).spent;
   const notes = Object.values(record.pending).sort((left, right) => left.since - right.since);
