@@ -50,6 +50,7 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
     pingInterval: 5_000,
     maxPingOut: 2,
     inboxPrefix,
+    noAsyncTraces: true, // a stack trace for each request, should it fail
     ...(user ? { user, pass: password ?? '' } : {}),
   };
   const deadline = Date.now() + withinMs;

@@ -127,9 +127,9 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
-    commandTimeout: 5_000,
-    // A server that has fallen silent is left, and not only its commands: its address may be another's by now, or nobody's.
-    socketTimeout: 6_000,
+    // A server that has fallen silent is left, and its commands fail: its address may be another's by now, or nobody's. (A time-out of each
+    // command, `commandTimeout`, is two timer operations and a slow object a command.)
+    socketTimeout: 5_000,
     retryStrategy,
     ...(user ? { username: user } : {}),
     ...(password ? { password } : {}),
