@@ -14,7 +14,7 @@ export const limits = {
   idleMs: 30_000, // an actor that heard nothing for so long is passivated
   mailBufferBytes: 256 * 1024, // mail kept per actor for its next baseline; beyond it a baseline is due
   mailBufferMessages: 400, // the same by count
-  mailPackLength: 2_048, // characters of it that are kept as they are; what is older is kept compressed
+  mailPackLength: 4_096, // characters of it that are kept as they are; what is older is kept compressed
   trimMs: 2_000, // a round of trimming; what was needed a round ago is kept, and Redis may lose its last second
   stepTries: 5, // a session that crashes its step so often is parked
   deferredMax: 64, // messages that a paused session keeps for later

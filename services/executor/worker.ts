@@ -166,7 +166,7 @@ async function runWithRetries(
   for (let attempts = 1; ; attempts += 1) {
     // Cancelled before it began, or between two tries: nobody waits, and nothing more happens.
     if (signal.aborted) return { outcome: failed('permanent', 'CANCELLED', 'nobody waits for it any more'), attempts: attempts - 1 };
-    const outcome = await runOnce(runner, jobOf(effect, spec), spec, signal);
+    const outcome = await runOnce(runner, jobOf(effect, spec), spec, signal, clock);
     if (outcome.ok) return { outcome, attempts };
     const { failure } = outcome;
     isInDoubt ||= mayHaveBegun(failure);
@@ -187,15 +187,17 @@ const hasSideEffect: Readonly<Record<ToolSpec['class'], boolean>> = { pure: fals
 
 const doubtful = ({ code, message }: Failure): Outcome<never> => failed('unknown', code, `${message}; it is not tried again, and may have taken effect`);
 
-async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal: AbortSignal): Promise<Outcome<unknown>> {
-  const timeout = AbortSignal.timeout(spec.timeoutMs);
+async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal: AbortSignal, clock: Clock): Promise<Outcome<unknown>> {
+  const bound = clock.within(spec.timeoutMs, signal);
   let outcome: Outcome<unknown>;
   try {
-    outcome = await runner.run(job, spec.run as never, AbortSignal.any([signal, timeout]));
+    outcome = await runner.run(job, spec.run as never, bound.signal);
   } catch (error) {
     outcome = afterwards('TOOL_CRASHED', `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`);
+  } finally {
+    bound.stop();
   }
-  if (timeout.aborted && !outcome.ok) {
+  if (bound.isOver && !outcome.ok) {
     const late = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
     return outcome.failure.hasBegun === undefined ? late : { ok: false, failure: { ...late.failure, hasBegun: outcome.failure.hasBegun } };
   }

@@ -45,7 +45,7 @@ await runService(async (started) => {
       calls: redisModelCalls(store, settings.prefix),
       mailbox,
       archive: natsArchive(nats),
-      model: openaiModel(process.env),
+      model: openaiModel(process.env, systemClock),
       rates: redisRateLimits(store, settings.prefix),
       tenants: () => catalog.tenants,
       telemetry,

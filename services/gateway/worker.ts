@@ -2,6 +2,8 @@
  * Performs model calls: claims the call, reads the prompt where it lies, asks provider after provider, and
  * mails the answer.
  *
+ * Owns     the claims of the calls that it makes.
+ *
  * G1  A call is made only while its session waits for it and no other gateway makes it.
  * G2  The answer is mailed before the effect is acknowledged: a gateway that dies is followed by another.
  * G3  Failures are retried here, bounded and by class; what comes out of here is final.
@@ -9,7 +11,7 @@
 import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf } from '../core/budget/budget.ts';
 import { Refused, Unavailable } from '../core/errors.ts';
-import { shardOf } from '../core/ids.ts';
+import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
 import type { Entry } from '../core/session/conversation.ts';
@@ -50,28 +52,39 @@ class Later extends Unavailable {
   }
 }
 
-export function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
-  return ports.effects.take(
+export async function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
+  const { effects, calls, clock, telemetry } = ports;
+  const claimed = new Map<EffectId, ShardId>();
+  // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
+  const renewing = clock.every(limits.effectHeartbeatMs, () => {
+    for (const [effect, shard] of claimed) calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
+  });
+  const taking = await effects.take(
     modelPool,
     concurrency,
-    (taken) => perform(gateway, taken, ports),
-    (_raw, problem) => ports.telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
+    (taken) => perform(gateway, taken, claimed, ports),
+    (_raw, problem) => telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
   );
+  return {
+    ...taking,
+    async stop() {
+      renewing.stop();
+      await taking.stop();
+    },
+  };
 }
 
-async function perform(gateway: string, { effect, signal }: Taken, ports: GatewayPorts): Promise<boolean> {
+async function perform(gateway: string, { effect, signal }: Taken, claimed: Map<EffectId, ShardId>, ports: GatewayPorts): Promise<boolean> {
   if (effect.kind !== 'callModel') throw new Refused('WRONG_POOL', `a ${effect.kind} came to the pool of models`);
-  const { calls, clock, shards, telemetry } = ports;
+  const { calls, shards, telemetry } = ports;
   const shard = shardOf(effect.tenant, effect.session, shards);
-  const claimMs = limits.effectAckWaitMs;
-  const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, claimMs);
+  const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, limits.effectAckWaitMs);
   // Halted, timed out, answered already; or the store lost it and the fold has not come to it again.
   if (entries === 'settled') return false;
   if (entries === 'held') throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
 
   const from = performance.now();
-  // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
-  const renewing = clock.every(limits.effectHeartbeatMs, () => void calls.renew(shard, effect.id, gateway, claimMs).catch(() => undefined));
+  claimed.set(effect.id, shard);
   try {
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
@@ -102,7 +115,7 @@ async function perform(gateway: string, { effect, signal }: Taken, ports: Gatewa
     }
     return true;
   } finally {
-    renewing.stop();
+    claimed.delete(effect.id);
   }
 }
 

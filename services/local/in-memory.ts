@@ -61,7 +61,7 @@ export async function startInMemory(options: InMemoryOptions) {
     calls: store.calls,
     mailbox,
     archive,
-    model: options.model ?? openaiModel(environment),
+    model: options.model ?? openaiModel(environment, clock),
     rates: memoryRateLimits(clock),
     tenants: () => catalog.tenants,
     telemetry,

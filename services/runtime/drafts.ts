@@ -3,7 +3,7 @@ import type { SessionId } from '../core/ids.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { type SessionRecord, wakeAtOf } from '../core/session/record.ts';
-import { endEventOf, eventOf, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { endEventOf, eventOf, type ToldEvent, told } from '../core/wire/cloud-event.ts';
 import type { SessionCommit } from '../ports/session-store.ts';
 import type { Actor } from './actor.ts';
 import type { Folded } from './fold.ts';
@@ -25,7 +25,6 @@ export interface Gathered {
   readonly steps: number;
   readonly effects: readonly PendingEffect[];
   readonly entry: OutboxEntry;
-  readonly eventTexts: readonly string[];
   /** Nothing is to be released. */
   readonly isQuiet: boolean;
   outboxBody(): string;
@@ -35,8 +34,7 @@ export interface Gathered {
 
 export class Drafts {
   #sessions = new Map<SessionId, SessionDraft>();
-  #events: UnderstudyEvent[] = [];
-  #eventTexts: string[] = [];
+  #events: ToldEvent[] = [];
   #prompts: Prompted[] = [];
   #steps = 0;
 
@@ -71,9 +69,7 @@ export class Drafts {
       const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
       this.#prompts.push({ tenant: record.tenant, session: record.session, effect, event });
     }
-    const event = eventOf(record, stepped.happened, effects, incoming.at);
-    this.#events.push(event);
-    this.#eventTexts.push(JSON.stringify(event));
+    this.#events.push(told(eventOf(record, stepped.happened, effects, incoming.at)));
     this.#steps += 1;
   }
 
@@ -91,13 +87,11 @@ export class Drafts {
 
   take(floorOf: (session: SessionId) => number | undefined): Gathered {
     const drafts = [...this.#sessions.values()];
-    const eventTexts = this.#eventTexts;
     const steps = this.#steps;
     const effects = drafts.flatMap((draft) => [...draft.pending.values()]);
     const entry: OutboxEntry = { pending: effects.map(({ id }) => id), prompts: this.#prompts, events: this.#events };
     this.#sessions = new Map();
     this.#events = [];
-    this.#eventTexts = [];
     this.#prompts = [];
     this.#steps = 0;
     return {
@@ -105,9 +99,8 @@ export class Drafts {
       steps,
       effects,
       entry,
-      eventTexts,
       isQuiet: entry.pending.length === 0 && entry.prompts.length === 0 && entry.events.length === 0,
-      outboxBody: () => encodeOutbox(entry, eventTexts),
+      outboxBody: () => encodeOutbox(entry),
       committed: () => {
         for (const { actor, record } of drafts) actor.committedVersion = record.version;
       },

@@ -14,7 +14,7 @@ import type { PendingEffect } from '../core/session/effects.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Actor } from './actor.ts';
-import { type OutboxEntry, type ReleasePorts, release, releasePending } from './release.ts';
+import { decodeOutbox, type OutboxEntry, type ReleasePorts, release, releasePending } from './release.ts';
 
 export interface Outgoing {
   /** Number of the stored entry; 0 for one that is not stored. */
@@ -22,7 +22,6 @@ export interface Outgoing {
   readonly entry: OutboxEntry;
   readonly effects: readonly PendingEffect[];
   readonly actors: readonly Actor[];
-  readonly eventTexts?: readonly string[];
 }
 
 export interface OutboxPorts extends ReleasePorts {
@@ -52,7 +51,7 @@ export class Outbox {
 
   /** What an earlier owner committed and did not settle. */
   restore(entries: readonly { readonly id: number; readonly body: string }[]): void {
-    for (const { id, body } of entries) this.#held.push({ id, entry: JSON.parse(body) as OutboxEntry, effects: [], actors: [] });
+    for (const { id, body } of entries) this.#held.push({ id, entry: decodeOutbox(body), effects: [], actors: [] });
     this.#nextId = (entries.at(-1)?.id ?? 0) + 1;
     this.#unsettled = entries.length;
   }
@@ -113,7 +112,7 @@ export class Outbox {
   }
 
   async #release(outgoing: Outgoing, isRepeat: boolean): Promise<void> {
-    await this.#persist('release', () => release(outgoing.entry, outgoing.effects, this.#ports, isRepeat, outgoing.eventTexts));
+    await this.#persist('release', () => release(outgoing.entry, outgoing.effects, this.#ports, isRepeat));
     if (!this.#isOpen()) return;
     if (outgoing.id > 0) this.#settled.push(outgoing.id);
     for (const actor of outgoing.actors) actor.unreleased -= 1;

@@ -7,7 +7,7 @@ import { assertNever } from '../core/errors.ts';
 import { type SessionId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
 import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
-import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { type ToldEvent, told, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
@@ -25,12 +25,17 @@ export interface Prompted {
 export interface OutboxEntry {
   readonly pending: readonly string[];
   readonly prompts: readonly Prompted[];
-  readonly events: readonly UnderstudyEvent[];
+  readonly events: readonly ToldEvent[];
 }
 
-/** The entry as JSON, from events that are JSON already: they are the bulk of it. */
-export const encodeOutbox = (entry: OutboxEntry, eventTexts: readonly string[]): string =>
-  `{"pending":${JSON.stringify(entry.pending)},"prompts":${JSON.stringify(entry.prompts)},"events":[${eventTexts.join(',')}]}`;
+/** The entry as it is stored: JSON, made of events that are JSON already. They are the bulk of it. */
+export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
+  `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
+
+export function decodeOutbox(text: string): OutboxEntry {
+  const { pending, prompts, events } = JSON.parse(text) as Omit<OutboxEntry, 'events'> & { events: UnderstudyEvent[] };
+  return { pending, prompts, events: events.map(told) };
+}
 
 export interface ReleasePorts {
   readonly mailbox: Mailbox;
@@ -44,11 +49,11 @@ export interface ReleasePorts {
  * @param effects   the pending effects that the entry names, as far as they are still pending
  * @param isRepeat  the entry may have been released before: look before telling an end a second time
  */
-export async function release(entry: OutboxEntry, effects: readonly PendingEffect[], ports: ReleasePorts, isRepeat: boolean, eventTexts?: readonly string[]): Promise<void> {
+export async function release(entry: OutboxEntry, effects: readonly PendingEffect[], ports: ReleasePorts, isRepeat: boolean): Promise<void> {
   const sent: Promise<unknown>[] = [];
   for (const effect of effects) sent.push(releasePending(effect, ports));
   // Steps before ends: who follows a session sees its last step, then its end.
-  if (entry.events.length > 0) sent.push(ports.events.publishSteps(entry.events, eventTexts));
+  if (entry.events.length > 0) sent.push(ports.events.publishSteps(entry.events));
   for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
   await Promise.all(sent);
   // Those that go to a pool are counted when they leave their window.

@@ -4,14 +4,15 @@
  * Owns     the shard's actors from activation to passivation.
  */
 import type { SessionId } from '../core/ids.ts';
+import { Recent } from '../core/recent.ts';
 import type { Actor } from './actor.ts';
 
-const endedMax = 4_096;
+const endedKept = 4_096;
 
 export class Residents {
   readonly #actors = new Map<SessionId, Actor>();
   /** Sessions that ended and were archived, with the tasks they knew. */
-  readonly #ended = new Map<SessionId, readonly string[]>();
+  readonly #ended = new Recent<SessionId, readonly string[]>(endedKept);
 
   get size(): number {
     return this.#actors.size;
@@ -33,13 +34,7 @@ export class Residents {
   /** Put away. Its state is stored, or it has none. */
   forget(actor: Actor): void {
     this.#actors.delete(actor.session);
-    if (!actor.isGone) return;
-    this.#ended.set(actor.session, actor.tasksKnown);
-    if (this.#ended.size > endedMax)
-      for (const oldest of this.#ended.keys()) {
-        this.#ended.delete(oldest);
-        break;
-      }
+    if (actor.isGone) this.#ended.set(actor.session, actor.tasksKnown);
   }
 
   clear(): void {

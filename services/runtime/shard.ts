@@ -482,8 +482,8 @@ export class Shard {
     gathered.committed();
     this.#outbox.settled(settled.length);
     this.#baselines.committed(archived);
-    const { entry, effects, actors, eventTexts } = gathered;
-    if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors, eventTexts });
+    const { entry, effects, actors } = gathered;
+    if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors });
     if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) await this.#letGo();
     if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
       this.#isPaused = false;

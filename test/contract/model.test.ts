@@ -2,6 +2,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
 import { modelSpecSchema } from '../../services/core/session/specs.ts';
 import type { Prompt } from '../../services/ports/performers.ts';
@@ -48,7 +49,7 @@ const prompt: Prompt = {
 };
 const never = new AbortController().signal;
 const ask = (over: object = {}, signal = never, onText?: (text: string) => void) =>
-  openaiModel({ OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: 'secret' }).complete(
+  openaiModel({ OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: 'secret' }, systemClock).complete(
     { name: 'm', ...modelSpecSchema.parse({ model: 'x', stream: false, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 }, ...over }) } as never,
     prompt,
     { signal, ...(onText ? { onText } : {}) },

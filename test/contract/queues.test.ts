@@ -12,7 +12,7 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Refused } from '../../services/core/errors.ts';
 import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import type { RunTool } from '../../services/core/session/effects.ts';
-import { eventOf } from '../../services/core/wire/cloud-event.ts';
+import { eventOf, told } from '../../services/core/wire/cloud-event.ts';
 import type { Archive } from '../../services/ports/archive.ts';
 import type { Control } from '../../services/ports/control.ts';
 import type { Effects } from '../../services/ports/effects.ts';
@@ -266,7 +266,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
     });
 
     describe('events and dead letters', () => {
-      const told = () => {
+      const eventOfStep = () => {
         const talk = new Talk();
         talk.say(task());
         if (talk.last?.kind !== 'applied') throw new Error('not applied');
@@ -274,13 +274,13 @@ function describeQueues(name: string, open: () => Promise<World>) {
       };
 
       test('followers hear what fits their filter, from now on or from the start', async () => {
-        const event = told();
+        const event = eventOfStep();
         const [live, all, others]: string[][] = [[], [], []];
         const followers = [
           await world.events.follow({ session: event.data.session }, false, ({ id }) => live!.push(id)),
           await world.events.follow({ tenant: 'nobody' }, true, ({ id }) => others!.push(id)),
         ];
-        await world.events.publishSteps([event]);
+        await world.events.publishSteps([told(event)]);
         followers.push(await world.events.follow({}, true, ({ id }) => all!.push(id)));
         await eventually(() => live!.length === 1 && all!.length === 1);
 
@@ -289,7 +289,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
       });
 
       test('steps of many sessions that are told together are heard by who follows one of them, in order, and its end comes after them', async () => {
-        const step = told();
+        const step = eventOfStep();
         const session = `desk-${String(++count).padStart(20, '0')}`;
         const of = (name: string, version: number) => ({ ...step, id: `${name}-${version}`, data: { ...step.data, session: name, version } });
         const steps = Array.from({ length: 300 }, (_, index) => of(index % 2 === 0 ? session : 'another', index + 1));
@@ -297,7 +297,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const heard: string[] = [];
         const following = await world.events.follow({ tenant: step.data.tenant, session }, false, ({ id }) => heard.push(id));
 
-        await Promise.all([world.events.publishSteps(steps), world.events.publishEnd(end)]);
+        await Promise.all([world.events.publishSteps(steps.map(told)), world.events.publishEnd(end)]);
         await eventually(() => heard.length === 151);
 
         expect(heard).toEqual([...steps.filter(({ data }) => data.session === session).map(({ id }) => id), end.id]);
@@ -308,9 +308,9 @@ function describeQueues(name: string, open: () => Promise<World>) {
 
       test('who reads from the start may leave out what is older than a session', async () => {
         const session = `desk-${String(++count).padStart(20, '0')}`;
-        const event = { ...told(), time: new Date().toISOString() };
+        const event = { ...eventOfStep(), time: new Date().toISOString() };
         const one = { ...event, id: `${session}-1`, data: { ...event.data, session } };
-        await world.events.publishSteps([one]);
+        await world.events.publishSteps([told(one)]);
         const [since, later]: string[][] = [[], []];
 
         const followers = [

@@ -49,7 +49,9 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
     for (const { filter, onEvent } of followers) if (matches(told, filter)) onEvent(told);
   };
   return {
-    publishSteps: async (steps) => steps.forEach(tell),
+    async publishSteps(steps) {
+      for (const { text } of steps) tell(JSON.parse(text) as UnderstudyEvent);
+    },
     publishEnd: async (event) => tell(event),
     has: async (event) => events.findLast((other) => other.data.session === event.data.session && other.type === event.type)?.id === event.id,
     async follow(filter, fromStart, onEvent) {

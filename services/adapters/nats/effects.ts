@@ -2,6 +2,7 @@
 import { Refused, Unavailable } from '../../core/errors.ts';
 import type { TenantId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
+import { Recent } from '../../core/recent.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Effects } from '../../ports/effects.ts';
@@ -49,16 +50,7 @@ export function natsEffects(nats: Nats): Effects {
       /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
       const waiting: (() => void)[] = [];
       /** Performed lately, so that a copy that comes late is not performed again. */
-      const performed = new Set<string>();
-      const remember = (id: string) => {
-        performed.add(id);
-        if (performed.size > 20_000) {
-          for (const oldest of performed) {
-            performed.delete(oldest);
-            break;
-          }
-        }
-      };
+      const performed = new Recent<string, true>(20_000);
       const consumer = new PullConsumer(nats, {
         stream: 'effects',
         durable: `pool-${pool}`,
@@ -98,7 +90,7 @@ export function natsEffects(nats: Nats): Effects {
             perform({ effect, signal: controller.signal, isRedelivered: message.tries > 1 })
               .then(
                 (isPerformed) => {
-                  if (isPerformed) remember(effect.id);
+                  if (isPerformed) performed.set(effect.id, true);
                   done();
                 },
                 (error: { retryAfterMs?: number }) => later(effect, error.retryAfterMs ?? 500),

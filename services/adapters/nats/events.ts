@@ -31,7 +31,6 @@ export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
   const kindOf = (event: UnderstudyEvent) => event.type.slice(event.type.lastIndexOf('.') + 1);
   const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) => publisher.publish(subject, `[${texts.join(',')}]`));
-  const batchOf = ({ data: { tenant, agent } }: UnderstudyEvent) => subjects.eventBatch(tenant, agent);
   const subjectOf = (event: UnderstudyEvent) => subjects.event(event.data.tenant, event.data.agent, event.data.session, kindOf(event));
   const parseDead = (sequence: number, at: number, text: string): DeadLetter | undefined => {
     try {
@@ -41,12 +40,12 @@ export function natsEvents(nats: Nats): Events {
     }
   };
   return {
-    async publishSteps(events, texts = events.map((event) => JSON.stringify(event))) {
+    async publishSteps(told) {
       // Most share a batch, and so a promise.
-      await Promise.all(new Set(events.map((event, index) => steps.add(batchOf(event), texts[index]!))));
+      await Promise.all(new Set(told.map(({ tenant, agent, text }) => steps.add(subjects.eventBatch(tenant, agent), text))));
     },
     async publishEnd(event) {
-      steps.send(batchOf(event));
+      steps.send(subjects.eventBatch(event.data.tenant, event.data.agent));
       await publisher.publish(subjectOf(event), JSON.stringify(event));
     },
     async has(event) {

@@ -5,7 +5,8 @@
  * C2  What is in hand is kept alive with in-progress acks until it is acked or handed back.
  * C3  A reply subject names a sequence, and after a restart of the server that may be another message's: what was in hand when the
  *     connection was lost is not acked any more. It is offered again, and whoever performed it knows.
- * C4  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
+ * C4  Acks leave together, a little later: who waits for them is only the server, and each alone would wake it.
+ * C5  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
  */
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, type Nats } from './connection.ts';
@@ -35,11 +36,14 @@ export interface PullOptions {
 }
 
 const requestMs = 5_000;
+const acksWaitMs = 10; // of the three seconds in which the server waits for one
 
 export class PullConsumer {
   readonly #nats: Nats;
   readonly #options: PullOptions;
   readonly #inHand = new Set<{ readonly reply: string }>();
+  #acks: string[] = [];
+  #acking: NodeJS.Timeout | undefined;
   #inbox = '';
   #subscription: Subscription | undefined;
   #asked = 0;
@@ -58,9 +62,9 @@ export class PullConsumer {
     this.#inbox = this.#nats.inbox();
     this.#subscription = this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
     await this.#ensure();
-    this.#nats.onDisconnect(() => this.#inHand.clear());
+    this.#nats.onDisconnect(() => this.#forget());
     this.#nats.onReconnect(() => {
-      this.#inHand.clear();
+      this.#forget();
       this.#asked = 0;
       void this.#ensure().then(() => this.pull());
     });
@@ -112,6 +116,7 @@ export class PullConsumer {
 
   stop(): void {
     this.drain();
+    this.#sendAcks();
     clearInterval(this.#beat);
   }
 
@@ -165,19 +170,39 @@ export class PullConsumer {
     const end = tokens.length >= 11 ? 10 : 8;
     const held = { reply };
     this.#inHand.add(held);
-    const settle = (word: string) => {
-      if (!this.#inHand.delete(held)) return;
-      if (!this.#nats.connection.isClosed()) this.#nats.connection.publish(reply, word);
-      this.pull();
-    };
+    const isSettled = () => !this.#inHand.delete(held);
     this.#options.onMessage({
       subject: message.subject,
       sequence: Number(tokens[end - 3]),
       tries: Number(tokens[end - 4]),
       headers: message.headers,
       text: () => message.string(),
-      ack: () => settle('+ACK'),
-      handBack: (delayMs) => settle(`-NAK ${JSON.stringify({ delay: nanos(delayMs) })}`),
+      ack: () => {
+        if (isSettled()) return;
+        this.#acks.push(reply);
+        this.#acking ??= setTimeout(() => this.#sendAcks(), acksWaitMs);
+        this.pull();
+      },
+      handBack: (delayMs) => {
+        if (isSettled()) return;
+        if (!this.#nats.connection.isClosed()) this.#nats.connection.publish(reply, `-NAK ${JSON.stringify({ delay: nanos(delayMs) })}`);
+        this.pull();
+      },
     });
+  }
+
+  #sendAcks(): void {
+    clearTimeout(this.#acking);
+    this.#acking = undefined;
+    const acks = this.#acks;
+    this.#acks = [];
+    if (this.#nats.connection.isClosed()) return;
+    for (const reply of acks) this.#nats.connection.publish(reply, '+ACK');
+  }
+
+  /** What was in hand or not yet acked is the server's again (C3). */
+  #forget(): void {
+    this.#inHand.clear();
+    this.#acks = [];
   }
 }

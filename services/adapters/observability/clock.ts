@@ -18,4 +18,26 @@ export const systemClock: Clock = {
     const timer = setInterval(tick, ms);
     return { stop: () => clearInterval(timer) };
   },
+  within(ms, signal) {
+    // By hand: composite and time-out signals cost more than a small call.
+    const controller = new AbortController();
+    let isOver = false;
+    const timer = setTimeout(() => {
+      isOver = true;
+      controller.abort();
+    }, ms);
+    const abort = () => controller.abort(signal.reason);
+    if (signal.aborted) abort();
+    else signal.addEventListener('abort', abort, { once: true });
+    return {
+      signal: controller.signal,
+      get isOver() {
+        return isOver;
+      },
+      stop() {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', abort);
+      },
+    };
+  },
 };

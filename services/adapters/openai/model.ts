@@ -7,12 +7,13 @@ import { assertNever } from '../../core/errors.ts';
 import type { Entry } from '../../core/session/conversation.ts';
 import type { ModelReply, ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
+import type { Clock } from '../../ports/clock.ts';
 import type { Model, Prompt } from '../../ports/performers.ts';
 import { DirectClient } from './client.ts';
 
 type Answer = Omit<ModelReply, 'attempts' | 'costMicros'>;
 
-export function openaiModel(environment: Readonly<Record<string, string | undefined>>): Model {
+export function openaiModel(environment: Readonly<Record<string, string | undefined>>, clock: Pick<Clock, 'within'>): Model {
   const clients = new Map<string, OpenAI>();
   const expand = (text: string) => text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
   const clientFor = (baseUrl: string, apiKey: string): OpenAI => {
@@ -31,26 +32,16 @@ export function openaiModel(environment: Readonly<Record<string, string | undefi
       if (!apiKey) return failed('permanent', 'MODEL_KEY_MISSING', `model ${spec.name} needs a key in ${spec.apiKeyEnv}`);
       const client = clientFor(baseUrl, apiKey);
       const from = performance.now();
-      // One controller by hand: composite and time-out signals cost more than the rest of a small call.
-      const controller = new AbortController();
-      let isTimeout = false;
-      const timer = setTimeout(() => {
-        isTimeout = true;
-        controller.abort();
-      }, spec.timeoutMs);
-      const abort = () => controller.abort();
-      signal.addEventListener('abort', abort, { once: true });
-      if (signal.aborted) abort();
+      const bound = clock.within(spec.timeoutMs, signal);
       try {
-        const options = { signal: controller.signal, ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}) };
+        const options = { signal: bound.signal, ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}) };
         const answer = spec.api === 'responses' ? await askResponses(client, spec, prompt, options, onText) : await askChat(client, spec, prompt, options, onText);
         return { ok: true, value: { ...answer, latencyMs: Math.round(performance.now() - from) } };
       } catch (error) {
         if (signal.aborted) return failed('permanent', 'CANCELLED', 'the call was cancelled');
-        return classify(error, isTimeout, spec.name);
+        return classify(error, bound.isOver, spec.name);
       } finally {
-        clearTimeout(timer);
-        signal.removeEventListener('abort', abort);
+        bound.stop();
       }
     },
   };

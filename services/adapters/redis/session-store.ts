@@ -187,6 +187,7 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
     bytes += size - (cache.get(session)?.bytes ?? 0);
     cache.delete(session);
     cache.set(session, { from, entries, bytes: size });
+    if (bytes <= bytesMax) return;
     for (const [oldest, { bytes: freed }] of cache) {
       if (bytes <= bytesMax) break;
       cache.delete(oldest);
