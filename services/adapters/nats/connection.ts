@@ -3,12 +3,14 @@ import { type ConnectionOptions, connect, createInbox, type JetStreamManager, ty
 import { Unavailable } from '../../core/errors.ts';
 import { type Streams, type Subjects, streamsOf, subjectsOf } from '../../core/wire/subjects.ts';
 import { LeanPublisher } from './publisher.ts';
+import { Requests } from './requests.ts';
 import { dropStaleReads, type Protocol } from './stale-reads.ts';
 
 export interface Nats {
   readonly connection: NatsConnection;
   readonly manager: JetStreamManager;
   readonly publisher: LeanPublisher;
+  readonly requests: Requests;
   readonly subjects: Subjects;
   readonly streams: Streams;
   /** Copies of each stream that is made. */
@@ -50,7 +52,6 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
     pingInterval: 5_000,
     maxPingOut: 2,
     inboxPrefix,
-    noAsyncTraces: true, // a stack trace for each request, should it fail
     ...(user ? { user, pass: password ?? '' } : {}),
   };
   const deadline = Date.now() + withinMs;
@@ -76,11 +77,13 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
   const manager = await open.jetstreamManager({ checkAPI: false, timeout: 5_000 });
   const inbox = () => createInbox(inboxPrefix);
   const publisher = new LeanPublisher(open, inbox());
+  const requests = new Requests(open, inbox());
   listeners.push(() => publisher.resendAll());
   return {
     connection: open,
     manager,
     publisher,
+    requests,
     subjects: subjectsOf(prefix),
     streams: streamsOf(prefix),
     replicas,
@@ -89,6 +92,7 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
     onDisconnect: (listener) => lost.push(listener),
     async close() {
       publisher.close();
+      requests.close();
       await open.close();
     },
   };
@@ -98,7 +102,7 @@ const noMessageFound = 10_037;
 
 /** One message: the last of a subject, that of a sequence, or the next of a subject from a sequence on. @throws Unavailable on any error but "there is none": an error must never look like an absence */
 export async function lastMessage(
-  nats: Pick<Nats, 'connection'>,
+  nats: Pick<Nats, 'requests'>,
   stream: string,
   query: { last_by_subj: string } | { seq: number; next_by_subj?: string },
 ): Promise<{ seq: number; text: string; bytes: Buffer; at: number } | undefined> {
@@ -115,14 +119,14 @@ export async function lastMessage(
 
 /** Ask the JetStream API, in JSON. @throws Unavailable on no answer; an `error` in the answer is returned. */
 export async function ask<Answer>(
-  nats: Pick<Nats, 'connection'>,
+  nats: Pick<Nats, 'requests'>,
   subject: string,
   body: unknown,
   timeoutMs = 5_000,
 ): Promise<Answer & { error?: { code: number; err_code?: number; description: string } }> {
   try {
-    const reply = await nats.connection.request(subject, body === undefined ? '' : JSON.stringify(body), { timeout: timeoutMs });
-    return JSON.parse(reply.string()) as Answer & { error?: { code: number; err_code?: number; description: string } };
+    const answer = await nats.requests.ask(subject, body === undefined ? '' : JSON.stringify(body), timeoutMs);
+    return JSON.parse(answer) as Answer & { error?: { code: number; err_code?: number; description: string } };
   } catch (error) {
     throw new Unavailable('NATS_UNAVAILABLE', `NATS did not answer (${subject.split('.').slice(0, 5).join('.')})`, { cause: error });
   }

@@ -5,7 +5,7 @@
  * C2  What is in hand is kept alive with in-progress acks until it is acked or handed back.
  * C3  A reply subject names a sequence, and after a restart of the server that may be another message's: what was in hand when the
  *     connection was lost is not acked any more. It is offered again, and whoever performed it knows.
- * C4  Acks leave together, a little later: who waits for them is only the server, and each alone would wake it.
+ * C4  Acks leave with the next publish, or soon: who waits for them is only the server, and each alone would wake it.
  * C5  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
  */
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
@@ -36,14 +36,12 @@ export interface PullOptions {
 }
 
 const requestMs = 5_000;
-const acksWaitMs = 10; // of the three seconds in which the server waits for one
 
 export class PullConsumer {
   readonly #nats: Nats;
   readonly #options: PullOptions;
   readonly #inHand = new Set<{ readonly reply: string }>();
   #acks: string[] = [];
-  #acking: NodeJS.Timeout | undefined;
   #inbox = '';
   #subscription: Subscription | undefined;
   #asked = 0;
@@ -179,8 +177,7 @@ export class PullConsumer {
       text: () => message.string(),
       ack: () => {
         if (isSettled()) return;
-        this.#acks.push(reply);
-        this.#acking ??= setTimeout(() => this.#sendAcks(), acksWaitMs);
+        if (this.#acks.push(reply) === 1) this.#nats.publisher.beside(() => this.#sendAcks());
         this.pull();
       },
       handBack: (delayMs) => {
@@ -192,8 +189,6 @@ export class PullConsumer {
   }
 
   #sendAcks(): void {
-    clearTimeout(this.#acking);
-    this.#acking = undefined;
     const acks = this.#acks;
     this.#acks = [];
     if (this.#nats.connection.isClosed()) return;
