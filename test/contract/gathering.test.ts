@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { Gatherer } from '../../services/adapters/nats/gatherer.ts';
+import { LeanPublisher } from '../../services/adapters/nats/publisher.ts';
 import { WaitingRoom } from '../../services/adapters/nats/waiting-room.ts';
 import { limits } from '../../services/core/limits.ts';
 import { eventually } from '../support/eventually.ts';
@@ -129,4 +130,58 @@ test('a broker that refuses tells everybody who waited for that message', async 
   acks[0]!.reject(new Error('refused'));
 
   for (const one of added) await expect(one).rejects.toThrow('refused');
+});
+
+/** A publisher over a connection that only notes what is sent, and when: `sent` holds what left in one turn of the loop. */
+function publisher() {
+  const sent: string[][] = [];
+  let isNewTurn = true;
+  const connection = {
+    subscribe: () => undefined,
+    isClosed: () => false,
+    publish: (subject: string) => {
+      if (isNewTurn) {
+        sent.push([]);
+        setImmediate(() => {
+          isNewTurn = true;
+        });
+      }
+      isNewTurn = false;
+      sent.at(-1)!.push(subject);
+    },
+  };
+  return { sent, connection, publisher: new LeanPublisher(connection as never, 'inbox') };
+}
+
+test('what nobody waits for leaves with the next publish, and before it', async () => {
+  const { sent, connection, publisher: lean } = publisher();
+  void lean.publish('patient', '', undefined, 'soon').catch(() => undefined);
+  lean.beside(() => connection.publish('ack'));
+  await settled();
+  expect(sent).toEqual([]);
+
+  void lean.publish('urgent', '').catch(() => undefined);
+  await eventually(() => sent.length > 0);
+  expect(sent).toEqual([['ack', 'patient', 'urgent']]);
+  lean.close();
+});
+
+test('what nobody waits for leaves alone when nothing else is published for a while, once', async () => {
+  const { sent, connection, publisher: lean } = publisher();
+  void lean.publish('patient', '', undefined, 'soon').catch(() => undefined);
+  lean.beside(() => connection.publish('ack'));
+  await eventually(() => sent.length > 0);
+  void lean.publish('later', '').catch(() => undefined);
+  await eventually(() => sent.length > 1);
+  expect(sent).toEqual([['ack', 'patient'], ['later']]);
+  expect(lean.pending).toBe(2);
+  lean.close();
+});
+
+test('what waits for company is told when the publisher is closed', async () => {
+  const { sent, publisher: lean } = publisher();
+  const waiting = lean.publish('patient', '', undefined, 'soon');
+  lean.close();
+  await expect(waiting).rejects.toThrow('closed');
+  expect(sent).toEqual([]);
 });

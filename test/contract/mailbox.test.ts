@@ -180,16 +180,16 @@ describe('a stretch of mail that is trimmed', () => {
         if (property === 'subscribe' && work.lateMs !== undefined)
           return (subject: string, { callback }: { callback: (...heard: unknown[]) => void }) =>
             target.subscribe(subject, { callback: (...heard) => void setTimeout(() => callback(...heard), work.lateMs) });
-        if (property !== 'request') return typeof value === 'function' ? value.bind(target) : value;
-        return async (subject: string, ...rest: [string, object]) => {
-          const isMade = subject.includes('CONSUMER.CREATE');
-          if (isMade) await work.before?.();
-          const answer = await target.request(subject, ...(rest as [string, never]));
-          return isMade && work.after ? { ...answer, string: () => work.after!(answer.string()) } : answer;
-        };
+        return typeof value === 'function' ? value.bind(target) : value;
       },
     });
-    return natsMailbox({ ...nats, connection });
+    const ask = async (subject: string, body: string, withinMs: number) => {
+      const isMade = subject.includes('CONSUMER.CREATE');
+      if (isMade) await work.before?.();
+      const answer = await nats.requests.ask(subject, body, withinMs);
+      return isMade && work.after ? work.after(answer) : answer;
+    };
+    return natsMailbox({ ...nats, connection, requests: { ask } });
   };
   const filled = async (shard: ShardId) => {
     const mailbox = natsMailbox(servers.connections.nats);

@@ -10,7 +10,7 @@ export interface Nats {
   readonly connection: NatsConnection;
   readonly manager: JetStreamManager;
   readonly publisher: LeanPublisher;
-  readonly requests: Requests;
+  readonly requests: Pick<Requests, 'ask'>;
   readonly subjects: Subjects;
   readonly streams: Streams;
   /** Copies of each stream that is made. */
