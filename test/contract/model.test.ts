@@ -102,6 +102,7 @@ describe('chat completions', () => {
         tools: [{ type: 'function', function: { name: 'echo', description: 'echoes', parameters: { type: 'object' } } }],
       },
     });
+    expect(Object.keys(seen.at(-1)!.headers).filter((name) => name.startsWith('x-stainless'))).toEqual([]);
   });
 
   test('give the calls that the model wants', async () => {

@@ -71,9 +71,10 @@ export class DirectClient extends OpenAI {
     return url;
   }
 
+  /** Without what the package tells of the machine that it runs on: nobody's business, and half of the head of a request. */
   async #commonHeaders(path: string): Promise<Record<string, string>> {
     const { req } = await this.buildRequest({ method: 'post', path, body: {} });
-    return Object.fromEntries(new Headers(req.headers).entries());
+    return Object.fromEntries([...new Headers(req.headers)].filter(([name]) => !name.startsWith('x-stainless-')));
   }
 }
 

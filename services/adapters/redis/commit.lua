@@ -12,9 +12,9 @@
 -- Returns OK, FENCED (another owns the shard) or STALE (position or a version is not as expected).
 -- Promise: with anything but OK, nothing was written.
 -- What goes to one key is written with one command, whatever the number of sessions: half as many commands, here and in the append-only file.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
-local position = redis.call('GET', KEYS[2])
-if (position or '') ~= ARGV[2] then return 'STALE' end
+local held = redis.call('MGET', KEYS[1], KEYS[2])
+if held[1] ~= ARGV[1] then return 'FENCED' end
+if (held[2] or '') ~= ARGV[2] then return 'STALE' end
 
 local at = 8
 -- A list with its length first: where it begins, and how long it is.

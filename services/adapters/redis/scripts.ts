@@ -36,9 +36,9 @@ return redis.call('ZRANGE', KEYS[1], 0, -1)`;
 /** claimCall: KEYS pending, claim, conversation; ARGV effect, holder, ms, from, to. */
 const claimCall = `
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'settled' end
-local holder = redis.call('GET', KEYS[2])
-if holder and holder ~= ARGV[2] then return 'held' end
-redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+local holder = redis.call('SET', KEYS[2], ARGV[2], 'NX', 'GET', 'PX', ARGV[3])
+if holder == ARGV[2] then redis.call('PEXPIRE', KEYS[2], ARGV[3])
+elseif holder then return 'held' end
 if tonumber(ARGV[5]) <= tonumber(ARGV[4]) then return {} end
 return redis.call('LRANGE', KEYS[3], ARGV[4], tonumber(ARGV[5]) - 1)`;
 

@@ -75,7 +75,7 @@ const drivers = new WeakMap<AnyStateMachine, MachineDriver>();
 export const driverFor = (machine: AnyStateMachine): MachineDriver => {
   let driver = drivers.get(machine);
   if (!driver) {
-    driver = driverOf(machine);
+    driver = driverOf(machine, machine === agentMachine);
     drivers.set(machine, driver);
   }
   return driver;

@@ -7,6 +7,7 @@
  */
 import { type AnyActorRef, type AnyMachineSnapshot, type AnyStateMachine, createActor, type EventObject, fromPromise, type Snapshot } from 'xstate';
 import { Defect } from '../errors.ts';
+import { type FlatTransition, flatTransitions } from './flat-machine.ts';
 
 /** What a machine did besides moving: the host turns these into effects and timers. */
 export interface MachineAction {
@@ -27,10 +28,8 @@ export interface Transitioned {
   readonly choices: readonly Choice[];
 }
 
-interface Transition {
-  readonly target?: readonly { readonly key: string }[] | undefined;
+interface Transition extends FlatTransition {
   readonly guard?: unknown;
-  readonly eventType: string;
   readonly source: { readonly transitions: ReadonlyMap<string, readonly Transition[]>; readonly always?: readonly Transition[] };
 }
 
@@ -48,7 +47,13 @@ const inert = fromPromise(async () => undefined);
 /** Sources that a machine may invoke: `model`, `tool`, `agent`, `human`. */
 export const invokable = ['model', 'tool', 'agent', 'human'] as const;
 
-export function driverOf(given: AnyStateMachine): MachineDriver {
+const choiceOf = (transition: Transition, event: string): Choice => {
+  const beside = transition.eventType ? transition.source.transitions.get(transition.eventType) : transition.source.always;
+  return { event, chosen: labelOf(transition), options: labelsOf(beside ?? [transition]) };
+};
+
+/** @param isFlat  the machine has one level, and its events may go the short way (flat-machine.ts) */
+export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver {
   const machine = given.provide({ actors: Object.fromEntries(invokable.map((name) => [name, inert])) } as never);
   const self = createActor(machine, { input: undefined as never, inspect: () => {} }) as unknown as AnyActorRef;
   let actions: MachineAction[] = [];
@@ -56,10 +61,7 @@ export function driverOf(given: AnyStateMachine): MachineDriver {
   const system = Object.create((self as unknown as { system: object }).system) as Record<string, unknown>;
   system._sendInspectionEvent = (event: { type: string; event?: EventObject; _transitions?: readonly Transition[] }) => {
     if (event.type !== '@xstate.microstep') return;
-    for (const transition of event._transitions ?? []) {
-      const beside = transition.eventType ? transition.source.transitions.get(transition.eventType) : transition.source.always;
-      choices.push({ event: event.event?.type ?? '', chosen: labelOf(transition), options: labelsOf(beside ?? [transition]) });
-    }
+    for (const transition of event._transitions ?? []) choices.push(choiceOf(transition, event.event?.type ?? ''));
   };
   // A child of the machine registers with the system; none lives longer than the transition.
   system._register = (sessionId: string) => sessionId;
@@ -79,6 +81,7 @@ export function driverOf(given: AnyStateMachine): MachineDriver {
     actionExecutor: (action: MachineAction) => actions.push({ type: action.type, params: action.params }),
   } as never;
 
+  const flat = isFlat ? flatTransitions(machine) : undefined;
   const collect = (run: () => AnyMachineSnapshot): Transitioned => {
     actions = [];
     choices = [];
@@ -88,7 +91,11 @@ export function driverOf(given: AnyStateMachine): MachineDriver {
   return {
     machine,
     initial: (input) => collect(() => machine.getInitialSnapshot(scope, input as never) as AnyMachineSnapshot),
-    transition: (snapshot, event) => collect(() => machine.transition(snapshot as never, event as never, scope) as AnyMachineSnapshot),
+    transition(snapshot, event) {
+      const step = flat?.<Transition>(snapshot, event);
+      if (step) return { snapshot: step.snapshot, actions: step.actions, choices: [choiceOf(step.taken, event.type)] };
+      return collect(() => machine.transition(snapshot as never, event as never, scope) as AnyMachineSnapshot);
+    },
     restore: ({ value, context, status, output, history }) => {
       const restored = machine.restoreSnapshot(
         { value, context, status: status ?? 'active', output, error: undefined, children: {}, historyValue: history ?? {} } as unknown as Snapshot<unknown>,
