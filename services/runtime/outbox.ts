@@ -8,7 +8,7 @@
  *     What waits is told by the shard's position (windows.ts, N2).
  * B3  Once the shard is lost, nothing more leaves.
  */
-import { messageOf, Unavailable } from '../core/errors.ts';
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { ShardId } from '../core/ids.ts';
 import type { PendingEffect } from '../core/session/effects.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -49,11 +49,26 @@ export class Outbox {
     this.#onReleased = onReleased;
   }
 
-  /** What an earlier owner committed and did not settle. */
-  restore(entries: readonly { readonly id: number; readonly body: string }[]): void {
-    for (const { id, body } of entries) this.#held.push({ id, entry: decodeOutbox(body), effects: [], actors: [] });
+  /** What an earlier owner committed and did not settle. @returns what cannot be read of it: somebody must be told, and then settle it */
+  restore(entries: readonly { readonly id: number; readonly body: string }[]): { readonly id: number; readonly body: string; readonly problem: string }[] {
+    const poisoned: { id: number; body: string; problem: string }[] = [];
+    for (const { id, body } of entries) {
+      try {
+        this.#held.push({ id, entry: decodeOutbox(body), effects: [], actors: [] });
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        poisoned.push({ id, body, problem: error.message });
+      }
+    }
     this.#nextId = (entries.at(-1)?.id ?? 0) + 1;
     this.#unsettled = entries.length;
+    return poisoned;
+  }
+
+  /** This entry needs no releasing. */
+  settle(id: number): void {
+    this.#settled.push(id);
+    this.#onReleased([]);
   }
 
   get nextId(): number {

@@ -3,8 +3,9 @@
  * for whatever was not settled; so everything here may happen twice, under the same ids.
  */
 
-import { assertNever } from '../core/errors.ts';
-import { type SessionId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
+import { z } from 'zod';
+import { assertNever, issuesOf, Refused } from '../core/errors.ts';
+import { type SessionId, sessionIdSchema, shardOf, type TenantId, tenantIdSchema } from '../core/ids.ts';
 import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import { type ToldEvent, told, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
@@ -32,9 +33,24 @@ export interface OutboxEntry {
 export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
   `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
 
+const storedSchema = z.object({
+  pending: z.array(z.string()),
+  prompts: z.array(z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: z.looseObject({ kind: z.enum(['reply', 'cancel', 'haltChild']) }), event: z.unknown() })),
+  events: z.array(z.looseObject({ id: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string() }) })),
+});
+
+/** @throws Refused (OUTBOX_POISONED) for what no runtime wrote */
 export function decodeOutbox(text: string): OutboxEntry {
-  const { pending, prompts, events } = JSON.parse(text) as Omit<OutboxEntry, 'events'> & { events: UnderstudyEvent[] };
-  return { pending, prompts, events: events.map(told) };
+  let stored: unknown;
+  try {
+    stored = JSON.parse(text);
+  } catch (error) {
+    throw new Refused('OUTBOX_POISONED', 'an outbox entry is not JSON', { cause: error });
+  }
+  const parsed = storedSchema.safeParse(stored);
+  if (!parsed.success) throw new Refused('OUTBOX_POISONED', `an outbox entry does not parse: ${issuesOf(parsed.error)}`);
+  const { pending, prompts, events } = parsed.data;
+  return { pending, prompts: prompts as unknown as Prompted[], events: (events as unknown as UnderstudyEvent[]).map(told) };
 }
 
 export interface ReleasePorts {

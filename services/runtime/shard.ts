@@ -149,8 +149,11 @@ export class Shard {
     this.#offersAll ||= isReborn || isQueueLost;
     this.#catchUpTo = last;
     this.#outbox.isHolding = true;
-    this.#outbox.restore(state.outbox);
+    const poisoned = this.#outbox.restore(state.outbox);
     this.#isOpen = true;
+    // What they said of pending effects is known without them; ends and events that only they knew of are for a person to look at.
+    this.#offersAll ||= poisoned.length > 0;
+    for (const { id, body, problem } of poisoned) this.#deadLetters.bury('OUTBOX_POISONED', `entry ${id} of shard ${this.id}: ${problem}`, { body }, () => this.#outbox.settle(id));
 
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
     if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined));

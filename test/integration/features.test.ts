@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
-import { type SessionId, shardOf, type TenantId } from '../../services/core/ids.ts';
+import { type SessionId, type ShardId, shardOf, type TenantId } from '../../services/core/ids.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
 import { eventually } from '../support/eventually.ts';
 import { System, script } from '../support/system.ts';
@@ -254,6 +254,22 @@ describe('bad input loses nothing and blocks nobody', () => {
 
     expect((await system.endOf('poison-1')).data.to).toBe('completed');
     await system.verifyAll(['poison-1']);
+  });
+
+  test('a poisoned outbox entry in Redis is a dead letter with its text, and its shard goes on', async () => {
+    const redis = await connectedRedis(system.stack.redis.url);
+    for (let shard = 0; shard < 4; shard += 1) await redis.hset(keysOf('understudy', shard as ShardId).outbox, '1', '{"pending":"nonsense"}');
+    for (const runtime of system.of('runtime')) system.stack.kill(runtime);
+    await system.stack.start('runtime');
+    await Promise.all(['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4'].map((id) => system.publish(id, script('pure'))));
+
+    for (const id of ['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4']) expect((await system.endOf(id)).data.to).toBe('completed');
+    await eventually(async () => {
+      const letters = (await natsEvents(system.nats).deadLetters(1_000)).filter(({ code }) => code === 'OUTBOX_POISONED');
+      return letters.length >= 4 && letters.every(({ body }) => body === '{"pending":"nonsense"}');
+    });
+    await eventually(async () => (await Promise.all([0, 1, 2, 3].map((shard) => redis.hexists(keysOf('understudy', shard as ShardId).outbox, '1')))).every((held) => held === 0));
+    redis.disconnect();
   });
 });
 

@@ -95,3 +95,26 @@ test('once the shard is lost nothing leaves', async () => {
   await new Promise((resolve) => setTimeout(resolve, 30));
   expect(taken).toEqual([]);
 });
+
+test('an entry that does not parse is handed back with its text, keeps nobody else in, and is settled when somebody was told', async () => {
+  const wanted = effect('wanted');
+  const { outbox, taken } = await open(() => [wanted]);
+  outbox.isHolding = true;
+  const bodies = [
+    'not JSON',
+    '[]',
+    '{"pending":[1],"prompts":[],"events":[]}',
+    '{"pending":[],"prompts":[{"effect":{"kind":"pay"}}],"events":[]}',
+    '{"pending":[],"prompts":[],"events":[{}]}',
+  ];
+  const poisoned = outbox.restore([...bodies.map((body, index) => ({ id: index + 1, body })), { id: 9, body: JSON.stringify(entryOf(wanted).entry) }]);
+
+  expect(poisoned.map(({ id, body }) => [id, body])).toEqual(bodies.map((body, index) => [index + 1, body]));
+  expect(poisoned[0]!.problem).toContain('not JSON');
+  expect(poisoned[4]!.problem).toContain('events.0');
+  expect(outbox.nextId).toBe(10);
+  for (const { id } of poisoned) outbox.settle(id);
+  await outbox.letGo(false);
+  await eventually(() => taken.length === 1);
+  await eventually(() => outbox.takeSettled().includes(9));
+});
