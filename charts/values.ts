@@ -81,9 +81,20 @@ export const valuesSchema = z
     logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('debug logs every step'),
     durability: z.enum(['fast', 'strict']).default('fast').describe('of the bundled NATS. fast survives any kill of a process; strict syncs every message and survives power loss'),
 
+    trustedCa: z
+      .object({
+        secret: z
+          .string()
+          .default('')
+          .describe('a Secret with certificates (PEM) of authorities that services trust besides the well-known ones: those of your own NATS, Redis, models and tools'),
+        key: z.string().min(1).default('ca.crt').describe('where in it'),
+      })
+      .strict()
+      .prefault({}),
+
     nats: z
       .object({
-        url: z.string().default('').describe('your own NATS, comma-separated for a cluster; empty installs a single one, for evaluation'),
+        url: z.string().default('').describe('your own NATS, comma-separated for a cluster (tls: encrypted, or not at all); empty installs a single one, for evaluation'),
         existingSecret: z
           .string()
           .default('')

@@ -141,6 +141,21 @@ describe.skipIf(!hasHelm)('helm', () => {
     expect(render('--set', 'console.enabled=false', '--set-json', 'networkPolicy.console=[{}]').filter(({ metadata }) => /^u-(to-)?console$/.test(metadata.name))).toEqual([]);
   });
 
+  test('authorities that are to be trusted are known to whoever speaks to servers or the world, and to nobody without being asked', () => {
+    const knowing = (...args: string[]) =>
+      podsOf(render(...args)).flatMap(({ name, pod }) => {
+        const { env = [], volumeMounts = [] } = pod.containers[0] as { env?: { name: string; value?: string }[]; volumeMounts?: { name: string; mountPath: string }[] };
+        const file = env.find((one) => one.name === 'NODE_EXTRA_CA_CERTS')?.value;
+        const mount = volumeMounts.find(({ mountPath }) => file?.startsWith(`${mountPath}/`));
+        const volume = (pod as { volumes?: { name: string; secret?: { secretName: string } }[] }).volumes?.find((one) => one.name === mount?.name);
+        return file ? [[name.replace(/^.*u-/, ''), file, volume?.secret?.secretName]] : [];
+      });
+    expect(knowing()).toEqual([]);
+    expect(knowing('--set', 'trustedCa.secret=ours,trustedCa.key=all.pem').sort()).toEqual(
+      ['cli', 'console', 'executor', 'gateway', 'runtime', 'test'].map((name) => [name, '/etc/understudy/ca/all.pem', 'ours']),
+    );
+  });
+
   test('with servers and a model of its own it brings none', () => {
     const names = render(
       '--set',

@@ -86,6 +86,8 @@ export interface SystemOptions {
   readonly natsUrl?: string | undefined;
   readonly redisUrl?: string | undefined;
   readonly replicas?: number;
+  /** For every service. */
+  readonly environment?: Readonly<Record<string, string>>;
   /** Give this server a small disk (`disk`) that can be filled. */
   readonly smallDisk?: 'nats' | 'redis';
 }
@@ -121,7 +123,18 @@ export class System {
     }
   }
 
-  async #open({ runtimes = 1, gateways = 1, executors = 1, shards = 4, stream = false, natsUrl, redisUrl, replicas = 1, smallDisk }: SystemOptions): Promise<System> {
+  async #open({
+    runtimes = 1,
+    gateways = 1,
+    executors = 1,
+    shards = 4,
+    stream = false,
+    natsUrl,
+    redisUrl,
+    replicas = 1,
+    smallDisk,
+    environment: more = {},
+  }: SystemOptions): Promise<System> {
     if (smallDisk) this.disk = new SmallDisk(join(this.folder, smallDisk), 24);
     await this.world.start();
     const specFolder = join(this.folder, 'specs');
@@ -132,7 +145,7 @@ export class System {
     writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine.replace("'xstate'", `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`));
     this.#natsUrl = natsUrl;
     const own = { ...(natsUrl ? { UNDERSTUDY_NATS_URL: natsUrl } : {}), ...(redisUrl ? { UNDERSTUDY_REDIS_URL: redisUrl } : {}), UNDERSTUDY_REPLICAS: String(replicas) };
-    const environment = { ...own, WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
+    const environment = { ...own, ...more, WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
     this.stack = new Stack({ folder: this.folder, specs: specFolder, shards, environment });
     await this.stack.startServers();
     for (let count = 0; count < runtimes; count += 1) await this.stack.start('runtime');

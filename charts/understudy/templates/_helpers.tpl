@@ -145,6 +145,25 @@ topologySpreadConstraints:
 - { name: UNDERSTUDY_NATS_USER, value: {{ .user | quote }} }
 - name: UNDERSTUDY_NATS_PASSWORD
   valueFrom: { secretKeyRef: { name: {{ include "understudy.natsSecret" .root }}, key: nats-{{ .user }} } }
+{{- if .root.Values.trustedCa.secret }}
+- { name: NODE_EXTRA_CA_CERTS, value: /etc/understudy/ca/{{ .root.Values.trustedCa.key }} }
+{{- end }}
+{{- end -}}
+
+{{/* What a container mounts and its pod brings, each as a list; with the trusted CA, if there is one. Argument: dict "root" . "mounts" or "volumes" (list) */}}
+{{- define "understudy.mounts" -}}
+{{- $all := .mounts | default list -}}
+{{- if .root.Values.trustedCa.secret }}{{ $all = append $all (dict "name" "trusted-ca" "mountPath" "/etc/understudy/ca" "readOnly" true) }}{{ end -}}
+{{- if $all -}}
+volumeMounts: {{- toYaml $all | nindent 2 }}
+{{- end -}}
+{{- end -}}
+{{- define "understudy.volumes" -}}
+{{- $all := .volumes | default list -}}
+{{- if .root.Values.trustedCa.secret }}{{ $all = append $all (dict "name" "trusted-ca" "secret" (dict "secretName" .root.Values.trustedCa.secret)) }}{{ end -}}
+{{- if $all -}}
+volumes: {{- toYaml $all | nindent 2 }}
+{{- end -}}
 {{- end -}}
 {{- define "understudy.redisEnvironment" -}}
 - { name: UNDERSTUDY_REDIS_URL, value: {{ include "understudy.redisUrl" .root | quote }} }

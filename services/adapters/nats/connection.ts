@@ -41,8 +41,11 @@ export const inboxPrefixOf = (user: string | undefined): string => (user ? `_INB
 /** @throws Unavailable when no server answers within `withinMs` */
 export async function connectNats({ url, name, prefix, user, password, replicas = 1, withinMs = 10_000 }: NatsSettings): Promise<Nats> {
   const inboxPrefix = inboxPrefixOf(user);
+  const servers = url.split(',');
   const options: ConnectionOptions = {
-    servers: url.split(','),
+    servers,
+    // Whoever writes tls:// wants no password to leave in the clear, whatever the server says of itself. Authorities of one's own: NODE_EXTRA_CA_CERTS.
+    ...(servers.some((server) => server.trim().startsWith('tls://')) ? { tls: {} } : {}),
     name,
     maxReconnectAttempts: -1,
     ignoreAuthErrorAbort: true, // a password that is being changed is asked about again, like a server that is away

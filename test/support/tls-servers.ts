@@ -1,0 +1,54 @@
+/** A NATS and a Redis that speak TLS only, with a certificate of an authority that nobody else knows. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { freePort, type Running, startProcess } from '../../services/local/processes.ts';
+import { serverPrograms } from '../../services/local/servers.ts';
+
+export const hasOpenssl = spawnSync('openssl', ['version']).status === 0;
+
+export interface TlsServers {
+  readonly natsUrl: string;
+  readonly redisUrl: string;
+  /** The authority's certificate: its file, and what is in it. */
+  readonly caFile: string;
+  readonly ca: string;
+  stop(): Promise<void>;
+}
+
+export async function startTlsServers(): Promise<TlsServers> {
+  const folder = mkdtempSync(join(tmpdir(), 'understudy-tls-'));
+  const at = (name: string) => join(folder, name);
+  const openssl = (...args: string[]) => execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' });
+  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
+  openssl('req', '-x509', ...key, '-keyout', 'ca.key', '-out', 'ca.crt', '-days', '2', '-subj', '/CN=an authority of our own');
+  openssl('req', ...key, '-keyout', 'server.key', '-out', 'server.csr', '-subj', '/CN=localhost');
+  writeFileSync(at('names'), 'subjectAltName=DNS:localhost,IP:127.0.0.1');
+  openssl('x509', '-req', '-in', 'server.csr', '-CA', 'ca.crt', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '2', '-extfile', 'names', '-out', 'server.crt');
+
+  const { nats, redis } = serverPrograms();
+  const [natsPort, redisPort] = [await freePort(), await freePort()];
+  writeFileSync(
+    at('nats.conf'),
+    `host: 127.0.0.1\nport: ${natsPort}\njetstream { store_dir: "${at('jetstream')}" }\ntls { cert_file: "${at('server.crt')}", key_file: "${at('server.key')}" }\n`,
+  );
+  const redisArgs = ['--bind', '127.0.0.1', '--port', '0', '--tls-port', String(redisPort), '--tls-cert-file', at('server.crt'), '--tls-key-file', at('server.key')];
+  const running: Running[] = [
+    startProcess({ name: 'nats-tls', command: [nats, '-c', at('nats.conf')], logs: folder }),
+    startProcess({ name: 'redis-tls', command: [redis, ...redisArgs, '--tls-ca-cert-file', at('ca.crt'), '--tls-auth-clients', 'no', '--dir', folder], logs: folder }),
+  ];
+  process.once('exit', () => {
+    for (const one of running) one.signal('SIGKILL');
+  });
+  return {
+    natsUrl: `tls://localhost:${natsPort}`,
+    redisUrl: `rediss://localhost:${redisPort}`,
+    caFile: at('ca.crt'),
+    ca: readFileSync(at('ca.crt'), 'utf8'),
+    async stop() {
+      await Promise.all(running.map((one) => one.stop()));
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
