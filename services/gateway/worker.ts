@@ -55,16 +55,16 @@ class Later extends Unavailable {
 export async function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
   const { effects, calls, clock, telemetry } = ports;
   const claimed = new Map<EffectId, ShardId>();
-  // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
-  const renewing = clock.every(limits.effectHeartbeatMs, () => {
-    for (const [effect, shard] of claimed) calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
-  });
   const taking = await effects.take(
     modelPool,
     concurrency,
     (taken) => perform(gateway, taken, claimed, ports),
     (_raw, problem) => telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
   );
+  // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
+  const renewing = clock.every(limits.effectHeartbeatMs, () => {
+    for (const [effect, shard] of claimed) calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
+  });
   return {
     ...taking,
     async stop() {

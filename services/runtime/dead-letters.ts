@@ -15,6 +15,8 @@ export interface Letter {
   readonly task?: string | undefined;
   readonly subject?: string;
   readonly body: string;
+  /** The body is the beginning only. */
+  readonly isCut?: boolean;
 }
 
 export interface DeadLetterPorts {

@@ -6,8 +6,8 @@
 import { z } from 'zod';
 import { assertNever, issuesOf, Refused } from '../core/errors.ts';
 import { type SessionId, sessionIdSchema, shardOf, type TenantId, tenantIdSchema } from '../core/ids.ts';
-import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
-import type { Message } from '../core/session/messages.ts';
+import { isPending, isPooled, outcomeSchema, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
+import { type Message, parentSchema } from '../core/session/messages.ts';
 import { type ToldEvent, told, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
@@ -33,10 +33,22 @@ export interface OutboxEntry {
 export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
   `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
 
+const eventSchema = z.looseObject({ id: z.string(), type: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string(), session: z.string(), version: z.number() }) });
 const storedSchema = z.object({
   pending: z.array(z.string()),
-  prompts: z.array(z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: z.looseObject({ kind: z.enum(['reply', 'cancel', 'haltChild']) }), event: z.unknown() })),
-  events: z.array(z.looseObject({ id: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string() }) })),
+  prompts: z.array(
+    z.object({
+      tenant: tenantIdSchema,
+      session: sessionIdSchema,
+      effect: z.discriminatedUnion('kind', [
+        z.looseObject({ kind: z.literal('reply'), outcome: outcomeSchema, output: z.string(), parent: parentSchema.optional() }),
+        z.looseObject({ kind: z.literal('cancel'), effects: z.array(z.object({ id: z.string(), pool: z.string() })) }),
+        z.looseObject({ kind: z.literal('haltChild'), child: sessionIdSchema, actor: z.string(), reason: z.string() }),
+      ]),
+      event: eventSchema.optional(),
+    }),
+  ),
+  events: z.array(eventSchema),
 });
 
 /** @throws Refused (OUTBOX_POISONED) for what no runtime wrote */
@@ -49,8 +61,9 @@ export function decodeOutbox(text: string): OutboxEntry {
   }
   const parsed = storedSchema.safeParse(stored);
   if (!parsed.success) throw new Refused('OUTBOX_POISONED', `an outbox entry does not parse: ${issuesOf(parsed.error)}`);
-  const { pending, prompts, events } = parsed.data;
-  return { pending, prompts: prompts as unknown as Prompted[], events: (events as unknown as UnderstudyEvent[]).map(told) };
+  // As it was written, to the order of its keys: what is told again is the same text.
+  const { pending, prompts, events } = stored as Omit<OutboxEntry, 'events'> & { events: UnderstudyEvent[] };
+  return { pending, prompts, events: events.map(told) };
 }
 
 export interface ReleasePorts {

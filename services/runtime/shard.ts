@@ -153,7 +153,6 @@ export class Shard {
     this.#isOpen = true;
     // What they said of pending effects is known without them; ends and events that only they knew of are for a person to look at.
     this.#offersAll ||= poisoned.length > 0;
-    for (const { id, body, problem } of poisoned) this.#deadLetters.bury('OUTBOX_POISONED', `entry ${id} of shard ${this.id}: ${problem}`, { body }, () => this.#outbox.settle(id));
 
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
     if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined));
@@ -167,6 +166,7 @@ export class Shard {
     );
     this.#reading = reading;
     if (!this.#isOpen) return void reading.stop();
+    for (const { id, body, problem } of poisoned) this.#buryEntry(id, body, problem);
     if (this.#catchUpTo > readAfter) return;
     // Sessions that were rebuilt must be stored before what they want may leave (S3).
     while (this.#isOpen && (this.#drafts.size > 0 || this.#isCommitting)) {
@@ -174,6 +174,13 @@ export class Shard {
       await this.#ports.clock.sleep(1);
     }
     await this.#letGo();
+  }
+
+  /** An entry of the outbox that cannot be read. It is settled when it is stored elsewhere; as a string in a string it is longer. */
+  #buryEntry(id: number, body: string, problem: string): void {
+    const isCut = body.length > limits.taskBytesMax;
+    const letter = { body: body.slice(0, limits.taskBytesMax), ...(isCut ? { isCut } : {}) };
+    this.#deadLetters.bury('OUTBOX_POISONED', `entry ${id} of shard ${this.id}: ${problem}`, letter, () => this.#outbox.settle(id));
   }
 
   /** Stop at once: the shard is lost. Nothing is written or released any more. */

@@ -1,6 +1,6 @@
 /**
- * The chart as people run it in production, on a real cluster: as a part of another chart, on three NATS servers with strict sync, on a
- * Redis master with replicas and sentinels, with passwords from a Secret of theirs, and with sandboxes in a namespace of their own.
+ * The chart as people run it in production, on a real cluster: as a part of another chart, on three NATS servers with strict sync and TLS, on a
+ * Redis master with replicas and sentinels, with passwords and an authority from Secrets of theirs, and with sandboxes in a namespace of their own.
  */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -9,6 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseAllDocuments, stringify } from 'yaml';
 import { command, kubectlFor } from '../../chaos/kubectl.ts';
 import { hasCluster } from '../support/helm.ts';
+import { hasOpenssl, makeCertificates } from '../support/tls-servers.ts';
 import { type Use, useOf } from './in-cluster.ts';
 
 const servers = 'understudy-own-servers';
@@ -46,7 +47,8 @@ function writeParent(folder: string): void {
     stringify({
       understudy: {
         enabled: true,
-        nats: { url: hosts('nats', 4222, 'nats://'), existingSecret: 'servers', streamReplicas: 3 },
+        trustedCa: { secret: 'our-ca' },
+        nats: { url: hosts('nats', 4222, 'tls://'), existingSecret: 'servers', streamReplicas: 3 },
         redis: { url: `redis-sentinel://${hosts('redis', 26379)}#desk`, existingSecret: 'servers' },
         example: { isCalm: true },
         sandbox: { namespace: boxes, warm: 1, idleMs: 1_000 },
@@ -55,8 +57,9 @@ function writeParent(folder: string): void {
   );
 }
 
-describe.skipIf(!hasCluster)('with servers of its own, as a part of another chart', { timeout: 240_000 }, () => {
+describe.skipIf(!hasCluster || !hasOpenssl)('with servers of its own, as a part of another chart', { timeout: 240_000 }, () => {
   const folder = mkdtempSync(join(tmpdir(), 'understudy-parent-'));
+  const certificates = mkdtempSync(join(tmpdir(), 'understudy-certificates-'));
   const own = kubectlFor(servers);
   let system: Use;
   const namespaces = [namespace, boxes, servers];
@@ -73,6 +76,10 @@ describe.skipIf(!hasCluster)('with servers of its own, as a part of another char
       [namespace, 'servers'],
     ] as const)
       await kubectlFor(space).apply({ apiVersion: 'v1', kind: 'Secret', metadata: { name: secret }, stringData });
+    makeCertificates(certificates, `DNS:*.nats.${servers}.svc`);
+    const pem = (file: string) => readFileSync(join(certificates, file), 'utf8');
+    await own.apply({ apiVersion: 'v1', kind: 'Secret', metadata: { name: 'nats-tls' }, stringData: { 'tls.crt': pem('tls.crt'), 'tls.key': pem('tls.key') } });
+    await kubectlFor(namespace).apply({ apiVersion: 'v1', kind: 'Secret', metadata: { name: 'our-ca' }, stringData: { 'ca.crt': pem('ca.crt') } });
     await own.apply(readFileSync('test/cluster/own-servers.yaml', 'utf8'));
     for (const one of ['nats', 'redis']) await own.run('rollout', 'status', `statefulset/${one}`, '--timeout=110s');
     writeParent(folder);
@@ -82,7 +89,7 @@ describe.skipIf(!hasCluster)('with servers of its own, as a part of another char
   afterAll(async () => {
     await command('helm', ['uninstall', 'shop', '--namespace', namespace, '--wait']).catch(() => undefined);
     await command('kubectl', ['delete', 'namespace', ...namespaces, '--wait=false']).catch(() => undefined);
-    rmSync(folder, { recursive: true, force: true });
+    for (const one of [folder, certificates]) rmSync(one, { recursive: true, force: true });
   }, 120_000);
 
   const understudy = (...args: string[]) => system.run('exec', `deployment/${name}-cli`, '--', 'understudy', ...args);

@@ -133,11 +133,15 @@ test('a broker that refuses tells everybody who waited for that message', async 
 });
 
 /** A publisher over a connection that only notes what is sent, and when: `sent` holds what left in one turn of the loop. */
-function publisher() {
+function publisher(window = 1_024) {
   const sent: string[][] = [];
   let isNewTurn = true;
+  let hear: (error: unknown, message: { subject: string; data: Uint8Array; string(): string }) => void = () => undefined;
+  const acknowledge = (number: number) => hear(null, { subject: `inbox.${number.toString(36)}`, data: new Uint8Array(1), string: () => '{"seq":1}' });
   const connection = {
-    subscribe: () => undefined,
+    subscribe: (_subject: string, { callback }: { callback: typeof hear }) => {
+      hear = callback;
+    },
     isClosed: () => false,
     publish: (subject: string) => {
       if (isNewTurn) {
@@ -150,7 +154,7 @@ function publisher() {
       sent.at(-1)!.push(subject);
     },
   };
-  return { sent, connection, publisher: new LeanPublisher(connection as never, 'inbox') };
+  return { sent, connection, acknowledge, publisher: new LeanPublisher(connection as never, 'inbox', window) };
 }
 
 test('what nobody waits for leaves with the next publish, and before it', async () => {
@@ -184,4 +188,18 @@ test('what waits for company is told when the publisher is closed', async () => 
   lean.close();
   await expect(waiting).rejects.toThrow('closed');
   expect(sent).toEqual([]);
+});
+
+test.each([0, 1])('with room for %i more, what was published first leaves first, though it was patient', async (room) => {
+  const { sent, acknowledge, publisher: lean } = publisher(2);
+  const all = Array.from({ length: 2 - room }, (_, index) => lean.publish(`before${index}`, ''));
+  await settled();
+  all.push(lean.publish('steps', '', undefined, 'soon'), lean.publish('end', ''));
+  for (let number = 0; number < 4 - room; number += 1) {
+    await settled();
+    acknowledge(number);
+  }
+  await Promise.all(all);
+  expect(sent.flat().filter((subject) => !subject.startsWith('before'))).toEqual(['steps', 'end']);
+  lean.close();
 });

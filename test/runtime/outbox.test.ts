@@ -4,9 +4,12 @@ import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects } from '../../services/adapters/memory/queues.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
-import type { EffectId, ShardId } from '../../services/core/ids.ts';
-import type { RunTool } from '../../services/core/session/effects.ts';
+import type { EffectId, SessionId, ShardId, TaskId, TenantId } from '../../services/core/ids.ts';
+import type { PromptEffect, RunTool } from '../../services/core/session/effects.ts';
+import type { SessionRecord } from '../../services/core/session/record.ts';
+import { endEventOf, eventOf, told } from '../../services/core/wire/cloud-event.ts';
 import { Outbox } from '../../services/runtime/outbox.ts';
+import { decodeOutbox, encodeOutbox, type OutboxEntry } from '../../services/runtime/release.ts';
 import { eventually } from '../support/eventually.ts';
 
 const effect = (id: string) =>
@@ -117,4 +120,26 @@ test('an entry that does not parse is handed back with its text, keeps nobody el
   await outbox.letGo(false);
   await eventually(() => taken.length === 1);
   await eventually(() => outbox.takeSettled().includes(9));
+});
+
+test('an entry is read as it was written, whatever is in it', () => {
+  const [tenant, session] = ['acme' as TenantId, 's' as SessionId];
+  const spent = { steps: 1, toolCalls: 0, tokens: 1, costMicros: 1 };
+  const record = { tenant, session, agent: 'desk', task: 't', version: 3, status: 'completed' } as unknown as SessionRecord;
+  const step = eventOf(record, { kind: 'model-replied', from: 'a', to: 'b', choices: [], details: {} }, [], 1_000);
+  const replies: PromptEffect[] = [
+    { kind: 'reply', task: 't' as TaskId, outcome: 'completed', output: 'yes', spent },
+    { kind: 'reply', task: 't' as TaskId, outcome: 'failed', output: '', reason: 'no', parent: { tenant, session, effect: 'e' as EffectId }, spent },
+  ];
+  const entry: OutboxEntry = {
+    pending: ['s_3_0'],
+    prompts: [
+      ...replies.map((effect) => ({ tenant, session, effect, event: endEventOf(record, effect as never, 1_000, 0) })),
+      { tenant, session, effect: { kind: 'cancel', effects: [{ id: 's_2_0', pool: 'tools' }] }, event: undefined },
+      { tenant, session, effect: { kind: 'haltChild', child: 'kid-1' as SessionId, actor: 'ann', reason: 'enough' }, event: undefined },
+    ],
+    events: [told(step)],
+  };
+  const again = decodeOutbox(encodeOutbox(entry));
+  expect(JSON.parse(JSON.stringify(again))).toEqual(JSON.parse(JSON.stringify(entry)));
 });

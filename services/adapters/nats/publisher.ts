@@ -52,8 +52,8 @@ export class LeanPublisher {
   #givenUp: { readonly kind: string; readonly since: number } | undefined;
   #turn: [number, Waiting][] = [];
   /** What waits for company: publishes, and what is to be sent beside them. */
-  #patient: Waiting[] = [];
-  #besides: (() => void)[] = [];
+  readonly #patient: Waiting[] = [];
+  readonly #besides: (() => void)[] = [];
   #company: NodeJS.Timeout | undefined;
 
   /** @param inbox  a subject of our own: acks come below it */
@@ -94,9 +94,17 @@ export class LeanPublisher {
       if (pace === 'soon') {
         this.#patient.push(waiting);
         this.#awaitCompany();
-      } else if (this.#waiting.size >= this.#window) this.#queue.push(waiting);
-      else this.#sendThisTurn(waiting);
+        return;
+      }
+      // What is patient was published before: where there is no room for both, it has the place.
+      for (const one of this.#patient.splice(0)) this.#place(one);
+      this.#place(waiting);
     });
+  }
+
+  #place(waiting: Waiting): void {
+    if (this.#waiting.size >= this.#window) this.#queue.push(waiting);
+    else this.#sendThisTurn(waiting);
   }
 
   /** Send something else with the next publish, or soon. Whether it may still be sent then, it has to ask itself. */
@@ -116,8 +124,8 @@ export class LeanPublisher {
     for (const waiting of [...this.#waiting.values(), ...this.#queue, ...this.#patient]) waiting.reject(error);
     this.#waiting.clear();
     this.#queue.length = 0;
-    this.#patient = [];
-    this.#besides = [];
+    this.#patient.length = 0;
+    this.#besides.length = 0;
     clearTimeout(this.#company);
   }
 
@@ -174,24 +182,20 @@ export class LeanPublisher {
     this.#company ??= setTimeout(() => this.#sendPatient(), companyWaitMs);
   }
 
+  /** Nobody came: what is patient goes alone. */
   #sendPatient(): void {
-    if (!this.#company) return;
+    this.#sendBesides();
+    for (const one of this.#patient.splice(0)) this.#place(one);
+  }
+
+  #sendBesides(): void {
     clearTimeout(this.#company);
     this.#company = undefined;
-    const patient = this.#patient;
-    const besides = this.#besides;
-    this.#patient = [];
-    this.#besides = [];
-    for (const send of besides) send();
-    for (const waiting of patient) {
-      waiting.since = Date.now();
-      if (this.#waiting.size >= this.#window) this.#queue.push(waiting);
-      else this.#send(this.#next++, waiting);
-    }
+    for (const send of this.#besides.splice(0)) send();
   }
 
   #sendTurn(): void {
-    this.#sendPatient();
+    this.#sendBesides();
     const turn = this.#turn;
     this.#turn = [];
     for (const [each, one] of turn) if (this.#waiting.has(each)) this.#send(each, one);

@@ -21,7 +21,7 @@ export class Requests {
   constructor(connection: NatsConnection, inbox: string) {
     this.#connection = connection;
     this.#inbox = `${inbox}.`;
-    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? undefined : this.#answered(message)) });
+    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? this.#refuse(error) : this.#answered(message)) });
   }
 
   /** @throws Error when there is no answer in time, nobody listens, or the connection is closed */
@@ -40,7 +40,11 @@ export class Requests {
   }
 
   close(): void {
-    for (const token of [...this.#asked.keys()]) this.#taken(token)?.reject(new Error('the connection is closed'));
+    this.#refuse(new Error('the connection is closed'));
+  }
+
+  #refuse(error: Error): void {
+    for (const token of [...this.#asked.keys()]) this.#taken(token)?.reject(error);
   }
 
   #answered(message: Msg): void {

@@ -104,13 +104,22 @@ function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword
   const nodes = [...address.nodes];
   if (address.kind === 'cluster') {
     const { lazyConnect = true, enableAutoPipelining = true, enableOfflineQueue = false, ...redisOptions } = options;
-    return new Cluster(nodes, { redisOptions, lazyConnect, enableAutoPipelining, enableOfflineQueue, clusterRetryStrategy: retryStrategy, slotsRefreshInterval: 2_000 });
+    // Here a time-out of the socket is not enough: what was asked of a node that has gone is asked of others up to sixteen times.
+    return new Cluster(nodes, {
+      redisOptions: { ...redisOptions, commandTimeout: 5_000 },
+      lazyConnect,
+      enableAutoPipelining,
+      enableOfflineQueue,
+      clusterRetryStrategy: retryStrategy,
+      slotsRefreshInterval: 2_000,
+    });
   }
   return new Redis({
     ...options,
     sentinels: nodes,
     name: address.master,
     sentinelRetryStrategy: retryStrategy,
+    sentinelCommandTimeout: 2_000, // one that accepts connections and says nothing is passed over
     failoverDetector: true,
     enableTLSForSentinelMode: address.isEncrypted,
     ...(address.isEncrypted ? { sentinelTLS: {} } : {}),
