@@ -290,6 +290,14 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.calls.claim(call, 'g1', 200)).toBe('held');
       });
 
+      test('who holds a claim and comes again holds it for longer', async () => {
+        const { call } = await prepared();
+        expect(await world.calls.claim(call, 'g1', 150)).toHaveLength(3);
+        expect(await world.calls.claim(call, 'g1', 60_000)).toHaveLength(3);
+        await new Promise((resolve) => setTimeout(resolve, 250));
+        expect(await world.calls.claim(call, 'g2', 200)).toBe('held');
+      });
+
       test('a call that nobody waits for is settled', async () => {
         const { call } = await prepared();
         expect(await world.calls.claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200)).toBe('settled');

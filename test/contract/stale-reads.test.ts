@@ -122,3 +122,36 @@ test('what was in hand when the connection was lost is not acked, but offered ag
   consumer.stop();
   await servers.stop();
 });
+
+test('an ack that had not left when the connection was lost does not leave any more', async () => {
+  const servers = await startServers();
+  const { nats } = servers.connections;
+  await declareStreams(nats);
+  const tries: number[] = [];
+  const leaving: (() => void)[] = [];
+  const slow = { ...nats, publisher: { beside: (send: () => void) => leaving.push(send) } as unknown as typeof nats.publisher };
+  const consumer = new PullConsumer(slow, {
+    stream: 'effects',
+    durable: 'pool-slow',
+    filter: nats.subjects.effect('slow', '*' as TenantId),
+    ackWaitMs: 1_000,
+    heartbeatMs: 200,
+    capacity: () => 4,
+    onMessage: (message) => {
+      tries.push(message.tries);
+      message.ack();
+    },
+  });
+  await consumer.start();
+  await nats.publisher.publish(nats.subjects.effect('slow', 'acme' as TenantId), '{}');
+  await eventually(() => leaving.length === 1);
+  const again = new Promise<void>((resolve) => nats.onReconnect(resolve));
+  await nats.connection.reconnect();
+  await again;
+  leaving[0]!();
+
+  await eventually(() => tries.length > 1, 'the message to be offered again');
+  expect(tries).toEqual([1, 2]);
+  consumer.stop();
+  await servers.stop();
+});

@@ -6,10 +6,29 @@ import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Unavailable } from '../../services/core/errors.ts';
 import type { ShardId } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
 import type { CallModel } from '../../services/core/session/effects.ts';
 import type { Bundle } from '../../services/core/session/specs.ts';
 import { startGateway } from '../../services/gateway/worker.ts';
 import { eventually } from '../support/eventually.ts';
+
+const call = {
+  kind: 'callModel',
+  id: 's_1_0',
+  tenant: 'acme',
+  session: 's',
+  agent: 'desk',
+  revision: 'r',
+  deadlineAt: Date.now() + 60_000,
+  purpose: 'turn',
+  from: 0,
+  to: 0,
+  outputTokensMax: 10,
+  tokensReserved: 10,
+} as unknown as CallModel;
+const model = { name: 'm', attempts: 1, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } };
+const bundle = { agent: { instructions: '' }, models: [model], tools: {}, agents: {} } as unknown as Bundle;
+const reply = { model: 'm', content: 'yes', calls: [], finish: 'stop', usage: { promptTokens: 1, completionTokens: 1, cachedTokens: 0 }, costMicros: 0, latencyMs: 1 };
 
 test('an answer that the log cannot take is told later, and the model is not asked, and paid, again', async () => {
   const effects = memoryEffects(systemClock);
@@ -20,19 +39,15 @@ test('an answer that the log cannot take is told later, and the model is not ask
   });
   let away = 2;
   let asked = 0;
-  const model = { name: 'm', attempts: 1, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } };
   const taking = await startGateway('g', {
     effects,
     calls: { claim: async () => [], renew: async () => undefined },
     mailbox: { ...mailbox, deliver: (shard, envelope) => (away-- > 0 ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away')) : mailbox.deliver(shard, envelope)) },
-    archive: { bundle: async () => ({ agent: { instructions: '' }, models: [model], tools: {}, agents: {} }) as unknown as Bundle },
+    archive: { bundle: async () => bundle },
     model: {
       complete: async () => {
         asked += 1;
-        return {
-          ok: true,
-          value: { model: 'm', content: 'yes', calls: [], finish: 'stop', usage: { promptTokens: 1, completionTokens: 1, cachedTokens: 0 }, costMicros: 0, latencyMs: 1 },
-        };
+        return { ok: true, value: reply };
       },
     },
     rates: { take: async () => 0 },
@@ -41,23 +56,65 @@ test('an answer that the log cannot take is told later, and the model is not ask
     clock: systemClock,
     shards: 1,
   });
-  await effects.offer({
-    kind: 'callModel',
-    id: 's_1_0',
-    tenant: 'acme',
-    session: 's',
-    agent: 'desk',
-    revision: 'r',
-    deadlineAt: Date.now() + 60_000,
-    purpose: 'turn',
-    from: 0,
-    to: 0,
-    outputTokensMax: 10,
-    tokensReserved: 10,
-  } as unknown as CallModel);
+  await effects.offer(call);
   await eventually(() => told.length > 0, 'the answer');
   await taking.stop();
   await reading.stop();
   expect(told).toEqual(['modelReplied']);
   expect(asked).toBe(1);
+});
+
+test('a claim is renewed for as long as its call takes, and not a moment longer', async () => {
+  const effects = memoryEffects(systemClock);
+  const renewed: unknown[][] = [];
+  const beats: (() => void)[] = [];
+  let isStopped = false;
+  let answer = () => undefined as void;
+  const taking = await startGateway('g', {
+    effects,
+    calls: { claim: async () => [], renew: async (...claim) => void renewed.push(claim) },
+    mailbox: memoryMailbox(systemClock),
+    archive: { bundle: async () => bundle },
+    model: {
+      complete: () =>
+        new Promise((resolve) => {
+          answer = () => resolve({ ok: true, value: reply });
+        }),
+    },
+    rates: { take: async () => 0 },
+    tenants: () => new Map(),
+    telemetry: countingTelemetry(),
+    clock: {
+      ...systemClock,
+      every(ms, tick) {
+        expect(ms).toBe(limits.effectHeartbeatMs);
+        beats.push(tick);
+        return {
+          stop() {
+            isStopped = true;
+          },
+        };
+      },
+    },
+    shards: 1,
+  });
+  const beat = () => beats[0]!();
+  beat();
+  expect(renewed).toEqual([]);
+
+  await effects.offer(call);
+  await eventually(() => taking.inFlight() === 1);
+  await eventually(() => {
+    beat();
+    return renewed.length > 0;
+  });
+  expect(renewed[0]).toEqual([0, 's_1_0', 'g', limits.effectAckWaitMs]);
+
+  answer();
+  await eventually(() => taking.inFlight() === 0);
+  renewed.length = 0;
+  beat();
+  expect(renewed).toEqual([]);
+  await taking.stop();
+  expect(isStopped).toBe(true);
 });

@@ -1,15 +1,19 @@
 import { expect, test } from 'vitest';
-import { memoryEvents } from '../../services/adapters/memory/archive.ts';
+import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
-import type { EffectId, SessionId, ShardId, TaskId, TenantId } from '../../services/core/ids.ts';
+import type { EffectId, HostId, SessionId, ShardId, TaskId, TenantId } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
 import type { PromptEffect, RunTool } from '../../services/core/session/effects.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { endEventOf, eventOf, told } from '../../services/core/wire/cloud-event.ts';
 import { Outbox } from '../../services/runtime/outbox.ts';
 import { decodeOutbox, encodeOutbox, type OutboxEntry } from '../../services/runtime/release.ts';
+import { Shard } from '../../services/runtime/shard.ts';
+import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
 
 const effect = (id: string) =>
@@ -142,4 +146,53 @@ test('an entry is read as it was written, whatever is in it', () => {
   };
   const again = decodeOutbox(encodeOutbox(entry));
   expect(JSON.parse(JSON.stringify(again))).toEqual(JSON.parse(JSON.stringify(entry)));
+});
+
+test('a shard with an entry that does not parse offers all that is pending, and settles the entry when its text is a dead letter', async () => {
+  const clock = systemClock;
+  const store = memoryStore(clock);
+  const [mailbox, effects, events, telemetry] = [memoryMailbox(clock), memoryEffects(clock), memoryEvents(clock), countingTelemetry()];
+  const shardId = 0 as ShardId;
+  const taken: string[] = [];
+  await effects.take(
+    'tools',
+    9,
+    async (one) => taken.push(one.effect.id) > 0,
+    () => undefined,
+  );
+  const before = (await store.leases.acquire(shardId, 'old' as HostId, 'b', 60_000))!;
+  const wanted = effect('s_1_0');
+  const body = `{"pending":["s_1_0"]}${' '.repeat(limits.taskBytesMax)}`;
+  await store.commit(shardId, before.token, {
+    from: undefined,
+    to: { position: { incarnation: 0, sequence: 0, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
+    sessions: [
+      {
+        session: 's' as SessionId,
+        expectedVersion: 0,
+        version: 1,
+        record: '{}',
+        entries: [],
+        pending: [{ id: wanted.id, body: JSON.stringify(wanted) }],
+        resolved: [],
+        wakeAt: undefined,
+        floor: undefined,
+      },
+    ],
+    outbox: { id: 1, body },
+    settled: [],
+    archived: [],
+  });
+  await store.leases.release(before);
+
+  const lease = (await store.leases.acquire(shardId, 'new' as HostId, 'b', 60_000))!;
+  const ports = { mailbox, store, archive: memoryArchive(), effects, events, telemetry, clock, shards: 1, windows: new Windows({ effects, telemetry, clock }) };
+  const shard = new Shard(lease, { ...ports, definitions: { get: async () => undefined } as never }, () => undefined);
+  await shard.open();
+
+  await eventually(() => taken.includes('s_1_0'));
+  const letter = await eventually(async () => (await events.deadLetters(9))[0]);
+  expect(letter).toMatchObject({ code: 'OUTBOX_POISONED', isCut: true, body: body.slice(0, limits.taskBytesMax) });
+  await eventually(async () => (await store.open(shardId)).outbox.length === 0);
+  shard.close();
 });
