@@ -69,7 +69,7 @@ test('a claim is renewed for as long as its call takes, and not a moment longer'
   const renewed: unknown[][] = [];
   const beats: (() => void)[] = [];
   let isStopped = false;
-  let answer = () => undefined as void;
+  let answer: () => void = () => undefined;
   const taking = await startGateway('g', {
     effects,
     calls: { claim: async () => [], renew: async (...claim) => void renewed.push(claim) },
