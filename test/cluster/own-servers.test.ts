@@ -156,7 +156,7 @@ describe.skipIf(!hasCluster || !hasOpenssl)('with servers of its own, as a part 
   test('a NATS server killed and the Redis master frozen under load: every task ends', async () => {
     const password = { valueFrom: { secretKeyRef: { name: 'servers', key: 'nats-tenant-acme' } } };
     const code = `import { connect, headers } from 'nats';
-      const connection = await connect({ servers: process.env.URL.split(','), user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1 });
+      const connection = await connect({ servers: process.env.URL.split(','), user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1, tls: { ca: process.env.CA } });
       for (let count = 0; count < 40; count += 1) {
         const header = headers();
         header.set('Nats-Msg-Id', 'own-' + count);
@@ -168,6 +168,7 @@ describe.skipIf(!hasCluster || !hasOpenssl)('with servers of its own, as a part 
     await system.startPod('publisher', code, {
       env: [
         { name: 'PASSWORD', ...password },
+        { name: 'CA', valueFrom: { secretKeyRef: { name: 'our-ca', key: 'ca.crt' } } },
         { name: 'URL', value: url },
       ],
     });
