@@ -203,3 +203,14 @@ test.each([0, 1])('with room for %i more, what was published first leaves first,
   expect(sent.flat().filter((subject) => !subject.startsWith('before'))).toEqual(['steps', 'end']);
   lean.close();
 });
+
+test('what becomes patient while a turn is on its way leaves with it, though nothing comes after', async () => {
+  const { sent, publisher: lean } = publisher();
+  const all = [lean.publish('first', '')];
+  await settled();
+  all.push(lean.publish('second', ''), lean.publish('patient', '', undefined, 'soon'));
+  await eventually(() => sent.flat().length === 3);
+  expect(sent).toEqual([['first'], ['second', 'patient']]);
+  lean.close();
+  await Promise.allSettled(all);
+});

@@ -97,7 +97,7 @@ export class LeanPublisher {
         return;
       }
       // What is patient was published before: where there is no room for both, it has the place.
-      for (const one of this.#patient.splice(0)) this.#place(one);
+      this.#placePatient();
       this.#place(waiting);
     });
   }
@@ -178,24 +178,24 @@ export class LeanPublisher {
     else setImmediate(() => this.#sendTurn());
   }
 
-  #awaitCompany(): void {
-    this.#company ??= setTimeout(() => this.#sendPatient(), companyWaitMs);
-  }
-
-  /** Nobody came: what is patient goes alone. */
-  #sendPatient(): void {
-    this.#sendBesides();
+  #placePatient(): void {
     for (const one of this.#patient.splice(0)) this.#place(one);
   }
 
-  #sendBesides(): void {
+  #awaitCompany(): void {
+    this.#company ??= setTimeout(() => this.#companyCame(), companyWaitMs);
+  }
+
+  /** Something leaves, or the wait is over: what waited leaves too. */
+  #companyCame(): void {
     clearTimeout(this.#company);
     this.#company = undefined;
     for (const send of this.#besides.splice(0)) send();
+    this.#placePatient();
   }
 
   #sendTurn(): void {
-    this.#sendBesides();
+    this.#companyCame();
     const turn = this.#turn;
     this.#turn = [];
     for (const [each, one] of turn) if (this.#waiting.has(each)) this.#send(each, one);
