@@ -166,7 +166,7 @@ async function runWithRetries(
   for (let attempts = 1; ; attempts += 1) {
     // Cancelled before it began, or between two tries: nobody waits, and nothing more happens.
     if (signal.aborted) return { outcome: failed('permanent', 'CANCELLED', 'nobody waits for it any more'), attempts: attempts - 1 };
-    const outcome = await runOnce(runner, jobOf(effect, spec), spec, signal, clock);
+    const outcome = await runOnce(runner, jobOf(effect, spec), signal, clock);
     if (outcome.ok) return { outcome, attempts };
     const { failure } = outcome;
     isInDoubt ||= mayHaveBegun(failure);
@@ -187,17 +187,18 @@ const hasSideEffect: Readonly<Record<ToolSpec['class'], boolean>> = { pure: fals
 
 const doubtful = ({ code, message }: Failure): Outcome<never> => failed('unknown', code, `${message}; it is not tried again, and may have taken effect`);
 
-async function runOnce(runner: ToolRunner, job: ToolJob, spec: ToolSpec, signal: AbortSignal, clock: Clock): Promise<Outcome<unknown>> {
-  const bound = clock.within(spec.timeoutMs, signal);
+async function runOnce(runner: ToolRunner, job: ToolJob, signal: AbortSignal, clock: Clock): Promise<Outcome<unknown>> {
+  const { spec } = job;
+  const limit = clock.timeLimit(spec.timeoutMs, signal);
   let outcome: Outcome<unknown>;
   try {
-    outcome = await runner.run(job, spec.run as never, bound.signal);
+    outcome = await runner.run(job, spec.run as never, limit.signal);
   } catch (error) {
     outcome = afterwards('TOOL_CRASHED', `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`);
   } finally {
-    bound.stop();
+    limit.stop();
   }
-  if (bound.isOver && !outcome.ok) {
+  if (limit.isOver && !outcome.ok) {
     const late = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
     return outcome.failure.hasBegun === undefined ? late : { ok: false, failure: { ...late.failure, hasBegun: outcome.failure.hasBegun } };
   }

@@ -52,13 +52,19 @@ class Later extends Unavailable {
   }
 }
 
+/** Who performs, and which calls are claimed in its name. */
+interface Self {
+  readonly gateway: string;
+  readonly claimed: Map<EffectId, ShardId>;
+}
+
 export async function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
   const { effects, calls, clock, telemetry } = ports;
   const claimed = new Map<EffectId, ShardId>();
   const taking = await effects.take(
     modelPool,
     concurrency,
-    (taken) => perform(gateway, taken, claimed, ports),
+    (taken) => perform(taken, { gateway, claimed }, ports),
     (_raw, problem) => telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
@@ -74,7 +80,7 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
   };
 }
 
-async function perform(gateway: string, { effect, signal }: Taken, claimed: Map<EffectId, ShardId>, ports: GatewayPorts): Promise<boolean> {
+async function perform({ effect, signal }: Taken, { gateway, claimed }: Self, ports: GatewayPorts): Promise<boolean> {
   if (effect.kind !== 'callModel') throw new Refused('WRONG_POOL', `a ${effect.kind} came to the pool of models`);
   const { calls, shards, telemetry } = ports;
   const shard = shardOf(effect.tenant, effect.session, shards);

@@ -3,11 +3,11 @@ export interface Clock {
   now(): number;
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
   every(ms: number, tick: () => void): { stop(): void };
-  /** A signal that aborts with the one that is given, or when the time is over. To be stopped when nobody looks at it any more. */
-  within(ms: number, signal: AbortSignal): Bound;
+  /** A signal that aborts when `signal` does, or after `ms` milliseconds. Stop it in a `finally`: until then it holds a timer and a listener. */
+  timeLimit(ms: number, signal: AbortSignal): TimeLimit;
 }
 
-export interface Bound {
+export interface TimeLimit {
   readonly signal: AbortSignal;
   /** The time was over before it was stopped. */
   readonly isOver: boolean;

@@ -1,4 +1,4 @@
-import type { ToldEvent, UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import type { StepEvent, UnderstudyEvent } from '../core/wire/cloud-event.ts';
 
 export interface DeadLetter {
   /** Sequence in DEAD: its name for requeueing. */
@@ -34,8 +34,8 @@ export interface EventFilter {
  * Errors:    Unavailable from publishSteps and publishEnd; publish again.
  */
 export interface Events {
-  /** Tell steps. They may be held for `limits.eventsWaitMs`, so that those of many sessions leave together. */
-  publishSteps(steps: readonly ToldEvent[]): Promise<void>;
+  /** Tell steps. They may be held for `limits.eventsWaitMs` and some milliseconds more, so that those of many sessions leave together. */
+  publishSteps(steps: readonly StepEvent[]): Promise<void>;
   /** Tell an end at once, after the steps before it: somebody waits for it. */
   publishEnd(event: UnderstudyEvent): Promise<void>;
   /** True when an end with this session, kind and id is there already. */

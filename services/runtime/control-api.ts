@@ -131,7 +131,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       for (const letter of letters) {
         if (!letter) throw unknownLetter(id);
         if (!letter.subject) {
-          refused.push(`${letter.id}: it was no task but a message to session ${letter.session ?? 'unknown'}`);
+          refused.push(`${letter.id}: it was no task (${letter.code})${letter.session ? `, but for session ${letter.session}` : ''}`);
           continue;
         }
         if (letter.isCut && body === undefined) {

@@ -1,4 +1,4 @@
-/** What a shard cannot apply: stored as a dead letter before its position may move past it. */
+/** What a shard cannot apply or read: it is stored as a dead letter before its position moves past it, or its outbox entry is settled. */
 import { messageOf } from '../core/errors.ts';
 import { type ShardId, shardOf } from '../core/ids.ts';
 import type { Message } from '../core/session/messages.ts';
@@ -58,7 +58,7 @@ export class DeadLetters {
 
   #persist(attempt: () => Promise<void>, done: () => void): void {
     attempt().then(done, (error: unknown) => {
-      this.#ports.telemetry.log('warn', 'a dead letter is not stored yet; its message holds the position back', { shard: this.#shard, cause: messageOf(error) });
+      this.#ports.telemetry.log('warn', 'a dead letter is not stored yet; what it was stays where it is until then', { shard: this.#shard, cause: messageOf(error) });
       if (this.#isOpen()) void this.#ports.clock.sleep(retryMs).then(() => this.#persist(attempt, done));
     });
   }

@@ -3,11 +3,11 @@ import type { SessionId } from '../core/ids.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { type SessionRecord, wakeAtOf } from '../core/session/record.ts';
-import { endEventOf, eventOf, type ToldEvent, told } from '../core/wire/cloud-event.ts';
+import { endEventOf, eventOf, type StepEvent, stepEventOf } from '../core/wire/cloud-event.ts';
 import type { SessionCommit } from '../ports/session-store.ts';
 import type { Actor } from './actor.ts';
 import type { Folded } from './fold.ts';
-import { encodeOutbox, type OutboxEntry, type Prompted } from './release.ts';
+import { encodeOutbox, type OutboxEntry, type Prompted } from './outbox-entry.ts';
 
 interface SessionDraft {
   readonly actor: Actor;
@@ -34,7 +34,7 @@ export interface Gathered {
 
 export class Drafts {
   #sessions = new Map<SessionId, SessionDraft>();
-  #events: ToldEvent[] = [];
+  #events: StepEvent[] = [];
   #prompts: Prompted[] = [];
   #steps = 0;
 
@@ -69,7 +69,7 @@ export class Drafts {
       const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
       this.#prompts.push({ tenant: record.tenant, session: record.session, effect, event });
     }
-    this.#events.push(told(eventOf(record, stepped.happened, effects, incoming.at)));
+    this.#events.push(stepEventOf(eventOf(record, stepped.happened, effects, incoming.at)));
     this.#steps += 1;
   }
 

@@ -14,7 +14,8 @@ import type { PendingEffect } from '../core/session/effects.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Actor } from './actor.ts';
-import { decodeOutbox, type OutboxEntry, type ReleasePorts, release, releasePending } from './release.ts';
+import { decodeOutbox, type OutboxEntry } from './outbox-entry.ts';
+import { type ReleasePorts, release, releasePending } from './release.ts';
 
 export interface Outgoing {
   /** Number of the stored entry; 0 for one that is not stored. */

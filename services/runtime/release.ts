@@ -3,68 +3,15 @@
  * for whatever was not settled; so everything here may happen twice, under the same ids.
  */
 
-import { z } from 'zod';
-import { assertNever, issuesOf, Refused } from '../core/errors.ts';
-import { type SessionId, sessionIdSchema, shardOf, type TenantId, tenantIdSchema } from '../core/ids.ts';
-import { isPending, isPooled, outcomeSchema, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
-import { type Message, parentSchema } from '../core/session/messages.ts';
-import { type ToldEvent, told, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { assertNever } from '../core/errors.ts';
+import { shardOf } from '../core/ids.ts';
+import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
+import type { Message } from '../core/session/messages.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
-
-export interface Prompted {
-  readonly tenant: TenantId;
-  readonly session: SessionId;
-  readonly effect: PromptEffect;
-  /** Told to the world when a task ended. */
-  readonly event?: UnderstudyEvent | undefined;
-}
-
-/** One entry of the outbox: what the steps of one commit want. Pending effects stand in the store; here are their ids. */
-export interface OutboxEntry {
-  readonly pending: readonly string[];
-  readonly prompts: readonly Prompted[];
-  readonly events: readonly ToldEvent[];
-}
-
-/** The entry as it is stored: JSON, made of events that are JSON already. They are the bulk of it. */
-export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
-  `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
-
-const eventSchema = z.looseObject({ id: z.string(), type: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string(), session: z.string(), version: z.number() }) });
-const storedSchema = z.object({
-  pending: z.array(z.string()),
-  prompts: z.array(
-    z.object({
-      tenant: tenantIdSchema,
-      session: sessionIdSchema,
-      effect: z.discriminatedUnion('kind', [
-        z.looseObject({ kind: z.literal('reply'), outcome: outcomeSchema, output: z.string(), parent: parentSchema.optional() }),
-        z.looseObject({ kind: z.literal('cancel'), effects: z.array(z.object({ id: z.string(), pool: z.string() })) }),
-        z.looseObject({ kind: z.literal('haltChild'), child: sessionIdSchema, actor: z.string(), reason: z.string() }),
-      ]),
-      event: eventSchema.optional(),
-    }),
-  ),
-  events: z.array(eventSchema),
-});
-
-/** @throws Refused (OUTBOX_POISONED) for what no runtime wrote */
-export function decodeOutbox(text: string): OutboxEntry {
-  let stored: unknown;
-  try {
-    stored = JSON.parse(text);
-  } catch (error) {
-    throw new Refused('OUTBOX_POISONED', 'an outbox entry is not JSON', { cause: error });
-  }
-  const parsed = storedSchema.safeParse(stored);
-  if (!parsed.success) throw new Refused('OUTBOX_POISONED', `an outbox entry does not parse: ${issuesOf(parsed.error)}`);
-  // As it was written, to the order of its keys: what is told again is the same text.
-  const { pending, prompts, events } = stored as Omit<OutboxEntry, 'events'> & { events: UnderstudyEvent[] };
-  return { pending, prompts, events: events.map(told) };
-}
+import type { OutboxEntry, Prompted } from './outbox-entry.ts';
 
 export interface ReleasePorts {
   readonly mailbox: Mailbox;
@@ -116,8 +63,8 @@ async function releasePrompt({ tenant, effect, event }: Prompted, { effects, mai
       return;
     }
     case 'haltChild': {
-      const child = sessionIdSchema.parse(effect.child);
-      return mailbox.deliver(shardOf(tenant, child, shards), { tenant, session: child, message: { kind: 'halt', actor: effect.actor, reason: effect.reason } });
+      const { child, actor, reason } = effect;
+      return mailbox.deliver(shardOf(tenant, child, shards), { tenant, session: child, message: { kind: 'halt', actor, reason } });
     }
     case 'reply': {
       if (effect.parent) {

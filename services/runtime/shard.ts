@@ -176,7 +176,7 @@ export class Shard {
     await this.#letGo();
   }
 
-  /** An entry of the outbox that cannot be read. It is settled when it is stored elsewhere; as a string in a string it is longer. */
+  /** An outbox entry that cannot be read. It is settled only once its text is a dead letter; cut, because JSON within JSON is longer and must fit into one message. */
   #buryEntry(id: number, body: string, problem: string): void {
     const isCut = body.length > limits.taskBytesMax;
     const letter = { body: body.slice(0, limits.taskBytesMax), ...(isCut ? { isCut } : {}) };

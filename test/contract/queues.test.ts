@@ -12,7 +12,7 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Refused } from '../../services/core/errors.ts';
 import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import type { RunTool } from '../../services/core/session/effects.ts';
-import { eventOf, told } from '../../services/core/wire/cloud-event.ts';
+import { eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
 import type { Archive } from '../../services/ports/archive.ts';
 import type { Control } from '../../services/ports/control.ts';
 import type { Effects } from '../../services/ports/effects.ts';
@@ -280,7 +280,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           await world.events.follow({ session: event.data.session }, false, ({ id }) => live!.push(id)),
           await world.events.follow({ tenant: 'nobody' }, true, ({ id }) => others!.push(id)),
         ];
-        await world.events.publishSteps([told(event)]);
+        await world.events.publishSteps([stepEventOf(event)]);
         followers.push(await world.events.follow({}, true, ({ id }) => all!.push(id)));
         await eventually(() => live!.length === 1 && all!.length === 1);
 
@@ -297,7 +297,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const heard: string[] = [];
         const following = await world.events.follow({ tenant: step.data.tenant, session }, false, ({ id }) => heard.push(id));
 
-        await Promise.all([world.events.publishSteps(steps.map(told)), world.events.publishEnd(end)]);
+        await Promise.all([world.events.publishSteps(steps.map(stepEventOf)), world.events.publishEnd(end)]);
         await eventually(() => heard.length === 151);
 
         expect(heard).toEqual([...steps.filter(({ data }) => data.session === session).map(({ id }) => id), end.id]);
@@ -310,7 +310,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const session = `desk-${String(++count).padStart(20, '0')}`;
         const event = { ...eventOfStep(), time: new Date().toISOString() };
         const one = { ...event, id: `${session}-1`, data: { ...event.data, session } };
-        await world.events.publishSteps([told(one)]);
+        await world.events.publishSteps([stepEventOf(one)]);
         const [since, later]: string[][] = [[], []];
 
         const followers = [

@@ -38,7 +38,7 @@ export function natsArchive(nats: Nats): Archive {
       const write = async (mail: readonly string[], part: number): Promise<number> => {
         const packed = pack(recordText, mail, part);
         if (packed.length <= packedBytesMax || mail.length <= 1) {
-          await publisher.publish(subject, packed, undefined, 'soon');
+          await publisher.publish(subject, packed, { pace: 'soon' });
           return part + 1;
         }
         // One message must hold it: halves, in order, each with the record.

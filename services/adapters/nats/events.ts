@@ -30,7 +30,7 @@ const tokenOf = (text: string) => (/^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : '
 export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
   const kindOf = (event: UnderstudyEvent) => event.type.slice(event.type.lastIndexOf('.') + 1);
-  const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) => publisher.publish(subject, `[${texts.join(',')}]`, undefined, 'soon'));
+  const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) => publisher.publish(subject, `[${texts.join(',')}]`, { pace: 'soon' }));
   const subjectOf = (event: UnderstudyEvent) => subjects.event(event.data.tenant, event.data.agent, event.data.session, kindOf(event));
   const parseDead = (sequence: number, at: number, text: string): DeadLetter | undefined => {
     try {
@@ -40,9 +40,9 @@ export function natsEvents(nats: Nats): Events {
     }
   };
   return {
-    async publishSteps(told) {
+    async publishSteps(events) {
       // Most share a batch, and so a promise.
-      await Promise.all(new Set(told.map(({ tenant, agent, text }) => steps.add(subjects.eventBatch(tenant, agent), text))));
+      await Promise.all(new Set(events.map(({ tenant, agent, text }) => steps.add(subjects.eventBatch(tenant, agent), text))));
     },
     async publishEnd(event) {
       steps.send(subjects.eventBatch(event.data.tenant, event.data.agent));

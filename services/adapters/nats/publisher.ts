@@ -1,13 +1,14 @@
 /**
  * A lean JetStream publisher: one reply inbox for all publishes, numbered tokens, acks matched by number.
  *
- * Owns     publishes without an ack yet.
+ * Owns     publishes without an ack yet, and what waits for company.
  *
  * L1  A publish resolves when the stream has acknowledged it, and rejects when the stream refused it.
  * L2  What got no ack in time is sent again, and at once after a reconnect: at least once, until `tries` are used up.
  * L3  What is published in one callback leaves in one write; while something is under way, what is published in one turn of the event loop.
  * L4  At most `window` publishes are out at a time; the rest wait in order.
- * L5  What nobody waits for leaves in the next write, before what caused it, or alone after `companyWaitMs`: each write wakes the broker.
+ * L5  What nobody waits for (`soon`) leaves with the next write, in the order in which it was published, or alone after `companyWaitMs`:
+ *     each write wakes the broker.
  *
  * The package's own `js.publish` costs three to four times the CPU of this (request bookkeeping and ack parsing).
  */
@@ -27,6 +28,12 @@ interface Waiting {
   tries: number;
 }
 
+export interface PublishOptions {
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  /** `soon` for what nobody waits for (L5). */
+  readonly pace?: 'now' | 'soon';
+}
+
 export interface PublishRefusal {
   readonly code: number;
   readonly errCode: number;
@@ -37,7 +44,7 @@ const resendAfterMs = 2_000;
 const kindOf = (subject: string): string => subject.split('.', 2)[1] ?? '';
 const silenceMs = 2 * limits.mailSilenceMs;
 const tries = 30;
-const companyWaitMs = 5;
+const companyWaitMs = 5; // a fifth of what steps have waited already; acks have seconds
 
 export class LeanPublisher {
   readonly #connection: NatsConnection;
@@ -51,8 +58,9 @@ export class LeanPublisher {
   /** The oldest that was given up, until its stream takes something again: who publishes it anew must not look well meanwhile. */
   #givenUp: { readonly kind: string; readonly since: number } | undefined;
   #turn: [number, Waiting][] = [];
-  /** What waits for company: publishes, and what is to be sent beside them. */
+  /** Publishes that wait for company (L5). */
   readonly #patient: Waiting[] = [];
+  /** What is sent beside the next write: acks. */
   readonly #besides: (() => void)[] = [];
   #company: NodeJS.Timeout | undefined;
 
@@ -78,11 +86,8 @@ export class LeanPublisher {
     return silentMs < silenceMs ? '' : `the broker has not stored what it was given ${Math.floor(silentMs / 1_000)} s ago: is its disk full?`;
   }
 
-  /**
-   * @param pace  `soon` for what nobody waits for (L5)
-   * @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent
-   */
-  publish(subject: string, body: string | Uint8Array, headers?: Readonly<Record<string, string>>, pace: 'now' | 'soon' = 'now'): Promise<number> {
+  /** @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent */
+  publish(subject: string, body: string | Uint8Array, { headers, pace = 'now' }: PublishOptions = {}): Promise<number> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new Unavailable('NATS_CLOSED', 'the connection is closed'));
       let encoded: MsgHdrs | undefined;
@@ -183,11 +188,11 @@ export class LeanPublisher {
   }
 
   #awaitCompany(): void {
-    this.#company ??= setTimeout(() => this.#companyCame(), companyWaitMs);
+    this.#company ??= setTimeout(() => this.#sendCompany(), companyWaitMs);
   }
 
   /** Something leaves, or the wait is over: what waited leaves too. */
-  #companyCame(): void {
+  #sendCompany(): void {
     clearTimeout(this.#company);
     this.#company = undefined;
     for (const send of this.#besides.splice(0)) send();
@@ -195,7 +200,7 @@ export class LeanPublisher {
   }
 
   #sendTurn(): void {
-    this.#companyCame();
+    this.#sendCompany();
     const turn = this.#turn;
     this.#turn = [];
     for (const [each, one] of turn) if (this.#waiting.has(each)) this.#send(each, one);

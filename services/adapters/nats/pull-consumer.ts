@@ -18,6 +18,7 @@ export interface PulledMessage {
   readonly tries: number;
   readonly headers: Msg['headers'];
   text(): string;
+  /** It leaves with the next publish, or soon (C4). */
   ack(): void;
   /** Offer it again after `delayMs`. */
   handBack(delayMs: number): void;
@@ -168,7 +169,7 @@ export class PullConsumer {
     const end = tokens.length >= 11 ? 10 : 8;
     const held = { reply };
     this.#inHand.add(held);
-    const isSettled = () => !this.#inHand.delete(held);
+    const letGo = () => this.#inHand.delete(held);
     this.#options.onMessage({
       subject: message.subject,
       sequence: Number(tokens[end - 3]),
@@ -176,12 +177,12 @@ export class PullConsumer {
       headers: message.headers,
       text: () => message.string(),
       ack: () => {
-        if (isSettled()) return;
+        if (!letGo()) return;
         if (this.#acks.push(reply) === 1) this.#nats.publisher.beside(() => this.#sendAcks());
         this.pull();
       },
       handBack: (delayMs) => {
-        if (isSettled()) return;
+        if (!letGo()) return;
         if (!this.#nats.connection.isClosed()) this.#nats.connection.publish(reply, `-NAK ${JSON.stringify({ delay: nanos(delayMs) })}`);
         this.pull();
       },

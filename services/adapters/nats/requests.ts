@@ -21,10 +21,13 @@ export class Requests {
   constructor(connection: NatsConnection, inbox: string) {
     this.#connection = connection;
     this.#inbox = `${inbox}.`;
-    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? this.#refuse(error) : this.#answered(message)) });
+    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? this.#refuse(error) : this.#hear(message)) });
   }
 
-  /** @throws Error when there is no answer in time, nobody listens, or the connection is closed */
+  /**
+   * @param withinMs  how long to wait for the answer
+   * @throws Error when there is no answer in time, nobody listens, or the connection is closed
+   */
   ask(subject: string, body: string, withinMs: number): Promise<string> {
     const token = (this.#next++).toString(36);
     return new Promise((resolve, reject) => {
@@ -33,7 +36,7 @@ export class Requests {
       try {
         this.#connection.publish(subject, body, { reply: this.#inbox + token });
       } catch (error) {
-        this.#taken(token);
+        this.#take(token);
         reject(error as Error);
       }
     });
@@ -44,17 +47,17 @@ export class Requests {
   }
 
   #refuse(error: Error): void {
-    for (const token of [...this.#asked.keys()]) this.#taken(token)?.reject(error);
+    for (const token of [...this.#asked.keys()]) this.#take(token)?.reject(error);
   }
 
-  #answered(message: Msg): void {
-    const asked = this.#taken(message.subject.slice(this.#inbox.length));
+  #hear(message: Msg): void {
+    const asked = this.#take(message.subject.slice(this.#inbox.length));
     if (!asked) return;
     if (message.data.length === 0 && message.headers?.code === 503) asked.reject(new Error('nobody listens there'));
     else asked.resolve(message.string());
   }
 
-  #taken(token: string): Asked | undefined {
+  #take(token: string): Asked | undefined {
     const asked = this.#asked.get(token);
     if (!asked) return undefined;
     clearTimeout(asked.timer);

@@ -19,7 +19,7 @@ export function natsStarts(nats: Nats): Starts {
       const nonce = `${performer}/${process.pid}/${count}`;
       try {
         await publisher.publish(subjects.start(effect), JSON.stringify({ effect, performer, class: toolClass, nonce, at: Date.now() }), {
-          'Nats-Expected-Last-Subject-Sequence': '0',
+          headers: { 'Nats-Expected-Last-Subject-Sequence': '0' },
         });
         return { created: true };
       } catch (error) {

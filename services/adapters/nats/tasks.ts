@@ -12,7 +12,7 @@ export function natsTasks(nats: Nats): Tasks {
     async publish(tenant, agent, body, headers) {
       // In a line of the protocol a space would end the subject, and the connection with it.
       for (const name of [tenant, agent]) if (!isTokens.test(name)) throw new Refused('SUBJECT_INVALID', `"${name.slice(0, 64)}" can be no part of a subject`);
-      await publisher.publish(subjects.task(tenant, agent), body, Object.keys(headers).length > 0 ? headers : undefined);
+      await publisher.publish(subjects.task(tenant, agent), body, Object.keys(headers).length > 0 ? { headers } : {});
     },
     async take(capacity, accept) {
       let inHand = 0;

@@ -1,7 +1,7 @@
 /**
  * Batching of what nobody waits for: what is added for one subject within a while leaves as one message, an array.
  *
- * R1  Nothing waits longer than `waitMs`, or than it takes to fill a message.
+ * R1  Nothing waits here longer than `waitMs`, or than it takes to fill a message.
  * R2  Messages of a subject leave in the order in which their parts were added; one that has to be sent again may come after the next.
  */
 import { limits } from '../../core/limits.ts';

@@ -49,7 +49,7 @@ export function natsWorkspaces(nats: Nats): Workspaces {
       }
       try {
         await publisher.publish(subjects.workspace(tenant, session, 'head'), JSON.stringify({ digest, bytes: archive.length, effect, before }), {
-          'Nats-Expected-Last-Subject-Sequence': String(head?.sequence ?? 0),
+          headers: { 'Nats-Expected-Last-Subject-Sequence': String(head?.sequence ?? 0) },
         });
       } catch (error) {
         const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;

@@ -18,7 +18,7 @@ export const systemClock: Clock = {
     const timer = setInterval(tick, ms);
     return { stop: () => clearInterval(timer) };
   },
-  within(ms, signal) {
+  timeLimit(ms, signal) {
     // By hand: composite and time-out signals cost more than a small call.
     const controller = new AbortController();
     let isOver = false;

@@ -13,7 +13,7 @@ import { DirectClient } from './client.ts';
 
 type Answer = Omit<ModelReply, 'attempts' | 'costMicros'>;
 
-export function openaiModel(environment: Readonly<Record<string, string | undefined>>, clock: Pick<Clock, 'within'>): Model {
+export function openaiModel(environment: Readonly<Record<string, string | undefined>>, clock: Pick<Clock, 'timeLimit'>): Model {
   const clients = new Map<string, OpenAI>();
   const expand = (text: string) => text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
   const clientFor = (baseUrl: string, apiKey: string): OpenAI => {
@@ -32,16 +32,16 @@ export function openaiModel(environment: Readonly<Record<string, string | undefi
       if (!apiKey) return failed('permanent', 'MODEL_KEY_MISSING', `model ${spec.name} needs a key in ${spec.apiKeyEnv}`);
       const client = clientFor(baseUrl, apiKey);
       const from = performance.now();
-      const bound = clock.within(spec.timeoutMs, signal);
+      const limit = clock.timeLimit(spec.timeoutMs, signal);
       try {
-        const options = { signal: bound.signal, ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}) };
+        const options = { signal: limit.signal, ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}) };
         const answer = spec.api === 'responses' ? await askResponses(client, spec, prompt, options, onText) : await askChat(client, spec, prompt, options, onText);
         return { ok: true, value: { ...answer, latencyMs: Math.round(performance.now() - from) } };
       } catch (error) {
         if (signal.aborted) return failed('permanent', 'CANCELLED', 'the call was cancelled');
-        return classify(error, bound.isOver, spec.name);
+        return classify(error, limit.isOver, spec.name);
       } finally {
-        bound.stop();
+        limit.stop();
       }
     },
   };

@@ -33,7 +33,7 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZRANGE', KEYS[1], 0, -1)`;
 
-/** claimCall: KEYS pending, claim, conversation; ARGV effect, holder, ms, from, to. */
+/** claimCall: KEYS pending, claim, conversation; ARGV effect, holder, ms, from, to. Returns 'settled', 'held' by another, or the entries; who holds it already holds it for longer. */
 const claimCall = `
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'settled' end
 local holder = redis.call('SET', KEYS[2], ARGV[2], 'NX', 'GET', 'PX', ARGV[3])
@@ -97,6 +97,7 @@ export interface RedisCredentials {
   readonly sentinelPassword?: string | undefined;
 }
 
+const silenceMs = 5_000; // a server that says nothing for so long is left
 const retryStrategy = (times: number) => Math.min(50 * times, 500);
 
 function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword: string | undefined): Redis | Cluster {
@@ -106,7 +107,7 @@ function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword
     const { lazyConnect = true, enableAutoPipelining = true, enableOfflineQueue = false, ...redisOptions } = options;
     // Here a time-out of the socket is not enough: what was asked of a node that has gone is asked of others up to sixteen times.
     return new Cluster(nodes, {
-      redisOptions: { ...redisOptions, commandTimeout: 5_000 },
+      redisOptions: { ...redisOptions, commandTimeout: silenceMs },
       lazyConnect,
       enableAutoPipelining,
       enableOfflineQueue,
@@ -136,9 +137,9 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
-    // A server that has fallen silent is left, and its commands fail: its address may be another's by now, or nobody's. (A time-out of each
-    // command, `commandTimeout`, is two timer operations and a slow object a command.)
-    socketTimeout: 5_000,
+    // A server that has fallen silent is left, and its commands fail: its address may be another's by now, or nobody's. Not
+    // `commandTimeout`: that is a timer and a slow object for each command.
+    socketTimeout: silenceMs,
     retryStrategy,
     ...(user ? { username: user } : {}),
     ...(password ? { password } : {}),

@@ -45,9 +45,9 @@ function Letter({ letter, now, onDone }: { letter: LetterView; now: number; onDo
     </header>
     <p>${letter.reason}</p>
     ${body === undefined ? null : html`<textarea aria-label="body" rows="6" value=${body} onInput=${(event: Event) => setBody((event.target as HTMLTextAreaElement).value)}></textarea>`}
-    ${letter.isCut ? html`<p class="hint">Only the beginning of its body was kept: requeue it with a whole one.</p>` : null}
+    ${letter.isCut && letter.subject ? html`<p class="hint">Only the beginning of its body was kept: requeue it with a whole one.</p>` : null}
     <div class="deeds">
-      ${letter.subject ? html`<button type="button" class="main" disabled=${isBusy} onClick=${requeue}>${body === undefined || body === before ? 'publish again' : 'publish again as edited'}</button>` : html`<span class="hint">It was no task but a message to a session: it cannot be published again.</span>`}
+      ${letter.subject ? html`<button type="button" class="main" disabled=${isBusy} onClick=${requeue}>${body === undefined || body === before ? 'publish again' : 'publish again as edited'}</button>` : html`<span class="hint">It was no task: it cannot be published again.</span>`}
       ${body === undefined ? html`<button type="button" disabled=${isBusy} onClick=${show}>show its body</button>` : null}
     </div>
     <${Trouble} refusal=${refusal} />

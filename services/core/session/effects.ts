@@ -1,9 +1,9 @@
 /** What a session can want: a closed union. Effects are described by the step and performed elsewhere, after the commit. */
 import { z } from 'zod';
 import { limitsSchema } from '../budget/budget.ts';
-import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, type taskIdSchema, tenantIdSchema } from '../ids.ts';
+import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
 import { effectClassSchema } from '../tools/tool-spec.ts';
-import type { parentSchema } from './messages.ts';
+import { parentSchema, spentSchema } from './messages.ts';
 
 const addressed = {
   id: effectIdSchema,
@@ -64,18 +64,20 @@ export const outcomeSchema = z.enum(['completed', 'failed', 'halted', 'dead-lett
 export type TaskOutcome = z.infer<typeof outcomeSchema>;
 
 /** Effects that are done as soon as they have been sent. */
-export type PromptEffect =
-  | {
-      readonly kind: 'reply';
-      readonly task: z.infer<typeof taskIdSchema>;
-      readonly outcome: TaskOutcome;
-      readonly output: string;
-      readonly reason?: string | undefined;
-      readonly parent?: z.infer<typeof parentSchema> | undefined;
-      readonly spent: { readonly steps: number; readonly toolCalls: number; readonly tokens: number; readonly costMicros: number };
-    }
-  | { readonly kind: 'cancel'; readonly effects: readonly { readonly id: string; readonly pool: string }[] }
-  | { readonly kind: 'haltChild'; readonly child: z.infer<typeof sessionIdSchema>; readonly actor: string; readonly reason: string };
+export const promptEffectSchema = z.discriminatedUnion('kind', [
+  z.object({
+    kind: z.literal('reply'),
+    task: taskIdSchema,
+    outcome: outcomeSchema,
+    output: z.string(),
+    reason: z.string().optional(),
+    parent: parentSchema.optional(),
+    spent: spentSchema,
+  }),
+  z.object({ kind: z.literal('cancel'), effects: z.array(z.object({ id: z.string(), pool: z.string() })) }),
+  z.object({ kind: z.literal('haltChild'), child: sessionIdSchema, actor: z.string(), reason: z.string() }),
+]);
+export type PromptEffect = z.infer<typeof promptEffectSchema>;
 
 export type Effect = PendingEffect | PromptEffect;
 

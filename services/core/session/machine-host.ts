@@ -7,7 +7,7 @@
  */
 import { type AnyActorRef, type AnyMachineSnapshot, type AnyStateMachine, createActor, type EventObject, fromPromise, type Snapshot } from 'xstate';
 import { Defect } from '../errors.ts';
-import { type FlatTransition, flatTransitions } from './flat-machine.ts';
+import { type FlatTransition, flatTransitionOf } from './flat-machine.ts';
 
 /** What a machine did besides moving: the host turns these into effects and timers. */
 export interface MachineAction {
@@ -81,7 +81,7 @@ export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver 
     actionExecutor: (action: MachineAction) => actions.push({ type: action.type, params: action.params }),
   } as never;
 
-  const flat = isFlat ? flatTransitions(machine) : undefined;
+  const flat = isFlat ? flatTransitionOf(machine) : undefined;
   const collect = (run: () => AnyMachineSnapshot): Transitioned => {
     actions = [];
     choices = [];

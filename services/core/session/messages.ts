@@ -26,6 +26,9 @@ export type ModelReply = z.infer<typeof modelReplySchema>;
 export const parentSchema = z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: effectIdSchema });
 export type Parent = z.infer<typeof parentSchema>;
 
+/** What a task came to. Costs in micro-dollars. */
+export const spentSchema = z.object({ steps: z.number(), toolCalls: z.number(), tokens: z.number(), costMicros: z.number() });
+
 const by = { actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') };
 
 export const messageSchema = z.discriminatedUnion('kind', [
@@ -65,7 +68,7 @@ export const messageSchema = z.discriminatedUnion('kind', [
     effect: effectIdSchema,
     outcome: z.enum(['completed', 'failed', 'halted']),
     output: z.string(),
-    spent: z.object({ steps: z.number(), toolCalls: z.number(), tokens: z.number(), costMicros: z.number() }),
+    spent: spentSchema,
   }),
   z.object({ kind: z.literal('wake') }),
   z.object({ kind: z.literal('approve'), approval: effectIdSchema, hash: z.string(), arguments: z.string().optional(), ...by }),

@@ -71,14 +71,14 @@ export function endEventOf(record: SessionRecord, reply: Extract<Effect, { kind:
   };
 }
 
-/** A step's event as it is told, and where: the text alone is kept until it has left. */
-export interface ToldEvent {
+/** A step's event as JSON, with what its subject needs: the object itself is not kept until it leaves. */
+export interface StepEvent {
   readonly tenant: string;
   readonly agent: string;
   readonly text: string;
 }
 
-export const told = (event: UnderstudyEvent): ToldEvent => ({ tenant: event.data.tenant, agent: event.data.agent, text: JSON.stringify(event) });
+export const stepEventOf = (event: UnderstudyEvent): StepEvent => ({ tenant: event.data.tenant, agent: event.data.agent, text: JSON.stringify(event) });
 
 /** A message of EVENTS: one event, or a batch of them (CloudEvents JSON batch format). @throws SyntaxError for what is no JSON */
 export function parseEvents(text: string): readonly UnderstudyEvent[] {

@@ -1,0 +1,47 @@
+/** An entry of the outbox, as it is stored and as it is read again. */
+import { z } from 'zod';
+import { issuesOf, Refused } from '../core/errors.ts';
+import { type SessionId, sessionIdSchema, type TenantId, tenantIdSchema } from '../core/ids.ts';
+import { type PromptEffect, promptEffectSchema } from '../core/session/effects.ts';
+import { type StepEvent, stepEventOf, type UnderstudyEvent } from '../core/wire/cloud-event.ts';
+
+export interface Prompted {
+  readonly tenant: TenantId;
+  readonly session: SessionId;
+  readonly effect: PromptEffect;
+  /** Told to the world when a task ended. */
+  readonly event?: UnderstudyEvent | undefined;
+}
+
+/** What the steps of one commit want. Pending effects stand in the store; here are their ids. */
+export interface OutboxEntry {
+  readonly pending: readonly string[];
+  readonly prompts: readonly Prompted[];
+  readonly events: readonly StepEvent[];
+}
+
+/** JSON, made of events that are JSON already. They are the bulk of it. */
+export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
+  `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
+
+const eventSchema = z.looseObject({ id: z.string(), type: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string(), session: z.string(), version: z.number() }) });
+const storedSchema = z.object({
+  pending: z.array(z.string()),
+  prompts: z.array(z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: promptEffectSchema, event: eventSchema.optional() })),
+  events: z.array(eventSchema),
+});
+
+/** @throws Refused (OUTBOX_POISONED) for what no runtime wrote */
+export function decodeOutbox(text: string): OutboxEntry {
+  let stored: unknown;
+  try {
+    stored = JSON.parse(text);
+  } catch (error) {
+    throw new Refused('OUTBOX_POISONED', 'an outbox entry is not JSON', { cause: error });
+  }
+  const parsed = storedSchema.safeParse(stored);
+  if (!parsed.success) throw new Refused('OUTBOX_POISONED', `an outbox entry does not parse: ${issuesOf(parsed.error)}`);
+  // As it was written, to the order of its keys: what is told again is the same text.
+  const { pending, prompts, events } = stored as Omit<OutboxEntry, 'events'> & { events: UnderstudyEvent[] };
+  return { pending, prompts, events: events.map(stepEventOf) };
+}
