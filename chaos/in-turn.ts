@@ -24,8 +24,17 @@ export const inTurn: readonly InTurn[] = [
     planned: 3,
     holdMs: 150_000,
   },
-  { name: 'everything-dies-in-turn', kind: 'Workflow', file: 'workflow.yaml', hypothesis: 'each kind of pod dies in turn, with a rest after each', planned: 6, holdMs: 600_000 },
+  {
+    name: 'everything-dies-in-turn',
+    kind: 'Workflow',
+    file: 'workflow.yaml',
+    hypothesis: 'everything that can be done to it here, one thing after the other, with a rest after each',
+    planned: 16,
+    holdMs: 1_200_000,
+  },
 ];
+
+const experiments = 'podchaos,networkchaos,stresschaos';
 
 interface Experiment {
   readonly metadata: { readonly name: string };
@@ -42,10 +51,10 @@ interface Progress {
 async function clear(kubectl: Kubectl, kind: InTurn['kind'], name: string): Promise<void> {
   await kubectl.run('delete', kind.toLowerCase(), name, '--ignore-not-found', '--wait=false');
   for (const end = Date.now() + 20_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 500)))
-    if ((await kubectl.run('get', 'podchaos,workflownodes', '--output', 'name')).trim() === '') return;
-  for (const stuck of (await kubectl.run('get', 'podchaos', '--output', 'name')).trim().split('\n').filter(Boolean))
+    if ((await kubectl.run('get', `workflownodes,${experiments}`, '--output', 'name')).trim() === '') return;
+  for (const stuck of (await kubectl.run('get', experiments, '--output', 'name')).trim().split('\n').filter(Boolean))
     await kubectl.run('patch', stuck, '--type=merge', '--patch', '{"metadata":{"finalizers":null}}');
-  await kubectl.run('delete', 'workflownodes,podchaos', '--all', '--wait=true', '--timeout=30s');
+  await kubectl.run('delete', `workflownodes,${experiments}`, '--all', '--wait=true', '--timeout=30s');
 }
 
 /** Apply it, see which faults come of it, and take it away. What was planned and not seen is told as not observed. */
@@ -56,7 +65,7 @@ export async function runInTurn(kubectl: Kubectl, { name, kind, file, planned, h
   await kubectl.apply(readFileSync(join(import.meta.dirname, file), 'utf8'));
   try {
     for (let isOver = false; !isOver && Date.now() - at < holdMs; await new Promise((resolve) => setTimeout(resolve, 500))) {
-      for (const { metadata, status } of (await kubectl.json<{ items: Experiment[] }>('get', 'podchaos')).items) {
+      for (const { metadata, status } of (await kubectl.json<{ items: Experiment[] }>('get', experiments)).items) {
         const records = status?.experiment?.containerRecords ?? [];
         // Of several pods one may be gone by itself before its turn: a sandbox that nobody needs any more.
         const isInjected = records.some(({ injectedCount = 0 }) => injectedCount > 0);
