@@ -238,7 +238,8 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
   });
 
   test('a server that dies in the middle may have done it; started again, it is found again', async () => {
-    const hanging = use(runner, job({}, mcp('hang')));
+    // The package hears of it by the time-out alone.
+    const hanging = use(runner, job({}, mcp('hang'), { timeoutMs: 2_000 }));
     await new Promise((wait) => setTimeout(wait, 300));
     server.signal('SIGKILL');
     const broken = await hanging;
