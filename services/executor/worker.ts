@@ -100,7 +100,8 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
 type Begun = { readonly kind: 'run'; readonly before: boolean } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<unknown> };
 
 /** May this effect be run, and if it was begun before, what does its class say? */
-async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: AbortSignal, { starts, runners, telemetry }: ExecutorPorts): Promise<Begun> {
+async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: AbortSignal, ports: ExecutorPorts): Promise<Begun> {
+  const { starts, telemetry } = ports;
   if (spec.class === 'pure') return { kind: 'run', before: false };
   let start = await starts.create(effect.id, executor, spec.class);
   if (start.created) return { kind: 'run', before: false };
@@ -120,16 +121,22 @@ async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: 
     start = await starts.create(`${effect.id}-${takeover}` as EffectId, executor, spec.class);
     if (!start.created && (await livesElsewhere(start.first, executor, effect, starts))) return { kind: 'elsewhere' };
   }
-  return spec.class === 'queryable' ? ask(effect, spec, first, signal, runners) : { kind: 'run', before: true };
+  return spec.class === 'queryable' ? ask(effect, spec, first, signal, ports) : { kind: 'run', before: true };
 }
 
 const livesElsewhere = async (start: Start, executor: string, effect: RunTool, starts: Starts): Promise<boolean> =>
   start.performer !== executor && (await starts.isHeld(start.performer, effect.id, 1_000));
 
 /** Did the effect happen already? */
-async function ask(effect: RunTool, spec: ToolSpec, performer: string, signal: AbortSignal, runners: readonly ToolRunner[]): Promise<Begun> {
+async function ask(effect: RunTool, spec: ToolSpec, performer: string, signal: AbortSignal, { runners, clock }: Pick<ExecutorPorts, 'runners' | 'clock'>): Promise<Begun> {
   const runner = runners.find(({ kind }) => kind === spec.run.kind);
-  const answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, AbortSignal.any([signal, AbortSignal.timeout(spec.timeoutMs)]));
+  const limit = clock.timeLimit(spec.timeoutMs, signal);
+  let answer: Outcome<unknown> | 'never' | undefined;
+  try {
+    answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, limit.signal);
+  } finally {
+    limit.stop();
+  }
   if (answer === 'never') return { kind: 'run', before: false };
   if (answer?.ok) return { kind: 'answer', outcome: answer };
   if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
@@ -171,7 +178,7 @@ async function runWithRetries(
     const { failure } = outcome;
     isInDoubt ||= mayHaveBegun(failure);
     if (spec.class === 'queryable' && isInDoubt) {
-      const asked = await ask(effect, spec, 'this one', signal, runners);
+      const asked = await ask(effect, spec, 'this one', signal, { runners, clock });
       if (asked.kind === 'answer') return { outcome: asked.outcome, attempts };
       isInDoubt = false;
     }

@@ -1,5 +1,6 @@
 /** What the last connection left unread must not be taken for the beginning of the next. */
 import { expect, test } from 'vitest';
+import type { Nats } from '../../services/adapters/nats/connection.ts';
 import { PullConsumer, type PulledMessage } from '../../services/adapters/nats/pull-consumer.ts';
 import { dropStaleReads, type Protocol } from '../../services/adapters/nats/stale-reads.ts';
 import { declareStreams } from '../../services/adapters/nats/streams.ts';
@@ -90,24 +91,27 @@ test('a connection of the package still has what is guarded, under these names',
   await servers.stop();
 });
 
+const consumerOf = (nats: Nats, pool: string, onMessage: (message: PulledMessage) => void) =>
+  new PullConsumer(nats, {
+    stream: 'effects',
+    durable: `pool-${pool}`,
+    filter: nats.subjects.effect(pool, '*' as TenantId),
+    ackWaitMs: 1_000,
+    heartbeatMs: 200,
+    capacity: () => 4,
+    onMessage,
+  });
+
 test('what was in hand when the connection was lost is not acked, but offered again', async () => {
   const servers = await startServers();
   const { nats } = servers.connections;
   await declareStreams(nats);
   const tries: number[] = [];
   let first: PulledMessage | undefined;
-  const consumer = new PullConsumer(nats, {
-    stream: 'effects',
-    durable: 'pool-stale',
-    filter: nats.subjects.effect('stale', '*' as TenantId),
-    ackWaitMs: 1_000,
-    heartbeatMs: 200,
-    capacity: () => 4,
-    onMessage: (message) => {
-      tries.push(message.tries);
-      if (first) message.ack();
-      else first = message;
-    },
+  const consumer = consumerOf(nats, 'stale', (message) => {
+    tries.push(message.tries);
+    if (first) message.ack();
+    else first = message;
   });
   await consumer.start();
   await nats.publisher.publish(nats.subjects.effect('stale', 'acme' as TenantId), '{}');
@@ -130,17 +134,9 @@ test('an ack that had not left when the connection was lost does not leave any m
   const tries: number[] = [];
   const leaving: (() => void)[] = [];
   const slow = { ...nats, publisher: { beside: (send: () => void) => leaving.push(send) } as unknown as typeof nats.publisher };
-  const consumer = new PullConsumer(slow, {
-    stream: 'effects',
-    durable: 'pool-slow',
-    filter: nats.subjects.effect('slow', '*' as TenantId),
-    ackWaitMs: 1_000,
-    heartbeatMs: 200,
-    capacity: () => 4,
-    onMessage: (message) => {
-      tries.push(message.tries);
-      message.ack();
-    },
+  const consumer = consumerOf(slow, 'slow', (message) => {
+    tries.push(message.tries);
+    message.ack();
   });
   await consumer.start();
   await nats.publisher.publish(nats.subjects.effect('slow', 'acme' as TenantId), '{}');

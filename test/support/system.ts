@@ -184,10 +184,10 @@ export class System {
     await natsTasks(this.nats).publish(options.tenant ?? 'acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
   }
 
-  async ask<Value = Record<string, unknown>>(verb: string, body: object = {}): Promise<Value> {
+  async ask<Value = Record<string, unknown>>(verb: string, body: object = {}, waitMs = 5_000): Promise<Value> {
     const answer = await eventually(async () => {
       // Longer than a runtime waits for a session to take note (3 s): a deed that is asked for again would be refused the second time.
-      const got = await natsControl(this.nats).ask(verb, body, 5_000);
+      const got = await natsControl(this.nats).ask(verb, body, waitMs);
       return got.ok || got.code !== 'STORE_UNAVAILABLE' ? got : undefined;
     }, `an answer to ${verb}`);
     if (!answer.ok) throw Object.assign(new Error(answer.message), { code: answer.code });
@@ -218,7 +218,7 @@ export class System {
     for (const task of tasks) {
       const session = await this.sessionOf(task);
       const verdict = await eventually(async () => {
-        const found = await this.ask<{ isEqual: boolean }>('verify', { session });
+        const found = await this.ask<{ isEqual: boolean }>('verify', { session }, 2_500); // the broker may ask a runtime that is frozen: often enough, then
         return found.isEqual ? found : undefined;
       }, `session ${session} to fold to its stored state`);
       if (!verdict.isEqual) throw new Error(`${session} does not verify`);
