@@ -13,6 +13,7 @@ import type { SessionStore } from '../ports/session-store.ts';
 import type { LoadedSpecs, Specs } from '../ports/specs.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { CommitRounds } from './commit-rounds.ts';
 import { controlHandlers } from './control-api.ts';
 import { Definitions } from './definitions.ts';
 import { Host } from './host.ts';
@@ -56,7 +57,7 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
   const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
     { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
-    { ...ports, definitions, shards: settings.shards, windows: new Windows(ports) },
+    { ...ports, definitions, shards: settings.shards, windows: new Windows(ports), rounds: new CommitRounds() },
     ports.leases,
     control,
   );

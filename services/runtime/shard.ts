@@ -31,6 +31,7 @@ import { type Commit, type SessionStore, type ShardPosition, unsent } from '../p
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import { Baselines } from './baselines.ts';
+import type { CommitRounds } from './commit-rounds.ts';
 import { DeadLetters } from './dead-letters.ts';
 import type { Definitions } from './definitions.ts';
 import { Drafts } from './drafts.ts';
@@ -50,6 +51,7 @@ export interface ShardPorts {
   readonly definitions: Definitions;
   readonly shards: number;
   readonly windows: Windows;
+  readonly rounds: CommitRounds;
 }
 
 interface Arrived {
@@ -425,25 +427,18 @@ export class Shard {
   #schedule(): void {
     if (this.#isScheduled || this.#isCommitting || !this.#isOpen) return;
     this.#isScheduled = true;
-    // After this callback and all that it promised: what came in one read is committed together, and nothing waits for a turn of the loop.
-    queueMicrotask(() =>
-      process.nextTick(() => {
-        this.#isScheduled = false;
-        this.#commitNow();
-      }),
-    );
+    this.#ports.rounds.join(() => {
+      this.#isScheduled = false;
+      return this.#commit().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
+    });
   }
 
   #scheduleLazily(): void {
     if (this.#lazy || this.#isScheduled || this.#isCommitting || !this.#isOpen) return;
     this.#lazy = setTimeout(() => {
       this.#lazy = undefined;
-      this.#commitNow();
+      this.#schedule();
     }, lazyCommitMs);
-  }
-
-  #commitNow(): void {
-    this.#commit().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
   }
 
   #reached(): Position {

@@ -1,10 +1,11 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { redisModelCalls, redisSessionStore } from '../../services/adapters/redis/session-store.ts';
 import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../services/core/ids.ts';
 import type { PendingEffect } from '../../services/core/session/effects.ts';
+import { keysOf } from '../../services/core/wire/keys.ts';
 import type { Lease, Leases } from '../../services/ports/leases.ts';
 import type { Commit, ModelCalls, SessionCommit, SessionStore } from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
@@ -127,6 +128,33 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.store.commit(shard, token, batch)).toBe('stale');
         expect(await world.store.load(shard, 's2' as SessionId)).toBeUndefined();
         expect((await world.store.open(shard)).at).toEqual(at(1));
+      });
+
+      test('commits of several shards in one turn are judged each for itself', async () => {
+        const leases = [await lease(), await lease(), await lease(), await lease()];
+        const [good, fenced, stale, alsoGood] = leases.map(({ shard }) => shard);
+        const zombie = 'host-z#boot#1' as OwnerToken;
+        const full = commit({
+          sessions: [session({ entries: ['{"role":"user","content":"hi"}'], pending: [pendingOf('s1_1_0')], wakeAt: 5, floor: 3 }), session({ session: 's2' as SessionId })],
+          outbox: { id: 4, body: 'out' },
+        });
+
+        const results = await Promise.all(
+          leases.map(({ shard, token }) => world.store.commit(shard, shard === fenced ? zombie : token, shard === stale ? { ...full, from: at(9) } : full)),
+        );
+
+        expect(results).toEqual(['committed', 'fenced', 'stale', 'committed']);
+        for (const shard of [good!, alsoGood!]) {
+          expect(await world.store.open(shard)).toEqual({ at: at(1), outbox: [{ id: 4, body: 'out' }], floors: new Map([['s1', 3]]) });
+          expect(await world.store.load(shard, 's2' as SessionId)).toBe('{"n":1}');
+          expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([{ role: 'user', content: 'hi' }]);
+          expect((await world.store.pending(shard)).map(({ id }) => id)).toEqual(['s1_1_0']);
+          expect(await world.store.due(shard, 10, 10)).toEqual(['s1']);
+        }
+        for (const shard of [fenced!, stale!]) {
+          expect((await world.store.open(shard)).at).toBeUndefined();
+          expect(await world.store.load(shard, 's1' as SessionId)).toBeUndefined();
+        }
       });
 
       test('settling removes outbox entries, resolving removes pending effects, a later step overwrites the record', async () => {
@@ -326,6 +354,60 @@ describeStore('redis', async () => {
   const servers = await startServers();
   const { redis } = servers.connections;
   return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close: () => servers.stop() };
+});
+
+describe('commits of one turn, in Redis', () => {
+  let servers: Awaited<ReturnType<typeof startServers>>;
+  let store: SessionStore;
+  let leases: Lease[];
+  const session = (id: string): SessionCommit => ({
+    session: id as SessionId,
+    expectedVersion: 0,
+    version: 1,
+    record: '{}',
+    entries: [],
+    pending: [{ id: `${id}_1_0` as EffectId, body: '{}' }],
+    resolved: [],
+    wakeAt: undefined,
+    floor: undefined,
+  });
+  const commitAll = (sessions: readonly SessionCommit[]) =>
+    Promise.allSettled(leases.map(({ shard, token }) => store.commit(shard, token, { from: undefined, to: at(1), sessions, settled: [], archived: [] })));
+  const scriptCalls = async () => Number(/cmdstat_evalsha:calls=(\d+)/.exec(await servers.connections.redis.info('commandstats'))?.[1] ?? 0);
+
+  beforeEach(async () => {
+    servers = await startServers();
+    const { redis } = servers.connections;
+    store = redisSessionStore(redis);
+    leases = (await Promise.all([1, 2, 3].map((shard) => redisLeases(redis).acquire(shard as ShardId, 'host' as HostId, 'boot', 60_000)))).map((lease) => lease!);
+    // The server learns the script: it is asked by its hash from then on.
+    const other = (await redisLeases(redis).acquire(4 as ShardId, 'host' as HostId, 'boot', 60_000))!;
+    await store.commit(other.shard, other.token, { from: undefined, to: at(1), sessions: [], settled: [], archived: [] });
+  });
+  afterEach(() => servers.stop());
+
+  test('are one call of the script', async () => {
+    const before = await scriptCalls();
+    expect((await commitAll([session('s1')])).map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
+    expect((await scriptCalls()) - before).toBe(1);
+  });
+
+  test('are several calls when they are large, so that none holds up the server for long', async () => {
+    const before = await scriptCalls();
+    await commitAll(Array.from({ length: 1_000 }, (_, index) => session(`s${index}`)));
+    expect((await scriptCalls()) - before).toBe(3);
+    expect(await store.load(3 as ShardId, 's999' as SessionId)).toBe('{}');
+  });
+
+  test('do not fail with a shard whose keys are poisoned', async () => {
+    await servers.connections.redis.set(keysOf('understudy', 2).pending, 'no hash');
+
+    const results = await commitAll([session('s1')]);
+
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    expect((results[1] as PromiseRejectedResult).reason).toMatchObject({ code: 'STORE_UNAVAILABLE', message: expect.stringContaining('WRONGTYPE') });
+    expect(await store.load(3 as ShardId, 's1' as SessionId)).toBe('{}');
+  });
 });
 describeStore('a Redis cluster', async () => {
   const topology = await startCluster();

@@ -10,6 +10,7 @@ import { limits } from '../../services/core/limits.ts';
 import type { PromptEffect, RunTool } from '../../services/core/session/effects.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { endEventOf, eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
+import { CommitRounds } from '../../services/runtime/commit-rounds.ts';
 import { Outbox } from '../../services/runtime/outbox.ts';
 import { decodeOutbox, encodeOutbox, type OutboxEntry } from '../../services/runtime/outbox-entry.ts';
 import { Shard } from '../../services/runtime/shard.ts';
@@ -186,7 +187,18 @@ test('a shard with an entry that does not parse offers all that is pending, and 
   await store.leases.release(before);
 
   const lease = (await store.leases.acquire(shardId, 'new' as HostId, 'b', 60_000))!;
-  const ports = { mailbox, store, archive: memoryArchive(), effects, events, telemetry, clock, shards: 1, windows: new Windows({ effects, telemetry, clock }) };
+  const ports = {
+    mailbox,
+    store,
+    archive: memoryArchive(),
+    effects,
+    events,
+    telemetry,
+    clock,
+    shards: 1,
+    windows: new Windows({ effects, telemetry, clock }),
+    rounds: new CommitRounds(),
+  };
   const shard = new Shard(lease, { ...ports, definitions: { get: async () => undefined } as never }, () => undefined);
   await shard.open();
 

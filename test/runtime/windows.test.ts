@@ -10,6 +10,7 @@ import { type EffectId, type HostId, type SessionId, type ShardId, sessionIdOf }
 import { modelPool, type PooledEffect } from '../../services/core/session/effects.ts';
 import type { Message } from '../../services/core/session/messages.ts';
 import type { Effects } from '../../services/ports/effects.ts';
+import { CommitRounds } from '../../services/runtime/commit-rounds.ts';
 import { Definitions } from '../../services/runtime/definitions.ts';
 import { Shard } from '../../services/runtime/shard.ts';
 import { Windows } from '../../services/runtime/windows.ts';
@@ -234,7 +235,7 @@ function world() {
       await archive.putBundle(revision, bundleOf());
       const lease = await store.leases.acquire(shard, 'host' as HostId, name, 60_000);
       const windows = new Windows(ports);
-      const owned = new Shard(lease!, { ...ports, windows }, () => undefined);
+      const owned = new Shard(lease!, { ...ports, windows, rounds: new CommitRounds() }, () => undefined);
       await owned.open();
       return { owned, windows };
     },

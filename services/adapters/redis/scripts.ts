@@ -62,7 +62,7 @@ redis.call('DEL', KEYS[2])
 return 'OK'`;
 
 export interface ScriptedRedis extends Redis {
-  understudyCommit(...args: (string | number)[]): Promise<'OK' | 'FENCED' | 'STALE'>;
+  understudyCommit(keyCount: number, keys: readonly string[], args: readonly (string | number)[]): Promise<string[]>;
   understudyAcquire(owner: string, token: string, ms: number, host: string): Promise<number>;
   understudyRenew(owner: string, token: string, ms: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
@@ -104,12 +104,13 @@ function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword
   if (address.kind === 'single') return new Redis(address.url, options);
   const nodes = [...address.nodes];
   if (address.kind === 'cluster') {
-    const { lazyConnect = true, enableAutoPipelining = true, enableOfflineQueue = false, ...redisOptions } = options;
+    const { lazyConnect = true, enableAutoPipelining = true, autoPipeliningIgnoredCommands = [], enableOfflineQueue = false, ...redisOptions } = options;
     // Here a time-out of the socket is not enough: what was asked of a node that has gone is asked of others up to sixteen times.
     return new Cluster(nodes, {
       redisOptions: { ...redisOptions, commandTimeout: silenceMs },
       lazyConnect,
       enableAutoPipelining,
+      autoPipeliningIgnoredCommands,
       enableOfflineQueue,
       clusterRetryStrategy: retryStrategy,
       slotsRefreshInterval: 2_000,
@@ -134,6 +135,8 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
   const options: RedisOptions = {
     lazyConnect: true,
     enableAutoPipelining: true,
+    // Gathered by its own means (committer.ts); and its first argument is no key, by which the package would choose a server of a cluster.
+    autoPipeliningIgnoredCommands: ['understudyCommit'],
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
@@ -146,7 +149,7 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
     ...(address.kind !== 'single' && address.isEncrypted ? { tls: {} } : {}),
   };
   const redis = clientOf(address, options, sentinelPassword);
-  redis.defineCommand('understudyCommit', { numberOfKeys: 9, lua: commit });
+  redis.defineCommand('understudyCommit', { lua: commit });
   redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
   redis.defineCommand('understudyRenew', { numberOfKeys: 1, lua: renew });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });

@@ -1,13 +1,15 @@
 /** Sessions of a shard in Redis: one hash tag, one commit script. Every answer is parsed here; no error of ioredis leaves this folder. */
 import { ReplyError } from 'ioredis';
 import { z } from 'zod';
-import { Defect, messageOf, Refused, Unavailable } from '../../core/errors.ts';
-import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
+import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import type { EffectId, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
-import { clusterKeys, keysOf } from '../../core/wire/keys.ts';
-import type { Commit, CommitResult, ModelCalls, SessionCommit, SessionStore, ShardPosition, ShardState } from '../../ports/session-store.ts';
+import { clusterKeys, keysOf, type ShardKeys } from '../../core/wire/keys.ts';
+import type { CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
+import { Committer } from './committer.ts';
+import { parsePosition } from './position.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
 export async function answering<Value>(what: string, promise: Promise<Value>): Promise<Value> {
@@ -20,12 +22,6 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
   }
 }
 
-const positionText = ({ position, commits, log, queue }: ShardPosition): string => `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}:${queue}`;
-const parsePosition = (text: string): ShardPosition => {
-  const parts = text.split(':').map(Number);
-  if (parts.length !== 6 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
-  return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]!, queue: parts[5]! };
-};
 const parseEntries = (texts: readonly string[]): Entry[] =>
   texts.map((text, index) => {
     const parsed = entrySchema.safeParse(JSON.parse(text));
@@ -34,7 +30,8 @@ const parseEntries = (texts: readonly string[]): Entry[] =>
   });
 
 export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
-  const keyCache = new Map<number, ReturnType<typeof keysOf>>();
+  const committer = new Committer(redis);
+  const keyCache = new Map<number, ShardKeys>();
   const keys = (shard: ShardId) => {
     let found = keyCache.get(shard);
     if (!found) {
@@ -59,27 +56,11 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     },
 
     async commit(shard, token, commit): Promise<CommitResult> {
-      const k = keys(shard);
-      const from = commit.from ? positionText(commit.from) : '';
-      const result = await answering(
-        'commit',
-        redis.understudyCommit(
-          k.owner,
-          k.position,
-          k.records,
-          k.versions,
-          k.pending,
-          k.outbox,
-          k.wakes,
-          k.floors,
-          k.recent,
-          ...commitArguments(commit, token, from, k.conversation('')),
-        ),
-      );
+      const result = await answering('commit', committer.commit(keys(shard), token, commit));
       if (result === 'OK') return 'committed';
       if (result === 'FENCED') return 'fenced';
       if (result === 'STALE') return 'stale';
-      throw new Defect('COMMIT_ANSWER', `the commit script answered ${String(result)}`);
+      throw new Unavailable('STORE_UNAVAILABLE', `Redis refuses (commit): ${result.slice(0, 120)}`);
     },
 
     async load(shard, session) {
@@ -147,33 +128,6 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
         .parse(await answering('fixShards', redis.hget(key, 'shards')));
     },
   };
-}
-
-function commitArguments(commit: Commit, token: OwnerToken, from: string, conversationPrefix: string): (string | number)[] {
-  const args: (string | number)[] = [token, from, positionText(commit.to), conversationPrefix, limits.recentSessions, commit.outbox?.id ?? '', commit.outbox?.body ?? ''];
-  args.push(commit.settled.length, ...commit.settled, commit.archived.length);
-  for (const { session, version, summary, floor } of commit.archived) args.push(session, version, summary ?? '', floor ?? '');
-  // What goes to one key stands together, so that the script writes it with one command.
-  const { sessions } = commit;
-  args.push(sessions.length);
-  for (const { session } of sessions) args.push(session);
-  for (const { expectedVersion } of sessions) args.push(expectedVersion);
-  for (const { session, version } of sessions) args.push(session, version);
-  for (const { session, record } of sessions) args.push(session, record);
-  const list = (fill: (one: SessionCommit) => void) => {
-    const at = args.push(0) - 1;
-    for (const one of sessions) fill(one);
-    args[at] = args.length - at - 1;
-  };
-  list(({ session, wakeAt }) => wakeAt !== undefined && args.push(wakeAt, session));
-  list(({ session, wakeAt }) => wakeAt === undefined && args.push(session));
-  list(({ session, floor }) => floor !== undefined && args.push(floor, session));
-  list(({ pending }) => {
-    for (const { id, body } of pending) args.push(id, body);
-  });
-  list(({ resolved }) => args.push(...resolved));
-  for (const { session, entries } of sessions) if (entries.length > 0) args.push(session, entries.length, ...entries);
-  return args;
 }
 
 /**

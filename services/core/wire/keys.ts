@@ -19,4 +19,6 @@ export function keysOf(prefix: string, shard: ShardId | number) {
     claim: (effect: string) => `${tag}:g:${effect}`,
   } as const;
 }
+export type ShardKeys = ReturnType<typeof keysOf>;
+
 export const clusterKeys = (prefix: string) => ({ hosts: `${prefix}:hosts`, settings: `${prefix}:settings` });

@@ -1,0 +1,13 @@
+/** A shard's position as Redis keeps it: one text, so that a script can compare it. */
+import { Refused } from '../../core/errors.ts';
+import type { ShardPosition } from '../../ports/session-store.ts';
+
+export const positionText = ({ position, commits, log, queue }: ShardPosition): string =>
+  `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}:${queue}`;
+
+/** @throws Refused (POSITION_POISONED) for what no runtime wrote */
+export function parsePosition(text: string): ShardPosition {
+  const parts = text.split(':').map(Number);
+  if (parts.length !== 6 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
+  return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]!, queue: parts[5]! };
+}
