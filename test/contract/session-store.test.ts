@@ -331,6 +331,19 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.calls.claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200)).toBe('settled');
       });
 
+      test('calls that are claimed in one turn are judged each for itself', async () => {
+        const [first, second, held] = [await prepared(), await prepared(), await prepared()];
+        await world.calls.claim(held.call, 'g2', 60_000);
+        const answers = await Promise.all([
+          world.calls.claim(first.call, 'g1', 60_000),
+          world.calls.claim(held.call, 'g1', 60_000),
+          world.calls.claim({ ...first.call, effect: 'gone' as EffectId }, 'g1', 60_000),
+          world.calls.claim({ ...second.call, from: 1, to: 2 }, 'g1', 60_000),
+        ]);
+        expect(answers).toMatchObject([[{ content: 'a' }, { content: 'b' }, { content: 'c' }], 'held', 'settled', [{ content: 'b' }]]);
+        expect(await world.calls.claim(second.call, 'g2', 60_000)).toBe('held');
+      });
+
       test('a part of the conversation is addressed by from and to, and a longer one is read on', async () => {
         const { call, shard, token } = await prepared();
         expect(await world.calls.claim({ ...call, to: 2 }, 'g1', 60_000)).toMatchObject([{ content: 'a' }, { content: 'b' }]);
@@ -356,7 +369,7 @@ describeStore('redis', async () => {
   return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close: () => servers.stop() };
 });
 
-describe('commits of one turn, in Redis', () => {
+describe('what is asked of Redis in one turn', () => {
   let servers: Awaited<ReturnType<typeof startServers>>;
   let store: SessionStore;
   let leases: Lease[];
@@ -386,20 +399,44 @@ describe('commits of one turn, in Redis', () => {
   });
   afterEach(() => servers.stop());
 
-  test('are one call of the script', async () => {
+  test('commits are one call of the script', async () => {
     const before = await scriptCalls();
     expect((await commitAll([session('s1')])).map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
     expect((await scriptCalls()) - before).toBe(1);
   });
 
-  test('are several calls when they are large, so that none holds up the server for long', async () => {
+  test('commits are several calls when they are large, so that none holds up the server for long', async () => {
     const before = await scriptCalls();
     await commitAll(Array.from({ length: 1_000 }, (_, index) => session(`s${index}`)));
     expect((await scriptCalls()) - before).toBe(3);
     expect(await store.load(3 as ShardId, 's999' as SessionId)).toBe('{}');
   });
 
-  test('do not fail with a shard whose keys are poisoned', async () => {
+  test('claims of model calls are one call as well, but not more than some, for each may bring a whole conversation', async () => {
+    const calls = redisModelCalls(servers.connections.redis);
+    const claim = (effect: string) => calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: effect as EffectId, from: 0, to: 0 }, 'g', 1_000);
+    await claim('first');
+    const before = await scriptCalls();
+    await Promise.all(Array.from({ length: 32 }, (_, index) => claim(`e${index}`)));
+    expect((await scriptCalls()) - before).toBe(2);
+  });
+
+  test('a claim does not fail with another whose keys are poisoned', async () => {
+    await commitAll([session('s1')]);
+    await servers.connections.redis.set(keysOf('understudy', 2).conversation('s1'), 'no list');
+    const calls = redisModelCalls(servers.connections.redis);
+    const claim = (shard: number) => calls.claim({ shard: shard as ShardId, session: 's1' as SessionId, effect: 's1_1_0' as EffectId, from: 0, to: 1 }, 'g', 1_000);
+
+    const results = await Promise.allSettled([
+      claim(2),
+      calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: 's1_1_0' as EffectId, from: 0, to: 0 }, 'g', 1_000),
+    ]);
+
+    expect((results[0] as PromiseRejectedResult).reason).toMatchObject({ code: 'STORE_UNAVAILABLE', message: expect.stringContaining('WRONGTYPE') });
+    expect(results[1]).toEqual({ status: 'fulfilled', value: [] });
+  });
+
+  test('a commit does not fail with that of a shard whose keys are poisoned', async () => {
     await servers.connections.redis.set(keysOf('understudy', 2).pending, 'no hash');
 
     const results = await commitAll([session('s1')]);

@@ -93,11 +93,11 @@ local function commit(key, from, last)
   return 'OK'
 end
 
-local results, key, from = {}, 0, 1
+local answers, key, from = {}, 0, 1
 while from <= #ARGV do
   local last = from + tonumber(ARGV[from])
-  local isDone, result = pcall(commit, key, from + 1, last)
-  results[#results + 1] = isDone and result or 'ERROR ' .. tostring(type(result) == 'table' and result.err or result)
+  local isDone, answer = pcall(commit, key, from + 1, last)
+  answers[#answers + 1] = isDone and answer or 'ERROR ' .. tostring(type(answer) == 'table' and answer.err or answer)
   key, from = key + 9, last + 1
 end
-return results
+return answers

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Cluster, Redis, type RedisOptions } from 'ioredis';
 import { messageOf, Unavailable } from '../../core/errors.ts';
 import { parseRedisAddress, type RedisAddress } from './address.ts';
+import type { Arguments } from './gathered-calls.ts';
 
 const commit = readFileSync(new URL('./commit.lua', import.meta.url), 'utf8');
 
@@ -33,14 +34,26 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZRANGE', KEYS[1], 0, -1)`;
 
-/** claimCall: KEYS pending, claim, conversation; ARGV effect, holder, ms, from, to. Returns 'settled', 'held' by another, or the entries; who holds it already holds it for longer. */
-const claimCall = `
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'settled' end
-local holder = redis.call('SET', KEYS[2], ARGV[2], 'NX', 'GET', 'PX', ARGV[3])
-if holder == ARGV[2] then redis.call('PEXPIRE', KEYS[2], ARGV[3])
-elseif holder then return 'held' end
-if tonumber(ARGV[5]) <= tonumber(ARGV[4]) then return {} end
-return redis.call('LRANGE', KEYS[3], ARGV[4], tonumber(ARGV[5]) - 1)`;
+/**
+ * claimCalls: for each call KEYS pending, claim, conversation; ARGV 5, effect, holder, ms, from, to. Returns for each 'settled', 'held' by another,
+ * the entries (who holds it already holds it for longer), or ERROR and what Redis said.
+ */
+const claimCalls = `
+local function claim(key, from)
+  local effect, holder, ms, first, after = unpack(ARGV, from, from + 4)
+  if redis.call('HEXISTS', KEYS[key], effect) == 0 then return 'settled' end
+  local held = redis.call('SET', KEYS[key + 1], holder, 'NX', 'GET', 'PX', ms)
+  if held == holder then redis.call('PEXPIRE', KEYS[key + 1], ms)
+  elseif held then return 'held' end
+  if tonumber(after) <= tonumber(first) then return {} end
+  return redis.call('LRANGE', KEYS[key + 2], first, tonumber(after) - 1)
+end
+local answers = {}
+for index = 0, #KEYS / 3 - 1 do
+  local isDone, answer = pcall(claim, 3 * index + 1, 6 * index + 2)
+  answers[index + 1] = isDone and answer or 'ERROR ' .. tostring(type(answer) == 'table' and answer.err or answer)
+end
+return answers`;
 
 /** discard: KEYS owner, versions, records, conversation, pending, wakes; ARGV token, session. All of it is gone but its floor; the log builds it again. */
 const discard = `
@@ -62,21 +75,12 @@ redis.call('DEL', KEYS[2])
 return 'OK'`;
 
 export interface ScriptedRedis extends Redis {
-  understudyCommit(keyCount: number, keys: readonly string[], args: readonly (string | number)[]): Promise<string[]>;
+  understudyCommit(keyCount: number, keys: readonly string[], args: Arguments): Promise<string[]>;
   understudyAcquire(owner: string, token: string, ms: number, host: string): Promise<number>;
   understudyRenew(owner: string, token: string, ms: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
-  understudyClaim(
-    pending: string,
-    claim: string,
-    conversation: string,
-    effect: string,
-    holder: string,
-    ms: number,
-    from: number,
-    to: number,
-  ): Promise<string[] | 'settled' | 'held'>;
+  understudyClaim(keyCount: number, keys: readonly string[], args: Arguments): Promise<(string[] | string)[]>;
   understudyDiscard(
     owner: string,
     versions: string,
@@ -135,8 +139,8 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
   const options: RedisOptions = {
     lazyConnect: true,
     enableAutoPipelining: true,
-    // Gathered by its own means (committer.ts); and its first argument is no key, by which the package would choose a server of a cluster.
-    autoPipeliningIgnoredCommands: ['understudyCommit'],
+    // Gathered by their own means (gathered-calls.ts); and their first argument is no key, by which the package would choose a server of a cluster.
+    autoPipeliningIgnoredCommands: ['understudyCommit', 'understudyClaim'],
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
@@ -154,7 +158,7 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
   redis.defineCommand('understudyRenew', { numberOfKeys: 1, lua: renew });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
-  redis.defineCommand('understudyClaim', { numberOfKeys: 3, lua: claimCall });
+  redis.defineCommand('understudyClaim', { lua: claimCalls });
   redis.defineCommand('understudyDiscard', { numberOfKeys: 6, lua: discard });
   redis.defineCommand('understudyClearFloors', { numberOfKeys: 2, lua: clearFloors });
   // A cluster has the same commands; all keys of a call lie under one hash tag.

@@ -1,14 +1,15 @@
 /** Sessions of a shard in Redis: one hash tag, one commit script. Every answer is parsed here; no error of ioredis leaves this folder. */
 import { ReplyError } from 'ioredis';
 import { z } from 'zod';
-import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import { Defect, messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import type { EffectId, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
 import { clusterKeys, keysOf, type ShardKeys } from '../../core/wire/keys.ts';
 import type { CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
-import { Committer } from './committer.ts';
+import { commitArguments } from './commit-arguments.ts';
+import { GatheredCalls } from './gathered-calls.ts';
 import { parsePosition } from './position.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
@@ -29,17 +30,27 @@ const parseEntries = (texts: readonly string[]): Entry[] =>
     return parsed.data;
   });
 
-export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
-  const committer = new Committer(redis);
-  const keyCache = new Map<number, ShardKeys>();
-  const keys = (shard: ShardId) => {
-    let found = keyCache.get(shard);
+const callArgumentsMax = 10_000; // some milliseconds of the server
+const claimsMax = 16; // each may be answered with a whole conversation
+
+/** The shards of a cluster lie on different servers, and no script may touch two of them. */
+const askedMaxOf = (redis: ScriptedRedis, max: number) => (redis.isCluster ? 1 : max);
+
+function keysByShard(prefix: string): (shard: ShardId) => ShardKeys {
+  const known = new Map<ShardId, ShardKeys>();
+  return (shard) => {
+    let found = known.get(shard);
     if (!found) {
       found = keysOf(prefix, shard);
-      keyCache.set(shard, found);
+      known.set(shard, found);
     }
     return found;
   };
+}
+
+export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
+  const keys = keysByShard(prefix);
+  const commits = new GatheredCalls<string>((...call) => redis.understudyCommit(...call), { argumentsMax: callArgumentsMax, askedMax: askedMaxOf(redis, 1_000) });
   return {
     async open(shard): Promise<ShardState> {
       const k = keys(shard);
@@ -56,11 +67,13 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     },
 
     async commit(shard, token, commit): Promise<CommitResult> {
-      const result = await answering('commit', committer.commit(keys(shard), token, commit));
+      const { owner, position, records, versions, pending, outbox, wakes, floors, recent, conversation } = keys(shard);
+      const args = commitArguments(commit, token, conversation(''));
+      const result = await answering('commit', commits.ask([owner, position, records, versions, pending, outbox, wakes, floors, recent], args));
       if (result === 'OK') return 'committed';
       if (result === 'FENCED') return 'fenced';
       if (result === 'STALE') return 'stale';
-      throw new Unavailable('STORE_UNAVAILABLE', `Redis refuses (commit): ${result.slice(0, 120)}`);
+      throw new Defect('COMMIT_ANSWER', `the commit script answered ${result}`);
     },
 
     async load(shard, session) {
@@ -135,6 +148,11 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
  * (up to `bytesMax` characters) and only the tail is read again.
  */
 export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', bytesMax = 64 * 1024 * 1024): ModelCalls {
+  const keys = keysByShard(prefix);
+  const claims = new GatheredCalls<string[] | 'settled' | 'held'>((...call) => redis.understudyClaim(...call), {
+    argumentsMax: callArgumentsMax,
+    askedMax: askedMaxOf(redis, claimsMax),
+  });
   const cache = new Map<SessionId, { from: number; entries: Entry[]; bytes: number }>();
   let bytes = 0;
   const keep = (session: SessionId, from: number, entries: Entry[], size: number) => {
@@ -150,11 +168,11 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
   };
   return {
     async claim({ shard, session, effect, from, to }, holder, durationMs) {
-      const k = keysOf(prefix, shard);
+      const k = keys(shard);
       const known = cache.get(session);
       const usable = known && known.from === from && from + known.entries.length <= to ? known : undefined;
       const readFrom = from + (usable?.entries.length ?? 0);
-      const answer = await answering('claim', redis.understudyClaim(k.pending, k.claim(effect), k.conversation(session), effect, holder, durationMs, readFrom, to));
+      const answer = await answering('claim', claims.ask([k.pending, k.claim(effect), k.conversation(session)], [effect, holder, durationMs, readFrom, to]));
       if (answer === 'settled' || answer === 'held') return answer;
       if (answer.length !== to - readFrom) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
       const entries = [...(usable?.entries ?? []), ...parseEntries(answer)];
@@ -164,7 +182,7 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
       return entries;
     },
     async renew(shard, effect, holder, durationMs) {
-      await answering('renew', redis.understudyRenew(keysOf(prefix, shard).claim(effect as EffectId), holder, durationMs));
+      await answering('renew', redis.understudyRenew(keys(shard).claim(effect as EffectId), holder, durationMs));
     },
   };
 }
