@@ -421,6 +421,21 @@ describe('what is asked of Redis in one turn', () => {
     expect((await scriptCalls()) - before).toBe(2);
   });
 
+  test('what is claimed while a call is under way goes with the next', async () => {
+    const calls = redisModelCalls(servers.connections.redis);
+    const claim = (effect: string) => calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: effect as EffectId, from: 0, to: 0 }, 'g', 1_000);
+    await claim('first');
+    const before = await scriptCalls();
+    const claims = [claim('e1')];
+    for (const effect of ['e2', 'e3', 'e4']) {
+      await Promise.resolve();
+      await new Promise(process.nextTick);
+      claims.push(claim(effect));
+    }
+    expect(await Promise.all(claims)).toEqual(['settled', 'settled', 'settled', 'settled']);
+    expect((await scriptCalls()) - before).toBe(2);
+  });
+
   test('a claim does not fail with another whose keys are poisoned', async () => {
     await commitAll([session('s1')]);
     await servers.connections.redis.set(keysOf('understudy', 2).conversation('s1'), 'no list');

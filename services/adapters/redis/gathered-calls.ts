@@ -1,5 +1,6 @@
 /**
- * Calls of a script that are asked for in one turn go as one, each judged for itself: a call alone costs both sides as much as what is in it.
+ * Calls of a script that are asked for in one turn, or while another call is under way, go as one, each judged for itself: a call alone costs
+ * both sides as much as what is in it.
  *
  * The script is given the keys of all, and of each its arguments with their number first. It answers with a list: what it has to say to
  * each, or `ERROR` and what Redis said.
@@ -25,7 +26,10 @@ export class GatheredCalls<Answer> {
   readonly #call: (keyCount: number, keys: readonly string[], args: Arguments) => Promise<readonly (Answer | string)[]>;
   readonly #limits: CallLimits;
   #asked: Asked<Answer>[] = [];
+  /** Of those. */
   #arguments = 0;
+  /** Calls without an answer yet. */
+  #underWay = 0;
 
   constructor(call: (keyCount: number, keys: readonly string[], args: Arguments) => Promise<readonly (Answer | string)[]>, limits: CallLimits) {
     this.#call = call;
@@ -35,9 +39,11 @@ export class GatheredCalls<Answer> {
   /** @throws what ioredis throws when there was no answer, ReplyError when this one failed */
   ask(keys: readonly string[], args: Arguments): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      if (this.#arguments + args.length > this.#limits.argumentsMax || this.#asked.length >= this.#limits.askedMax) this.#send();
+      if (this.#arguments + args.length > this.#limits.argumentsMax) this.#send();
       this.#arguments += args.length;
-      if (this.#asked.push({ keys, args, resolve, reject }) === 1) queueMicrotask(() => this.#send());
+      const count = this.#asked.push({ keys, args, resolve, reject });
+      if (count >= this.#limits.askedMax) this.#send();
+      else if (count === 1 && this.#underWay === 0) queueMicrotask(() => this.#send());
     });
   }
 
@@ -48,8 +54,14 @@ export class GatheredCalls<Answer> {
     this.#arguments = 0;
     const keys = asked.flatMap((one) => one.keys);
     const args = asked.flatMap((one) => [one.args.length, ...one.args]);
+    this.#underWay += 1;
+    const over = () => {
+      this.#underWay -= 1;
+      if (this.#underWay === 0) this.#send();
+    };
     this.#call(keys.length, keys, args).then(
       (answers) => {
+        over();
         for (const [index, { resolve, reject }] of asked.entries()) {
           const answer = answers[index];
           if (answer === undefined) reject(new ReplyError('the script said nothing'));
@@ -58,6 +70,7 @@ export class GatheredCalls<Answer> {
         }
       },
       (error: unknown) => {
+        over();
         for (const { reject } of asked) reject(error);
       },
     );
