@@ -15,6 +15,8 @@ export const limits = {
   mailBufferBytes: 256 * 1024, // mail kept per actor for its next baseline; beyond it a baseline is due
   mailBufferMessages: 400, // the same by count
   mailPackLength: 4_096, // characters of it that are kept as they are; what is older is kept compressed
+  mailPlainSessions: 32, // a shard with no more sessions in memory saves the CPU of that, not the memory
+  mailPlainLength: 32_768, // and keeps so many characters of each as they are
   trimMs: 2_000, // a round of trimming; what was needed a round ago is kept, and Redis may lose its last second
   stepTries: 5, // a session that crashes its step so often is parked
   deferredMax: 64, // messages that a paused session keeps for later

@@ -42,8 +42,9 @@ export class Actor {
     this.heardAt = now;
   }
 
-  remember(incoming: Incoming, version: number): void {
-    this.#mail.push(version, incoming.position.sequence, JSON.stringify(incoming));
+  /** @param isCrowded  there are many sessions in memory: each must weigh little */
+  remember(incoming: Incoming, version: number, isCrowded: boolean): void {
+    this.#mail.push(version, incoming.position.sequence, JSON.stringify(incoming), isCrowded ? limits.mailPackLength : limits.mailPlainLength);
   }
 
   get wantsBaseline(): boolean {

@@ -1,11 +1,10 @@
 /**
  * What a session has heard since its last baseline, for the next one to hold.
  *
- * Messages of one session repeat each other's words, so all but the last few are kept compressed: a sixth to a ninth of their size. Without it they are
- * most of what a waiting session weighs.
+ * Messages of one session repeat each other's words, so where there are many sessions all but the last few are kept compressed: a sixth to a ninth of
+ * their size. Without it they are most of what a waiting session weighs.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { limits } from '../core/limits.ts';
 
 interface Kept {
   readonly version: number;
@@ -45,12 +44,13 @@ export class MailBuffer {
   count = 0;
   length = 0;
 
-  push(version: number, sequence: number, text: string): void {
+  /** @param plainMax  characters that may be kept as they are */
+  push(version: number, sequence: number, text: string, plainMax: number): void {
     this.#recent.push({ version, sequence, text });
     this.#recentLength += text.length;
     this.count += 1;
     this.length += text.length;
-    if (this.#recentLength < limits.mailPackLength) return;
+    if (this.#recentLength < plainMax) return;
     this.#packed.push(pack(this.#recent));
     this.#recent = [];
     this.#recentLength = 0;

@@ -312,7 +312,7 @@ export class Shard {
     this.#drafts.keep(actor, incoming, stepped);
     actor.record = record;
     actor.live = stepped.live;
-    actor.remember(incoming, record.version);
+    actor.remember(incoming, record.version, this.#residents.size > limits.mailPlainSessions);
     this.#baselines.need(actor.session, incoming.position.sequence);
     this.#waking.delete(actor.session);
     telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {

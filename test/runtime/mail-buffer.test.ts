@@ -1,6 +1,7 @@
 /** What a session heard since its last baseline: compressed or not, it is all there, in order. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { limits } from '../../services/core/limits.ts';
 import { MailBuffer } from '../../services/runtime/mail-buffer.ts';
 
 const message = (version: number, padding = '') =>
@@ -8,7 +9,13 @@ const message = (version: number, padding = '') =>
 
 test('it holds what a plain list would hold, whatever is put in and taken out', () => {
   const action = fc.oneof(
-    { weight: 4, arbitrary: fc.record({ push: fc.oneof(fc.constant(''), fc.string({ maxLength: 6_000 }), fc.string({ unit: 'binary', maxLength: 300 })) }) },
+    {
+      weight: 4,
+      arbitrary: fc.record({
+        push: fc.oneof(fc.constant(''), fc.string({ maxLength: 6_000 }), fc.string({ unit: 'binary', maxLength: 300 })),
+        plainMax: fc.constantFrom(0, 4_096, 32_768),
+      }),
+    },
     { weight: 1, arbitrary: fc.record({ forgetBack: fc.nat(12) }) },
   );
   fc.assert(
@@ -20,7 +27,7 @@ test('it holds what a plain list would hold, whatever is put in and taken out', 
         if ('push' in act) {
           version += 1;
           const text = message(version, act.push);
-          buffer.push(version, version * 3, text);
+          buffer.push(version, version * 3, text, act.plainMax);
           plain.push({ version, sequence: version * 3, text });
         } else {
           const upTo = version - act.forgetBack;
@@ -39,9 +46,19 @@ test('mail that repeats itself weighs little: a session that waits holds no more
   const buffer = new MailBuffer();
   let most = 0;
   for (let version = 1; version <= 300; version += 1) {
-    buffer.push(version, version, message(version, 'the same words again and again'.repeat(8)));
+    buffer.push(version, version, message(version, 'the same words again and again'.repeat(8)), limits.mailPackLength);
     most = Math.max(most, buffer.weight);
   }
   expect(buffer.length).toBeGreaterThan(90_000);
   expect(most).toBeLessThan(20_000);
+});
+
+test('what may be kept as it is, is, until it is too much', () => {
+  const buffer = new MailBuffer();
+  for (let version = 1; buffer.length < limits.mailPlainLength - 1_000; version += 1) {
+    buffer.push(version, version, message(version, 'the same words again and again'.repeat(8)), limits.mailPlainLength);
+    expect(buffer.weight).toBe(buffer.length);
+  }
+  buffer.push(1_000, 1_000, message(1_000, 'x'.repeat(1_000)), limits.mailPlainLength);
+  expect(buffer.weight).toBeLessThan(buffer.length / 4);
 });
