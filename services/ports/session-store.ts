@@ -65,6 +65,7 @@ export interface ShardState {
  *
  * Guarantee: a commit is all or nothing, and happens only while `token` owns the shard and position and versions are as expected.
  * Errors:    Unavailable when the store did not answer: the caller does not know what is written and must open the shard again.
+ *            Refused from `open` when the position does not parse: nobody knows then what the rest is the state of.
  */
 export interface SessionStore {
   open(shard: ShardId): Promise<ShardState>;
@@ -83,6 +84,8 @@ export interface SessionStore {
   lowest(shard: ShardId): Promise<{ readonly applied: number; readonly floor: number | undefined } | undefined>;
   /** The log went back: what sessions needed of it is gone. Needs the owner token. */
   clearFloors(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
+  /** Removes all of a shard but its lease and the summaries of what ended: it is built again from the log. Needs the owner token. */
+  wipe(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
   /** Removes all of a session, so that it can be built again from the log. Needs the owner token as a commit does. */
   discard(shard: ShardId, token: OwnerToken, session: SessionId): Promise<CommitResult>;
   /** The number of shards fixed at install; the first caller fixes it. */

@@ -27,7 +27,7 @@ import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Lease } from '../ports/leases.ts';
 import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
-import { type Commit, type SessionStore, type ShardPosition, unsent } from '../ports/session-store.ts';
+import { type Commit, type SessionStore, type ShardPosition, type ShardState, unsent } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import { Baselines } from './baselines.ts';
@@ -126,7 +126,7 @@ export class Shard {
   async open(): Promise<void> {
     const { store, mailbox, effects, telemetry } = this.#ports;
     // All at once, after the lease: nobody else writes here any more, and every question sees what the last owner committed.
-    const [state, bounds, queue, last] = await Promise.all([store.open(this.id), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
+    const [state, bounds, queue, last] = await Promise.all([this.#openStore(), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
     this.#log = bounds.created;
@@ -176,6 +176,19 @@ export class Shard {
       await this.#ports.clock.sleep(1);
     }
     await this.#letGo();
+  }
+
+  /** When the position cannot be read, nobody knows what the rest is the state of: all of it goes, and the log builds it again. */
+  async #openStore(): Promise<ShardState> {
+    const { store, telemetry } = this.#ports;
+    try {
+      return await store.open(this.id);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      telemetry.refused('redis', error.code, { shard: this.id, cause: error.message });
+      if ((await store.wipe(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
+      return store.open(this.id);
+    }
   }
 
   /** An outbox entry that cannot be read. It is settled only once its text is a dead letter; cut, because JSON within JSON is longer and must fit into one message. */

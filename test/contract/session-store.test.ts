@@ -246,6 +246,28 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.store.due(shard, 10, 10)).toEqual(['s10']);
       });
 
+      test('a shard is wiped by its owner only: what is left is the lease, and the summaries of what ended', async () => {
+        const { shard, token } = await lease();
+        const full = session({ entries: ['{"role":"user","content":"hi"}'], pending: [pendingOf('s1_1_0')], wakeAt: 5, floor: 3 });
+        const ended = session({ session: 's2' as SessionId });
+        await world.store.commit(shard, token, commit({ sessions: [full, ended], outbox: { id: 1, body: 'out' } }));
+        const summary = { session: 's2' as SessionId, version: 1, summary: 'ended', floor: undefined };
+        await world.store.commit(shard, token, commit({ from: at(1), to: at(2), sessions: [], archived: [summary] }));
+
+        expect(await world.store.wipe(shard, 'x#y#1' as OwnerToken)).toBe('fenced');
+        expect((await world.store.open(shard)).at).toEqual(at(2));
+        expect(await world.store.wipe(shard, token)).toBe('committed');
+
+        expect(await world.store.open(shard)).toEqual({ at: undefined, outbox: [], floors: new Map() });
+        expect(await world.store.load(shard, 's1' as SessionId)).toBeUndefined();
+        expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([]);
+        expect(await world.store.pending(shard)).toEqual([]);
+        expect(await world.store.due(shard, 10, 10)).toEqual([]);
+        expect(await world.store.recent(shard)).toEqual(['ended']);
+        // Versions too: the same session begins anew.
+        expect(await world.store.commit(shard, token, commit({ sessions: [full] }))).toBe('committed');
+      });
+
       test('floors are cleared by the owner only', async () => {
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit({ sessions: [session({ floor: 1 })] }));

@@ -146,6 +146,13 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       for (const id of held.pending.keys()) if (id.startsWith(`${session}_`)) held.pending.delete(id);
       return 'committed';
     },
+    async wipe(shard, token) {
+      const held = data(shard);
+      if (ownerOf(shard) !== token) return 'fenced';
+      held.at = undefined;
+      for (const part of [held.records, held.conversations, held.pending, held.outbox, held.wakes, held.floors]) part.clear();
+      return 'committed';
+    },
     async clearFloors(shard, token) {
       if (ownerOf(shard) !== token) return 'fenced';
       data(shard).floors.clear();

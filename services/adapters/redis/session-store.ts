@@ -119,6 +119,12 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       return { applied: parsePosition(position).position.sequence, floor: floors.length === 2 ? Number(floors[1]) : undefined };
     },
 
+    async wipe(shard, token) {
+      const { owner, position, records, versions, pending, outbox, wakes, floors, conversation } = keys(shard);
+      const result = await answering('wipe', redis.understudyWipe(owner, position, records, versions, pending, outbox, wakes, floors, token, conversation('')));
+      return result === 'OK' ? 'committed' : 'fenced';
+    },
+
     async discard(shard, token, session) {
       const k = keys(shard);
       const result = await answering('discard', redis.understudyDiscard(k.owner, k.versions, k.records, k.conversation(session), k.pending, k.wakes, token, session));
