@@ -81,6 +81,39 @@ describe.each([
   });
 });
 
+describe('a server that accepts connections and says nothing', () => {
+  const isOver = (topology: Topology, redis: ScriptedRedis | undefined) => {
+    redis?.disconnect();
+    return topology.stop();
+  };
+
+  test('is passed over when it is the first of the sentinels', { timeout: 60_000 }, async () => {
+    const topology = await startSentinels();
+    let redis: ScriptedRedis | undefined;
+    try {
+      await topology.freezeHelpers();
+      redis = await connectedRedis(topology.url);
+      expect(await redis.ping()).toBe('PONG');
+    } finally {
+      await isOver(topology, redis);
+    }
+  });
+
+  // Without a time-out for each command the package asks others for what it held, time after time: 90 s.
+  test('is given up when it is all that a cluster has of a shard', { timeout: 60_000 }, async () => {
+    const topology = await startCluster();
+    const redis = await connectedRedis(topology.url);
+    try {
+      const shard = 5 as ShardId;
+      await topology.freezeHelpers();
+      await topology.takeMasterOf(keysOf('gone', shard).owner, 'SIGSTOP');
+      await expect(redisSessionStore(redis, 'gone').open(shard)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+    } finally {
+      await isOver(topology, redis);
+    }
+  });
+});
+
 test.each([
   ['redis://h:1', { kind: 'single' }],
   ['rediss://u:p@h/3', { kind: 'single', url: 'rediss://u:p@h/3' }],

@@ -16,6 +16,8 @@ export interface Topology {
   readonly url: string;
   /** End the server that now holds a key with -9, or let it fall silent with its connections open, as a node without power does. */
   takeMasterOf(key: string, signal: 'SIGKILL' | 'SIGSTOP'): Promise<void>;
+  /** Let fall silent whom a client asks for help: the first sentinel, or the replicas of a cluster. */
+  freezeHelpers(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -100,6 +102,9 @@ export async function startSentinels(): Promise<Topology> {
       await servers.ask(Number(port), (redis) => redis.wait(1, 5_000));
       await servers.take(Number(port), signal);
     },
+    async freezeHelpers() {
+      sentinels[0]!.running.signal('SIGSTOP');
+    },
     stop: () => servers.stop(),
   };
 }
@@ -136,6 +141,9 @@ export async function startCluster(): Promise<Topology> {
       const port = nodes[bounds.findIndex((bound, index) => slot >= bound && slot < bounds[index + 1]!)]!.port;
       await servers.ask(port, (redis) => redis.wait(1, 5_000));
       await servers.take(port, signal);
+    },
+    async freezeHelpers() {
+      for (const { running } of nodes.slice(3)) running.signal('SIGSTOP');
     },
     stop: () => servers.stop(),
   };
