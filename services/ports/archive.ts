@@ -22,8 +22,8 @@ export interface Archive {
   latest(shard: ShardId, session: SessionId): Promise<Baseline | undefined>;
   /** All baselines of a session, oldest first. */
   chain(shard: ShardId, session: SessionId): Promise<Baseline[]>;
-  /** The last baseline of every session of a shard. */
-  latestOf(shard: ShardId): AsyncIterable<Baseline>;
+  /** The last baseline of every session of a shard. @param onUnreadable  told of each that does not parse */
+  latestOf(shard: ShardId, onUnreadable: (session: SessionId, why: string) => void): AsyncIterable<Baseline>;
   putBundle(revision: Revision, bundle: Bundle): Promise<void>;
   bundle(revision: Revision): Promise<Bundle | undefined>;
 }

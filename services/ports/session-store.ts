@@ -53,8 +53,10 @@ export interface Commit {
 export type CommitResult = 'committed' | 'fenced' | 'stale';
 
 export interface ShardState {
-  /** Undefined when the store knows nothing of the shard: it is new, or everything was lost. */
+  /** Undefined when the store knows nothing of the shard (it is new, or everything was lost), and when what it has cannot be read. */
   readonly at: ShardPosition | undefined;
+  /** Why the position cannot be read. All else may be well: forget the position, and read the log from its beginning. */
+  readonly problem?: string | undefined;
   readonly outbox: readonly { readonly id: number; readonly body: string }[];
   /** Sessions with mail since their last baseline, and the first sequence of it. */
   readonly floors: ReadonlyMap<SessionId, number>;
@@ -65,7 +67,6 @@ export interface ShardState {
  *
  * Guarantee: a commit is all or nothing, and happens only while `token` owns the shard and position and versions are as expected.
  * Errors:    Unavailable when the store did not answer: the caller does not know what is written and must open the shard again.
- *            Refused from `open` when the position does not parse: nobody knows then what the rest is the state of.
  */
 export interface SessionStore {
   open(shard: ShardId): Promise<ShardState>;
@@ -84,8 +85,8 @@ export interface SessionStore {
   lowest(shard: ShardId): Promise<{ readonly applied: number; readonly floor: number | undefined } | undefined>;
   /** The log went back: what sessions needed of it is gone. Needs the owner token. */
   clearFloors(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
-  /** Removes all of a shard but its lease and the summaries of what ended: it is built again from the log. Needs the owner token. */
-  wipe(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
+  /** Removes a position that cannot be read. Needs the owner token. */
+  forgetPosition(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
   /** Removes all of a session, so that it can be built again from the log. Needs the owner token as a commit does. */
   discard(shard: ShardId, token: OwnerToken, session: SessionId): Promise<CommitResult>;
   /** The number of shards fixed at install; the first caller fixes it. */

@@ -33,6 +33,8 @@ export interface BaselineHost {
   /** What steps wanted is held back: an ended session's reply has not been told. */
   isHolding(): boolean;
   hasDraft(session: SessionId): boolean;
+  /** Something that an earlier owner committed for it has not left. */
+  hasUnreleased(session: SessionId): boolean;
   /** A commit has something to tell. */
   onWritten(): void;
 }
@@ -78,7 +80,16 @@ export class Baselines {
   /** Store a baseline, if this is the time for it. Called as often as you like. */
   async write(actor: Actor): Promise<void> {
     const { record } = actor;
-    if (!record || actor.isArchiving || actor.unreleased > 0 || actor.waiting.length > 0 || this.#host.hasDraft(actor.session) || actor.committedVersion !== record.version) return;
+    if (
+      !record ||
+      actor.isArchiving ||
+      actor.unreleased > 0 ||
+      actor.waiting.length > 0 ||
+      this.#host.hasDraft(actor.session) ||
+      this.#host.hasUnreleased(actor.session) ||
+      actor.committedVersion !== record.version
+    )
+      return;
     if (this.#host.isHolding() && isEnded(record)) return;
     const floor = this.#floors.get(actor.session);
     if (floor === undefined) {

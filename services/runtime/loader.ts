@@ -47,6 +47,15 @@ export interface LoaderHost {
   onFenced(): void;
 }
 
+/** One that does not parse is older than any baseline. */
+function versionOf(text: string): number {
+  try {
+    return parseRecord(text).version;
+  } catch {
+    return 0;
+  }
+}
+
 export class Loader {
   readonly #lease: Lease;
   readonly #ports: LoaderPorts;
@@ -145,7 +154,8 @@ export class Loader {
   }
 
   /**
-   * After a loss: bring back every session whose last baseline is newer than what the store has.
+   * After a loss: bring back every session whose last baseline is newer than what the store has. One that cannot be brought back holds
+   * nobody up: whoever asks for it, or writes to it, is told why.
    *
    * @returns the latest incarnation that a baseline speaks of
    */
@@ -155,7 +165,8 @@ export class Loader {
     const { shard } = this.#lease;
     let restored = 0;
     let incarnation = 0;
-    for await (const { record } of archive.latestOf(shard)) {
+    const isLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
+    for await (const { record } of archive.latestOf(shard, isLeft)) {
       incarnation = Math.max(incarnation, record.position.incarnation);
       if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
       if (isEnded(record)) {
@@ -164,13 +175,33 @@ export class Loader {
       }
       const actor = new Actor(record.tenant, record.session, clock.now());
       residents.add(actor);
-      await this.#rebuild(actor, false);
-      actor.definition = await definitions.get(record.revision);
+      try {
+        actor.definition = await definitions.get(record.revision);
+        await this.#rebuild(actor, false);
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        isLeft(record.session, error.message);
+        residents.forget(actor);
+        continue;
+      }
       actor.isLoading = false;
       restored += 1;
     }
     if (restored > 0) telemetry.log('warn', 'sessions restored from the archive', { shard, sessions: restored });
     return incarnation;
+  }
+
+  /** Of the log, as the records that can be read know it. */
+  async latestIncarnation(): Promise<number> {
+    let latest = 0;
+    for await (const { record } of this.#ports.store.records(this.#lease.shard)) {
+      try {
+        latest = Math.max(latest, parseRecord(record).position.incarnation);
+      } catch {
+        // It is built again from the log when somebody asks for it.
+      }
+    }
+    return latest;
   }
 
   /** Does the store have this version or a later one? If what it has is older, it is discarded. */
@@ -179,7 +210,7 @@ export class Loader {
     const { shard, token } = this.#lease;
     const text = await store.load(shard, session);
     if (text === undefined) return false;
-    if (!isOver && parseRecord(text).version >= version) return true;
+    if (!isOver && versionOf(text) >= version) return true;
     if ((await store.discard(shard, token, session)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${shard} was taken while it was opened`);
     return false;
   }

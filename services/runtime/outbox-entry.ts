@@ -24,6 +24,10 @@ export interface OutboxEntry {
 export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
   `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
 
+/** Whom it is about, by what is told of them. */
+export const sessionsOf = ({ prompts, events }: OutboxEntry): Set<SessionId> =>
+  new Set([...prompts.map(({ session }) => session), ...events.map(({ text }) => (JSON.parse(text) as UnderstudyEvent).data.session as SessionId)]);
+
 const eventSchema = z.looseObject({ id: z.string(), type: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string(), session: z.string(), version: z.number() }) });
 const storedSchema = z.object({
   pending: z.array(z.string()),

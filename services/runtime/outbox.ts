@@ -9,12 +9,12 @@
  * B3  Once the shard is lost, nothing more leaves.
  */
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
-import type { ShardId } from '../core/ids.ts';
+import type { SessionId, ShardId } from '../core/ids.ts';
 import type { PendingEffect } from '../core/session/effects.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Actor } from './actor.ts';
-import { decodeOutbox, type OutboxEntry } from './outbox-entry.ts';
+import { decodeOutbox, type OutboxEntry, sessionsOf } from './outbox-entry.ts';
 import { type ReleasePorts, release, releasePending } from './release.ts';
 
 export interface Outgoing {
@@ -23,6 +23,8 @@ export interface Outgoing {
   readonly entry: OutboxEntry;
   readonly effects: readonly PendingEffect[];
   readonly actors: readonly Actor[];
+  /** Whom it is about, where an earlier owner stored it: their actors may not be in memory. */
+  readonly restored?: readonly SessionId[];
 }
 
 export interface OutboxPorts extends ReleasePorts {
@@ -41,6 +43,8 @@ export class Outbox {
   #settled: number[] = [];
   #nextId = 1;
   #unsettled = 0;
+  /** Sessions of restored entries that have not left, and in how many each stands. */
+  readonly #unreleased = new Map<SessionId, number>();
   isHolding = false;
 
   constructor(shard: ShardId, ports: OutboxPorts, isOpen: () => boolean, onReleased: (actors: readonly Actor[]) => void) {
@@ -55,7 +59,10 @@ export class Outbox {
     const poisoned: { id: number; body: string; problem: string }[] = [];
     for (const { id, body } of entries) {
       try {
-        this.#held.push({ id, entry: decodeOutbox(body), effects: [], actors: [] });
+        const entry = decodeOutbox(body);
+        const restored = [...sessionsOf(entry)];
+        for (const session of restored) this.#unreleased.set(session, (this.#unreleased.get(session) ?? 0) + 1);
+        this.#held.push({ id, entry, effects: [], actors: [], restored });
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         poisoned.push({ id, body, problem: error.message });
@@ -70,6 +77,11 @@ export class Outbox {
   settle(id: number): void {
     this.#settled.push(id);
     this.#onReleased([]);
+  }
+
+  /** A baseline must wait: with it the session may be forgotten, and this entry is all that knows of its end. */
+  hasUnreleased(session: SessionId): boolean {
+    return this.#unreleased.has(session);
   }
 
   get nextId(): number {
@@ -115,7 +127,7 @@ export class Outbox {
     const pending = new Map((await this.#pendingNow()).map((effect) => [effect.id as string, effect]));
     for (const outgoing of held) {
       const effects = outgoing.entry.pending.flatMap((effect) => pending.get(effect) ?? []);
-      void this.#release({ id: outgoing.id, entry: outgoing.entry, effects, actors: outgoing.actors }, true);
+      void this.#release({ ...outgoing, effects }, true);
     }
     if (all) await this.#offer([...pending.values()]);
   }
@@ -132,6 +144,11 @@ export class Outbox {
     if (!this.#isOpen()) return;
     if (outgoing.id > 0) this.#settled.push(outgoing.id);
     for (const actor of outgoing.actors) actor.unreleased -= 1;
+    for (const session of outgoing.restored ?? []) {
+      const left = this.#unreleased.get(session)! - 1;
+      if (left > 0) this.#unreleased.set(session, left);
+      else this.#unreleased.delete(session);
+    }
     this.#onReleased(outgoing.actors);
   }
 

@@ -27,7 +27,7 @@ import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Lease } from '../ports/leases.ts';
 import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
-import { type Commit, type SessionStore, type ShardPosition, type ShardState, unsent } from '../ports/session-store.ts';
+import { type Commit, type SessionStore, type ShardPosition, unsent } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import { Baselines } from './baselines.ts';
@@ -110,6 +110,7 @@ export class Shard {
       isOpen,
       isHolding: () => this.#outbox.isHolding,
       hasDraft: (session) => this.#drafts.has(session),
+      hasUnreleased: (session) => this.#outbox.hasUnreleased(session),
       onWritten: () => this.#schedule(),
     });
     const rooms = { residents: this.#residents, baselines: this.#baselines, drafts: this.#drafts, outbox: this.#outbox };
@@ -126,7 +127,8 @@ export class Shard {
   async open(): Promise<void> {
     const { store, mailbox, effects, telemetry } = this.#ports;
     // All at once, after the lease: nobody else writes here any more, and every question sees what the last owner committed.
-    const [state, bounds, queue, last] = await Promise.all([this.#openStore(), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
+    const [state, bounds, queue, last] = await Promise.all([store.open(this.id), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
+    if (state.problem !== undefined) await this.#forgetPosition(state.problem);
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
     this.#log = bounds.created;
@@ -154,10 +156,15 @@ export class Shard {
     const poisoned = this.#outbox.restore(state.outbox);
     this.#isOpen = true;
     // What they said of pending effects is known without them; ends and events that only they knew of are for a person to look at.
-    this.#offersAll ||= poisoned.length > 0;
+    this.#offersAll ||= poisoned.length > 0 || state.problem !== undefined;
 
+    // Records that are there know which life of the log it is, and what of it they have heard.
+    if (state.problem !== undefined) this.#incarnation = await this.#loader.latestIncarnation();
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
-    if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined));
+    if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) {
+      const hasState = state.at !== undefined || state.problem !== undefined;
+      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(hasState));
+    }
 
     for (const session of this.#baselines.unsettled()) if (!this.#residents.get(session)) this.#activate(session);
     const reading = await mailbox.read(
@@ -178,16 +185,11 @@ export class Shard {
     await this.#letGo();
   }
 
-  /** When the position cannot be read, nobody knows what the rest is the state of: all of it goes, and the log builds it again. */
-  async #openStore(): Promise<ShardState> {
-    const { store, telemetry } = this.#ports;
-    try {
-      return await store.open(this.id);
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      telemetry.refused('redis', error.code, { shard: this.id, cause: error.message });
-      if ((await store.wipe(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
-      return store.open(this.id);
+  /** All else is there and may be well: the log is read from its beginning, and sessions skip what they have heard. */
+  async #forgetPosition(problem: string): Promise<void> {
+    this.#ports.telemetry.refused('redis', 'POSITION_POISONED', { shard: this.id, cause: problem });
+    if ((await this.#ports.store.forgetPosition(this.id, this.lease.token)) === 'fenced') {
+      throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
     }
   }
 
@@ -502,7 +504,8 @@ export class Shard {
     this.#baselines.committed(archived);
     const { entry, effects, actors } = gathered;
     if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors });
-    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) await this.#letGo();
+    // Not awaited: others commit meanwhile.
+    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) this.#letGo().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
     if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
       this.#isPaused = false;
       this.#reading?.resume();

@@ -254,7 +254,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
         expect(await world.archive.chain(shard, first.record.session)).toEqual([plain(first), plain(second)]);
         expect(await world.archive.latest(shard, first.record.session)).toEqual(plain(second));
         const found = [];
-        for await (const baseline of world.archive.latestOf(shard)) found.push(baseline.record.version);
+        for await (const baseline of world.archive.latestOf(shard, () => undefined)) found.push(baseline.record.version);
         expect(found).toEqual([2]);
       });
 
@@ -400,4 +400,22 @@ describeQueues('nats', async () => {
     control: natsControl(nats),
     close: () => servers.stop(),
   };
+});
+
+test('a baseline in ARCHIVE that does not parse is told of, and the others are read', async () => {
+  const servers = await startServers();
+  try {
+    const { nats } = servers.connections;
+    const archive = natsArchive(nats);
+    const talk = new Talk();
+    talk.say(task('hello'));
+    await archive.append(3 as ShardId, talk.record!, []);
+    await nats.publisher.publish(nats.subjects.archive(3, 'junk-1' as SessionId), 'no baseline');
+    const read: string[] = [];
+    const unreadable: string[] = [];
+    for await (const { record } of archive.latestOf(3 as ShardId, (session) => unreadable.push(session))) read.push(record.session);
+    expect([read, unreadable]).toEqual([[talk.record!.session], ['junk-1']]);
+  } finally {
+    await servers.stop();
+  }
 });

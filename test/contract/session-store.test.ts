@@ -9,7 +9,7 @@ import { keysOf } from '../../services/core/wire/keys.ts';
 import type { Lease, Leases } from '../../services/ports/leases.ts';
 import type { Commit, ModelCalls, SessionCommit, SessionStore } from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
-import { startCluster } from '../support/redis-topologies.ts';
+import { startCluster, startSlottedServer } from '../support/redis-topologies.ts';
 import { startServers } from '../support/servers.ts';
 
 let shardCount = 100;
@@ -246,26 +246,17 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.store.due(shard, 10, 10)).toEqual(['s10']);
       });
 
-      test('a shard is wiped by its owner only: what is left is the lease, and the summaries of what ended', async () => {
+      test('a position is forgotten by its owner only, and nothing else with it', async () => {
         const { shard, token } = await lease();
-        const full = session({ entries: ['{"role":"user","content":"hi"}'], pending: [pendingOf('s1_1_0')], wakeAt: 5, floor: 3 });
-        const ended = session({ session: 's2' as SessionId });
-        await world.store.commit(shard, token, commit({ sessions: [full, ended], outbox: { id: 1, body: 'out' } }));
-        const summary = { session: 's2' as SessionId, version: 1, summary: 'ended', floor: undefined };
-        await world.store.commit(shard, token, commit({ from: at(1), to: at(2), sessions: [], archived: [summary] }));
+        await world.store.commit(shard, token, commit({ outbox: { id: 1, body: 'out' } }));
 
-        expect(await world.store.wipe(shard, 'x#y#1' as OwnerToken)).toBe('fenced');
-        expect((await world.store.open(shard)).at).toEqual(at(2));
-        expect(await world.store.wipe(shard, token)).toBe('committed');
+        expect(await world.store.forgetPosition(shard, 'x#y#1' as OwnerToken)).toBe('fenced');
+        expect((await world.store.open(shard)).at).toEqual(at(1));
+        expect(await world.store.forgetPosition(shard, token)).toBe('committed');
 
-        expect(await world.store.open(shard)).toEqual({ at: undefined, outbox: [], floors: new Map() });
-        expect(await world.store.load(shard, 's1' as SessionId)).toBeUndefined();
-        expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([]);
-        expect(await world.store.pending(shard)).toEqual([]);
-        expect(await world.store.due(shard, 10, 10)).toEqual([]);
-        expect(await world.store.recent(shard)).toEqual(['ended']);
-        // Versions too: the same session begins anew.
-        expect(await world.store.commit(shard, token, commit({ sessions: [full] }))).toBe('committed');
+        expect(await world.store.open(shard)).toEqual({ at: undefined, outbox: [{ id: 1, body: 'out' }], floors: new Map() });
+        expect(await world.store.load(shard, 's1' as SessionId)).toBe('{"n":1}');
+        expect(await world.store.commit(shard, token, commit({ to: at(2), sessions: [session({ expectedVersion: 1, version: 2 })] }))).toBe('committed');
       });
 
       test('floors are cleared by the owner only', async () => {
@@ -434,13 +425,25 @@ describe('what is asked of Redis in one turn', () => {
     expect(await store.load(3 as ShardId, 's999' as SessionId)).toBe('{}');
   });
 
-  test('claims of model calls are one call as well, but not more than some, for each may bring a whole conversation', async () => {
+  test.each(['', '   ', 'no position', '0:1:0:1:7', '0:-5:0:1:7:9', '0:1e3:0:1:7:9', '0:1:0:1:7:9:4'])(
+    'a position that reads %j is told as a problem, with all else of its shard',
+    async (text) => {
+      await commitAll([session('s1')]);
+      await servers.connections.redis.set(keysOf('understudy', 2).position, text);
+      const state = await store.open(2 as ShardId);
+      expect(state).toEqual({ at: undefined, problem: expect.stringContaining('does not parse'), outbox: [], floors: new Map() });
+    },
+  );
+
+  test('claims of model calls are one call as well, but not for more entries than some', async () => {
     const calls = redisModelCalls(servers.connections.redis);
-    const claim = (effect: string) => calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: effect as EffectId, from: 0, to: 0 }, 'g', 1_000);
+    const claim = (effect: string, to = 0) => calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: effect as EffectId, from: 0, to }, 'g', 1_000);
     await claim('first');
     const before = await scriptCalls();
     await Promise.all(Array.from({ length: 32 }, (_, index) => claim(`e${index}`)));
-    expect((await scriptCalls()) - before).toBe(2);
+    expect((await scriptCalls()) - before).toBe(1);
+    await Promise.all(Array.from({ length: 4 }, (_, index) => claim(`e${index}`, 300)));
+    expect((await scriptCalls()) - before).toBe(5);
   });
 
   test('what is claimed while a call is under way goes with the next', async () => {
@@ -473,6 +476,12 @@ describe('what is asked of Redis in one turn', () => {
     expect(results[1]).toEqual({ status: 'fulfilled', value: [] });
   });
 
+  test('many short commits are one call, a few of the same number with long records are several', async () => {
+    const before = await scriptCalls();
+    await commitAll(Array.from({ length: 20 }, (_, index) => ({ ...session(`s${index}`), record: JSON.stringify('x'.repeat(150_000)) })));
+    expect((await scriptCalls()) - before).toBe(3);
+  });
+
   test('a commit does not fail with that of a shard whose keys are poisoned', async () => {
     await servers.connections.redis.set(keysOf('understudy', 2).pending, 'no hash');
 
@@ -483,6 +492,25 @@ describe('what is asked of Redis in one turn', () => {
     expect(await store.load(3 as ShardId, 's1' as SessionId)).toBe('{}');
   });
 });
+// A managed service, a proxy: one address, and behind it a cluster that takes no script with keys of two slots.
+test('behind one address there may be slots: what the server refuses together is asked again one by one, and from then on', async () => {
+  const server = await startSlottedServer();
+  const redis = await connectedRedis(server.url);
+  try {
+    const [store, leases, calls] = [redisSessionStore(redis), redisLeases(redis), redisModelCalls(redis)];
+    const held = await Promise.all([1, 2, 3].map((shard) => leases.acquire(shard as ShardId, 'host' as HostId, 'boot', 60_000)));
+    for (let commits = 1; commits <= 3; commits += 1) {
+      const commit: Commit = { from: commits === 1 ? undefined : at(commits - 1), to: at(commits), sessions: [], settled: [], archived: [] };
+      expect(await Promise.all(held.map((lease) => store.commit(lease!.shard, lease!.token, commit)))).toEqual(['committed', 'committed', 'committed']);
+    }
+    const claim = (shard: number) => calls.claim({ shard: shard as ShardId, session: 's1' as SessionId, effect: 'e' as EffectId, from: 0, to: 1 }, 'g', 1_000);
+    expect(await Promise.all([1, 2, 3].map(claim))).toEqual(['settled', 'settled', 'settled']);
+  } finally {
+    redis.disconnect();
+    await server.stop();
+  }
+});
+
 describeStore('a Redis cluster', async () => {
   const topology = await startCluster();
   const redis = await connectedRedis(topology.url);

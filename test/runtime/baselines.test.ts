@@ -18,7 +18,7 @@ function takenOver() {
   const mailbox = memoryMailbox(systemClock);
   const archive = memoryArchive();
   const told: string[] = [];
-  const host = { isOpen: () => true, isHolding: () => false, hasDraft: () => false, onWritten: () => void told.push('written') };
+  const host = { isOpen: () => true, isHolding: () => false, hasDraft: () => false, hasUnreleased: () => false, onWritten: () => void told.push('written') };
   const baselines = new Baselines(shard, { archive, mailbox, telemetry: countingTelemetry(), clock: systemClock }, new Residents(), host);
   const talk = new Talk();
   talk.say(task('hello'));

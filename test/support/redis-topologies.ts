@@ -148,3 +148,12 @@ export async function startCluster(): Promise<Topology> {
     stop: () => servers.stop(),
   };
 }
+
+/** One server that holds every slot of a cluster, as a managed service may look from outside. */
+export async function startSlottedServer(): Promise<{ readonly url: string; stop(): Promise<void> }> {
+  const servers = new Servers();
+  const { port } = await servers.start(['cluster-enabled yes']);
+  await servers.ask(port, (redis) => redis.cluster('ADDSLOTSRANGE', 0, 16_383));
+  await eventually(async () => (await servers.ask(port, (redis) => redis.cluster('INFO') as Promise<string>)).includes('cluster_state:ok'), 'the server holds all slots');
+  return { url: `redis://127.0.0.1:${port}`, stop: () => servers.stop() };
+}

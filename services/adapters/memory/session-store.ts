@@ -146,11 +146,9 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       for (const id of held.pending.keys()) if (id.startsWith(`${session}_`)) held.pending.delete(id);
       return 'committed';
     },
-    async wipe(shard, token) {
-      const held = data(shard);
+    async forgetPosition(shard, token) {
       if (ownerOf(shard) !== token) return 'fenced';
-      held.at = undefined;
-      for (const part of [held.records, held.conversations, held.pending, held.outbox, held.wakes, held.floors]) part.clear();
+      data(shard).at = undefined;
       return 'committed';
     },
     async clearFloors(shard, token) {

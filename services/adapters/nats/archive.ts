@@ -1,7 +1,7 @@
 /** ARCHIVE and BUNDLES: baselines as compressed objects, one subject per session; bundles by revision. */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { z } from 'zod';
-import { Refused } from '../../core/errors.ts';
+import { messageOf, Refused } from '../../core/errors.ts';
 import type { Revision, SessionId } from '../../core/ids.ts';
 import { messageSchema } from '../../core/session/messages.ts';
 import { parseRecord } from '../../core/session/migrate.ts';
@@ -62,11 +62,15 @@ export function natsArchive(nats: Nats): Archive {
       }
       return kept.map(({ record, mail }) => ({ record, mail }));
     },
-    async *latestOf(shard) {
+    async *latestOf(shard, onUnreadable) {
       const latest = new Map<SessionId, Baseline>();
       await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, '*'), afterSequence: 0, deliver: 'last-per-subject' }, (message) => {
-        const baseline = withoutPart(unpack(message.bytes()));
-        latest.set(baseline.record.session, baseline);
+        try {
+          const baseline = withoutPart(unpack(message.bytes()));
+          latest.set(baseline.record.session, baseline);
+        } catch (error) {
+          onUnreadable(message.subject.slice(message.subject.lastIndexOf('.') + 1) as SessionId, messageOf(error));
+        }
       });
       yield* latest.values();
     },

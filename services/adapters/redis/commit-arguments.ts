@@ -32,3 +32,10 @@ export function commitArguments(commit: Commit, token: OwnerToken, conversationP
   for (const { session, entries } of sessions) if (entries.length > 0) args.push(session, entries.length, ...entries);
   return args;
 }
+
+/** What a call with them costs the server, in characters. */
+export function weightOf(args: Arguments): number {
+  let weight = 256 * args.length;
+  for (const arg of args) if (typeof arg === 'string') weight += arg.length;
+  return weight;
+}

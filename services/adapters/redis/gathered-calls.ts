@@ -16,63 +16,78 @@ interface Asked<Answer> {
   readonly reject: (error: unknown) => void;
 }
 
+/** Of one call: it holds up every other client of the server while it runs. */
 export interface CallLimits {
-  /** In one call: it holds up every other client of the server while it runs. */
-  readonly argumentsMax: number;
   readonly askedMax: number;
+  /** In the measure of whoever asks. */
+  readonly weightMax: number;
 }
 
+type Call<Answer> = (keyCount: number, keys: readonly string[], args: Arguments) => Promise<readonly (Answer | string)[]>;
+
 export class GatheredCalls<Answer> {
-  readonly #call: (keyCount: number, keys: readonly string[], args: Arguments) => Promise<readonly (Answer | string)[]>;
-  readonly #limits: CallLimits;
+  readonly #call: Call<Answer>;
+  readonly #weightMax: number;
+  #askedMax: number;
   #asked: Asked<Answer>[] = [];
   /** Of those. */
-  #arguments = 0;
+  #weight = 0;
   /** Calls without an answer yet. */
   #underWay = 0;
 
-  constructor(call: (keyCount: number, keys: readonly string[], args: Arguments) => Promise<readonly (Answer | string)[]>, limits: CallLimits) {
+  constructor(call: Call<Answer>, { askedMax, weightMax }: CallLimits) {
     this.#call = call;
-    this.#limits = limits;
+    this.#askedMax = askedMax;
+    this.#weightMax = weightMax;
   }
 
   /** @throws what ioredis throws when there was no answer, ReplyError when this one failed */
-  ask(keys: readonly string[], args: Arguments): Promise<Answer> {
+  ask(keys: readonly string[], args: Arguments, weight: number): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      if (this.#arguments + args.length > this.#limits.argumentsMax) this.#send();
-      this.#arguments += args.length;
+      if (this.#weight + weight > this.#weightMax) this.#sendGathered();
+      this.#weight += weight;
       const count = this.#asked.push({ keys, args, resolve, reject });
-      if (count >= this.#limits.askedMax) this.#send();
-      else if (count === 1 && this.#underWay === 0) queueMicrotask(() => this.#send());
+      if (count >= this.#askedMax) this.#sendGathered();
+      else if (count === 1 && this.#underWay === 0) queueMicrotask(() => this.#sendGathered());
     });
   }
 
-  #send(): void {
+  #sendGathered(): void {
     const asked = this.#asked;
     if (asked.length === 0) return;
     this.#asked = [];
-    this.#arguments = 0;
-    const keys = asked.flatMap((one) => one.keys);
-    const args = asked.flatMap((one) => [one.args.length, ...one.args]);
+    this.#weight = 0;
+    void this.#send(asked);
+  }
+
+  async #send(asked: readonly Asked<Answer>[]): Promise<void> {
     this.#underWay += 1;
-    const over = () => {
-      this.#underWay -= 1;
-      if (this.#underWay === 0) this.#send();
-    };
-    this.#call(keys.length, keys, args).then(
-      (answers) => {
-        over();
-        for (const [index, { resolve, reject }] of asked.entries()) {
-          const answer = answers[index];
-          if (answer === undefined) reject(new ReplyError('the script said nothing'));
-          else if (typeof answer === 'string' && answer.startsWith('ERROR ')) reject(new ReplyError(answer.slice(6)));
-          else resolve(answer as Answer);
-        }
-      },
-      (error: unknown) => {
-        over();
-        for (const { reject } of asked) reject(error);
-      },
-    );
+    try {
+      const answers = await this.#call(
+        asked.length * asked[0]!.keys.length,
+        asked.flatMap(({ keys }) => keys),
+        asked.flatMap(({ args }) => [args.length, ...args]),
+      );
+      for (const [index, { resolve, reject }] of asked.entries()) {
+        const answer = answers[index];
+        if (answer === undefined) reject(new ReplyError('the script said nothing'));
+        else if (typeof answer === 'string' && answer.startsWith('ERROR ')) reject(new ReplyError(answer.slice(6)));
+        else resolve(answer as Answer);
+      }
+    } catch (error) {
+      if (asked.length > 1 && isCrossSlot(error)) this.#sendAlone(asked);
+      else for (const { reject } of asked) reject(error);
+    }
+    this.#underWay -= 1;
+    if (this.#underWay === 0) this.#sendGathered();
+  }
+
+  /** The server refused the call for its keys, before it ran. It will refuse all such calls. */
+  #sendAlone(asked: readonly Asked<Answer>[]): void {
+    this.#askedMax = 1;
+    for (const one of asked) void this.#send([one]);
   }
 }
+
+/** What looks like a single server may be a cluster behind one address, where no script may touch keys of two slots. */
+const isCrossSlot = (error: unknown): boolean => error instanceof Error && error.message.startsWith('CROSSSLOT');

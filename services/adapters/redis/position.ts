@@ -8,6 +8,7 @@ export const positionText = ({ position, commits, log, queue }: ShardPosition): 
 /** @throws Refused (POSITION_POISONED) for what no runtime wrote */
 export function parsePosition(text: string): ShardPosition {
   const parts = text.split(':').map(Number);
-  if (parts.length !== 6 || parts.some((part) => !Number.isSafeInteger(part))) throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
+  if (!/^\d+(:\d+){5}$/.test(text) || parts.some((part) => !Number.isSafeInteger(part)))
+    throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
   return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]!, queue: parts[5]! };
 }

@@ -68,15 +68,8 @@ end
 redis.call('ZREM', KEYS[6], ARGV[2])
 return 'OK'`;
 
-/** wipe: KEYS owner, position, records, versions, pending, outbox, wakes, floors; ARGV token, conversation key prefix. The log builds all of it again. */
-const wipe = `
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
-for _, session in ipairs(redis.pcall('HKEYS', KEYS[4])) do redis.call('UNLINK', ARGV[2] .. session) end
-for index = 2, #KEYS do redis.call('UNLINK', KEYS[index]) end
-return 'OK'`;
-
-/** clearFloors: KEYS owner, floors; ARGV token. The mail that the floors speak of is gone. */
-const clearFloors = `
+/** forget: KEYS owner, and a key; ARGV token. Removes the key: a position that cannot be read, or floors when the mail that they speak of is gone. */
+const forget = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
 redis.call('DEL', KEYS[2])
 return 'OK'`;
@@ -98,8 +91,7 @@ export interface ScriptedRedis extends Redis {
     token: string,
     session: string,
   ): Promise<'OK' | 'FENCED'>;
-  understudyWipe(...keysAndArguments: string[]): Promise<'OK' | 'FENCED'>;
-  understudyClearFloors(owner: string, floors: string, token: string): Promise<'OK' | 'FENCED'>;
+  understudyForget(owner: string, key: string, token: string): Promise<'OK' | 'FENCED'>;
 }
 
 export interface RedisCredentials {
@@ -168,8 +160,7 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
   redis.defineCommand('understudyClaim', { lua: claimCalls });
   redis.defineCommand('understudyDiscard', { numberOfKeys: 6, lua: discard });
-  redis.defineCommand('understudyWipe', { numberOfKeys: 8, lua: wipe });
-  redis.defineCommand('understudyClearFloors', { numberOfKeys: 2, lua: clearFloors });
+  redis.defineCommand('understudyForget', { numberOfKeys: 2, lua: forget });
   // A cluster has the same commands; all keys of a call lie under one hash tag.
   return redis as ScriptedRedis;
 }

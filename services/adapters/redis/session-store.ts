@@ -2,14 +2,14 @@
 import { ReplyError } from 'ioredis';
 import { z } from 'zod';
 import { Defect, messageOf, Refused, Unavailable } from '../../core/errors.ts';
-import type { EffectId, SessionId, ShardId } from '../../core/ids.ts';
+import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
 import { clusterKeys, keysOf, type ShardKeys } from '../../core/wire/keys.ts';
 import type { CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
-import { commitArguments } from './commit-arguments.ts';
-import { GatheredCalls } from './gathered-calls.ts';
+import { commitArguments, weightOf } from './commit-arguments.ts';
+import { type CallLimits, GatheredCalls } from './gathered-calls.ts';
 import { parsePosition } from './position.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
@@ -30,11 +30,12 @@ const parseEntries = (texts: readonly string[]): Entry[] =>
     return parsed.data;
   });
 
-const callArgumentsMax = 10_000; // some milliseconds of the server
-const claimsMax = 16; // each may be answered with a whole conversation
+/** Of one call of a script, so that it is over in some milliseconds. A commit weighs its characters, and an argument as much as 256 of them; a claim the entries that it reads. */
+const commitLimits = { askedMax: 1_000, weightMax: 4 * 1_048_576 };
+const claimLimits = { askedMax: 64, weightMax: 512 };
 
 /** The shards of a cluster lie on different servers, and no script may touch two of them. */
-const askedMaxOf = (redis: ScriptedRedis, max: number) => (redis.isCluster ? 1 : max);
+const limitsFor = (redis: ScriptedRedis, given: CallLimits): CallLimits => (redis.isCluster ? { ...given, askedMax: 1 } : given);
 
 function keysByShard(prefix: string): (shard: ShardId) => ShardKeys {
   const known = new Map<ShardId, ShardKeys>();
@@ -50,7 +51,18 @@ function keysByShard(prefix: string): (shard: ShardId) => ShardKeys {
 
 export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
   const keys = keysByShard(prefix);
-  const commits = new GatheredCalls<string>((...call) => redis.understudyCommit(...call), { argumentsMax: callArgumentsMax, askedMax: askedMaxOf(redis, 1_000) });
+  const commits = new GatheredCalls<string>((...call) => redis.understudyCommit(...call), limitsFor(redis, commitLimits));
+  const forget = async (shard: ShardId, key: string, token: OwnerToken): Promise<CommitResult> => {
+    const result = await answering('forget', redis.understudyForget(keys(shard).owner, key, token));
+    return result === 'OK' ? 'committed' : 'fenced';
+  };
+  const readPosition = (text: string | null): Pick<ShardState, 'at' | 'problem'> => {
+    try {
+      return { at: text === null ? undefined : parsePosition(text) };
+    } catch (error) {
+      return { at: undefined, problem: messageOf(error) };
+    }
+  };
   return {
     async open(shard): Promise<ShardState> {
       const k = keys(shard);
@@ -58,7 +70,7 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       const floorMap = new Map<SessionId, number>();
       for (let index = 0; index < floors.length; index += 2) floorMap.set(floors[index] as SessionId, Number(floors[index + 1]));
       return {
-        at: position === null ? undefined : parsePosition(position),
+        ...readPosition(position),
         outbox: Object.entries(outbox)
           .map(([id, body]) => ({ id: Number(id), body }))
           .sort((left, right) => left.id - right.id),
@@ -69,7 +81,7 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     async commit(shard, token, commit): Promise<CommitResult> {
       const { owner, position, records, versions, pending, outbox, wakes, floors, recent, conversation } = keys(shard);
       const args = commitArguments(commit, token, conversation(''));
-      const result = await answering('commit', commits.ask([owner, position, records, versions, pending, outbox, wakes, floors, recent], args));
+      const result = await answering('commit', commits.ask([owner, position, records, versions, pending, outbox, wakes, floors, recent], args, weightOf(args)));
       if (result === 'OK') return 'committed';
       if (result === 'FENCED') return 'fenced';
       if (result === 'STALE') return 'stale';
@@ -119,23 +131,14 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       return { applied: parsePosition(position).position.sequence, floor: floors.length === 2 ? Number(floors[1]) : undefined };
     },
 
-    async wipe(shard, token) {
-      const { owner, position, records, versions, pending, outbox, wakes, floors, conversation } = keys(shard);
-      const result = await answering('wipe', redis.understudyWipe(owner, position, records, versions, pending, outbox, wakes, floors, token, conversation('')));
-      return result === 'OK' ? 'committed' : 'fenced';
-    },
-
     async discard(shard, token, session) {
       const k = keys(shard);
       const result = await answering('discard', redis.understudyDiscard(k.owner, k.versions, k.records, k.conversation(session), k.pending, k.wakes, token, session));
       return result === 'OK' ? 'committed' : 'fenced';
     },
 
-    async clearFloors(shard, token) {
-      const k = keys(shard);
-      const result = await answering('clearFloors', redis.understudyClearFloors(k.owner, k.floors, token));
-      return result === 'OK' ? 'committed' : 'fenced';
-    },
+    forgetPosition: (shard, token) => forget(shard, keys(shard).position, token),
+    clearFloors: (shard, token) => forget(shard, keys(shard).floors, token),
 
     async fixShards(shards) {
       const key = clusterKeys(prefix).settings;
@@ -155,10 +158,7 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
  */
 export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', bytesMax = 64 * 1024 * 1024): ModelCalls {
   const keys = keysByShard(prefix);
-  const claims = new GatheredCalls<string[] | 'settled' | 'held'>((...call) => redis.understudyClaim(...call), {
-    argumentsMax: callArgumentsMax,
-    askedMax: askedMaxOf(redis, claimsMax),
-  });
+  const claims = new GatheredCalls<string[] | 'settled' | 'held'>((...call) => redis.understudyClaim(...call), limitsFor(redis, claimLimits));
   const cache = new Map<SessionId, { from: number; entries: Entry[]; bytes: number }>();
   let bytes = 0;
   const keep = (session: SessionId, from: number, entries: Entry[], size: number) => {
@@ -178,7 +178,10 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
       const known = cache.get(session);
       const usable = known && known.from === from && from + known.entries.length <= to ? known : undefined;
       const readFrom = from + (usable?.entries.length ?? 0);
-      const answer = await answering('claim', claims.ask([k.pending, k.claim(effect), k.conversation(session)], [effect, holder, durationMs, readFrom, to]));
+      const answer = await answering(
+        'claim',
+        claims.ask([k.pending, k.claim(effect), k.conversation(session)], [effect, holder, durationMs, readFrom, to], Math.max(1, to - readFrom)),
+      );
       if (answer === 'settled' || answer === 'held') return answer;
       if (answer.length !== to - readFrom) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
       const entries = [...(usable?.entries ?? []), ...parseEntries(answer)];

@@ -1,0 +1,114 @@
+/** A shard whose store has lost something: what can be brought back is, and what cannot holds nobody up. */
+import { expect, test } from 'vitest';
+import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
+import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryStore } from '../../services/adapters/memory/session-store.ts';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import type { HostId, Revision, SessionId, ShardId, TaskId } from '../../services/core/ids.ts';
+import type { SessionRecord } from '../../services/core/session/record.ts';
+import { endEventOf } from '../../services/core/wire/cloud-event.ts';
+import { CommitRounds } from '../../services/runtime/commit-rounds.ts';
+import { Definitions } from '../../services/runtime/definitions.ts';
+import { encodeOutbox } from '../../services/runtime/outbox-entry.ts';
+import { Shard } from '../../services/runtime/shard.ts';
+import { Windows } from '../../services/runtime/windows.ts';
+import { eventually } from '../support/eventually.ts';
+import { address, bundleOf, definitionOf, replied, revision, Talk, task } from '../support/sessions.ts';
+
+const shardId = 0 as ShardId;
+
+function world() {
+  const clock = systemClock;
+  const [store, archive, mailbox, effects, events, telemetry] = [
+    memoryStore(clock),
+    memoryArchive(),
+    memoryMailbox(clock),
+    memoryEffects(clock),
+    memoryEvents(clock),
+    countingTelemetry(),
+  ];
+  const ports = { store, archive, mailbox, effects, events, telemetry, clock, definitions: new Definitions(archive, '.'), shards: 1 };
+  return {
+    ...ports,
+    async owner(boot: string) {
+      await archive.putBundle(revision, bundleOf());
+      const lease = (await store.leases.acquire(shardId, 'host' as HostId, boot, 60_000))!;
+      const shard = new Shard(lease, { ...ports, windows: new Windows(ports), rounds: new CommitRounds() }, () => undefined);
+      await shard.open();
+      return shard;
+    },
+  };
+}
+
+test('a session that cannot be brought back from the archive holds up no other of its shard', async () => {
+  const { owner, archive, store, mailbox, events, telemetry } = world();
+  const archived = async (session: string, more: Parameters<typeof task>[1] = {}) => {
+    const talk = new Talk();
+    talk.say(task('hello', more));
+    const record = { ...talk.record!, session: session as SessionId } as SessionRecord;
+    await archive.append(
+      shardId,
+      record,
+      talk.heard.map((incoming) => JSON.stringify(incoming)),
+    );
+  };
+  await archived('lost-1', { revision: 'gone' as Revision });
+  await archived(address.session);
+
+  const shard = await owner('b1');
+
+  await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
+  expect(await store.load(shardId, 'lost-1' as SessionId)).toBeUndefined();
+  expect(telemetry.lines).toContainEqual(expect.objectContaining({ level: 'error', fields: expect.objectContaining({ session: 'lost-1' }) }));
+  // Who writes to it is answered, and the shard goes on.
+  await mailbox.deliver(shardId, { tenant: address.tenant, session: 'lost-1' as SessionId, message: task('again', { task: 'task-2' as TaskId, revision: 'gone' as Revision }) });
+  expect(await eventually(async () => (await events.deadLetters(9))[0])).toMatchObject({ code: 'REVISION_UNKNOWN', session: 'lost-1' });
+  shard.close();
+});
+
+test('an end that an earlier owner committed and nobody has told keeps its session from being forgotten', async () => {
+  const { owner, store, mailbox, events, effects, archive } = world();
+  const talk = new Talk(definitionOf());
+  talk.say(task('hello'));
+  talk.say(replied(talk.pendingOf('callModel'), { content: 'done' }));
+  const { record } = talk;
+  const reply = talk.effects.find((effect) => effect.kind === 'reply')!;
+  for (const { message } of talk.heard) await mailbox.deliver(shardId, { ...address, message });
+  const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
+  await store.commit(shardId, before.token, {
+    from: undefined,
+    to: { position: { incarnation: 0, sequence: 2, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
+    sessions: [
+      {
+        session: address.session,
+        expectedVersion: 0,
+        version: record!.version,
+        record: JSON.stringify(record),
+        entries: talk.entries.map((entry) => JSON.stringify(entry)),
+        pending: [],
+        resolved: [],
+        wakeAt: undefined,
+        floor: 1,
+      },
+    ],
+    outbox: { id: 1, body: encodeOutbox({ pending: [], prompts: [{ ...address, effect: reply, event: endEventOf(record!, reply, 1, 0) }], events: [] }) },
+    settled: [],
+    archived: [],
+  });
+  const { publishEnd } = events;
+  events.publishEnd = async () => Promise.reject(new Error('full'));
+
+  const shard = await owner('b1');
+  await eventually(() => shard.isCaughtUp);
+  await shard.sweep(Date.now());
+  await shard.sweep(Date.now());
+  expect(await archive.latest(shardId, address.session)).toBeUndefined();
+
+  events.publishEnd = publishEnd;
+  await eventually(async () => (await store.open(shardId)).outbox.length === 0);
+  await shard.sweep(Date.now());
+  await eventually(async () => (await archive.latest(shardId, address.session))?.record.status === 'completed');
+  shard.close();
+});
