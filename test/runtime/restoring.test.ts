@@ -7,6 +7,7 @@ import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import type { HostId, Revision, SessionId, ShardId, TaskId } from '../../services/core/ids.ts';
+import { modelPool, type PendingEffect } from '../../services/core/session/effects.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { endEventOf } from '../../services/core/wire/cloud-event.ts';
 import { CommitRounds } from '../../services/runtime/commit-rounds.ts';
@@ -113,5 +114,82 @@ test('an end that an earlier owner committed and nobody has told keeps its sessi
   await eventually(async () => (await store.open(shardId)).outbox.length === 0);
   await shard.sweep(Date.now());
   await eventually(async () => (await archive.latest(shardId, address.session))?.record.status === 'completed');
+  shard.close();
+});
+
+test('a position that does not parse: records stay, what was pending is offered again, and the session goes on', async () => {
+  const { owner, store, mailbox, effects, archive, telemetry } = world();
+  const talk = new Talk(definitionOf());
+  talk.say(task('hello'));
+  const { record, effects: wanted } = talk;
+  for (const { message } of talk.heard) await mailbox.deliver(shardId, { ...address, message });
+  // A baseline of it was written while it waited, as of any that is idle.
+  await archive.append(
+    shardId,
+    record!,
+    talk.heard.map((incoming) => JSON.stringify(incoming)),
+  );
+  const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
+  await store.commit(shardId, before.token, {
+    from: undefined,
+    to: { position: { incarnation: 0, sequence: 1, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
+    sessions: [
+      {
+        session: address.session,
+        expectedVersion: 0,
+        version: record!.version,
+        record: JSON.stringify(record),
+        entries: talk.entries.map((entry) => JSON.stringify(entry)),
+        pending: wanted.map((effect) => ({ id: (effect as PendingEffect).id, body: JSON.stringify(effect) })),
+        resolved: [],
+        wakeAt: undefined,
+        floor: undefined,
+      },
+    ],
+    settled: [],
+    archived: [],
+  });
+  store.poisonPosition(shardId);
+  await effects.take(
+    modelPool,
+    9,
+    async ({ effect: { id } }) => {
+      await mailbox.deliver(shardId, { ...address, message: replied(id, { content: 'done' }) });
+      return true;
+    },
+    () => undefined,
+  );
+
+  const shard = await owner('b1');
+
+  expect(telemetry.counts['refused.redis.POSITION_POISONED']).toBe(1);
+  await eventually(async () => (await archive.latest(shardId, address.session))?.record.status === 'completed');
+  expect((await archive.latest(shardId, address.session))!.record.version).toBe(record!.version + 1);
+  expect(telemetry.lines.filter(({ message }) => message.includes('rebuilt'))).toEqual([]);
+  shard.close();
+});
+
+test('a position that does not parse: which life of the log it is, records know', async () => {
+  const { owner, store, mailbox, effects } = world();
+  const talk = new Talk(definitionOf());
+  talk.say(task('hello'));
+  const record = { ...talk.record!, position: { incarnation: 3, sequence: 1, index: 0 } };
+  const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
+  await store.commit(shardId, before.token, {
+    from: undefined,
+    to: { position: record.position, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
+    sessions: [
+      { session: address.session, expectedVersion: 0, version: 1, record: JSON.stringify(record), entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
+      { session: 'junk-1' as SessionId, expectedVersion: 0, version: 1, record: '{}', entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
+    ],
+    settled: [],
+    archived: [],
+  });
+  store.poisonPosition(shardId);
+
+  const shard = await owner('b1');
+  await mailbox.deliver(shardId, { ...address, message: { kind: 'wake' } });
+
+  await eventually(async () => (await store.open(shardId)).at?.position.incarnation === 3);
   shard.close();
 });

@@ -10,6 +10,7 @@ import type { ModelCalls, SessionStore, ShardPosition } from '../../ports/sessio
 
 interface ShardData {
   at: ShardPosition | undefined;
+  problem?: string;
   readonly records: Map<SessionId, { version: number; record: string }>;
   readonly conversations: Map<SessionId, string[]>;
   readonly pending: Map<string, string>;
@@ -39,6 +40,8 @@ export interface MemoryStore extends SessionStore {
   flush(): void;
   /** Put a record there as it is, well-formed or not. */
   poison(shard: ShardId, session: SessionId, record: string): void;
+  /** Make the position one that cannot be read. */
+  poisonPosition(shard: ShardId): void;
 }
 
 export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
@@ -76,14 +79,19 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       const found = data(shard).records.get(session);
       data(shard).records.set(session, { version: found?.version ?? 1, record });
     },
+    poisonPosition(shard) {
+      const held = data(shard);
+      held.at = undefined;
+      held.problem = 'poisoned';
+    },
     async open(shard) {
-      const { at, outbox, floors } = data(shard);
-      return { at, outbox: [...outbox].map(([id, body]) => ({ id, body })), floors: new Map(floors) };
+      const { at, problem, outbox, floors } = data(shard);
+      return { at, ...(problem === undefined ? {} : { problem }), outbox: [...outbox].map(([id, body]) => ({ id, body })), floors: new Map(floors) };
     },
     async commit(shard, token, commit) {
       const held = data(shard);
       if (ownerOf(shard) !== token) return 'fenced';
-      if (JSON.stringify(held.at) !== JSON.stringify(commit.from)) return 'stale';
+      if (held.problem !== undefined || JSON.stringify(held.at) !== JSON.stringify(commit.from)) return 'stale';
       for (const one of commit.sessions) if ((held.records.get(one.session)?.version ?? 0) !== one.expectedVersion) return 'stale';
       held.at = commit.to;
       if (commit.outbox) held.outbox.set(commit.outbox.id, commit.outbox.body);
@@ -148,7 +156,9 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
     },
     async forgetPosition(shard, token) {
       if (ownerOf(shard) !== token) return 'fenced';
-      data(shard).at = undefined;
+      const held = data(shard);
+      held.at = undefined;
+      delete held.problem;
       return 'committed';
     },
     async clearFloors(shard, token) {
