@@ -169,8 +169,8 @@ test('a position that does not parse: records stay, what was pending is offered 
   shard.close();
 });
 
-test('a position that does not parse: which life of the log it is, records know', async () => {
-  const { owner, store, mailbox, effects } = world();
+test('a position that does not parse: which life of the log it is, records know, and one that is poisoned as well comes from the archive', async () => {
+  const { owner, store, mailbox, effects, archive } = world();
   const talk = new Talk(definitionOf());
   talk.say(task('hello'));
   const record = { ...talk.record!, position: { incarnation: 3, sequence: 1, index: 0 } };
@@ -185,11 +185,17 @@ test('a position that does not parse: which life of the log it is, records know'
     settled: [],
     archived: [],
   });
+  await archive.append(
+    shardId,
+    { ...talk.record!, session: 'junk-1' as SessionId },
+    talk.heard.map((incoming) => JSON.stringify(incoming)),
+  );
   store.poisonPosition(shardId);
 
   const shard = await owner('b1');
   await mailbox.deliver(shardId, { ...address, message: { kind: 'wake' } });
 
   await eventually(async () => (await store.open(shardId)).at?.position.incarnation === 3);
+  await eventually(async () => (await store.load(shardId, 'junk-1' as SessionId))?.includes('thinking'));
   shard.close();
 });
