@@ -14,9 +14,9 @@ export const limits = {
   idleMs: 30_000, // an actor that heard nothing for so long is passivated
   mailBufferBytes: 256 * 1024, // mail kept per actor for its next baseline; beyond it a baseline is due
   mailBufferMessages: 400, // the same by count
-  mailPackLength: 4_096, // characters of it that are kept as they are; what is older is kept compressed
-  mailPlainSessions: 32, // a shard with no more sessions in memory saves the CPU of that, not the memory
-  mailPlainLength: 32_768, // and keeps so many characters of each as they are
+  mailPackLength: 4_096, // characters of it that are kept as they are where a shard has many sessions in memory; what is older is compressed
+  mailPlainSessions: 32, // so many are few: their mail costs CPU to compress and little memory to keep
+  mailPlainLength: 32_768, // characters of it that are kept as they are then: 1 Mi of them a shard at the most
   trimMs: 2_000, // a round of trimming; what was needed a round ago is kept, and Redis may lose its last second
   stepTries: 5, // a session that crashes its step so often is parked
   deferredMax: 64, // messages that a paused session keeps for later

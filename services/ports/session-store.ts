@@ -65,8 +65,9 @@ export interface ShardState {
 /**
  * The state of sessions, shard by shard. It is a cache of the fold: losing its tail or all of it loses nothing.
  *
- * Guarantee: a commit is all or nothing, and happens only while `token` owns the shard and position and versions are as expected.
- * Errors:    Unavailable when the store did not answer: the caller does not know what is written and must open the shard again.
+ * Guarantee: a commit happens only while `token` owns the shard and position and versions are as expected; 'fenced' and 'stale' have written nothing.
+ * Errors:    Unavailable when the store did not answer, or refused in the middle (a key of another type): the caller does not know what is
+ *            written and must open the shard again.
  */
 export interface SessionStore {
   open(shard: ShardId): Promise<ShardState>;
@@ -81,12 +82,16 @@ export interface SessionStore {
   records(shard: ShardId): AsyncIterable<{ readonly session: SessionId; readonly record: string }>;
   /** Summaries of sessions that ended lately, newest first. */
   recent(shard: ShardId): Promise<string[]>;
-  /** What a shard has applied, and the first mail that a session of it still needs; undefined when the store knows nothing of the shard. */
+  /**
+   * What a shard has applied, and the first mail that a session of it still needs; undefined when the store knows nothing of the shard.
+   *
+   * @throws Refused (POSITION_POISONED) until its next owner has cleared a position that cannot be read
+   */
   lowest(shard: ShardId): Promise<{ readonly applied: number; readonly floor: number | undefined } | undefined>;
-  /** The log went back: what sessions needed of it is gone. Needs the owner token. */
+  /** Removes all floors: the log went back, and what sessions needed of it is gone. Needs the owner token. */
   clearFloors(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
   /** Removes a position that cannot be read. Needs the owner token. */
-  forgetPosition(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
+  clearPosition(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
   /** Removes all of a session, so that it can be built again from the log. Needs the owner token as a commit does. */
   discard(shard: ShardId, token: OwnerToken, session: SessionId): Promise<CommitResult>;
   /** The number of shards fixed at install; the first caller fixes it. */

@@ -28,7 +28,7 @@ export class Actor {
   tasksKnown: readonly string[] = [];
   heardAt: number;
   committedVersion = 0;
-  /** Outbox entries with something of this session that has not been released. */
+  /** Outbox entries of this owner's commits with something of this session that has not been released; for an earlier owner's see `Outbox.hasUnreleased`. */
   unreleased = 0;
   isArchiving = false;
 
@@ -42,9 +42,9 @@ export class Actor {
     this.heardAt = now;
   }
 
-  /** @param isCrowded  there are many sessions in memory: each must weigh little */
-  remember(incoming: Incoming, version: number, isCrowded: boolean): void {
-    this.#mail.push(version, incoming.position.sequence, JSON.stringify(incoming), isCrowded ? limits.mailPackLength : limits.mailPlainLength);
+  /** @param plainMax  characters that may be kept as they are (`plainMaxOf`) */
+  remember(incoming: Incoming, version: number, plainMax: number): void {
+    this.#mail.push(version, incoming.position.sequence, JSON.stringify(incoming), plainMax);
   }
 
   get wantsBaseline(): boolean {

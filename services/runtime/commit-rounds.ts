@@ -6,6 +6,7 @@
  * that it promised are done: what came in one read is committed together, and nothing waits for a turn of the loop.
  *
  * A round that takes long (a node of the store is gone) holds up its own shards only: after `roundMsMax` the others go on.
+ * Whether what they commit then waits for the call before it is the store's affair.
  */
 const roundMsMax = 20; // many times what a commit takes
 

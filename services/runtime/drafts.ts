@@ -1,4 +1,4 @@
-/** What the next commit of a shard writes: the steps of many sessions, gathered until the commit before has been answered. */
+/** What the next commit of a shard writes: the steps of many sessions, gathered until its round begins. */
 import type { SessionId } from '../core/ids.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';

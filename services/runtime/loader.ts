@@ -7,7 +7,7 @@
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { SessionId } from '../core/ids.ts';
 import { parseRecord } from '../core/session/migrate.ts';
-import { isEnded, type Position, tasksOf } from '../core/session/record.ts';
+import { isEnded, type Position, type SessionRecord, tasksOf } from '../core/session/record.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Lease } from '../ports/leases.ts';
@@ -45,15 +45,6 @@ export interface LoaderHost {
   /** Something was gathered for the next commit. */
   onDraft(): void;
   onFenced(): void;
-}
-
-/** One that does not parse is older than any baseline. */
-function versionOf(text: string): number {
-  try {
-    return parseRecord(text).version;
-  } catch {
-    return 0;
-  }
 }
 
 export class Loader {
@@ -165,8 +156,8 @@ export class Loader {
     const { shard } = this.#lease;
     let restored = 0;
     let incarnation = 0;
-    const isLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
-    for await (const { record } of archive.latestOf(shard, isLeft)) {
+    const tellLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
+    for await (const { record } of archive.latestOf(shard, tellLeft)) {
       incarnation = Math.max(incarnation, record.position.incarnation);
       if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
       if (isEnded(record)) {
@@ -179,8 +170,9 @@ export class Loader {
         actor.definition = await definitions.get(record.revision);
         await this.#rebuild(actor, false);
       } catch (error) {
-        if (!(error instanceof Refused)) throw error;
-        isLeft(record.session, error.message);
+        // As in `load`: whatever cannot be tried again is this session's own trouble.
+        if (error instanceof Unavailable) throw error;
+        tellLeft(record.session, messageOf(error));
         residents.forget(actor);
         continue;
       }
@@ -191,16 +183,10 @@ export class Loader {
     return incarnation;
   }
 
-  /** Of the log, as the records that can be read know it. */
-  async latestIncarnation(): Promise<number> {
-    let latest = 0;
-    for await (const { record } of this.#ports.store.records(this.#lease.shard)) {
-      try {
-        latest = Math.max(latest, parseRecord(record).position.incarnation);
-      } catch {
-        // It is built again from the log when somebody asks for it.
-      }
-    }
+  /** Which life of the log the records know of, as far as they can be read. @returns undefined where none is stored */
+  async latestIncarnation(): Promise<number | undefined> {
+    let latest: number | undefined;
+    for await (const { record } of this.#ports.store.records(this.#lease.shard)) latest = Math.max(latest ?? 0, readable(record)?.position.incarnation ?? 0);
     return latest;
   }
 
@@ -210,8 +196,17 @@ export class Loader {
     const { shard, token } = this.#lease;
     const text = await store.load(shard, session);
     if (text === undefined) return false;
-    if (!isOver && versionOf(text) >= version) return true;
+    if (!isOver && (readable(text)?.version ?? 0) >= version) return true;
     if ((await store.discard(shard, token, session)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${shard} was taken while it was opened`);
     return false;
+  }
+}
+
+/** What does not parse is older than any baseline, and is built again from the log when somebody asks for it. */
+function readable(text: string): SessionRecord | undefined {
+  try {
+    return parseRecord(text);
+  } catch {
+    return undefined;
   }
 }

@@ -5,6 +5,7 @@
  * their size. Without it they are most of what a waiting session weighs.
  */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
+import { limits } from '../core/limits.ts';
 
 interface Kept {
   readonly version: number;
@@ -35,6 +36,9 @@ const unpack = ({ lines }: Packed): Kept[] =>
       const [version, sequence] = line.split(' ', 2);
       return { version: Number(version), sequence: Number(sequence), text: line.slice(version!.length + sequence!.length + 2) };
     });
+
+/** How many characters of a session's mail are kept as they are: few where a shard has many sessions in memory, and each must weigh little. */
+export const plainMaxOf = (sessions: number): number => (sessions > limits.mailPlainSessions ? limits.mailPackLength : limits.mailPlainLength);
 
 export class MailBuffer {
   #packed: Packed[] = [];

@@ -1,7 +1,8 @@
 /**
  * The outbox of a shard: what committed steps want, on its way out.
  *
- * Owns     entries that are held back, and the numbers of those that were released and not settled yet.
+ * Owns     entries that are held back, the numbers of those that were released and not settled yet, and which sessions still wait for an
+ *          earlier owner's.
  *
  * B1  Nothing leaves while the outbox holds: the log may already have the answer.
  * B2  An entry is settled only after all of it has left, or waits for its tenant's window; until then the next owner releases it again.
@@ -24,7 +25,7 @@ export interface Outgoing {
   readonly effects: readonly PendingEffect[];
   readonly actors: readonly Actor[];
   /** Whom it is about, where an earlier owner stored it: their actors may not be in memory. */
-  readonly restored?: readonly SessionId[];
+  readonly sessions?: readonly SessionId[];
 }
 
 export interface OutboxPorts extends ReleasePorts {
@@ -60,9 +61,9 @@ export class Outbox {
     for (const { id, body } of entries) {
       try {
         const entry = decodeOutbox(body);
-        const restored = [...sessionsOf(entry)];
-        for (const session of restored) this.#unreleased.set(session, (this.#unreleased.get(session) ?? 0) + 1);
-        this.#held.push({ id, entry, effects: [], actors: [], restored });
+        const sessions = [...sessionsOf(entry)];
+        for (const session of sessions) this.#unreleased.set(session, (this.#unreleased.get(session) ?? 0) + 1);
+        this.#held.push({ id, entry, effects: [], actors: [], sessions });
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         poisoned.push({ id, body, problem: error.message });
@@ -79,7 +80,10 @@ export class Outbox {
     this.#onReleased([]);
   }
 
-  /** A baseline must wait: with it the session may be forgotten, and this entry is all that knows of its end. */
+  /**
+   * Does something of this session that an earlier owner stored still wait to leave? Its baseline waits too: with it the session may be
+   * forgotten, and the entry is all that knows of its end.
+   */
   hasUnreleased(session: SessionId): boolean {
     return this.#unreleased.has(session);
   }
@@ -144,7 +148,7 @@ export class Outbox {
     if (!this.#isOpen()) return;
     if (outgoing.id > 0) this.#settled.push(outgoing.id);
     for (const actor of outgoing.actors) actor.unreleased -= 1;
-    for (const session of outgoing.restored ?? []) {
+    for (const session of outgoing.sessions ?? []) {
       const left = this.#unreleased.get(session)! - 1;
       if (left > 0) this.#unreleased.set(session, left);
       else this.#unreleased.delete(session);

@@ -3,7 +3,7 @@
  * steps of many sessions at once.
  *
  * Owns     the shard's position, and the order in which its messages are applied, committed and released.
- * Asks     Loader for sessions, `step` for decisions, SessionStore to commit, Outbox to release, Windows to
+ * Asks     Loader for sessions, `step` for decisions, CommitRounds when to commit, SessionStore to commit, Outbox to release, Windows to
  *          let effects into the queues, Baselines to put away.
  *
  * S1  Messages of a session are applied in order; different sessions do not wait for each other.
@@ -36,6 +36,7 @@ import { DeadLetters } from './dead-letters.ts';
 import type { Definitions } from './definitions.ts';
 import { Drafts } from './drafts.ts';
 import { Loader } from './loader.ts';
+import { plainMaxOf } from './mail-buffer.ts';
 import { Outbox } from './outbox.ts';
 import { Residents } from './residents.ts';
 import type { ShardWindows, Windows } from './windows.ts';
@@ -128,7 +129,7 @@ export class Shard {
     const { store, mailbox, effects, telemetry } = this.#ports;
     // All at once, after the lease: nobody else writes here any more, and every question sees what the last owner committed.
     const [state, bounds, queue, last] = await Promise.all([store.open(this.id), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
-    if (state.problem !== undefined) await this.#forgetPosition(state.problem);
+    if (state.problem !== undefined) await this.#clearPosition(state.problem);
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
     this.#log = bounds.created;
@@ -155,15 +156,19 @@ export class Shard {
     this.#outbox.isHolding = true;
     const poisoned = this.#outbox.restore(state.outbox);
     this.#isOpen = true;
-    // What they said of pending effects is known without them; ends and events that only they knew of are for a person to look at.
-    this.#offersAll ||= poisoned.length > 0 || state.problem !== undefined;
+    // Poisoned entries: what they said of pending effects is known without them; ends and events that only they knew of are for a person to look at.
+    this.#offersAll ||= poisoned.length > 0;
 
-    // Records that are there know which life of the log it is, and what of it they have heard.
-    if (state.problem !== undefined) this.#incarnation = await this.#loader.latestIncarnation();
+    // Records without a position: it could not be read, now or by an owner that died before it stored another. They know which life of the log it
+    // is, and what of it they have heard; whether all that is pending was offered, only the position knew.
+    const latest = state.at ? undefined : await this.#loader.latestIncarnation();
+    if (latest !== undefined) {
+      this.#incarnation = latest;
+      this.#offersAll = true;
+    }
     // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
     if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) {
-      const hasState = state.at !== undefined || state.problem !== undefined;
-      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(hasState));
+      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined));
     }
 
     for (const session of this.#baselines.unsettled()) if (!this.#residents.get(session)) this.#activate(session);
@@ -186,9 +191,9 @@ export class Shard {
   }
 
   /** All else is there and may be well: the log is read from its beginning, and sessions skip what they have heard. */
-  async #forgetPosition(problem: string): Promise<void> {
+  async #clearPosition(problem: string): Promise<void> {
     this.#ports.telemetry.refused('redis', 'POSITION_POISONED', { shard: this.id, cause: problem });
-    if ((await this.#ports.store.forgetPosition(this.id, this.lease.token)) === 'fenced') {
+    if ((await this.#ports.store.clearPosition(this.id, this.lease.token)) === 'fenced') {
       throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
     }
   }
@@ -327,7 +332,7 @@ export class Shard {
     this.#drafts.keep(actor, incoming, stepped);
     actor.record = record;
     actor.live = stepped.live;
-    actor.remember(incoming, record.version, this.#residents.size > limits.mailPlainSessions);
+    actor.remember(incoming, record.version, plainMaxOf(this.#residents.size));
     this.#baselines.need(actor.session, incoming.position.sequence);
     this.#waking.delete(actor.session);
     telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
@@ -504,7 +509,7 @@ export class Shard {
     this.#baselines.committed(archived);
     const { entry, effects, actors } = gathered;
     if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors });
-    // Not awaited: others commit meanwhile.
+    // Not awaited: this commit's round, and with it other shards, would wait for it.
     if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) this.#letGo().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
     if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
       this.#isPaused = false;

@@ -82,7 +82,7 @@ describe.each([
 });
 
 describe('a server that accepts connections and says nothing', () => {
-  const isOver = (topology: Topology, redis: ScriptedRedis | undefined) => {
+  const end = (topology: Topology, redis: ScriptedRedis | undefined) => {
     redis?.disconnect();
     return topology.stop();
   };
@@ -91,11 +91,11 @@ describe('a server that accepts connections and says nothing', () => {
     const topology = await startSentinels();
     let redis: ScriptedRedis | undefined;
     try {
-      await topology.freezeHelpers();
+      topology.freezeFirstSentinel();
       redis = await connectedRedis(topology.url);
       expect(await redis.ping()).toBe('PONG');
     } finally {
-      await isOver(topology, redis);
+      await end(topology, redis);
     }
   });
 
@@ -105,11 +105,11 @@ describe('a server that accepts connections and says nothing', () => {
     const redis = await connectedRedis(topology.url);
     try {
       const shard = 5 as ShardId;
-      await topology.freezeHelpers();
+      topology.freezeReplicas();
       await topology.takeMasterOf(keysOf('gone', shard).owner, 'SIGSTOP');
       await expect(redisSessionStore(redis, 'gone').open(shard)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
     } finally {
-      await isOver(topology, redis);
+      await end(topology, redis);
     }
   });
 });

@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { limits } from '../../services/core/limits.ts';
-import { MailBuffer } from '../../services/runtime/mail-buffer.ts';
+import { MailBuffer, plainMaxOf } from '../../services/runtime/mail-buffer.ts';
 
 const message = (version: number, padding = '') =>
   JSON.stringify({ message: { kind: 'toolReturned', effect: `desk-0123456789abcdef_${version}_0`, padding }, at: version, position: { sequence: version * 3 } });
@@ -53,7 +53,7 @@ test('mail that repeats itself weighs little: a session that waits holds no more
   expect(most).toBeLessThan(20_000);
 });
 
-test('what may be kept as it is, is, until it is too much', () => {
+test('mail is kept as it is up to the length given, and compressed beyond it', () => {
   const buffer = new MailBuffer();
   for (let version = 1; buffer.length < limits.mailPlainLength - 1_000; version += 1) {
     buffer.push(version, version, message(version, 'the same words again and again'.repeat(8)), limits.mailPlainLength);
@@ -61,4 +61,8 @@ test('what may be kept as it is, is, until it is too much', () => {
   }
   buffer.push(1_000, 1_000, message(1_000, 'x'.repeat(1_000)), limits.mailPlainLength);
   expect(buffer.weight).toBeLessThan(buffer.length / 4);
+});
+
+test('with more than 32 sessions in memory mail is compressed sooner', () => {
+  expect([1, 32, 33].map((sessions) => plainMaxOf(sessions))).toEqual([32_768, 32_768, 4_096]);
 });

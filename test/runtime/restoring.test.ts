@@ -10,6 +10,7 @@ import type { HostId, Revision, SessionId, ShardId, TaskId } from '../../service
 import { modelPool, type PendingEffect } from '../../services/core/session/effects.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { endEventOf } from '../../services/core/wire/cloud-event.ts';
+import type { SessionCommit } from '../../services/ports/session-store.ts';
 import { CommitRounds } from '../../services/runtime/commit-rounds.ts';
 import { Definitions } from '../../services/runtime/definitions.ts';
 import { encodeOutbox } from '../../services/runtime/outbox-entry.ts';
@@ -43,8 +44,23 @@ function world() {
   };
 }
 
+/** What an earlier owner has committed of a session. */
+const stored = (record: SessionRecord, more: Partial<SessionCommit> = {}): SessionCommit => ({
+  session: record.session,
+  expectedVersion: 0,
+  version: record.version,
+  record: JSON.stringify(record),
+  entries: [],
+  pending: [],
+  resolved: [],
+  wakeAt: undefined,
+  floor: undefined,
+  ...more,
+});
+
 test('a session that cannot be brought back from the archive holds up no other of its shard', async () => {
   const { owner, archive, store, mailbox, events, telemetry } = world();
+  await archive.putBundle('junk' as Revision, { agent: { machine: 7 } } as never);
   const archived = async (session: string, more: Parameters<typeof task>[1] = {}) => {
     const talk = new Talk();
     talk.say(task('hello', more));
@@ -56,6 +72,7 @@ test('a session that cannot be brought back from the archive holds up no other o
     );
   };
   await archived('lost-1', { revision: 'gone' as Revision });
+  await archived('lost-2', { revision: 'junk' as Revision });
   await archived(address.session);
 
   const shard = await owner('b1');
@@ -81,19 +98,7 @@ test('an end that an earlier owner committed and nobody has told keeps its sessi
   await store.commit(shardId, before.token, {
     from: undefined,
     to: { position: { incarnation: 0, sequence: 2, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
-    sessions: [
-      {
-        session: address.session,
-        expectedVersion: 0,
-        version: record!.version,
-        record: JSON.stringify(record),
-        entries: talk.entries.map((entry) => JSON.stringify(entry)),
-        pending: [],
-        resolved: [],
-        wakeAt: undefined,
-        floor: 1,
-      },
-    ],
+    sessions: [stored(record!, { entries: talk.entries.map((entry) => JSON.stringify(entry)), floor: 1 })],
     outbox: { id: 1, body: encodeOutbox({ pending: [], prompts: [{ ...address, effect: reply, event: endEventOf(record!, reply, 1, 0) }], events: [] }) },
     settled: [],
     archived: [],
@@ -117,7 +122,10 @@ test('an end that an earlier owner committed and nobody has told keeps its sessi
   shard.close();
 });
 
-test('a position that does not parse: records stay, what was pending is offered again, and the session goes on', async () => {
+test.each([
+  ['does not parse', false],
+  ['was cleared by an owner that died before its first commit', true],
+])('a position that %s: records stay, what was pending is offered again, and the session goes on', async (_, isCleared) => {
   const { owner, store, mailbox, effects, archive, telemetry } = world();
   const talk = new Talk(definitionOf());
   talk.say(task('hello'));
@@ -134,22 +142,16 @@ test('a position that does not parse: records stay, what was pending is offered 
     from: undefined,
     to: { position: { incarnation: 0, sequence: 1, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
     sessions: [
-      {
-        session: address.session,
-        expectedVersion: 0,
-        version: record!.version,
-        record: JSON.stringify(record),
+      stored(record!, {
         entries: talk.entries.map((entry) => JSON.stringify(entry)),
         pending: wanted.map((effect) => ({ id: (effect as PendingEffect).id, body: JSON.stringify(effect) })),
-        resolved: [],
-        wakeAt: undefined,
-        floor: undefined,
-      },
+      }),
     ],
     settled: [],
     archived: [],
   });
-  store.poisonPosition(shardId);
+  if (isCleared) await store.clearPosition(shardId, before.token);
+  else store.poisonPosition(shardId);
   await effects.take(
     modelPool,
     9,
@@ -162,7 +164,7 @@ test('a position that does not parse: records stay, what was pending is offered 
 
   const shard = await owner('b1');
 
-  expect(telemetry.counts['refused.redis.POSITION_POISONED']).toBe(1);
+  expect(telemetry.counts['refused.redis.POSITION_POISONED']).toBe(isCleared ? undefined : 1);
   await eventually(async () => (await archive.latest(shardId, address.session))?.record.status === 'completed');
   expect((await archive.latest(shardId, address.session))!.record.version).toBe(record!.version + 1);
   expect(telemetry.lines.filter(({ message }) => message.includes('rebuilt'))).toEqual([]);
@@ -178,10 +180,7 @@ test('a position that does not parse: which life of the log it is, records know,
   await store.commit(shardId, before.token, {
     from: undefined,
     to: { position: record.position, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
-    sessions: [
-      { session: address.session, expectedVersion: 0, version: 1, record: JSON.stringify(record), entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
-      { session: 'junk-1' as SessionId, expectedVersion: 0, version: 1, record: '{}', entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
-    ],
+    sessions: [stored(record), stored(record, { session: 'junk-1' as SessionId, record: '{}' })],
     settled: [],
     archived: [],
   });

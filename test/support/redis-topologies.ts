@@ -1,4 +1,4 @@
-/** Redis as people run it: a master with a replica and three sentinels, or a cluster of three masters with a replica each. Real processes on free ports. */
+/** Redis as people run it: a master with a replica and three sentinels, a cluster of three masters with a replica each, or one server with all slots of a cluster. Real processes on free ports. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -16,8 +16,6 @@ export interface Topology {
   readonly url: string;
   /** End the server that now holds a key with -9, or let it fall silent with its connections open, as a node without power does. */
   takeMasterOf(key: string, signal: 'SIGKILL' | 'SIGSTOP'): Promise<void>;
-  /** Let fall silent whom a client asks for help: the first sentinel, or the replicas of a cluster. */
-  freezeHelpers(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -72,7 +70,7 @@ class Servers {
 
 const durable = ['appendonly yes', 'appendfsync everysec', 'save ""', 'repl-diskless-sync-delay 0'];
 
-export async function startSentinels(): Promise<Topology> {
+export async function startSentinels(): Promise<Topology & { freezeFirstSentinel(): void }> {
   const servers = new Servers();
   const master = await servers.start(durable);
   await servers.start([...durable, `replicaof 127.0.0.1 ${master.port}`]);
@@ -102,14 +100,14 @@ export async function startSentinels(): Promise<Topology> {
       await servers.ask(Number(port), (redis) => redis.wait(1, 5_000));
       await servers.take(Number(port), signal);
     },
-    async freezeHelpers() {
+    freezeFirstSentinel() {
       sentinels[0]!.running.signal('SIGSTOP');
     },
     stop: () => servers.stop(),
   };
 }
 
-export async function startCluster(): Promise<Topology> {
+export async function startCluster(): Promise<Topology & { freezeReplicas(): void }> {
   const servers = new Servers();
   const config = [...durable, 'cluster-enabled yes', 'cluster-node-timeout 1000', 'cluster-require-full-coverage no'];
   const nodes: Node[] = [];
@@ -142,7 +140,7 @@ export async function startCluster(): Promise<Topology> {
       await servers.ask(port, (redis) => redis.wait(1, 5_000));
       await servers.take(port, signal);
     },
-    async freezeHelpers() {
+    freezeReplicas() {
       for (const { running } of nodes.slice(3)) running.signal('SIGSTOP');
     },
     stop: () => servers.stop(),

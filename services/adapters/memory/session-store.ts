@@ -1,5 +1,5 @@
 /** The session store in memory, with the same refusals as the commit script. It can be flushed, as a Redis can. */
-import { Unavailable } from '../../core/errors.ts';
+import { Refused, Unavailable } from '../../core/errors.ts';
 import type { HostId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
@@ -142,7 +142,8 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       return data(shard).recent;
     },
     async lowest(shard) {
-      const { at, floors } = data(shard);
+      const { at, problem, floors } = data(shard);
+      if (problem !== undefined) throw new Refused('POSITION_POISONED', problem);
       return at && { applied: at.position.sequence, floor: floors.size > 0 ? Math.min(...floors.values()) : undefined };
     },
     async discard(shard, token, session) {
@@ -154,7 +155,7 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       for (const id of held.pending.keys()) if (id.startsWith(`${session}_`)) held.pending.delete(id);
       return 'committed';
     },
-    async forgetPosition(shard, token) {
+    async clearPosition(shard, token) {
       if (ownerOf(shard) !== token) return 'fenced';
       const held = data(shard);
       held.at = undefined;

@@ -69,7 +69,7 @@ export function natsArchive(nats: Nats): Archive {
           const baseline = withoutPart(unpack(message.bytes()));
           latest.set(baseline.record.session, baseline);
         } catch (error) {
-          onUnreadable(message.subject.slice(message.subject.lastIndexOf('.') + 1) as SessionId, messageOf(error));
+          onUnreadable(subjects.sessionOfArchive(message.subject), messageOf(error));
         }
       });
       yield* latest.values();

@@ -33,9 +33,11 @@ export function commitArguments(commit: Commit, token: OwnerToken, conversationP
   return args;
 }
 
+const argumentWeight = 256; // what an argument costs beside its characters
+
 /** What a call with them costs the server, in characters. */
 export function weightOf(args: Arguments): number {
-  let weight = 256 * args.length;
+  let weight = argumentWeight * args.length;
   for (const arg of args) if (typeof arg === 'string') weight += arg.length;
   return weight;
 }

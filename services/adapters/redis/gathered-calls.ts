@@ -3,7 +3,8 @@
  * both sides as much as what is in it.
  *
  * The script is given the keys of all, and of each its arguments with their number first. It answers with a list: what it has to say to
- * each, or `ERROR` and what Redis said.
+ * each, or `ERROR` and what Redis said. A call that would grow too heavy leaves at once. Where the server takes no keys of two slots, all go
+ * alone from the first refusal on.
  */
 import { ReplyError } from 'ioredis';
 
@@ -30,7 +31,7 @@ export class GatheredCalls<Answer> {
   readonly #weightMax: number;
   #askedMax: number;
   #asked: Asked<Answer>[] = [];
-  /** Of those. */
+  /** Of what is gathered, in the same measure. */
   #weight = 0;
   /** Calls without an answer yet. */
   #underWay = 0;

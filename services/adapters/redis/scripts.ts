@@ -35,8 +35,9 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZRANGE', KEYS[1], 0, -1)`;
 
 /**
- * claimCalls: for each call KEYS pending, claim, conversation; ARGV 5, effect, holder, ms, from, to. Returns for each 'settled', 'held' by another,
- * the entries (who holds it already holds it for longer), or ERROR and what Redis said.
+ * claimCalls: for each call KEYS pending, claim, conversation; ARGV 5 (how many follow), effect, holder, ms, first entry, entry after the last.
+ * Returns for each 'settled', 'held' by another, the entries (who holds it already holds it for longer), or ERROR and what Redis said. No call is
+ * held up by another.
  */
 const claimCalls = `
 local function claim(key, from)
@@ -68,8 +69,8 @@ end
 redis.call('ZREM', KEYS[6], ARGV[2])
 return 'OK'`;
 
-/** forget: KEYS owner, and a key; ARGV token. Removes the key: a position that cannot be read, or floors when the mail that they speak of is gone. */
-const forget = `
+/** clear: KEYS owner, and a key; ARGV token. Removes the key: a position that cannot be read, or floors when the mail that they speak of is gone. */
+const clear = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 'FENCED' end
 redis.call('DEL', KEYS[2])
 return 'OK'`;
@@ -91,7 +92,7 @@ export interface ScriptedRedis extends Redis {
     token: string,
     session: string,
   ): Promise<'OK' | 'FENCED'>;
-  understudyForget(owner: string, key: string, token: string): Promise<'OK' | 'FENCED'>;
+  understudyClear(owner: string, key: string, token: string): Promise<'OK' | 'FENCED'>;
 }
 
 export interface RedisCredentials {
@@ -160,8 +161,8 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
   redis.defineCommand('understudyClaim', { lua: claimCalls });
   redis.defineCommand('understudyDiscard', { numberOfKeys: 6, lua: discard });
-  redis.defineCommand('understudyForget', { numberOfKeys: 2, lua: forget });
-  // A cluster has the same commands; all keys of a call lie under one hash tag.
+  redis.defineCommand('understudyClear', { numberOfKeys: 2, lua: clear });
+  // A cluster has the same commands; there each call is of one shard, and its keys lie under one hash tag.
   return redis as ScriptedRedis;
 }
 

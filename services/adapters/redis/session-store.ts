@@ -10,7 +10,7 @@ import { clusterKeys, keysOf, type ShardKeys } from '../../core/wire/keys.ts';
 import type { CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
 import { commitArguments, weightOf } from './commit-arguments.ts';
 import { type CallLimits, GatheredCalls } from './gathered-calls.ts';
-import { parsePosition } from './position.ts';
+import { parsePosition, readPosition } from './position.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
 export async function answering<Value>(what: string, promise: Promise<Value>): Promise<Value> {
@@ -30,7 +30,7 @@ const parseEntries = (texts: readonly string[]): Entry[] =>
     return parsed.data;
   });
 
-/** Of one call of a script, so that it is over in some milliseconds. A commit weighs its characters, and an argument as much as 256 of them; a claim the entries that it reads. */
+/** Of one call of a script, so that it is over in some milliseconds. A commit weighs what `weightOf` says, a claim the entries that it reads. */
 const commitLimits = { askedMax: 1_000, weightMax: 4 * 1_048_576 };
 const claimLimits = { askedMax: 64, weightMax: 512 };
 
@@ -52,16 +52,9 @@ function keysByShard(prefix: string): (shard: ShardId) => ShardKeys {
 export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
   const keys = keysByShard(prefix);
   const commits = new GatheredCalls<string>((...call) => redis.understudyCommit(...call), limitsFor(redis, commitLimits));
-  const forget = async (shard: ShardId, key: string, token: OwnerToken): Promise<CommitResult> => {
-    const result = await answering('forget', redis.understudyForget(keys(shard).owner, key, token));
+  const clear = async (shard: ShardId, key: string, token: OwnerToken): Promise<CommitResult> => {
+    const result = await answering('clear', redis.understudyClear(keys(shard).owner, key, token));
     return result === 'OK' ? 'committed' : 'fenced';
-  };
-  const readPosition = (text: string | null): Pick<ShardState, 'at' | 'problem'> => {
-    try {
-      return { at: text === null ? undefined : parsePosition(text) };
-    } catch (error) {
-      return { at: undefined, problem: messageOf(error) };
-    }
   };
   return {
     async open(shard): Promise<ShardState> {
@@ -137,8 +130,8 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       return result === 'OK' ? 'committed' : 'fenced';
     },
 
-    forgetPosition: (shard, token) => forget(shard, keys(shard).position, token),
-    clearFloors: (shard, token) => forget(shard, keys(shard).floors, token),
+    clearPosition: (shard, token) => clear(shard, keys(shard).position, token),
+    clearFloors: (shard, token) => clear(shard, keys(shard).floors, token),
 
     async fixShards(shards) {
       const key = clusterKeys(prefix).settings;

@@ -18,6 +18,7 @@ export function subjectsOf(prefix = 'understudy') {
     dead: (tenant: string, agent: string) => `${prefix}.dead.${tenant}.${agent}`,
     stream: (tenant: TenantId, session: SessionId) => `${prefix}.stream.${tenant}.${session}`,
     archive: (shard: ShardId | number, session: SessionId | '*') => `${prefix}.archive.${shard}.${session}`,
+    sessionOfArchive: (subject: string) => subject.slice(subject.lastIndexOf('.') + 1) as SessionId,
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
     workspace: (tenant: string, session: string, part: string) => `${prefix}.workspace.${tenant}.${session}.${part}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
