@@ -55,7 +55,7 @@ export type CommitResult = 'committed' | 'fenced' | 'stale';
 export interface ShardState {
   /** Undefined when the store knows nothing of the shard (it is new, or everything was lost), and when what it has cannot be read. */
   readonly at: ShardPosition | undefined;
-  /** Why the position cannot be read. All else may be well: forget the position, and read the log from its beginning. */
+  /** Why the position cannot be read. All else may be well: clear the position, and read the log from its beginning. */
   readonly problem?: string | undefined;
   readonly outbox: readonly { readonly id: number; readonly body: string }[];
   /** Sessions with mail since their last baseline, and the first sequence of it. */

@@ -12,6 +12,7 @@ import type { Commit, ModelCalls, SessionCommit, SessionStore } from '../../serv
 import { eventually } from '../support/eventually.ts';
 import { startCluster, startSlottedServer } from '../support/redis-topologies.ts';
 import { startServers } from '../support/servers.ts';
+import { sessionCommit } from '../support/sessions.ts';
 
 let shardCount = 100;
 /** A position after so many commits, of a log that was made at 7. */
@@ -30,18 +31,7 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       shardCount += 1;
       return (await world.leases.acquire(shardCount as ShardId, host(id), 'boot1', ms))!;
     };
-    const session = (more: Partial<SessionCommit> = {}): SessionCommit => ({
-      session: 's1' as SessionId,
-      expectedVersion: 0,
-      version: 1,
-      record: '{"n":1}',
-      entries: [],
-      pending: [],
-      resolved: [],
-      wakeAt: undefined,
-      floor: undefined,
-      ...more,
-    });
+    const session = (more: Partial<SessionCommit> = {}) => sessionCommit({ session: 's1' as SessionId, record: '{"n":1}', ...more });
     const commit = (more: Partial<Commit> = {}): Commit => ({ from: undefined, to: at(1), sessions: [session()], settled: [], archived: [], ...more });
     const effect = (id: string): PendingEffect =>
       ({
@@ -387,17 +377,7 @@ describe('what is asked of Redis in one turn', () => {
   let servers: Awaited<ReturnType<typeof startServers>>;
   let store: SessionStore;
   let leases: Lease[];
-  const session = (id: string): SessionCommit => ({
-    session: id as SessionId,
-    expectedVersion: 0,
-    version: 1,
-    record: '{}',
-    entries: [],
-    pending: [{ id: `${id}_1_0` as EffectId, body: '{}' }],
-    resolved: [],
-    wakeAt: undefined,
-    floor: undefined,
-  });
+  const session = (id: string) => sessionCommit({ session: id as SessionId, pending: [{ id: `${id}_1_0` as EffectId, body: '{}' }] });
   const commitAll = (sessions: readonly SessionCommit[]) =>
     Promise.allSettled(leases.map(({ shard, token }) => store.commit(shard, token, { from: undefined, to: at(1), sessions, settled: [], archived: [] })));
   const scriptCalls = async () => Number(/cmdstat_evalsha:calls=(\d+)/.exec(await servers.connections.redis.info('commandstats'))?.[1] ?? 0);

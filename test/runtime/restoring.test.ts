@@ -17,7 +17,7 @@ import { encodeOutbox } from '../../services/runtime/outbox-entry.ts';
 import { Shard } from '../../services/runtime/shard.ts';
 import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
-import { address, bundleOf, definitionOf, replied, revision, Talk, task } from '../support/sessions.ts';
+import { address, bundleOf, definitionOf, replied, revision, sessionCommit, Talk, task } from '../support/sessions.ts';
 
 const shardId = 0 as ShardId;
 
@@ -45,18 +45,8 @@ function world() {
 }
 
 /** What an earlier owner has committed of a session. */
-const stored = (record: SessionRecord, more: Partial<SessionCommit> = {}): SessionCommit => ({
-  session: record.session,
-  expectedVersion: 0,
-  version: record.version,
-  record: JSON.stringify(record),
-  entries: [],
-  pending: [],
-  resolved: [],
-  wakeAt: undefined,
-  floor: undefined,
-  ...more,
-});
+const stored = (record: SessionRecord, more: Partial<SessionCommit> = {}): SessionCommit =>
+  sessionCommit({ session: record.session, version: record.version, record: JSON.stringify(record), ...more });
 
 test('a session that cannot be brought back from the archive holds up no other of its shard', async () => {
   const { owner, archive, store, mailbox, events, telemetry } = world();

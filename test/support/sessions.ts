@@ -10,6 +10,7 @@ import type { SessionRecord } from '../../services/core/session/record.ts';
 import { type AgentSpec, agentSpecSchema, type Bundle, modelSpecSchema } from '../../services/core/session/specs.ts';
 import { step } from '../../services/core/session/step.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import type { SessionCommit } from '../../services/ports/session-store.ts';
 
 export const address = { tenant: 'acme' as TenantId, session: 'clerk-1' as SessionId };
 export const agent = 'clerk' as AgentName;
@@ -57,6 +58,20 @@ export const replied = (effect: string, reply: Partial<ModelReply> & { calls?: M
     attempts: 1,
     ...reply,
   },
+});
+
+/** What a commit writes of a session: one step of a new one that wants nothing, unless it is told otherwise. */
+export const sessionCommit = (more: Partial<SessionCommit> = {}): SessionCommit => ({
+  session: address.session,
+  expectedVersion: 0,
+  version: 1,
+  record: '{}',
+  entries: [],
+  pending: [],
+  resolved: [],
+  wakeAt: undefined,
+  floor: undefined,
+  ...more,
 });
 
 export const call = (name: string, args: unknown = {}, id = `call-${name}`) => ({ id, name, arguments: typeof args === 'string' ? args : JSON.stringify(args) });
