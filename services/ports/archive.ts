@@ -19,10 +19,11 @@ export interface Baseline {
 export interface Archive {
   /** @param mail  each as JSON, in order: what was kept as text need not be parsed to be stored */
   append(shard: ShardId, record: SessionRecord, mail: readonly string[]): Promise<void>;
+  /** That of the highest version. */
   latest(shard: ShardId, session: SessionId): Promise<Baseline | undefined>;
   /** All baselines of a session, oldest first. */
   chain(shard: ShardId, session: SessionId): Promise<Baseline[]>;
-  /** The last baseline of every session of a shard. @param onUnreadable  told of each that does not parse */
+  /** What was written last of every session of a shard: by an owner that was paused, it may be older than `latest`. @param onUnreadable  told of each that does not parse */
   latestOf(shard: ShardId, onUnreadable: (session: SessionId, why: string) => void): AsyncIterable<Baseline>;
   putBundle(revision: Revision, bundle: Bundle): Promise<void>;
   bundle(revision: Revision): Promise<Bundle | undefined>;

@@ -157,7 +157,9 @@ export class Loader {
     let restored = 0;
     let incarnation = 0;
     const tellLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
-    for await (const { record } of archive.latestOf(shard, tellLeft)) {
+    for await (const { record: written } of archive.latestOf(shard, tellLeft)) {
+      // What was written last may be of the past of its session: what has ended stays so, of others the chain is asked.
+      const record = isEnded(written) ? written : ((await archive.latest(shard, written.session))?.record ?? written);
       incarnation = Math.max(incarnation, record.position.incarnation);
       if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
       if (isEnded(record)) {

@@ -256,6 +256,14 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const found = [];
         for await (const baseline of world.archive.latestOf(shard, () => undefined)) found.push(baseline.record.version);
         expect(found).toEqual([2]);
+        // An owner that was paused writes one of its past.
+        await world.archive.append(
+          shard,
+          first.record,
+          first.mail.map((incoming) => JSON.stringify(incoming)),
+        );
+        expect(await world.archive.latest(shard, first.record.session)).toEqual(plain(second));
+        expect(await world.archive.chain(shard, first.record.session)).toEqual([plain(first), plain(second)]);
       });
 
       test('bundles are found by revision', async () => {

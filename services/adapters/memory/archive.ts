@@ -11,6 +11,9 @@ export function memoryArchive(): Archive {
   const bundles = new Map<Revision, Bundle>();
   const parse = (text: string) => JSON.parse(text) as Baseline;
   const chainOf = (shard: ShardId, session: SessionId) => (chains.get(shard)?.get(session) ?? []).map(parse);
+  /** Without what was written twice, or late by an owner that was paused. */
+  const grownOf = (shard: ShardId, session: SessionId) =>
+    chainOf(shard, session).filter(({ record }, index, all) => all.slice(0, index).every((before) => before.record.version < record.version));
   return {
     async append(shard, record, mail) {
       const sessions = chains.get(shard) ?? new Map<SessionId, string[]>();
@@ -18,8 +21,8 @@ export function memoryArchive(): Archive {
       const { session } = record;
       sessions.set(session, [...(sessions.get(session) ?? []), `{"record":${JSON.stringify(record)},"mail":[${mail.join(',')}]}`]);
     },
-    latest: async (shard, session) => chainOf(shard, session).at(-1),
-    chain: async (shard, session) => chainOf(shard, session).filter((baseline, index, all) => index === 0 || baseline.record.version > all[index - 1]!.record.version),
+    latest: async (shard, session) => grownOf(shard, session).at(-1),
+    chain: async (shard, session) => grownOf(shard, session),
     async *latestOf(shard) {
       for (const session of chains.get(shard)?.keys() ?? []) {
         const latest = chainOf(shard, session).at(-1);

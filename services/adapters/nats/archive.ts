@@ -2,7 +2,7 @@
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { z } from 'zod';
 import { messageOf, Refused } from '../../core/errors.ts';
-import type { Revision, SessionId } from '../../core/ids.ts';
+import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
 import { messageSchema } from '../../core/session/messages.ts';
 import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
@@ -31,6 +31,17 @@ export function natsArchive(nats: Nats): Archive {
   const { subjects, streams, publisher } = nats;
   const bundles = new Map<Revision, Promise<Bundle | undefined>>();
   const last = async (stream: string, subject: string): Promise<string | undefined> => (await lastMessage(nats, stream, { last_by_subj: subject }))?.text;
+  const chainOf = async (shard: ShardId, session: SessionId): Promise<Baseline[]> => {
+    const packed: Uint8Array[] = [];
+    await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, session), afterSequence: 0 }, (message) => packed.push(message.bytes()));
+    // A baseline that was written twice (its writer died before it could note the first) counts once.
+    const kept: (Baseline & { part: number })[] = [];
+    for (const baseline of packed.map(unpack)) {
+      const before = kept.at(-1);
+      if (!before || baseline.record.version > before.record.version || (baseline.record.version === before.record.version && baseline.part > before.part)) kept.push(baseline);
+    }
+    return kept.map(withoutPart);
+  };
   return {
     async append(shard, record, all) {
       const subject = subjects.archive(shard, record.session);
@@ -49,19 +60,10 @@ export function natsArchive(nats: Nats): Archive {
     },
     async latest(shard, session) {
       const message = await lastMessage(nats, streams.archive, { last_by_subj: subjects.archive(shard, session) });
-      return message && withoutPart(unpack(message.bytes));
+      // Nothing fences the archive: an owner that was paused may write one of its past after the last. What counts is the version.
+      return message && (await chainOf(shard, session)).at(-1);
     },
-    async chain(shard, session) {
-      const found: (Baseline & { part: number })[] = [];
-      await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, session), afterSequence: 0 }, (message) => found.push(unpack(message.bytes())));
-      // A baseline that was written twice (its writer died before it could note the first) counts once.
-      const kept: (Baseline & { part: number })[] = [];
-      for (const baseline of found) {
-        const before = kept.at(-1);
-        if (!before || baseline.record.version > before.record.version || (baseline.record.version === before.record.version && baseline.part > before.part)) kept.push(baseline);
-      }
-      return kept.map(({ record, mail }) => ({ record, mail }));
-    },
+    chain: chainOf,
     async *latestOf(shard, onUnreadable) {
       const latest = new Map<SessionId, Baseline>();
       await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, '*'), afterSequence: 0, deliver: 'last-per-subject' }, (message) => {
