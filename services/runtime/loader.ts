@@ -159,7 +159,7 @@ export class Loader {
     const tellLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
     for await (const { record: written } of archive.latestOf(shard, tellLeft)) {
       // What was written last may be of the past of its session: what has ended stays so, of others the chain is asked.
-      const record = isEnded(written) ? written : ((await archive.latest(shard, written.session))?.record ?? written);
+      const record = isEnded(written) ? written : await this.#latestOf(written);
       incarnation = Math.max(incarnation, record.position.incarnation);
       if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
       if (isEnded(record)) {
@@ -183,6 +183,16 @@ export class Loader {
     }
     if (restored > 0) telemetry.log('warn', 'sessions restored from the archive', { shard, sessions: restored });
     return incarnation;
+  }
+
+  /** One whose chain cannot be read is left as it was found: whoever folds it is told. */
+  async #latestOf(written: SessionRecord): Promise<SessionRecord> {
+    try {
+      return (await this.#ports.archive.latest(this.#lease.shard, written.session))?.record ?? written;
+    } catch (error) {
+      if (error instanceof Unavailable) throw error;
+      return written;
+    }
   }
 
   /** Which life of the log the records know of, as far as they can be read. @returns undefined where none is stored */
