@@ -56,20 +56,22 @@ class Later extends Unavailable {
 interface Self {
   readonly gateway: string;
   readonly claimed: Map<EffectId, ShardId>;
+  /** Calls that are being made: their answers may come at any moment. */
+  asking: number;
 }
 
 export async function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
   const { effects, calls, clock, telemetry } = ports;
-  const claimed = new Map<EffectId, ShardId>();
+  const self: Self = { gateway, claimed: new Map(), asking: 0 };
   const taking = await effects.take(
     modelPool,
     concurrency,
-    (taken) => perform(taken, { gateway, claimed }, ports),
+    (taken) => perform(taken, self, ports),
     (_raw, problem) => telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
   const renewing = clock.every(limits.effectHeartbeatMs, () => {
-    for (const [effect, shard] of claimed) calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
+    for (const [effect, shard] of self.claimed) calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
   });
   return {
     ...taking,
@@ -80,9 +82,10 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
   };
 }
 
-async function perform({ effect, signal }: Taken, { gateway, claimed }: Self, ports: GatewayPorts): Promise<boolean> {
+async function perform({ effect, signal }: Taken, self: Self, ports: GatewayPorts): Promise<boolean> {
   if (effect.kind !== 'callModel') throw new Refused('WRONG_POOL', `a ${effect.kind} came to the pool of models`);
   const { calls, shards, telemetry } = ports;
+  const { gateway, claimed } = self;
   const shard = shardOf(effect.tenant, effect.session, shards);
   const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, limits.effectAckWaitMs);
   // Halted, timed out, answered already; or the store lost it and the fold has not come to it again.
@@ -95,18 +98,18 @@ async function perform({ effect, signal }: Taken, { gateway, claimed }: Self, po
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
       const failure: Failure = { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` };
-      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, ports);
+      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, self, ports);
       return true;
     }
     await throttle(effect, ports);
-    const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, ports);
+    const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, self, ports);
     if (signal.aborted) return false; // nobody waits any more
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
     if (outcome.ok) {
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
-      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, ports);
+      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, self, ports);
     } else {
       telemetry.log('warn', 'model failed', {
         effect: effect.id,
@@ -117,7 +120,7 @@ async function perform({ effect, signal }: Taken, { gateway, claimed }: Self, po
         class: outcome.failure.class,
         trace: effect.traceparent,
       });
-      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, ports);
+      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, self, ports);
     }
     return true;
   } finally {
@@ -126,9 +129,9 @@ async function perform({ effect, signal }: Taken, { gateway, claimed }: Self, po
 }
 
 /** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */
-const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: Message, { mailbox, shards, telemetry, clock }: GatewayPorts): Promise<void> =>
+const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: Message, self: Self, { mailbox, shards, telemetry, clock }: GatewayPorts): Promise<void> =>
   patiently(
-    () => mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }),
+    () => mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }, self.asking),
     (cause) => telemetry.log('warn', 'an answer waits to be told', { effect: id, session, cause }),
     clock.sleep,
     () => !signal.aborted,
@@ -185,6 +188,7 @@ async function askAll(
   prompt: Prompt,
   bundle: Bundle,
   signal: AbortSignal,
+  self: Self,
   { model, clock, onText }: GatewayPorts,
 ): Promise<{ outcome: Outcome<Omit<ModelReply, 'attempts'>>; attempts: number; model: string }> {
   let last: Failure = { class: 'permanent', code: 'MODEL_MISSING', message: `agent ${effect.agent} has no model` };
@@ -194,7 +198,10 @@ async function askAll(
     name = spec.name;
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       attempts += 1;
-      const outcome = await model.complete(spec, prompt, { signal, ...(onText ? { onText: (text: string) => onText(effect.tenant, effect.session, text) } : {}) });
+      self.asking += 1;
+      const outcome = await model.complete(spec, prompt, { signal, ...(onText ? { onText: (text: string) => onText(effect.tenant, effect.session, text) } : {}) }).finally(() => {
+        self.asking -= 1;
+      });
       if (outcome.ok) return { outcome: { ok: true, value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) } }, attempts, model: name };
       last = outcome.failure;
       if (signal.aborted || last.class !== 'transient') break;

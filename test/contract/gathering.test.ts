@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { Gatherer } from '../../services/adapters/nats/gatherer.ts';
 import { WaitingRoom } from '../../services/adapters/nats/waiting-room.ts';
 import { limits } from '../../services/core/limits.ts';
@@ -87,6 +87,50 @@ test('a refused message is told to those who are in it, and the others go on', a
   await settled();
   acks[2]!.resolve();
   await next;
+});
+
+/** Time that stands still until it is moved; turns of the event loop go on. */
+function withStoppedTime(): void {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  onTestFinished(() => void vi.useRealTimers());
+}
+
+test('who has more on the way waits for it, and all leave together when the last has come', async () => {
+  withStoppedTime();
+  const { sent, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  void gatherer.add('a', '1', 2);
+  await settled();
+  void gatherer.add('b', '2', 1);
+  await settled();
+  expect(sent).toEqual([]);
+
+  void gatherer.add('a', '3', 0);
+  await settled();
+
+  expect(sent).toEqual([
+    { subject: 'a', texts: ['1', '3'] },
+    { subject: 'b', texts: ['2'] },
+  ]);
+});
+
+test('company that does not come is not waited for long, after a round as before it', async () => {
+  withStoppedTime();
+  const { sent, acks, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  void gatherer.add('a', '1', 5);
+  vi.advanceTimersByTime(2);
+  await settled();
+  expect(sent.map(({ texts }) => texts)).toEqual([['1']]);
+
+  void gatherer.add('a', '2', 5);
+  acks[0]!.resolve();
+  await settled();
+  expect(sent).toHaveLength(1);
+
+  vi.advanceTimersByTime(2);
+  await settled();
+  expect(sent.map(({ texts }) => texts)).toEqual([['1'], ['2']]);
 });
 
 test('in a waiting room those of a subject leave together, in order, when their time has come', async () => {

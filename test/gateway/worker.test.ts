@@ -9,6 +9,7 @@ import type { ShardId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import type { CallModel } from '../../services/core/session/effects.ts';
 import type { Bundle } from '../../services/core/session/specs.ts';
+import { failed, type Outcome } from '../../services/core/tools/job.ts';
 import { startGateway } from '../../services/gateway/worker.ts';
 import { eventually } from '../support/eventually.ts';
 
@@ -117,4 +118,51 @@ test('a claim is renewed for as long as its call takes, and not a moment longer'
   expect(renewed).toEqual([]);
   await taking.stop();
   expect(isStopped).toBe(true);
+});
+
+test('an answer is told with how many more are on the way: calls that are being made, and none that waits before its next try', async () => {
+  const effects = memoryEffects(systemClock);
+  const mailbox = memoryMailbox(systemClock);
+  const told: (number | undefined)[] = [];
+  const answers = new Map<string, (outcome: Outcome<typeof reply>) => void>();
+  const asked: string[] = [];
+  const twoTries = { ...model, attempts: 2, backoffMs: 60_000 };
+  const taking = await startGateway('g', {
+    effects,
+    calls: { claim: async () => [], renew: async () => undefined },
+    mailbox: {
+      ...mailbox,
+      deliver: (shard, envelope, company) => {
+        told.push(company);
+        return mailbox.deliver(shard, envelope);
+      },
+    },
+    archive: { bundle: async () => ({ ...bundle, models: [twoTries] }) as Bundle },
+    model: {
+      complete: (_spec, { traceparent = '' }) =>
+        new Promise((resolve) => {
+          asked.push(traceparent);
+          answers.set(traceparent, resolve);
+        }),
+    },
+    rates: { take: async () => 0 },
+    tenants: () => new Map(),
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+    shards: 1,
+  });
+  for (const name of ['first', 'second', 'failing', 'last']) await effects.offer({ ...call, id: name, traceparent: name } as unknown as CallModel);
+  await eventually(() => asked.length === 4);
+
+  answers.get('failing')!(failed('transient', 'MODEL_OVERLOADED', 'busy'));
+  await new Promise(setImmediate);
+  answers.get('first')!({ ok: true, value: reply });
+  await eventually(() => told.length === 1);
+  answers.get('second')!({ ok: true, value: reply });
+  await eventually(() => told.length === 2);
+  answers.get('last')!({ ok: true, value: reply });
+  await eventually(() => told.length === 3);
+  await taking.stop();
+
+  expect(told).toEqual([2, 1, 0]);
 });

@@ -1,12 +1,14 @@
 /**
  * Natural batching: what gathers for a subject while publishes are under way leaves as one message, when they have been acknowledged.
- * While nothing is under way it leaves at once, with what is added in the same microtask queue: nothing waits for company.
+ * While nothing is under way it leaves at once, with what is added in the same microtask queue. Only who has more of its kind on the way
+ * waits for it, and not for long: each message wakes a broker and its readers, which costs more than what is in it.
  * Subjects go together, in rounds: they share a stream, and few large messages cost it less than many small ones. A round that takes long
  * (an acknowledgement was lost) holds up its own subjects only: after `roundMsMax` the others go on.
  */
 import { limits } from '../../core/limits.ts';
 
 const roundMsMax = 20; // several times what an acknowledgement takes
+const companyMsMax = 2; // what nobody notices in a model call, and a provider's answers of one burst lie apart
 
 interface Item {
   readonly text: string;
@@ -33,36 +35,50 @@ export class Gatherer {
   /** Subjects with a message that is not acknowledged: sent again, it must not be overtaken by the next. */
   readonly #busy = new Set<string>();
   #isRound = false;
+  /** How many more who added last has on the way. */
+  #company = 0;
+  #waitsForCompany: NodeJS.Timeout | undefined;
 
   constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>) {
     this.#publish = publish;
   }
 
-  add(key: string, text: string): Promise<void> {
+  /** @param company  how many more the caller has on the way: as long as there are any this one may wait for them, 2 ms at most */
+  add(key: string, text: string, company = 0): Promise<void> {
     return new Promise((resolve, reject) => {
       const item = { text, resolve, reject };
       const lane = this.#lanes.get(key);
       if (lane) lane.push(item);
       else this.#lanes.set(key, [item]);
-      if (this.#isRound) return;
-      this.#isRound = true;
-      queueMicrotask(() => void this.#rounds());
+      this.#company = company;
+      this.#beginSoon();
     });
   }
 
-  async #rounds(): Promise<void> {
-    for (;;) {
-      const sent: Promise<void>[] = [];
-      for (const [key, items] of this.#lanes) {
-        if (this.#busy.has(key)) continue;
-        const batch = items.splice(0, fitting(items));
-        if (items.length === 0) this.#lanes.delete(key);
-        sent.push(this.#send(key, batch));
-      }
-      if (sent.length === 0) break;
-      await within(roundMsMax, Promise.all(sent));
+  #beginSoon(): void {
+    if (this.#isRound) return;
+    if (this.#company > 0) this.#waitsForCompany ??= setTimeout(() => this.#begin(), companyMsMax);
+    else this.#begin();
+  }
+
+  #begin(): void {
+    clearTimeout(this.#waitsForCompany);
+    this.#waitsForCompany = undefined;
+    this.#isRound = true;
+    queueMicrotask(() => void this.#round());
+  }
+
+  async #round(): Promise<void> {
+    const sent: Promise<void>[] = [];
+    for (const [key, items] of this.#lanes) {
+      if (this.#busy.has(key)) continue;
+      const batch = items.splice(0, fitting(items));
+      if (items.length === 0) this.#lanes.delete(key);
+      sent.push(this.#send(key, batch));
     }
+    if (sent.length > 0) await within(roundMsMax, Promise.all(sent));
     this.#isRound = false;
+    for (const key of this.#lanes.keys()) if (!this.#busy.has(key)) return this.#beginSoon();
   }
 
   async #send(key: string, batch: readonly Item[]): Promise<void> {
@@ -77,9 +93,7 @@ export class Gatherer {
       for (const item of batch) item.reject(error);
     }
     this.#busy.delete(key);
-    if (this.#isRound || !this.#lanes.has(key)) return;
-    this.#isRound = true;
-    void this.#rounds();
+    if (this.#lanes.has(key)) this.#beginSoon();
   }
 }
 

@@ -13,7 +13,7 @@ export function natsMailbox(nats: Nats): Mailbox {
   const gatherer = new Gatherer((shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))));
   const batchOf = (shard: ShardId, { sequence, at, bytes }: OrderedMessage): MailBatch => ({ shard, sequence, at, items: parseMail(decodeMail(bytes())) });
   return {
-    deliver: (shard, envelope) => gatherer.add(String(shard), encodeEnvelope(envelope)),
+    deliver: (shard, envelope, company) => gatherer.add(String(shard), encodeEnvelope(envelope), company),
 
     async read(shard, afterSequence, onBatch, onReset) {
       const reader = new OrderedReader(
