@@ -182,6 +182,15 @@ function toolsOf(bundle: Bundle): Prompt['tools'] {
   return tools;
 }
 
+async function askOne<Answer>(ask: () => Promise<Answer>, self: Self): Promise<Answer> {
+  self.asking += 1;
+  try {
+    return await ask();
+  } finally {
+    self.asking -= 1;
+  }
+}
+
 /** Provider after provider, each with its own bounded tries. */
 async function askAll(
   effect: CallModel,
@@ -198,10 +207,10 @@ async function askAll(
     name = spec.name;
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       attempts += 1;
-      self.asking += 1;
-      const outcome = await model.complete(spec, prompt, { signal, ...(onText ? { onText: (text: string) => onText(effect.tenant, effect.session, text) } : {}) }).finally(() => {
-        self.asking -= 1;
-      });
+      const outcome = await askOne(
+        () => model.complete(spec, prompt, { signal, ...(onText ? { onText: (text: string) => onText(effect.tenant, effect.session, text) } : {}) }),
+        self,
+      );
       if (outcome.ok) return { outcome: { ok: true, value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) } }, attempts, model: name };
       last = outcome.failure;
       if (signal.aborted || last.class !== 'transient') break;

@@ -25,7 +25,7 @@ export interface Reading {
  * Errors:    Unavailable when nobody can say whether it was stored; deliver again, the fold drops repeats.
  */
 export interface Mailbox {
-  /** @param company  how many more the caller will deliver soon: this one may wait for them, 2 ms at most */
+  /** @param company  how many more the caller will deliver soon: this one may wait for them, 2 ms at most beyond what is under way */
   deliver(shard: ShardId, envelope: Envelope, company?: number): Promise<void>;
   /**
    * Read a shard from after a sequence, without end and without gaps, over restarts of the broker too.

@@ -133,6 +133,29 @@ test('company that does not come is not waited for long, after a round as before
   expect(sent.map(({ texts }) => texts)).toEqual([['1'], ['2']]);
 });
 
+test('who has no company does not wait for that of others, and neither does what fills a message', async () => {
+  withStoppedTime();
+  const { sent, acks, publish } = broker();
+  const gatherer = new Gatherer(publish);
+  void gatherer.add('a', 'under way');
+  await settled();
+  void gatherer.add('a', 'alone');
+  void gatherer.add('b', 'in company', 5);
+  acks[0]!.resolve();
+  await settled();
+  expect(sent.slice(1).map(({ texts }) => texts)).toEqual([['alone'], ['in company']]);
+
+  for (let count = 0; count < 2 * limits.batchMessagesMax + 1; count += 1) void gatherer.add('c', String(count), 5);
+  for (const ack of acks) ack.resolve();
+  await settled();
+  expect(sent.slice(3).map(({ texts }) => texts.length)).toEqual([limits.batchMessagesMax]);
+  acks[3]!.resolve();
+  await settled();
+  acks[4]!.resolve();
+  await settled();
+  expect(sent.slice(3).map(({ texts }) => texts.length)).toEqual([limits.batchMessagesMax, limits.batchMessagesMax, 1]);
+});
+
 test('in a waiting room those of a subject leave together, in order, when their time has come', async () => {
   const { sent, acks, publish } = broker();
   const room = new WaitingRoom(20, publish);

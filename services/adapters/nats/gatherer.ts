@@ -35,30 +35,30 @@ export class Gatherer {
   /** Subjects with a message that is not acknowledged: sent again, it must not be overtaken by the next. */
   readonly #busy = new Set<string>();
   #isRound = false;
-  /** How many more who added last has on the way. */
-  #company = 0;
+  /** Of what waits something has no company, or fills a message: the next round waits for nobody. */
+  #isUrgent = false;
   #waitsForCompany: NodeJS.Timeout | undefined;
 
   constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>) {
     this.#publish = publish;
   }
 
-  /** @param company  how many more the caller has on the way: as long as there are any this one may wait for them, 2 ms at most */
+  /** @param company  how many more the caller has on the way: as long as there are any this one may wait for them, 2 ms at most beyond the round that is under way */
   add(key: string, text: string, company = 0): Promise<void> {
     return new Promise((resolve, reject) => {
       const item = { text, resolve, reject };
       const lane = this.#lanes.get(key);
       if (lane) lane.push(item);
       else this.#lanes.set(key, [item]);
-      this.#company = company;
+      if (company === 0 || (lane && lane.length >= limits.batchMessagesMax)) this.#isUrgent = true;
       this.#beginSoon();
     });
   }
 
   #beginSoon(): void {
     if (this.#isRound) return;
-    if (this.#company > 0) this.#waitsForCompany ??= setTimeout(() => this.#begin(), companyMsMax);
-    else this.#begin();
+    if (this.#isUrgent) this.#begin();
+    else this.#waitsForCompany ??= setTimeout(() => this.#begin(), companyMsMax);
   }
 
   #begin(): void {
@@ -70,10 +70,13 @@ export class Gatherer {
 
   async #round(): Promise<void> {
     const sent: Promise<void>[] = [];
+    this.#isUrgent = false;
     for (const [key, items] of this.#lanes) {
-      if (this.#busy.has(key)) continue;
-      const batch = items.splice(0, fitting(items));
-      if (items.length === 0) this.#lanes.delete(key);
+      const batch = this.#busy.has(key) ? [] : items.splice(0, fitting(items));
+      // What stays behind has waited for a round already.
+      if (items.length > 0) this.#isUrgent = true;
+      else this.#lanes.delete(key);
+      if (batch.length === 0) continue;
       sent.push(this.#send(key, batch));
     }
     if (sent.length > 0) await within(roundMsMax, Promise.all(sent));
