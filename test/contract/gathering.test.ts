@@ -97,7 +97,7 @@ function withStoppedTime(): void {
 
 test('who has more on the way waits for it, and all leave together when the last has come', async () => {
   withStoppedTime();
-  const { sent, publish } = broker();
+  const { sent, acks, publish } = broker();
   const gatherer = new Gatherer(publish);
   void gatherer.add('a', '1', 2);
   await settled();
@@ -112,6 +112,12 @@ test('who has more on the way waits for it, and all leave together when the last
     { subject: 'a', texts: ['1', '3'] },
     { subject: 'b', texts: ['2'] },
   ]);
+
+  for (const ack of acks) ack.resolve();
+  await settled();
+  void gatherer.add('a', '4', 1);
+  await settled();
+  expect(sent).toHaveLength(2);
 });
 
 test('company that does not come is not waited for long, after a round as before it', async () => {
