@@ -3,7 +3,7 @@ NODE := node_modules/.bin/node
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev stop play test test-cluster chaos-cluster images kind-up values bench recovery volume check format clean
+.PHONY: help demo dev stop play test test-cluster chaos-cluster images kind-up values bench compare recovery volume check format clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -50,6 +50,9 @@ recovery: node_modules/.installed ## how long a shard is silent when its runtime
 
 bench: node_modules/.installed ## steps a second, latencies, CPU and memory, beside a floor measured in the same run
 	@$(NODE) test/bench/main.ts $(ARGS)
+
+compare: node_modules/.installed ## the work of the bench by Understudy and by Restate in turns (installs Restate under test/bench)
+	@$(NODE) test/bench/compare.ts $(ARGS)
 
 check: node_modules/.installed ## types and lint only
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" && tsc --noEmit && tsc --noEmit -p services/console/page && biome check .

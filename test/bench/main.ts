@@ -6,7 +6,7 @@
  * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE, --traffic (messages, commands, reads and writes a step), --node '--cpu-prof --cpu-prof-dir=DIR'
  * (flags for the node of every service; they are stopped in order then, so that they write what they gathered).
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ask } from '../../services/adapters/nats/connection.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
@@ -17,22 +17,12 @@ import { answering, freePort, startProcess } from '../../services/local/processe
 import { versionOf } from '../../services/local/servers.ts';
 import type { ShardPosition } from '../../services/ports/session-store.ts';
 import { ClosedLoop, openRig, option, percentile, say, sleep, startStub } from './rig.ts';
+import { callsOf, cpuSecondsOf, writtenBy } from './usage.ts';
 
 const seconds = Number(option('seconds', '5'));
 const levels = option('in-flight', '1,16,64,256').split(',').map(Number);
 const memoryLevels = option('memory', '1000,5000').split(',').map(Number).filter(Boolean);
 const nodeFlags = option('node', '');
-
-const ticksPerSecond = 100; // USER_HZ, fixed on Linux
-const cpuSecondsOf = (pid: number): number => {
-  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / ticksPerSecond;
-};
-const callsOf = (pid: number): { reads: number; writes: number } => {
-  const text = readFileSync(`/proc/${pid}/io`, 'utf8');
-  return { reads: Number(/syscr: (\d+)/.exec(text)?.[1] ?? 0), writes: Number(/syscw: (\d+)/.exec(text)?.[1] ?? 0) };
-};
-const writtenBy = (pid: number): number => Number(/write_bytes: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? 0);
 
 const rig = await openRig({ toolClass: option('class', 'pure'), shards: Number(option('shards', '16')), isStrict: process.argv.includes('--strict') });
 const { stack, environment, others } = rig;

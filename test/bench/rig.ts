@@ -80,8 +80,16 @@ export async function startStub({ stack, others }: Rig, latencyMs: number): Prom
   return url;
 }
 
-/** As many sessions in flight as `wanted` says: when one ends, the next is published. */
-export class ClosedLoop {
+/** As many sessions in flight as `wanted` says: when one ends, the next begins. */
+export interface Load {
+  wanted: number;
+  readonly ended: number;
+  /** Begin no more, and wait for what is under way. */
+  rest(): Promise<void>;
+}
+
+/** Tasks of Understudy, published as an ordinary client does. */
+export class ClosedLoop implements Load {
   ended = 0;
   published = 0;
   #wanted = 0;
@@ -103,12 +111,15 @@ export class ClosedLoop {
     return loop;
   }
 
+  get wanted(): number {
+    return this.#wanted;
+  }
+
   set wanted(sessions: number) {
     this.#wanted = sessions;
     this.#fill();
   }
 
-  /** Publish no more, and wait for what is under way. */
   async rest(): Promise<void> {
     this.#wanted = 0;
     while (this.ended < this.published) await sleep(20);
