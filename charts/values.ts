@@ -77,7 +77,9 @@ export const valuesSchema = z
       .min(1)
       .max(4_096)
       .default(limits.shardsDefault)
-      .describe('fixed at install: four times the most runtimes you will ever want; a runtime that is told another number refuses to start'),
+      .describe(
+        'fixed at install: four times the most runtimes you will ever want; a runtime that is told another number refuses to start. Where NATS is synced (durability: strict) fewer are quicker',
+      ),
     logLevel: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('debug logs every step'),
     durability: z.enum(['fast', 'strict']).default('fast').describe('of the bundled NATS. fast survives any kill of a process; strict syncs every message and survives power loss'),
 
