@@ -3,8 +3,8 @@
  * steps of many sessions at once.
  *
  * Owns     the shard's position, and the order in which its messages are applied, committed and released.
- * Asks     Loader for sessions, `step` for decisions, CommitRounds when to commit, SessionStore to commit, Outbox to release, Windows to
- *          let effects into the queues, Baselines to put away.
+ * Asks     Arrivals how far it has come, Loader for sessions, Stepper for steps, CommitRounds when to commit, SessionStore to commit, Outbox to
+ *          release, Windows to let effects into the queues, Baselines to put away, Wakes to tell whose time has come.
  *
  * S1  Messages of a session are applied in order; different sessions do not wait for each other.
  * S2  The position moves only in the commit that applies the messages before it (or finds nothing to apply).
@@ -13,14 +13,11 @@
  * S5  When the position has reached the end that the log had at take-over, what is still pending is released.
  * S6  What cannot be applied becomes a dead letter, and the next message goes on.
  */
-import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { messageOf, Unavailable } from '../core/errors.ts';
 import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import type { Incoming, Step } from '../core/session/draft.ts';
-import { parseRecord } from '../core/session/migrate.ts';
 import { beginning, isEnded, type Position } from '../core/session/record.ts';
-import { park, step } from '../core/session/step.ts';
-import type { Envelope, ParsedEnvelope } from '../core/wire/envelopes.ts';
+import type { ParsedEnvelope } from '../core/wire/envelopes.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
@@ -30,15 +27,17 @@ import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
 import { type Commit, type SessionStore, type ShardPosition, unsent } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
+import { Arrivals } from './arrivals.ts';
 import { Baselines } from './baselines.ts';
 import type { CommitRounds } from './commit-rounds.ts';
 import { DeadLetters } from './dead-letters.ts';
 import type { Definitions } from './definitions.ts';
 import { Drafts } from './drafts.ts';
 import { Loader } from './loader.ts';
-import { plainMaxOf } from './mail-buffer.ts';
 import { Outbox } from './outbox.ts';
 import { Residents } from './residents.ts';
+import { Stepper } from './stepper.ts';
+import { Wakes } from './wakes.ts';
 import type { ShardWindows, Windows } from './windows.ts';
 
 export interface ShardPorts {
@@ -55,11 +54,6 @@ export interface ShardPorts {
   readonly rounds: CommitRounds;
 }
 
-interface Arrived {
-  readonly sequence: number;
-  open: number;
-}
-
 const lazyCommitMs = 25; // a commit that only settles or moves the position waits for company
 
 export class Shard {
@@ -68,8 +62,7 @@ export class Shard {
   readonly #ports: ShardPorts;
   readonly #onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void;
   readonly #residents = new Residents();
-  readonly #arrived: Arrived[] = [];
-  readonly #waking = new Map<SessionId, number>();
+  readonly #arrivals = new Arrivals(() => this.#scheduleLazily());
   #reading: Reading | undefined;
   #position: Position = beginning;
   #at: ShardPosition | undefined;
@@ -84,11 +77,12 @@ export class Shard {
   readonly #deadLetters: DeadLetters;
   readonly #baselines: Baselines;
   readonly #loader: Loader;
+  readonly #stepper: Stepper;
+  readonly #wakes: Wakes;
   #isCommitting = false;
   #isScheduled = false;
   #lazy: NodeJS.Timeout | undefined;
   #isOpen = false;
-  #backlog = 0;
   #isPaused = false;
 
   constructor(lease: Lease, ports: ShardPorts, onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void) {
@@ -121,6 +115,9 @@ export class Shard {
       onDraft: () => this.#schedule(),
       onFenced: () => this.#lose('fenced', 'discard'),
     });
+    this.#wakes = new Wakes(this.id, ports, this.#residents);
+    const stepperRooms = { ...rooms, windows: this.#windows, deadLetters: this.#deadLetters, wakes: this.#wakes };
+    this.#stepper = new Stepper(this.id, ports.telemetry, stepperRooms, () => this.#schedule());
   }
 
   // ---- life -------------------------------------------------------------------------------------
@@ -219,7 +216,7 @@ export class Shard {
   async drain(): Promise<void> {
     await this.#reading?.stop();
     for (let waited = 0; this.#isOpen && waited < 100; waited += 1) {
-      if (!this.#isCommitting && this.#drafts.size === 0 && this.#arrived.every(({ open }) => open === 0)) break;
+      if (!this.#isCommitting && this.#drafts.size === 0 && this.#arrivals.backlog === 0) break;
       this.#schedule();
       await this.#ports.clock.sleep(5);
     }
@@ -230,7 +227,7 @@ export class Shard {
     return this.#residents.size;
   }
   get backlog(): number {
-    return this.#backlog;
+    return this.#arrivals.backlog;
   }
   get unsettled(): number {
     return this.#outbox.unsettled;
@@ -247,21 +244,13 @@ export class Shard {
   #receive(batch: MailBatch): void {
     if (!this.#isOpen) return;
     this.#ports.telemetry.received(batch.items.length);
-    const arrived: Arrived = { sequence: batch.sequence, open: batch.items.length };
-    this.#arrived.push(arrived);
-    this.#backlog += batch.items.length;
-    if (!this.#isPaused && this.#backlog > limits.shardBacklogMax) {
+    const done = this.#arrivals.add(batch.sequence, batch.items.length);
+    if (!this.#isPaused && this.#arrivals.isTooMany) {
       this.#isPaused = true;
       this.#reading?.pause();
     }
     batch.items.forEach((item, index) => {
-      const done = () => {
-        arrived.open -= 1;
-        this.#backlog -= 1;
-        if (arrived.open === 0) this.#scheduleLazily();
-      };
-      const position: Position = { incarnation: this.#incarnation, sequence: batch.sequence, index };
-      this.#deliver(item, position, batch.at, done);
+      this.#deliver(item, { incarnation: this.#incarnation, sequence: batch.sequence, index }, batch.at, done);
     });
   }
 
@@ -274,7 +263,7 @@ export class Shard {
     // Its performer is done with it, whatever its session makes of the answer.
     if ('effect' in message) this.#windows.answered(message.effect, message);
     const tasksOfEnded = this.#residents.tasksOfEnded(session);
-    if (tasksOfEnded) return this.#tooLate(item.envelope, tasksOfEnded, done);
+    if (tasksOfEnded) return this.#stepper.tooLate(item.envelope, tasksOfEnded, done);
     const actor = this.#residents.get(session) ?? this.#activate(session, tenant);
     actor.heardAt = this.#ports.clock.now();
     const waiting: Waiting = { incoming: { message, at, position }, done };
@@ -282,104 +271,12 @@ export class Shard {
     else this.#apply(actor, waiting);
   }
 
-  /** Mail for a session that has ended: nothing to do, unless it is a task that nobody has answered. */
-  #tooLate({ tenant, session, message }: Envelope, tasksKnown: readonly string[], done: () => void): void {
-    if (message.kind === 'task' && !tasksKnown.includes(message.task)) {
-      const letter = { tenant, agent: message.agent, session, task: message.task, subject: `task.${tenant}.${message.agent}`, body: JSON.stringify(message.input) };
-      return this.#deadLetters.bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
-    }
-    this.#ports.telemetry.seen('session-ended');
-    done();
-  }
-
-  // ---- step -------------------------------------------------------------------------------------
-
-  #apply(actor: Actor, { incoming, done }: Waiting): void {
-    const { telemetry } = this.#ports;
-    if (actor.isGone) return this.#tooLate({ tenant: actor.tenant, session: actor.session, message: incoming.message }, actor.tasksKnown, done);
-    if (!actor.definition) {
-      actor.isLoading = true;
-      actor.waiting.unshift({ incoming, done });
-      void this.#load(actor);
-      return;
-    }
-    const from = performance.now();
-    let stepped: Step | undefined;
-    let crash: unknown;
-    for (let attempt = 0; attempt < limits.stepTries && !stepped; attempt += 1) {
-      try {
-        // After a crash the snapshot in memory is not trusted: the record is.
-        stepped = step(actor.record, incoming, actor.definition, actor, attempt === 0 ? actor.live : undefined);
-      } catch (error) {
-        crash = error;
-        if (error instanceof Refused) break;
-      }
-    }
-    if (!stepped) return this.#refuse(actor, incoming, crash, done);
-    telemetry.stepped((performance.now() - from) / 1_000, incoming.message.kind);
-    if (stepped.kind === 'seen') {
-      telemetry.seen(stepped.code);
-      return done();
-    }
-    this.#keep(actor, incoming, stepped);
-    done();
-  }
-
-  #keep(actor: Actor, incoming: Incoming, stepped: Extract<Step, { kind: 'applied' }>): void {
-    const { record } = stepped;
-    const { telemetry } = this.#ports;
-    for (const effect of stepped.settled) this.#windows.answered(effect, undefined);
-    this.#drafts.keep(actor, incoming, stepped);
-    actor.record = record;
-    actor.live = stepped.live;
-    actor.remember(incoming, record.version, plainMaxOf(this.#residents.size));
-    this.#baselines.need(actor.session, incoming.position.sequence);
-    this.#waking.delete(actor.session);
-    telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
-      session: record.session,
-      version: record.version,
-      shard: this.id,
-      kind: stepped.happened.kind,
-      from: stepped.happened.from,
-      to: stepped.happened.to,
-      effect: 'effect' in incoming.message ? incoming.message.effect : undefined,
-      trace: record.traceparent,
-    });
-    if (record.reason?.startsWith('LIMIT_')) telemetry.limited(record.reason.slice(0, record.reason.indexOf(':')));
-    this.#schedule();
-  }
-
-  /** A message that no step can be made of: a dead letter, and for a crash the session is parked as well. */
-  #refuse(actor: Actor, incoming: Incoming, error: unknown, done: () => void): void {
-    const isRefusal = error instanceof Refused;
-    const code = isRefusal ? error.code : 'STEP_CRASHED';
-    const { message } = incoming;
-    const task = message.kind === 'task' ? message.task : actor.record?.task;
-    this.#ports.telemetry.log('error', isRefusal ? 'message refused' : 'step crashed', {
-      session: actor.session,
-      shard: this.id,
-      code,
-      kind: message.kind,
-      cause: messageOf(error).slice(0, 200),
-    });
-    if (!isRefusal && actor.record && actor.definition) {
-      const parked = park(actor.record, incoming, error, actor);
-      if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
-    }
-    const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
-    this.#deadLetters.bury(
-      code,
-      messageOf(error),
-      {
-        tenant: actor.tenant,
-        agent,
-        session: actor.session,
-        task,
-        subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '',
-        body: JSON.stringify(message.kind === 'task' ? message.input : message),
-      },
-      () => (actor.record ? done() : this.#deadLetters.tellParent(message, code, messageOf(error), done)),
-    );
+  #apply(actor: Actor, waiting: Waiting): void {
+    if (actor.isGone) return this.#stepper.tooLate({ tenant: actor.tenant, session: actor.session, message: waiting.incoming.message }, actor.tasksKnown, waiting.done);
+    if (actor.definition) return this.#stepper.apply(actor, waiting);
+    actor.isLoading = true;
+    actor.waiting.unshift(waiting);
+    void this.#load(actor);
   }
 
   // ---- activate and passivate -------------------------------------------------------------------
@@ -394,7 +291,7 @@ export class Shard {
   async #load(actor: Actor): Promise<void> {
     const refusal = await this.#loader.load(actor);
     if (!this.#isOpen) return;
-    if (refusal) return this.#withoutDefinition(actor, refusal);
+    if (refusal) return this.#stepper.withoutDefinition(actor, refusal);
     actor.isLoading = false;
     for (const waiting of actor.waiting.splice(0)) {
       if (actor.isLoading) actor.waiting.push(waiting);
@@ -404,22 +301,6 @@ export class Shard {
     else if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
   }
 
-  /** Nothing can step without a definition: a session that exists is parked and keeps its mail, a task is refused; the shard goes on (S6). */
-  #withoutDefinition(actor: Actor, error: Refused): void {
-    actor.isLoading = false;
-    for (const { incoming, done } of actor.waiting.splice(0)) {
-      if (!actor.record) {
-        this.#refuse(actor, incoming, error, done);
-        continue;
-      }
-      const stepped = park(actor.record, incoming, error, actor, true);
-      if (stepped.kind === 'applied') this.#keep(actor, incoming, { ...stepped, live: undefined });
-      done();
-    }
-    if (!actor.record) this.#residents.forget(actor);
-    else this.#ports.telemetry.log('error', 'session parked: its definition cannot be loaded', { session: actor.session, shard: this.id, code: error.code });
-  }
-
   /** Once a second: put away what is idle, wake what is due. */
   async sweep(now: number): Promise<void> {
     if (!this.#isOpen) return;
@@ -427,19 +308,7 @@ export class Shard {
       if (actor.isLoading || !actor.record) continue;
       if (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs) void this.#baselines.write(actor);
     }
-    if (this.#outbox.isHolding) return;
-    for (const session of await this.#ports.store.due(this.id, now, 256)) {
-      if (now - (this.#waking.get(session) ?? 0) < 5_000) continue;
-      this.#waking.set(session, now);
-      const actor = this.#residents.get(session);
-      const tenant = actor?.record?.tenant ?? (await this.#tenantOf(session));
-      if (tenant) await this.#ports.mailbox.deliver(this.id, { tenant, session, message: { kind: 'wake' } });
-    }
-  }
-
-  async #tenantOf(session: SessionId): Promise<Actor['tenant'] | undefined> {
-    const text = await this.#ports.store.load(this.id, session);
-    return text === undefined ? undefined : parseRecord(text).tenant;
+    if (!this.#outbox.isHolding) await this.#wakes.tellDue(now);
   }
 
   // ---- commit -----------------------------------------------------------------------------------
@@ -462,8 +331,7 @@ export class Shard {
   }
 
   #reached(): Position {
-    let last: number | undefined;
-    while (this.#arrived.length > 0 && this.#arrived[0]!.open === 0) last = this.#arrived.shift()!.sequence;
+    const last = this.#arrivals.takePassed();
     return last === undefined ? this.#position : { incarnation: this.#incarnation, sequence: last, index: 0 };
   }
 
@@ -511,12 +379,12 @@ export class Shard {
     if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors });
     // Not awaited: this commit's round, and with it other shards, would wait for it.
     if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) this.#letGo().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
-    if (this.#isPaused && this.#backlog < limits.shardBacklogMax / 2) {
+    if (this.#isPaused && this.#arrivals.isFewAgain) {
       this.#isPaused = false;
       this.#reading?.resume();
     }
     if (this.#drafts.size > 0 || this.#baselines.hasWritten) this.#schedule();
-    else if (this.#outbox.hasSettled || this.#arrived[0]?.open === 0) this.#scheduleLazily();
+    else if (this.#outbox.hasSettled || this.#arrivals.hasPassed) this.#scheduleLazily();
   }
 
   #lose(why: 'fenced' | 'stale' | 'unavailable', detail: string): void {

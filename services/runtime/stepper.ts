@@ -1,0 +1,153 @@
+/**
+ * What becomes of one message of a shard: a step that the next commit writes, nothing because it was heard before or comes too late, or a dead letter.
+ *
+ * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to bury what no step can be made of (S6).
+ */
+import { messageOf, Refused } from '../core/errors.ts';
+import type { ShardId } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import type { Incoming, Step } from '../core/session/draft.ts';
+import { isEnded } from '../core/session/record.ts';
+import { park, step } from '../core/session/step.ts';
+import type { Envelope } from '../core/wire/envelopes.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+import type { Actor, Waiting } from './actor.ts';
+import type { Baselines } from './baselines.ts';
+import type { DeadLetters } from './dead-letters.ts';
+import type { Drafts } from './drafts.ts';
+import { plainMaxOf } from './mail-buffer.ts';
+import type { Residents } from './residents.ts';
+import type { Wakes } from './wakes.ts';
+import type { ShardWindows } from './windows.ts';
+
+export interface StepperRooms {
+  readonly residents: Residents;
+  readonly drafts: Drafts;
+  readonly windows: ShardWindows;
+  readonly baselines: Baselines;
+  readonly deadLetters: DeadLetters;
+  readonly wakes: Wakes;
+}
+
+type Applied = Extract<Step, { kind: 'applied' }>;
+
+export class Stepper {
+  readonly #shard: ShardId;
+  readonly #telemetry: Telemetry;
+  readonly #rooms: StepperRooms;
+  readonly #onDraft: () => void;
+
+  /** @param onDraft  told when there is something to commit */
+  constructor(shard: ShardId, telemetry: Telemetry, rooms: StepperRooms, onDraft: () => void) {
+    this.#shard = shard;
+    this.#telemetry = telemetry;
+    this.#rooms = rooms;
+    this.#onDraft = onDraft;
+  }
+
+  /** @param actor  loaded, with its definition */
+  apply(actor: Actor, { incoming, done }: Waiting): void {
+    const definition = actor.definition!;
+    const from = performance.now();
+    let stepped: Step | undefined;
+    let crash: unknown;
+    for (let attempt = 0; attempt < limits.stepTries && !stepped; attempt += 1) {
+      try {
+        // After a crash the snapshot in memory is not trusted: the record is.
+        stepped = step(actor.record, incoming, definition, actor, attempt === 0 ? actor.live : undefined);
+      } catch (error) {
+        crash = error;
+        if (error instanceof Refused) break;
+      }
+    }
+    if (!stepped) return this.#refuse(actor, incoming, crash, done);
+    this.#telemetry.stepped((performance.now() - from) / 1_000, incoming.message.kind);
+    if (stepped.kind === 'seen') this.#telemetry.seen(stepped.code);
+    else this.#keep(actor, incoming, stepped);
+    done();
+  }
+
+  /** Nothing can step without a definition: a session that exists is parked and keeps its mail, a task is refused; the shard goes on (S6). */
+  withoutDefinition(actor: Actor, error: Refused): void {
+    actor.isLoading = false;
+    for (const { incoming, done } of actor.waiting.splice(0)) {
+      if (!actor.record) {
+        this.#refuse(actor, incoming, error, done);
+        continue;
+      }
+      const stepped = park(actor.record, incoming, error, actor, true);
+      if (stepped.kind === 'applied') this.#keep(actor, incoming, { ...stepped, live: undefined });
+      done();
+    }
+    if (!actor.record) this.#rooms.residents.forget(actor);
+    else this.#telemetry.log('error', 'session parked: its definition cannot be loaded', { session: actor.session, shard: this.#shard, code: error.code });
+  }
+
+  /** Mail for a session that has ended: nothing to do, unless it is a task that nobody has answered. */
+  tooLate({ tenant, session, message }: Envelope, tasksKnown: readonly string[], done: () => void): void {
+    if (message.kind === 'task' && !tasksKnown.includes(message.task)) {
+      const letter = { tenant, agent: message.agent, session, task: message.task, subject: `task.${tenant}.${message.agent}`, body: JSON.stringify(message.input) };
+      return this.#rooms.deadLetters.bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
+    }
+    this.#telemetry.seen('session-ended');
+    done();
+  }
+
+  #keep(actor: Actor, incoming: Incoming, stepped: Applied): void {
+    const { record } = stepped;
+    const { residents, drafts, windows, baselines, wakes } = this.#rooms;
+    for (const effect of stepped.settled) windows.answered(effect, undefined);
+    drafts.keep(actor, incoming, stepped);
+    actor.record = record;
+    actor.live = stepped.live;
+    actor.remember(incoming, record.version, plainMaxOf(residents.size));
+    baselines.need(actor.session, incoming.position.sequence);
+    wakes.stepped(actor.session);
+    this.#telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
+      session: record.session,
+      version: record.version,
+      shard: this.#shard,
+      kind: stepped.happened.kind,
+      from: stepped.happened.from,
+      to: stepped.happened.to,
+      effect: 'effect' in incoming.message ? incoming.message.effect : undefined,
+      trace: record.traceparent,
+    });
+    if (record.reason?.startsWith('LIMIT_')) this.#telemetry.limited(record.reason.slice(0, record.reason.indexOf(':')));
+    this.#onDraft();
+  }
+
+  /** A message that no step can be made of: a dead letter, and for a crash the session is parked as well. */
+  #refuse(actor: Actor, incoming: Incoming, error: unknown, done: () => void): void {
+    const { deadLetters } = this.#rooms;
+    const isRefusal = error instanceof Refused;
+    const code = isRefusal ? error.code : 'STEP_CRASHED';
+    const { message } = incoming;
+    const task = message.kind === 'task' ? message.task : actor.record?.task;
+    this.#telemetry.log('error', isRefusal ? 'message refused' : 'step crashed', {
+      session: actor.session,
+      shard: this.#shard,
+      code,
+      kind: message.kind,
+      cause: messageOf(error).slice(0, 200),
+    });
+    if (!isRefusal && actor.record && actor.definition) {
+      const parked = park(actor.record, incoming, error, actor);
+      if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
+    }
+    const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
+    deadLetters.bury(
+      code,
+      messageOf(error),
+      {
+        tenant: actor.tenant,
+        agent,
+        session: actor.session,
+        task,
+        subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '',
+        body: JSON.stringify(message.kind === 'task' ? message.input : message),
+      },
+      () => (actor.record ? done() : deadLetters.tellParent(message, code, messageOf(error), done)),
+    );
+  }
+}
