@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import type { EffectId, TaskId } from '../../services/core/ids.ts';
+import { add } from '../../services/core/budget/budget.ts';
+import type { EffectId, SessionId, TaskId } from '../../services/core/ids.ts';
 import { isEnded, stateHashOf, wakeAtOf } from '../../services/core/session/record.ts';
 import { park, step } from '../../services/core/session/step.ts';
 import { address, call, definitionOf, replied, returned, Talk, task, toolFailed } from '../support/sessions.ts';
@@ -447,6 +448,77 @@ describe('found in review, kept as tests', () => {
     expect(talk.wants.filter(({ kind }) => kind === 'reply').map((effect) => (effect as { task: string }).task)).toEqual(['a', 'b', 'c']);
   });
 
+  const answersOf = (talk: Talk) => talk.effects.flatMap((effect) => (effect.kind === 'reply' ? [[effect.task, effect.outcome]] : []));
+
+  test('tasks that wait are refused one after the other when none can begin, and none is left behind', () => {
+    const talk = new Talk(definitionOf({ limits: { tokensMax: 4_000 } as never }));
+    for (const id of ['a', 'b', 'c', 'd']) talk.say(keyedTask(id));
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'done', usage: { promptTokens: 3_500, completionTokens: 10, cachedTokens: 0 } }));
+
+    expect(answersOf(talk)).toEqual([
+      ['a', 'completed'],
+      ['b', 'failed'],
+      ['c', 'failed'],
+      ['d', 'failed'],
+    ]);
+    expect(talk.context.queue).toEqual([]);
+  });
+
+  test('a resume that finds no budget left ends its task, and goes on with those that wait and those that were kept', () => {
+    const talk = new Talk(definitionOf({ onModelFailure: 'pause', limits: { stepsMax: 1 } as never }));
+    talk.say(keyedTask('a'));
+    talk.say(keyedTask('b'));
+    talk.say({ kind: 'modelFailed', effect: talk.pendingOf('callModel') as EffectId, failure: { class: 'transient', code: 'PROVIDER', message: 'away' }, attempts: 3 });
+    talk.say(keyedTask('c'));
+    talk.say({ kind: 'resume', ...by });
+    expect(talk.record).toMatchObject({ status: 'active', value: 'thinking', task: 'b' });
+    expect(talk.context).not.toHaveProperty('retry');
+    for (const _ of ['b', 'c']) talk.say(replied(talk.pendingOf('callModel'), { content: 'done' }));
+
+    expect(answersOf(talk)).toEqual([
+      ['a', 'failed'],
+      ['b', 'completed'],
+      ['c', 'completed'],
+    ]);
+  });
+
+  test('each task of a keyed session has the limits that it asks for, also after it waited, and else those of its agent', () => {
+    const talk = new Talk(definitionOf({ limits: { stepsMax: 9, costMicrosMax: 900_000 } as never }));
+    talk.say(task('a', { isKeyed: true, task: 'a' as TaskId, limits: { stepsMax: 2 } }));
+    talk.say(task('b', { isKeyed: true, task: 'b' as TaskId, limits: { costMicrosMax: 700_000, wallClockMs: 5_000 } }));
+    talk.say(keyedTask('c'));
+    expect(talk.context.limits).toMatchObject({ stepsMax: 2, costMicrosMax: 900_000 });
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'one' }));
+    expect(talk.context.limits).toMatchObject({ stepsMax: 9, costMicrosMax: 700_000 });
+    expect(talk.record!.timers).toEqual({ wall: { dueAt: talk.at + 5_000 } });
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'two' }));
+    expect(talk.context.limits).toMatchObject({ stepsMax: 9, costMicrosMax: 900_000 });
+    talk.say(replied(talk.pendingOf('callModel'), { content: 'three' }));
+    talk.say(task('d', { isKeyed: true, task: 'd' as TaskId, limits: { stepsMax: 3 } }));
+    expect(talk.context.limits).toMatchObject({ stepsMax: 3, costMicrosMax: 900_000 });
+  });
+
+  test('a parent that ends while a child works tells what the child may have spent', () => {
+    const parent = { tenant: address.tenant, session: 'boss-1' as SessionId, effect: 'boss-1_1_0' as EffectId };
+    const talk = new Talk();
+    talk.say(task('hello', { parent }));
+    talk.say(replied(talk.pendingOf('callModel'), { calls: [call('delegate', { agent: 'helper', input: 'x' })] }));
+    const { reserved, spent } = talk.context;
+    expect(reserved.tokens).toBeGreaterThan(0);
+    talk.say({ kind: 'wake' }, 2 * 86_400_000);
+
+    expect(talk.wants.find(({ kind }) => kind === 'reply')).toMatchObject({ outcome: 'failed', spent: add(spent, reserved) });
+  });
+
+  test('a child that meets its deadline counts as having spent what it was given', () => {
+    const talk = acting([call('delegate', { agent: 'helper', input: 'x' })], { limits: { wallClockMs: 10 * 86_400_000 } as never });
+    const { reserved, spent } = talk.context;
+    talk.say({ kind: 'wake' }, 2 * 86_400_000);
+
+    expect(talk.entries.at(-1)).toMatchObject({ role: 'tool', content: expect.stringContaining('DEADLINE') });
+    expect(talk.context.spent).toEqual(add(spent, reserved));
+  });
+
   test('a paused session that kept more tasks than its queue holds can be resumed: the rest get their answer', () => {
     const talk = new Talk();
     talk.say(keyedTask('t0'));
@@ -496,6 +568,7 @@ describe('found in review, kept as tests', () => {
     talk.say({ kind: 'wake' }, 200_000_000); // the model call's deadline and the wall clock are both due
 
     expect(talk.record).toMatchObject({ status: 'active', value: 'thinking', task: 'b' });
+    expect(talk.context).not.toHaveProperty('retry');
   });
 
   test('an approval after its deadline is no approval, even before the wake', () => {

@@ -29,6 +29,8 @@ export interface QueuedTask {
   readonly task: TaskId;
   readonly input: string;
   readonly parent?: Parent | undefined;
+  /** What it asked for, narrower than its agent's. */
+  readonly limits?: Partial<BudgetLimits> | undefined;
   readonly at: number;
 }
 

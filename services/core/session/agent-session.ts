@@ -9,7 +9,7 @@ import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine } from './agent-machine.ts';
 import { planApproval, planEscalation } from './approvals.ts';
 import type { Entry } from './conversation.ts';
-import { contextOf, type Draft, driverFor, emit, end, liveOf, nameOf, settle } from './draft.ts';
+import { contextOf, type Definition, type Draft, driverFor, emit, end, liveOf, nameOf, settle } from './draft.ts';
 import type { Effect } from './effects.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { isContextFull, type ModelCallPlan, planModelCall, planSummary, settleModelCall } from './model-call.ts';
@@ -40,6 +40,9 @@ const freshContext: AgentContext = {
   malformed: 0,
 };
 
+/** What a task may spend: what its agent allows, or what it names itself. */
+export const limitsFor = ({ bundle }: Definition, { limits: narrower }: MessageOf<'task'>): BudgetLimits => limitsSchema.parse({ ...bundle.agent.limits, ...narrower });
+
 /** The first task of a new session. */
 export function beginAgent(draft: Draft, message: MessageOf<'task'>, limits: BudgetLimits): void {
   const context: AgentContext = { ...freshContext, task: message.task, parent: message.parent, limits };
@@ -59,14 +62,18 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
   switch (message.kind) {
     case 'task':
       if (nameOf(record.value) === 'idle') {
+        const allowed = limitsFor(draft.definition, message);
         draft.record = {
           ...record,
           task: message.task,
           tasksBefore: tasksOf(record).slice(0, tasksKept),
           parent: message.parent,
-          timers: { ...record.timers, wall: { dueAt: at + context.limits.wallClockMs } },
+          timers: { ...record.timers, wall: { dueAt: at + allowed.wallClockMs } },
         };
-        draft.live = { ...liveOf(draft), context: { ...context, task: message.task, parent: message.parent, spent: nothing, reserved: nothing } } as AnyMachineSnapshot;
+        draft.live = {
+          ...liveOf(draft),
+          context: { ...context, task: message.task, parent: message.parent, limits: allowed, spent: nothing, reserved: nothing },
+        } as AnyMachineSnapshot;
         takeTask(draft, message.input);
         return;
       }
@@ -74,7 +81,7 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
       if (context.queue.length >= limits.queueMax) throw new Refused('QUEUE_FULL', `session ${record.session} has ${limits.queueMax} tasks waiting already`);
       draft.live = {
         ...liveOf(draft),
-        context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, at }] },
+        context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, limits: message.limits, at }] },
       } as AnyMachineSnapshot;
       return;
     case 'modelReplied': {
@@ -152,14 +159,16 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
   }
 }
 
-/** A keyed session that has become idle goes on with the next task that waits. */
+/** A keyed session that has become idle goes on with the next task that waits, and with the one after it if that is refused at once. */
 export function startNext(draft: Draft): void {
-  const { record, around } = draft;
-  if (record.machine !== 'agent' || record.status !== 'active' || nameOf(record.value) !== 'idle') return;
-  const [next, ...queue] = contextOf(draft).queue;
-  if (!next) return;
-  draft.live = { ...liveOf(draft), context: { ...contextOf(draft), queue } } as AnyMachineSnapshot;
-  applyToAgent(draft, { kind: 'task', task: next.task, agent: record.agent, revision: record.revision, input: next.input, isKeyed: true, parent: next.parent }, around.at);
+  while (draft.record.machine === 'agent' && draft.record.status === 'active' && nameOf(draft.record.value) === 'idle') {
+    const { record, around } = draft;
+    const [next, ...queue] = contextOf(draft).queue;
+    if (!next) return;
+    draft.live = { ...liveOf(draft), context: { ...contextOf(draft), queue } } as AnyMachineSnapshot;
+    const { task, input, parent, limits: narrower } = next;
+    applyToAgent(draft, { kind: 'task', task, agent: record.agent, revision: record.revision, input, isKeyed: true, parent, limits: narrower }, around.at);
+  }
 }
 
 export function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan): void {
@@ -197,7 +206,8 @@ export function failCall(draft: Draft, note: PendingNote, effect: string, failur
     if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE') return pauseForModel(draft, failure);
     sendToAgent(draft, 'modelFailed', { context: settleModelCall(context, undefined), entries: [], effects: [], stop: { code: failure.code, reason: failure.message } });
   } else {
-    sendToAgent(draft, 'resulted', planResult(context, effect, { error: failure }, false));
+    // A child that no longer answers may have spent all that it was given.
+    sendToAgent(draft, 'resulted', planResult(context, effect, { error: failure }, false, context.calls[effect]?.reserved));
   }
 }
 

@@ -4,7 +4,7 @@
  */
 
 import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
-import { nothing } from '../budget/budget.ts';
+import { add, nothing } from '../budget/budget.ts';
 import { assertNever } from '../errors.ts';
 import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
@@ -195,7 +195,8 @@ export function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', re
     output: text,
     reason,
     parent: draft.record.parent,
-    spent: context?.spent ?? nothing,
+    // What is still out may have been spent, or may be yet: nobody will hear of it, so it counts as spent.
+    spent: context ? add(context.spent, context.reserved) : nothing,
   });
   const { reason: _r, output: _o, ...rest } = draft.record;
   const { wall: _w, ...timers } = rest.timers;

@@ -7,14 +7,13 @@
  * P4  When a session ends, nothing of it is left pending.
  */
 import type { AnyMachineSnapshot } from 'xstate';
-import { type BudgetLimits, limitsSchema } from '../budget/budget.ts';
 import { assertNever, Refused } from '../errors.ts';
 import type { SessionId, TenantId } from '../ids.ts';
 import { without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import { agentMachineVersion } from './agent-machine.ts';
-import { applyToAgent, beginAgent, failCall, sendToAgent, startNext } from './agent-session.ts';
+import { applyToAgent, beginAgent, failCall, limitsFor, sendToAgent, startNext } from './agent-session.ts';
 import { planApproval } from './approvals.ts';
 import { cancel, contextOf, type Definition, type Draft, driverFor, emit, end, type Incoming, liveOf, refuseTask, type Step, settle, stateName, surroundingsOf } from './draft.ts';
 import type { Message, MessageOf } from './messages.ts';
@@ -93,8 +92,8 @@ export function park(record: SessionRecord, { message, at, position }: Incoming,
 }
 
 function begin(message: MessageOf<'task'>, { at, position }: Incoming, definition: Definition, address: { tenant: TenantId; session: SessionId }): Step {
-  const { bundle, machine } = definition;
-  const budget: BudgetLimits = limitsSchema.parse({ ...bundle.agent.limits, ...message.limits });
+  const { machine } = definition;
+  const budget = limitsFor(definition, message);
   const record: SessionRecord = {
     schema: recordSchemaVersion,
     machine: machine ? `xstate:${machine.id}` : 'agent',
@@ -184,9 +183,12 @@ function resume(draft: Draft, at: number): void {
   if (retry) {
     const { retry: _retry, ...context } = contextOf(draft);
     const planned = planModelCall(context, draft.around, retry);
-    if (!planned.ok) return end(draft, 'failed', `${planned.code}: ${planned.reason}`);
-    draft.live = { ...liveOf(draft), context: planned.context } as AnyMachineSnapshot;
-    emit(draft, [planned.effect]);
+    draft.live = { ...liveOf(draft), context: planned.ok ? planned.context : context } as AnyMachineSnapshot;
+    if (planned.ok) emit(draft, [planned.effect]);
+    else {
+      end(draft, 'failed', `${planned.code}: ${planned.reason}`);
+      startNext(draft);
+    }
   }
   for (const deferred of record.deferred) {
     if (whyNotHeard(draft.record, deferred.message, at)) continue;
