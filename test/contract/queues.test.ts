@@ -352,6 +352,22 @@ function describeQueues(name: string, open: () => Promise<World>) {
         await world.events.unbury(letter!.id);
         expect(await world.events.deadLetter(letter!.id)).toBeUndefined();
       });
+
+      test('a dead letter that no message could carry is stored all the same, cut, and says so', async () => {
+        const body = `{"a":"${'\\"'.repeat(131_000)}\u0000é"}`;
+        const letter = { tenant: 'acme', agent: 'clerk', code: 'QUEUE_FULL', reason: 'because', task: 'huge', subject: 'understudy.task.acme.clerk' };
+        await world.events.bury({ ...letter, body: JSON.stringify(JSON.stringify(body)), headers: {} });
+        await world.events.bury({ ...letter, body, headers: { padding: 'x'.repeat(900_000) } });
+        const [cut, bare] = await eventually(async () => {
+          const letters = (await world.events.deadLetters(10)).filter(({ task }) => task === 'huge');
+          return letters.length === 2 ? letters : undefined;
+        });
+
+        if (cut!.isCut) expect(JSON.stringify(JSON.stringify(body)).startsWith(cut!.body)).toBe(true);
+        else expect(cut!.body).toBe(JSON.stringify(JSON.stringify(body)));
+        expect(bare!.body).toBe(body);
+        for (const { id } of [cut!, bare!]) await world.events.unbury(id);
+      });
     });
 
     test('a task is handed over until it is accepted, with its headers and a stable id', async () => {

@@ -6,6 +6,7 @@
 import { z } from 'zod';
 import { limits } from '../../core/limits.ts';
 import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.ts';
+import { letterText } from '../../core/wire/letter-text.ts';
 import type { DeadLetter, Events } from '../../ports/events.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
@@ -76,7 +77,8 @@ export function natsEvents(nats: Nats): Events {
       return { stop: () => reader.stop() };
     },
     async bury(letter) {
-      await publisher.publish(subjects.dead(tokenOf(letter.tenant), tokenOf(letter.agent)), JSON.stringify(letter));
+      const bytesMax = nats.connection.info?.max_payload ?? limits.batchBytesMax;
+      await publisher.publish(subjects.dead(tokenOf(letter.tenant), tokenOf(letter.agent)), letterText(letter, bytesMax));
     },
     async deadLetters(max) {
       const letters: DeadLetter[] = [];

@@ -1,0 +1,37 @@
+/** A dead letter as text that one message can carry. */
+
+interface Cuttable {
+  readonly body: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly isCut?: boolean | undefined;
+}
+
+/**
+ * As much of the letter as fits: a letter that no message can carry would never be stored, and what waits for that would wait for ever.
+ * JSON within JSON is longer than it was, up to six times (`\u0000`): characters of a body say little of its bytes.
+ *
+ * @param bytesMax  of the text
+ * @returns JSON; with `isCut` when the body is its beginning only, or headers were left out
+ */
+export function letterText(letter: Cuttable, bytesMax: number): string {
+  const text = JSON.stringify(letter);
+  const excess = Buffer.byteLength(text) - bytesMax;
+  if (excess <= 0) return text;
+  const headersBytes = Buffer.byteLength(JSON.stringify(letter.headers));
+  // Headers that are most of it go before the body does: a body can be read without them.
+  if (headersBytes > bytesMax / 2) return letterText({ ...letter, headers: {}, isCut: true }, bytesMax);
+  const bare = Buffer.byteLength(JSON.stringify({ ...letter, body: '', isCut: true }));
+  return JSON.stringify({ ...letter, body: beginningOf(letter.body, bytesMax - bare), isCut: true });
+}
+
+/** The longest beginning whose JSON, without its quotes, has no more bytes than that. */
+function beginningOf(body: string, bytesMax: number): string {
+  const bytesOf = (length: number) => Buffer.byteLength(JSON.stringify(body.slice(0, length))) - 2;
+  let [fits, tooLong] = [0, body.length + 1];
+  while (tooLong - fits > 1) {
+    const length = (fits + tooLong) >> 1;
+    if (bytesOf(length) <= bytesMax) fits = length;
+    else tooLong = length;
+  }
+  return body.slice(0, fits);
+}
