@@ -23,8 +23,13 @@ export interface Archive {
   latest(shard: ShardId, session: SessionId): Promise<Baseline | undefined>;
   /** All baselines of a session, oldest first. */
   chain(shard: ShardId, session: SessionId): Promise<Baseline[]>;
-  /** What was written last of every session of a shard: by an owner that was paused, it may be older than `latest`. @param onUnreadable  told of each that does not parse */
-  latestOf(shard: ShardId, onUnreadable: (session: SessionId, why: string) => void): AsyncIterable<Baseline>;
+  /**
+   * What was written last of every session of a shard: by an owner that was paused, it may be older than `latest`.
+   *
+   * @param onUnreadable  told of each that does not parse
+   * @param since  only sessions of which something was written since then, epoch ms
+   */
+  latestOf(shard: ShardId, onUnreadable: (session: SessionId, why: string) => void, since?: number): AsyncIterable<Baseline>;
   putBundle(revision: Revision, bundle: Bundle): Promise<void>;
   bundle(revision: Revision): Promise<Bundle | undefined>;
 }

@@ -28,6 +28,8 @@ export interface ShardPosition {
   readonly log: number;
   /** Everything pending was offered to this life of the queue; `unsent` while something waits to be offered. */
   readonly queue: number;
+  /** When this was committed, by its owner's clock, epoch ms; undefined for what was committed by a version that did not say. */
+  readonly at?: number | undefined;
 }
 
 /** As `queue`: something pending was offered to no queue yet. */

@@ -31,6 +31,8 @@ export class Actor {
   /** Outbox entries of this owner's commits with something of this session that has not been released; for an earlier owner's see `Outbox.hasUnreleased`. */
   unreleased = 0;
   isArchiving = false;
+  /** A baseline of this version is known to be stored, though no commit has told so: the store lost it. 0 for none. */
+  archivedVersion = 0;
 
   /** Applied since the last baseline; incomplete after a take-over. */
   readonly #mail = new MailBuffer();

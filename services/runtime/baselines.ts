@@ -69,9 +69,6 @@ export class Baselines {
   need(session: SessionId, sequence: number): void {
     if (!this.#floors.has(session)) this.#floors.set(session, sequence);
   }
-  drop(session: SessionId): void {
-    this.#floors.delete(session);
-  }
   /** Sessions that moved since their last baseline. */
   unsettled(): SessionId[] {
     return [...this.#floors.keys()];
@@ -98,6 +95,7 @@ export class Baselines {
     }
     actor.isArchiving = true;
     try {
+      if (actor.archivedVersion === record.version) return this.#noteWritten(actor, record.version);
       let mail = actor.mailUpTo(record.version);
       if (!actor.isMailComplete) {
         const collected = await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox);
@@ -108,13 +106,16 @@ export class Baselines {
         mail = heard.map((incoming) => JSON.stringify(incoming));
       }
       await this.#ports.archive.append(this.#shard, record, mail);
-      if (!this.#host.isOpen()) return;
-      this.#written.push({ actor, version: record.version });
-      this.#host.onWritten();
+      if (this.#host.isOpen()) this.#noteWritten(actor, record.version);
     } catch (error) {
       actor.isArchiving = false;
       this.#ports.telemetry.log('warn', 'baseline not written; the next sweep tries again', { session: actor.session, shard: this.#shard, cause: messageOf(error) });
     }
+  }
+
+  #noteWritten(actor: Actor, version: number): void {
+    this.#written.push({ actor, version });
+    this.#host.onWritten();
   }
 
   get hasWritten(): boolean {

@@ -58,25 +58,35 @@ async function stepOrPark(
   }
 }
 
-/** What a session has heard: from its archived baselines, then from MAIL up to a position. */
+/**
+ * What a session has heard: from its archived baselines, then from MAIL up to a position.
+ *
+ * @param isBefore  without the message at that position
+ * @returns with the sequence of the first message that no baseline holds
+ */
 export async function historyOf(
   shard: ShardId,
   session: SessionId,
   ports: { archive: Archive; mailbox: Mailbox },
   upTo: Position | undefined,
-): Promise<{ mail: Incoming[]; baseline: SessionRecord | undefined; tenant: TenantId | undefined }> {
+  isBefore = false,
+): Promise<{ mail: Incoming[]; baseline: SessionRecord | undefined; tenant: TenantId | undefined; sequence: number | undefined }> {
   const chain = await ports.archive.chain(shard, session);
   const mail = chain.flatMap((baseline) => [...baseline.mail]);
   const baseline = chain.at(-1)?.record;
   let tenant = baseline?.tenant;
+  let sequence: number | undefined;
   if (upTo && (!baseline || comparePositions(baseline.position, upTo) < 0)) {
     const collected = await collectMail(shard, new Map([[session, baseline?.position.sequence ?? 0]]), upTo, ports.mailbox);
     tenant ??= collected.get(session)?.tenant;
     for (const incoming of collected.get(session)?.mail ?? []) {
-      if (!baseline || comparePositions(incoming.position, baseline.position) > 0) mail.push(incoming);
+      if (isBefore && comparePositions(incoming.position, upTo) >= 0) break;
+      if (baseline && comparePositions(incoming.position, baseline.position) <= 0) continue;
+      sequence ??= incoming.position.sequence;
+      mail.push(incoming);
     }
   }
-  return { mail, baseline, tenant };
+  return { mail, baseline, tenant, sequence };
 }
 
 /** Read a stretch of MAIL once, for several sessions of a shard: each from its own sequence on. */

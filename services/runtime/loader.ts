@@ -127,8 +127,9 @@ export class Loader {
     const { store, definitions, telemetry } = this.#ports;
     const { baselines, drafts, outbox } = this.#rooms;
     const { shard, token } = this.#lease;
-    const upTo = actor.waiting[0]?.incoming.position ?? this.#host.position();
-    const { mail, baseline, tenant = actor.tenant } = await historyOf(shard, actor.session, this.#ports, upTo);
+    // What waits is left to be stepped: a fold tells nobody what it wanted.
+    const waits = actor.waiting[0]?.incoming.position;
+    const { mail, baseline, sequence, tenant = actor.tenant } = await historyOf(shard, actor.session, this.#ports, waits ?? this.#host.position(), waits !== undefined);
     const folded = await fold(mail, { tenant, session: actor.session }, definitions);
     telemetry.log('warn', 'session rebuilt from its log', { session: actor.session, shard, version: folded.record?.version, messages: folded.messages });
     if (isPoisoned && (await store.discard(shard, token, actor.session)) === 'fenced') return this.#host.onFenced();
@@ -137,7 +138,8 @@ export class Loader {
     actor.tenant = folded.record.tenant;
     actor.committedVersion = 0;
     actor.isMailComplete = false;
-    baselines.need(actor.session, baseline ? folded.record.position.sequence : 1);
+    actor.archivedVersion = baseline?.version ?? 0;
+    baselines.need(actor.session, sequence ?? folded.record.position.sequence);
     drafts.replace(actor, { ...folded, record: folded.record });
     // Nobody may know any more what was asked for: ask again (V2).
     if (outbox.isHolding) outbox.add({ id: 0, entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] }, effects: folded.pending, actors: [] });
@@ -148,24 +150,23 @@ export class Loader {
    * After a loss: bring back every session whose last baseline is newer than what the store has. One that cannot be brought back holds
    * nobody up: whoever asks for it, or writes to it, is told why.
    *
+   * @param since  nothing that was archived before is missing in the store; undefined when all may be
    * @returns the latest incarnation that a baseline speaks of
    */
-  async restoreArchived(hasState: boolean): Promise<number> {
+  async restoreArchived(hasState: boolean, since: number | undefined): Promise<number> {
     const { archive, definitions, telemetry, clock } = this.#ports;
-    const { residents, baselines } = this.#rooms;
+    const { residents } = this.#rooms;
     const { shard } = this.#lease;
     let restored = 0;
     let incarnation = 0;
     const tellLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
-    for await (const { record: written } of archive.latestOf(shard, tellLeft)) {
+    for await (const { record: written } of archive.latestOf(shard, tellLeft, since)) {
       // What was written last may be of the past of its session: what has ended stays so, of others the chain is asked.
       const record = isEnded(written) ? written : await this.#latestOf(written);
       incarnation = Math.max(incarnation, record.position.incarnation);
       if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
-      if (isEnded(record)) {
-        baselines.drop(record.session);
-        continue;
-      }
+      // With a floor it is folded when the shard's unsettled sessions are, and put away for good.
+      if (isEnded(record)) continue;
       const actor = new Actor(record.tenant, record.session, clock.now());
       residents.add(actor);
       try {

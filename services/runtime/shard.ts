@@ -54,6 +54,7 @@ export interface ShardPorts {
   readonly rounds: CommitRounds;
 }
 
+const archiveSlackMs = 10 * 60_000; // clocks of runtimes and brokers lie less apart, and no baseline is under way for so long
 const lazyCommitMs = 25; // a commit that only settles or moves the position waits for company
 
 export class Shard {
@@ -163,9 +164,11 @@ export class Shard {
       this.#incarnation = latest;
       this.#offersAll = true;
     }
-    // Mail from before our position was trimmed while the store went back, or it lost everything: baselines know.
+    // Mail from after our position was trimmed: that of other shards, unless the store went back. Baselines of what it had know, and they were
+    // written after the commit that it has. If it lost everything, all of them are asked.
     if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) {
-      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined));
+      const since = state.at?.at === undefined ? undefined : state.at.at - archiveSlackMs;
+      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined, since));
     }
 
     for (const session of this.#baselines.unsettled()) if (!this.#residents.get(session)) this.#activate(session);
@@ -350,7 +353,7 @@ export class Shard {
 
     // While not everything pending has been offered, the next owner must know, for the outbox may not.
     const queue = this.#offersAll || this.#windows.hasUnsent ? unsent : this.#queue;
-    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue };
+    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue, at: this.#ports.clock.now() };
     const commit: Commit = {
       from: this.#at,
       to: after,

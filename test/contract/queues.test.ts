@@ -256,6 +256,13 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const found = [];
         for await (const baseline of world.archive.latestOf(shard, () => undefined)) found.push(baseline.record.version);
         expect(found).toEqual([2]);
+        const foundSince = async (since: number) => {
+          const versions: number[] = [];
+          for await (const baseline of world.archive.latestOf(shard, () => undefined, since)) versions.push(baseline.record.version);
+          return versions;
+        };
+        expect(await foundSince(Date.now() - 60_000)).toEqual([2]);
+        expect(await foundSince(Date.now() + 60_000)).toEqual([]);
         // An owner that was paused writes one of its past.
         await world.archive.append(
           shard,

@@ -188,3 +188,108 @@ test('a position that does not parse: which life of the log it is, records know,
   await eventually(async () => (await store.load(shardId, 'junk-1' as SessionId))?.includes('thinking'));
   shard.close();
 });
+
+const laterSweeps = async (shard: Shard) => {
+  for (let sweeps = 1; sweeps <= 4; sweeps += 1) {
+    await shard.sweep(Date.now() + sweeps * 31_000);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+};
+const shortOf = (lines: readonly { message: string }[]) => lines.filter(({ message }) => message.startsWith('baseline not written'));
+
+test('a session that is brought back as its last baseline says needs no mail, and the log can be trimmed', async () => {
+  const { owner, store, mailbox, archive, telemetry } = world();
+  const first = await owner('b1');
+  await mailbox.deliver(shardId, { ...address, message: task('hello', { isKeyed: true }) });
+  await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
+  await laterSweeps(first);
+  await eventually(async () => (await store.lowest(shardId))?.floor === undefined);
+  expect(await archive.chain(shardId, address.session)).toHaveLength(1);
+  await mailbox.trim((await mailbox.bounds()).last + 1);
+  first.close();
+  store.flush();
+
+  const shard = await owner('b2');
+  await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
+  await laterSweeps(shard);
+
+  expect(await store.lowest(shardId)).toMatchObject({ floor: undefined });
+  expect(shortOf(telemetry.lines)).toEqual([]);
+  expect(await archive.chain(shardId, address.session)).toHaveLength(1);
+  shard.close();
+});
+
+test('a session that ended after what the store went back to is put away for good, and holds no mail back', async () => {
+  const { owner, store, mailbox, archive, telemetry } = world();
+  const first = await owner('b1');
+  await mailbox.deliver(shardId, { ...address, message: task('hello') });
+  await eventually(async () => (await store.pending(shardId)).length === 1);
+  const [record, at, pending] = [(await store.load(shardId, address.session))!, (await store.open(shardId)).at!, await store.pending(shardId)];
+  const entries = (await store.conversation(shardId, address.session, 0, 1)).map((entry) => JSON.stringify(entry));
+  await mailbox.deliver(shardId, { ...address, message: replied(pending[0]!.id, { content: 'done' }) });
+  await eventually(async () => (await store.pending(shardId)).length === 0);
+  await laterSweeps(first);
+  expect((await archive.latest(shardId, address.session))?.record.status).toBe('completed');
+  await mailbox.deliver(shardId, { tenant: address.tenant, session: 'clerk-2' as SessionId, message: task('other', { task: 'task-2' as TaskId }) });
+  await eventually(async () => (await store.pending(shardId)).length === 1);
+  first.close();
+  await mailbox.trim(3);
+  store.flush();
+  const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b1x', 60_000))!;
+  const session = sessionCommit({ version: 1, record, entries, pending: pending.map((effect) => ({ id: effect.id, body: JSON.stringify(effect) })), floor: 1 });
+  await store.commit(shardId, before.token, { from: undefined, to: at, sessions: [session], settled: [], archived: [] });
+
+  const shard = await owner('b2');
+  await eventually(() => shard.isCaughtUp);
+  await laterSweeps(shard);
+
+  expect(await store.load(shardId, address.session)).toBeUndefined();
+  expect((await store.lowest(shardId))?.floor ?? 3).toBe(3);
+  expect(shortOf(telemetry.lines)).toEqual([]);
+  shard.close();
+});
+
+test('the answer that ends a session whose record cannot be read is stepped, not swallowed by the fold: its end is told', async () => {
+  const { owner, store, mailbox, events } = world();
+  const ends: string[] = [];
+  await events.follow({}, true, ({ type }) => type.endsWith('.completed') && ends.push(type));
+  const shard = await owner('b1');
+  await mailbox.deliver(shardId, { ...address, message: task('hello') });
+  const [effect] = await eventually(async () => {
+    const found = await store.pending(shardId);
+    return found.length > 0 ? found : undefined;
+  });
+  await laterSweeps(shard);
+  await eventually(() => shard.actors === 0);
+  const record = JSON.parse((await store.load(shardId, address.session))!) as object;
+  store.poison(shardId, address.session, JSON.stringify({ ...record, schema: 99 }));
+  await mailbox.deliver(shardId, { ...address, message: replied(effect!.id, { content: 'done' }) });
+
+  await eventually(() => ends.length > 0);
+  expect(ends).toHaveLength(1);
+  shard.close();
+});
+
+test('a shard that slept while others worked asks the archive only for what came after its last commit', async () => {
+  const { owner, store, mailbox, archive, telemetry } = world();
+  const first = await owner('b1');
+  await mailbox.deliver(shardId, { ...address, message: task('hello') });
+  await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
+  await laterSweeps(first);
+  first.close();
+  const { at } = await store.open(shardId);
+  for (let others = 0; others < 5; others += 1) await mailbox.deliver(1 as ShardId, { ...address, message: { kind: 'wake' } });
+  await mailbox.trim((await mailbox.bounds()).last + 1);
+  const asked: (number | undefined)[] = [];
+  const { latestOf } = archive;
+  archive.latestOf = (shard, onUnreadable, since) => {
+    asked.push(since);
+    return latestOf(shard, onUnreadable, since);
+  };
+
+  const shard = await owner('b2');
+
+  expect(asked).toEqual([at!.at! - 600_000]);
+  expect(telemetry.lines.filter(({ message }) => message.includes('restored'))).toEqual([]);
+  shard.close();
+});

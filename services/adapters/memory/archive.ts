@@ -8,6 +8,7 @@ import type { DeadLetter, EventFilter, Events } from '../../ports/events.ts';
 
 export function memoryArchive(): Archive {
   const chains = new Map<ShardId, Map<SessionId, string[]>>();
+  const writtenAt = new Map<SessionId, number>();
   const bundles = new Map<Revision, Bundle>();
   const parse = (text: string) => JSON.parse(text) as Baseline;
   const chainOf = (shard: ShardId, session: SessionId) => (chains.get(shard)?.get(session) ?? []).map(parse);
@@ -19,12 +20,14 @@ export function memoryArchive(): Archive {
       const sessions = chains.get(shard) ?? new Map<SessionId, string[]>();
       chains.set(shard, sessions);
       const { session } = record;
+      writtenAt.set(session, Date.now());
       sessions.set(session, [...(sessions.get(session) ?? []), `{"record":${JSON.stringify(record)},"mail":[${mail.join(',')}]}`]);
     },
     latest: async (shard, session) => grownOf(shard, session).at(-1),
     chain: async (shard, session) => grownOf(shard, session),
-    async *latestOf(shard) {
+    async *latestOf(shard, _onUnreadable, since = 0) {
       for (const session of chains.get(shard)?.keys() ?? []) {
+        if ((writtenAt.get(session) ?? 0) < since) continue;
         const latest = chainOf(shard, session).at(-1);
         if (latest) yield latest;
       }

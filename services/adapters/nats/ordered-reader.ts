@@ -206,7 +206,7 @@ export class OrderedReader {
  */
 export async function readAll(
   nats: Nats,
-  options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject' },
+  options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject'; since?: number },
   onMessage: (message: OrderedMessage) => void,
 ): Promise<void> {
   // What is asked for may end before the stream does: the last message of the filter tells.

@@ -2,15 +2,16 @@
 import { messageOf, Refused } from '../../core/errors.ts';
 import type { ShardPosition, ShardState } from '../../ports/session-store.ts';
 
-export const positionText = ({ position, commits, log, queue }: ShardPosition): string =>
-  `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}:${queue}`;
+export const positionText = ({ position, commits, log, queue, at }: ShardPosition): string =>
+  `${position.incarnation}:${position.sequence}:${position.index}:${commits}:${log}:${queue}${at === undefined ? '' : `:${at}`}`;
 
 /** @throws Refused (POSITION_POISONED) for what no runtime wrote */
 export function parsePosition(text: string): ShardPosition {
   const parts = text.split(':').map(Number);
-  if (!/^\d+(:\d+){5}$/.test(text) || parts.some((part) => !Number.isSafeInteger(part)))
+  if (!/^\d+(:\d+){5,6}$/.test(text) || parts.some((part) => !Number.isSafeInteger(part)))
     throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
-  return { position: { incarnation: parts[0]!, sequence: parts[1]!, index: parts[2]! }, commits: parts[3]!, log: parts[4]!, queue: parts[5]! };
+  const [incarnation = 0, sequence = 0, index = 0, commits = 0, log = 0, queue = 0, at] = parts;
+  return { position: { incarnation, sequence, index }, commits, log, queue, ...(at === undefined ? {} : { at }) };
 }
 
 /** As the state of a shard tells it. */
