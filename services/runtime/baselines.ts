@@ -9,7 +9,7 @@
 import { messageOf, Unavailable } from '../core/errors.ts';
 import type { SessionId, ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { comparePositions, isEnded, tasksOf } from '../core/session/record.ts';
+import { comparePositions, isEnded, type SessionRecord, tasksOf } from '../core/session/record.ts';
 import { summaryOf } from '../core/session/summary.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -39,6 +39,13 @@ export interface BaselineHost {
   onWritten(): void;
 }
 
+const readTogether = 256; // sessions whose mail is in memory at once
+
+interface Due {
+  readonly actor: Actor;
+  readonly record: SessionRecord;
+  readonly floor: number;
+}
 interface Written {
   readonly actor: Actor;
   readonly version: number;
@@ -75,47 +82,66 @@ export class Baselines {
   }
 
   /** Store a baseline, if this is the time for it. Called as often as you like. */
-  async write(actor: Actor): Promise<void> {
-    const { record } = actor;
-    if (
-      !record ||
+  write(actor: Actor): Promise<void> {
+    return this.writeAll([actor]);
+  }
+
+  /** As `write`, of many: the log is read once for all whose mail is not in memory, a lot of them at a time. */
+  async writeAll(actors: Iterable<Actor>): Promise<void> {
+    const due: Due[] = [];
+    for (const actor of actors) {
+      const { record } = actor;
+      if (!record || !this.#isTimeFor(actor, record)) continue;
+      const floor = this.#floors.get(actor.session);
+      if (floor === undefined) {
+        if (!isEnded(record)) this.#residents.forget(actor);
+        continue;
+      }
+      actor.isArchiving = true;
+      due.push({ actor, record, floor });
+    }
+    const isInLog = ({ actor, record }: Due) => !actor.isMailComplete && actor.archivedVersion !== record.version;
+    const read = due.filter(isInLog);
+    const stored = due.filter((one) => !isInLog(one)).map((one) => this.#store(one, () => one.actor.mailUpTo(one.record.version)));
+    for (let from = 0; from < read.length; from += readTogether) await this.#storeFromLog(read.slice(from, from + readTogether));
+    await Promise.all(stored);
+  }
+
+  #isTimeFor(actor: Actor, record: SessionRecord): boolean {
+    return !(
       actor.isArchiving ||
       actor.unreleased > 0 ||
       actor.waiting.length > 0 ||
       this.#host.hasDraft(actor.session) ||
       this.#host.hasUnreleased(actor.session) ||
-      actor.committedVersion !== record.version
-    )
-      return;
-    if (this.#host.isHolding() && isEnded(record)) return;
-    const floor = this.#floors.get(actor.session);
-    if (floor === undefined) {
-      if (!isEnded(record)) this.#residents.forget(actor);
-      return;
-    }
-    actor.isArchiving = true;
+      actor.committedVersion !== record.version ||
+      (this.#host.isHolding() && isEnded(record))
+    );
+  }
+
+  async #storeFromLog(due: readonly Due[]): Promise<void> {
+    const furthest = due.reduce((last, { record }) => (comparePositions(record.position, last) > 0 ? record.position : last), due[0]!.record.position);
+    const reading = collectMail(this.#shard, new Map(due.map(({ actor, floor }) => [actor.session, floor])), furthest, this.#ports.mailbox);
+    const heardBy = async ({ actor, record }: Due): Promise<string[]> => {
+      const heard = ((await reading).get(actor.session)?.mail ?? []).filter(({ position }) => position.sequence <= record.position.sequence);
+      // What stands in the archive is trimmed from the log: a part must never pass for the whole. A message that changed nothing may stand after it.
+      const end = heard.at(-1)?.position;
+      if (!end || comparePositions(end, record.position) < 0) throw new Unavailable('MAIL_SHORT', `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`);
+      return heard.map((incoming) => JSON.stringify(incoming));
+    };
+    await Promise.all(due.map((one) => this.#store(one, () => heardBy(one))));
+  }
+
+  async #store({ actor, record }: Due, mailOf: () => string[] | Promise<string[]>): Promise<void> {
     try {
-      if (actor.archivedVersion === record.version) return this.#noteWritten(actor, record.version);
-      let mail = actor.mailUpTo(record.version);
-      if (!actor.isMailComplete) {
-        const collected = await collectMail(this.#shard, new Map([[actor.session, floor]]), record.position, this.#ports.mailbox);
-        const heard = collected.get(actor.session)?.mail ?? [];
-        // What stands in the archive is trimmed from the log: a part must never pass for the whole. A message that changed nothing may stand after it.
-        const end = heard.at(-1)?.position;
-        if (!end || comparePositions(end, record.position) < 0) throw new Unavailable('MAIL_SHORT', `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`);
-        mail = heard.map((incoming) => JSON.stringify(incoming));
-      }
-      await this.#ports.archive.append(this.#shard, record, mail);
-      if (this.#host.isOpen()) this.#noteWritten(actor, record.version);
+      if (actor.archivedVersion !== record.version) await this.#ports.archive.append(this.#shard, record, await mailOf());
+      if (!this.#host.isOpen()) return;
+      this.#written.push({ actor, version: record.version });
+      this.#host.onWritten();
     } catch (error) {
       actor.isArchiving = false;
       this.#ports.telemetry.log('warn', 'baseline not written; the next sweep tries again', { session: actor.session, shard: this.#shard, cause: messageOf(error) });
     }
-  }
-
-  #noteWritten(actor: Actor, version: number): void {
-    this.#written.push({ actor, version });
-    this.#host.onWritten();
   }
 
   get hasWritten(): boolean {

@@ -307,10 +307,10 @@ export class Shard {
   /** Once a second: put away what is idle, wake what is due. */
   async sweep(now: number): Promise<void> {
     if (!this.#isOpen) return;
-    for (const actor of this.#residents.all()) {
-      if (actor.isLoading || !actor.record) continue;
-      if (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs) void this.#baselines.write(actor);
-    }
+    const idle = [...this.#residents.all()].filter(
+      (actor) => !actor.isLoading && actor.record && (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs),
+    );
+    void this.#baselines.writeAll(idle);
     if (!this.#outbox.isHolding) await this.#wakes.tellDue(now);
   }
 

@@ -293,3 +293,31 @@ test('a shard that slept while others worked asks the archive only for what came
   expect(telemetry.lines.filter(({ message }) => message.includes('restored'))).toEqual([]);
   shard.close();
 });
+
+test('after a take-over the mail of all sessions that wait is read from the log once, not once for each', async () => {
+  const { owner, store, mailbox, archive } = world();
+  const first = await owner('b1');
+  const sessions = Array.from({ length: 20 }, (_, index) => `clerk-${index}` as SessionId);
+  for (const session of sessions) await mailbox.deliver(shardId, { tenant: address.tenant, session, message: task('hello', { task: session as string as TaskId }) });
+  await eventually(async () => (await store.pending(shardId)).length === sessions.length);
+  first.close();
+  let reads = 0;
+  const { readTo } = mailbox;
+  mailbox.readTo = (...asked) => {
+    reads += 1;
+    return readTo(...asked);
+  };
+
+  const shard = await owner('b2');
+  await eventually(() => shard.actors === sessions.length);
+  await laterSweeps(shard);
+  await eventually(async () => (await store.lowest(shardId))?.floor === undefined);
+
+  expect(reads).toBe(1);
+  for (const session of sessions) {
+    const [baseline, ...more] = await archive.chain(shardId, session);
+    expect(more).toEqual([]);
+    expect(baseline!.mail.map(({ message }) => message)).toMatchObject([{ kind: 'task', task: session }]);
+  }
+  shard.close();
+});
