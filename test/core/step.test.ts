@@ -485,7 +485,7 @@ describe('found in review, kept as tests', () => {
   test('each task of a keyed session has the limits that it asks for, also after it waited, and else those of its agent', () => {
     const talk = new Talk(definitionOf({ limits: { stepsMax: 9, costMicrosMax: 900_000 } as never }));
     talk.say(task('a', { isKeyed: true, task: 'a' as TaskId, limits: { stepsMax: 2 } }));
-    talk.say(task('b', { isKeyed: true, task: 'b' as TaskId, limits: { costMicrosMax: 700_000, wallClockMs: 5_000 } }));
+    talk.say(task('b', { isKeyed: true, task: 'b' as TaskId, limits: { costMicrosMax: 700_000, wallClockMs: 5_000, stepsMax: 99 } }));
     talk.say(keyedTask('c'));
     expect(talk.context.limits).toMatchObject({ stepsMax: 2, costMicrosMax: 900_000 });
     talk.say(replied(talk.pendingOf('callModel'), { content: 'one' }));

@@ -38,6 +38,10 @@ export const narrowerLimitsSchema = z
   .object({ stepsMax: narrower, toolCallsMax: z.number().int().nonnegative().optional(), tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower })
   .strict();
 
+/** Limits of one task: each as it asks, and never more than its agent allows. */
+export const narrowed = (allowed: BudgetLimits, asked: Partial<BudgetLimits> = {}): BudgetLimits =>
+  limitsSchema.parse({ ...allowed, ...Object.fromEntries(Object.entries(asked).map(([name, value]) => [name, Math.min(value, allowed[name as keyof BudgetLimits])])) });
+
 export interface Spending {
   readonly steps: number;
   readonly toolCalls: number;

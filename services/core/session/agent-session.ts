@@ -1,6 +1,6 @@
 /** A session of the default agent: what each message means to it, and how its machine is moved. */
 import type { AnyMachineSnapshot } from 'xstate';
-import { type BudgetLimits, limitsSchema, nothing } from '../budget/budget.ts';
+import { type BudgetLimits, limitsSchema, narrowed, nothing } from '../budget/budget.ts';
 import { assertNever, Refused } from '../errors.ts';
 import type { TaskId } from '../ids.ts';
 import { limits } from '../limits.ts';
@@ -40,8 +40,8 @@ const freshContext: AgentContext = {
   malformed: 0,
 };
 
-/** What a task may spend: what its agent allows, or what it names itself. */
-export const limitsFor = ({ bundle }: Definition, { limits: narrower }: MessageOf<'task'>): BudgetLimits => limitsSchema.parse({ ...bundle.agent.limits, ...narrower });
+/** What a task may spend: the session's agent may be of an earlier revision than the one that let the task in. */
+export const limitsFor = ({ bundle }: Definition, { limits: asked }: MessageOf<'task'>): BudgetLimits => narrowed(bundle.agent.limits, asked);
 
 /** The first task of a new session. */
 export function beginAgent(draft: Draft, message: MessageOf<'task'>, limits: BudgetLimits): void {
