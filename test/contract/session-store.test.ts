@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { redisLeases } from '../../services/adapters/redis/leases.ts';
-import { parsePosition } from '../../services/adapters/redis/position.ts';
+import { parsePosition, positionText } from '../../services/adapters/redis/position.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { redisModelCalls, redisSessionStore } from '../../services/adapters/redis/session-store.ts';
 import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../services/core/ids.ts';
@@ -472,7 +472,7 @@ describe('what is asked of Redis in one turn', () => {
     expect(await store.load(3 as ShardId, 's1' as SessionId)).toBe('{}');
   });
 });
-test.each(['', '   ', 'no position', '0:1:0:1:7', '0:-5:0:1:7:9', '0:1e3:0:1:7:9', '0:1:0:1:7:9:4'])('a position that reads %j is refused', (text) => {
+test.each(['', '   ', 'no position', '0:1:0:1:7', '0:-5:0:1:7:9', '0:1e3:0:1:7:9', '0:1:0:1:7:9:4:5'])('a position that reads %j is refused', (text) => {
   expect(() => parsePosition(text)).toThrow(expect.objectContaining({ code: 'POSITION_POISONED' }));
 });
 
@@ -505,4 +505,12 @@ describeStore('a Redis cluster', async () => {
     await topology.stop();
   };
   return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close };
+});
+
+test.each([
+  ['says when it was committed', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6, at: 7 }, '1:2:3:4:5:6:7'],
+  ['does not, as earlier versions wrote it', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6 }, '1:2:3:4:5:6'],
+])('a position that %s is read as it was written', (_, position, text) => {
+  expect(positionText(position)).toBe(text);
+  expect(parsePosition(text)).toEqual(position);
 });
