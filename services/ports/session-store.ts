@@ -28,7 +28,7 @@ export interface ShardPosition {
   readonly log: number;
   /** Everything pending was offered to this life of the queue; `unsent` while something waits to be offered. */
   readonly queue: number;
-  /** When this was committed, by its owner's clock, epoch ms; undefined for what was committed by a version that did not say. */
+  /** The broker's time of the mail at this position, epoch ms; undefined before any, and for what a version committed that did not say. */
   readonly at?: number | undefined;
 }
 

@@ -7,6 +7,8 @@ import { limits } from '../core/limits.ts';
 
 interface Arrived {
   readonly sequence: number;
+  /** The broker's time of it, epoch ms. */
+  readonly at: number;
   open: number;
 }
 
@@ -21,8 +23,8 @@ export class Arrivals {
   }
 
   /** @returns to be called once for each of its messages, when nothing of it has to be read again */
-  add(sequence: number, messages: number): () => void {
-    const arrived: Arrived = { sequence, open: messages };
+  add(sequence: number, at: number, messages: number): () => void {
+    const arrived: Arrived = { sequence, at, open: messages };
     this.#batches.push(arrived);
     this.#backlog += messages;
     return () => {
@@ -46,10 +48,10 @@ export class Arrivals {
     return this.#batches[0]?.open === 0;
   }
 
-  /** Forgets what has passed. @returns the sequence of its last batch; undefined when none has */
-  takePassed(): number | undefined {
-    let last: number | undefined;
-    while (this.#batches[0]?.open === 0) last = this.#batches.shift()!.sequence;
+  /** Forgets what has passed. @returns its last batch; undefined when none has */
+  takePassed(): Pick<Arrived, 'sequence' | 'at'> | undefined {
+    let last: Arrived | undefined;
+    while (this.#batches[0]?.open === 0) last = this.#batches.shift()!;
     return last;
   }
 }

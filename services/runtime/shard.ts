@@ -54,7 +54,7 @@ export interface ShardPorts {
   readonly rounds: CommitRounds;
 }
 
-const archiveSlackMs = 10 * 60_000; // clocks of runtimes and brokers lie less apart, and no baseline is under way for so long
+const archiveSlackMs = 10 * 60_000; // clocks of brokers lie less apart
 const lazyCommitMs = 25; // a commit that only settles or moves the position waits for company
 
 export class Shard {
@@ -67,6 +67,8 @@ export class Shard {
   #reading: Reading | undefined;
   #position: Position = beginning;
   #at: ShardPosition | undefined;
+  /** The broker's time of the last mail that was applied. */
+  #heardAt: number | undefined;
   #log = 0;
   #queue = 0;
   #incarnation = 0;
@@ -130,6 +132,7 @@ export class Shard {
     if (state.problem !== undefined) await this.#clearPosition(state.problem);
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
+    this.#heardAt = state.at?.at;
     this.#log = bounds.created;
     this.#queue = queue;
     // What is pending was offered to a queue that is no more (it may live in memory): offer it again.
@@ -165,7 +168,7 @@ export class Shard {
       this.#offersAll = true;
     }
     // Mail from after our position was trimmed: that of other shards, unless the store went back. Baselines of what it had know, and they were
-    // written after the commit that it has. If it lost everything, all of them are asked.
+    // written after the last mail that it knows. If it lost everything, all of them are asked.
     if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) {
       const since = state.at?.at === undefined ? undefined : state.at.at - archiveSlackMs;
       this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined, since));
@@ -247,7 +250,7 @@ export class Shard {
   #receive(batch: MailBatch): void {
     if (!this.#isOpen) return;
     this.#ports.telemetry.received(batch.items.length);
-    const done = this.#arrivals.add(batch.sequence, batch.items.length);
+    const done = this.#arrivals.add(batch.sequence, batch.at, batch.items.length);
     if (!this.#isPaused && this.#arrivals.isTooMany) {
       this.#isPaused = true;
       this.#reading?.pause();
@@ -335,7 +338,9 @@ export class Shard {
 
   #reached(): Position {
     const last = this.#arrivals.takePassed();
-    return last === undefined ? this.#position : { incarnation: this.#incarnation, sequence: last, index: 0 };
+    if (!last) return this.#position;
+    this.#heardAt = last.at;
+    return { incarnation: this.#incarnation, sequence: last.sequence, index: 0 };
   }
 
   async #commit(): Promise<void> {
@@ -353,7 +358,7 @@ export class Shard {
 
     // While not everything pending has been offered, the next owner must know, for the outbox may not.
     const queue = this.#offersAll || this.#windows.hasUnsent ? unsent : this.#queue;
-    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue, at: this.#ports.clock.now() };
+    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue, at: this.#heardAt };
     const commit: Commit = {
       from: this.#at,
       to: after,

@@ -508,7 +508,7 @@ describeStore('a Redis cluster', async () => {
 });
 
 test.each([
-  ['says when it was committed', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6, at: 7 }, '1:2:3:4:5:6:7'],
+  ['says of when its mail is', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6, at: 7 }, '1:2:3:4:5:6:7'],
   ['does not, as earlier versions wrote it', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6 }, '1:2:3:4:5:6'],
 ])('a position that %s is read as it was written', (_, position, text) => {
   expect(positionText(position)).toBe(text);

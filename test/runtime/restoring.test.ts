@@ -270,14 +270,16 @@ test('the answer that ends a session whose record cannot be read is stepped, not
   shard.close();
 });
 
-test('a shard that slept while others worked asks the archive only for what came after its last commit', async () => {
+test('a shard that slept while others worked asks the archive only for what came after the last mail that it applied', async () => {
   const { owner, store, mailbox, archive, telemetry } = world();
   const first = await owner('b1');
   await mailbox.deliver(shardId, { ...address, message: task('hello') });
   await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
+  const { startedAt: heardAt } = JSON.parse((await store.load(shardId, address.session))!) as { startedAt: number };
   await laterSweeps(first);
   first.close();
   const { at } = await store.open(shardId);
+  expect(at!.at).toBe(heardAt);
   for (let others = 0; others < 5; others += 1) await mailbox.deliver(1 as ShardId, { ...address, message: { kind: 'wake' } });
   await mailbox.trim((await mailbox.bounds()).last + 1);
   const asked: (number | undefined)[] = [];
