@@ -5,7 +5,7 @@
  * I2  The session derives from the task id (or the session key), so a task that comes twice lands on itself.
  */
 import { z } from 'zod';
-import { narrowerLimitsSchema } from '../core/budget/budget.ts';
+import { narrowed, narrowerLimitsSchema } from '../core/budget/budget.ts';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { agentNameSchema, sessionIdOf, shardOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
@@ -88,7 +88,6 @@ export function addressOf(
   if (!id.success) throw new Refused('TASK_ID_INVALID', `the task id: ${issuesOf(id.error)}`);
   const key = task.headers['Understudy-Session'];
   const traceparent = traceparentSchema.safeParse(task.headers.traceparent);
-  const budget = known.bundle.agent.limits;
   return {
     tenant: tenant.data,
     session: sessionIdOf(tenant.data, agent.data, key === undefined ? id.data : `key/${key}`),
@@ -99,8 +98,7 @@ export function addressOf(
       revision: known.revision,
       input: typeof input === 'string' ? input : JSON.stringify(input),
       isKeyed: key !== undefined,
-      // A task may ask for less than its agent allows, never for more.
-      ...(narrower ? { limits: Object.fromEntries(Object.entries(narrower).map(([name, value]) => [name, Math.min(value as number, budget[name as keyof typeof budget])])) } : {}),
+      ...(narrower ? { limits: narrowed(known.bundle.agent.limits, narrower) } : {}),
       ...(traceparent.success ? { traceparent: traceparent.data } : {}),
     },
   };

@@ -67,8 +67,6 @@ export class Shard {
   #reading: Reading | undefined;
   #position: Position = beginning;
   #at: ShardPosition | undefined;
-  /** The broker's time of the last mail that was applied. */
-  #heardAt: number | undefined;
   #log = 0;
   #queue = 0;
   #incarnation = 0;
@@ -132,7 +130,6 @@ export class Shard {
     if (state.problem !== undefined) await this.#clearPosition(state.problem);
     const stored = state.at?.position ?? beginning;
     this.#at = state.at;
-    this.#heardAt = state.at?.at;
     this.#log = bounds.created;
     this.#queue = queue;
     // What is pending was offered to a queue that is no more (it may live in memory): offer it again.
@@ -336,16 +333,15 @@ export class Shard {
     }, lazyCommitMs);
   }
 
-  #reached(): Position {
+  #reached(): Pick<ShardPosition, 'position' | 'at'> {
     const last = this.#arrivals.takePassed();
-    if (!last) return this.#position;
-    this.#heardAt = last.at;
-    return { incarnation: this.#incarnation, sequence: last.sequence, index: 0 };
+    if (!last) return { position: this.#position, at: this.#at?.at };
+    return { position: { incarnation: this.#incarnation, sequence: last.sequence, index: 0 }, at: last.at };
   }
 
   async #commit(): Promise<void> {
     if (this.#isCommitting || !this.#isOpen) return;
-    const to = this.#reached();
+    const { position: to, at } = this.#reached();
     if (this.#drafts.size === 0 && !this.#outbox.hasSettled && !this.#baselines.hasWritten && to === this.#position) return;
     clearTimeout(this.#lazy);
     this.#lazy = undefined;
@@ -358,7 +354,7 @@ export class Shard {
 
     // While not everything pending has been offered, the next owner must know, for the outbox may not.
     const queue = this.#offersAll || this.#windows.hasUnsent ? unsent : this.#queue;
-    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue, at: this.#heardAt };
+    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue, at };
     const commit: Commit = {
       from: this.#at,
       to: after,

@@ -34,6 +34,17 @@ interface Sum {
   readonly cpu: Record<string, number>;
 }
 
+interface Row {
+  readonly inFlight: number;
+  readonly contender: string;
+  readonly stepsPerSecond: number;
+  readonly windows: readonly number[];
+  readonly gapP50Ms: number;
+  readonly gapP99Ms: number;
+  readonly cpuMicros: number;
+  readonly cpu: Readonly<Record<string, number>>;
+}
+
 const rig = await openRig({ shards: Number(option('shards', '16')), isStrict });
 const { stack, environment } = rig;
 const stubUrl = await startStub(rig, 0);
@@ -76,16 +87,7 @@ async function measure({ load, pids }: Contender, inFlight: number, sum: Sum): P
   for (const [index, name] of Object.keys(pids).entries()) sum.cpu[name] = (sum.cpu[name] ?? 0) + cpu[index]! - before.cpu[index]!;
 }
 
-const rows: {
-  inFlight: number;
-  contender: string;
-  stepsPerSecond: number;
-  windows: number[];
-  gapP50Ms: number;
-  gapP99Ms: number;
-  cpuMicros: number;
-  cpu: Record<string, number>;
-}[] = [];
+const rows: Row[] = [];
 say('in flight  contender                steps/s (windows)               gap p50/p99 ms  CPU us/step');
 for (const inFlight of levels) {
   const sums = new Map<Contender, Sum>(contenders.map((contender) => [contender, { sessions: 0, seconds: 0, rates: [], gaps: [], cpu: {} }]));
@@ -99,7 +101,7 @@ for (const inFlight of levels) {
     const steps = sum.sessions * stepsOfSession;
     const micros = (cpuSeconds: number) => (cpuSeconds / steps) * 1e6;
     const gaps = sum.gaps.sort((left, right) => left - right);
-    const cpu = Object.fromEntries(Object.entries(sum.cpu).map(([process, used]) => [process, micros(used)]));
+    const cpu = Object.fromEntries(Object.entries(sum.cpu).map(([part, used]) => [part, micros(used)]));
     const row = {
       inFlight,
       contender: name,
@@ -112,7 +114,7 @@ for (const inFlight of levels) {
     };
     rows.push(row);
     const spread = `(${Math.min(...sum.rates).toFixed(0)} to ${Math.max(...sum.rates).toFixed(0)})`;
-    const parts = Object.entries(cpu).map(([process, used]) => `${process} ${used.toFixed(0)}`);
+    const parts = Object.entries(cpu).map(([part, used]) => `${part} ${used.toFixed(0)}`);
     say(
       `${String(inFlight).padStart(9)}  ${name.padEnd(23)} ${rateOf(sum).toFixed(0).padStart(8)} ${spread.padEnd(22)} ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(15)}  ${row.cpuMicros.toFixed(0).padStart(11)} (${parts.join(', ')})${
         name === contenders[0]!.name ? '' : `: understudy does ${(ours / rateOf(sum)).toFixed(2)} times its steps`

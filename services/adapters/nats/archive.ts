@@ -66,11 +66,8 @@ export function natsArchive(nats: Nats): Archive {
     chain: chainOf,
     async *latestOf(shard, onUnreadable, since) {
       const latest = new Map<SessionId, Baseline>();
-      const filter = subjects.archive(shard, '*');
-      // A reader that begins at a time after all there is hears nothing, and so not that it is done.
-      if (since !== undefined && ((await lastMessage(nats, streams.archive, { last_by_subj: filter }))?.at ?? 0) < since) return;
       const which = since === undefined ? ({ deliver: 'last-per-subject' } as const) : { since };
-      await readAll(nats, { stream: streams.archive, filter, afterSequence: 0, ...which }, (message) => {
+      await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, '*'), afterSequence: 0, ...which }, (message) => {
         try {
           const baseline = withoutPart(unpack(message.bytes()));
           latest.set(baseline.record.session, baseline);

@@ -210,9 +210,10 @@ export async function readAll(
   onMessage: (message: OrderedMessage) => void,
 ): Promise<void> {
   // What is asked for may end before the stream does: the last message of the filter tells.
-  const last = await lastSequenceOf(nats, options.stream, options.filter);
-  const upTo = Math.min(options.upTo ?? Number.MAX_SAFE_INTEGER, last);
-  if (upTo <= options.afterSequence) return;
+  const last = await lastMessage(nats, options.stream, { last_by_subj: options.filter });
+  const upTo = Math.min(options.upTo ?? Number.MAX_SAFE_INTEGER, last?.seq ?? 0);
+  // A reader that begins after all there is hears nothing, and so not that it is done.
+  if (!last || upTo <= options.afterSequence || (options.since !== undefined && last.at < options.since)) return;
   let reader: OrderedReader | undefined;
   try {
     await new Promise<void>((resolve, reject) => {

@@ -38,9 +38,9 @@ export const narrowerLimitsSchema = z
   .object({ stepsMax: narrower, toolCallsMax: z.number().int().nonnegative().optional(), tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower })
   .strict();
 
-/** Limits of one task: each as it asks, and never more than its agent allows. */
-export const narrowed = (allowed: BudgetLimits, asked: Partial<BudgetLimits> = {}): BudgetLimits =>
-  limitsSchema.parse({ ...allowed, ...Object.fromEntries(Object.entries(asked).map(([name, value]) => [name, Math.min(value, allowed[name as keyof BudgetLimits])])) });
+/** What a task asks for itself: less than its agent allows, never more. */
+export const narrowed = (allowed: BudgetLimits, asked: Partial<BudgetLimits>): Partial<BudgetLimits> =>
+  Object.fromEntries(Object.entries(asked).map(([name, value]) => [name, Math.min(value, allowed[name as keyof BudgetLimits])]));
 
 export interface Spending {
   readonly steps: number;

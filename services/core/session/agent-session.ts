@@ -41,7 +41,8 @@ const freshContext: AgentContext = {
 };
 
 /** What a task may spend: the session's agent may be of an earlier revision than the one that let the task in. */
-export const limitsFor = ({ bundle }: Definition, { limits: asked }: MessageOf<'task'>): BudgetLimits => narrowed(bundle.agent.limits, asked);
+export const limitsFor = ({ bundle }: Definition, { limits: asked = {} }: MessageOf<'task'>): BudgetLimits =>
+  limitsSchema.parse({ ...bundle.agent.limits, ...narrowed(bundle.agent.limits, asked) });
 
 /** The first task of a new session. */
 export function beginAgent(draft: Draft, message: MessageOf<'task'>, limits: BudgetLimits): void {
