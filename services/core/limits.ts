@@ -5,6 +5,7 @@ export const limits = {
   leaseRenewMs: 600, // two failed renewals still leave time to drain
   heartbeatMs: 500, // how often a runtime says that it lives and looks at who else does
 
+  nestingMax: 200, // levels of JSON: what walks a value calls itself for each, and people write ten
   taskBytesMax: 256 * 1024, // a task is an order, not a file
   batchMessagesMax: 128, // envelopes in one publish; beyond it latency suffers more than CPU gains
   batchBytesMax: 512 * 1024, // half of the default max_payload of NATS

@@ -10,14 +10,14 @@
  * X5  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown` and not failed.
  */
 import { backoffMs } from '../core/backoff.ts';
-import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { issuesOf, messageOf, Unavailable } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
 import type { RunTool } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
-import { capped, type Failure, failed, type Outcome } from '../core/tools/job.ts';
+import { type Capped, capped, type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import type { ToolSpec } from '../core/tools/tool-spec.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -45,11 +45,23 @@ export function startExecutor(executor: string, pool: string, ports: ExecutorPor
     pool,
     concurrency,
     async (taken) => {
-      inHand.add(taken.effect.id);
+      const { effect, signal } = taken;
+      if (effect.kind !== 'runTool') {
+        ports.telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
+        return false;
+      }
+      inHand.add(effect.id);
+      const from = performance.now();
       try {
-        return await perform(executor, taken, ports);
+        return await perform(executor, effect, taken, ports);
+      } catch (error) {
+        if (error instanceof Unavailable) throw error;
+        // A mistake of ours would be made again with every redelivery.
+        ports.telemetry.log('error', 'a tool call could not be judged', { effect: effect.id, session: effect.session, tool: effect.tool, cause: messageOf(error) });
+        const failure = failed('permanent', 'EXECUTOR_DEFECT', `the executor failed at ${effect.tool}: ${messageOf(error).slice(0, 200)}`);
+        return await mail(executor, { effect, signal }, hasSideEffect[effect.class] ? doubtful(failure.failure) : failure, 0, from, ports);
       } finally {
-        inHand.delete(taken.effect.id);
+        inHand.delete(effect.id);
       }
     },
     (_raw, problem) => ports.telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
@@ -64,8 +76,7 @@ class Later extends Unavailable {
   }
 }
 
-async function perform(executor: string, { effect, signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<boolean> {
-  if (effect.kind !== 'runTool') throw new Refused('WRONG_POOL', `a ${effect.kind} came to a pool of tools`);
+async function perform(executor: string, effect: RunTool, { signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<boolean> {
   const { telemetry, clock } = ports;
   const from = performance.now();
   if (effect.deadlineAt < clock.now()) return false; // its session has stopped waiting
@@ -97,7 +108,7 @@ async function perform(executor: string, { effect, signal, isRedelivered }: Take
 }
 
 /** `before`: it was begun by an executor that is gone, and may have taken effect. */
-type Begun = { readonly kind: 'run'; readonly before: boolean } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<unknown> };
+type Begun = { readonly kind: 'run'; readonly before: boolean } | { readonly kind: 'elsewhere' } | { readonly kind: 'answer'; readonly outcome: Outcome<Capped> };
 
 /** May this effect be run, and if it was begun before, what does its class say? */
 async function begin(executor: string, effect: RunTool, spec: ToolSpec, signal: AbortSignal, ports: ExecutorPorts): Promise<Begun> {
@@ -138,7 +149,11 @@ async function ask(effect: RunTool, spec: ToolSpec, performer: string, signal: A
     limit.stop();
   }
   if (answer === 'never') return { kind: 'run', before: false };
-  if (answer?.ok) return { kind: 'answer', outcome: answer };
+  if (answer?.ok) {
+    // It happened: if its answer can be no message, that is what there is to tell.
+    const told = answered(jobOf(effect, spec), answer.value);
+    return { kind: 'answer', outcome: told.ok ? told : doubtful(told.failure) };
+  }
   if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
   return { kind: 'answer', outcome: unknownOf(effect, performer) };
 }
@@ -166,7 +181,7 @@ async function runWithRetries(
   before: boolean,
   signal: AbortSignal,
   { runners, clock }: ExecutorPorts,
-): Promise<{ outcome: Outcome<unknown>; attempts: number }> {
+): Promise<{ outcome: Outcome<Capped>; attempts: number }> {
   const runner = runners.find(({ kind }) => kind === spec.run.kind);
   if (!runner) return { outcome: failed('permanent', 'TOOL_KIND_UNKNOWN', `this executor runs no tools of kind ${spec.run.kind}`), attempts: 0 };
   let isInDoubt = before;
@@ -194,7 +209,7 @@ const hasSideEffect: Readonly<Record<ToolSpec['class'], boolean>> = { pure: fals
 
 const doubtful = ({ code, message }: Failure): Outcome<never> => failed('unknown', code, `${message}; it is not tried again, and may have taken effect`);
 
-async function runOnce(runner: ToolRunner, job: ToolJob, signal: AbortSignal, clock: Clock): Promise<Outcome<unknown>> {
+async function runOnce(runner: ToolRunner, job: ToolJob, signal: AbortSignal, clock: Clock): Promise<Outcome<Capped>> {
   const { spec } = job;
   const limit = clock.timeLimit(spec.timeoutMs, signal);
   let outcome: Outcome<unknown>;
@@ -209,12 +224,19 @@ async function runOnce(runner: ToolRunner, job: ToolJob, signal: AbortSignal, cl
     const late = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} took longer than ${spec.timeoutMs} ms`);
     return outcome.failure.hasBegun === undefined ? late : { ok: false, failure: { ...late.failure, hasBegun: outcome.failure.hasBegun } };
   }
-  if (!outcome.ok) return outcome;
-  if (spec.output) {
-    const checked = validatorOf(spec.output)?.safeParse(outcome.value);
-    if (checked && !checked.success) return afterwards('TOOL_OUTPUT_INVALID', `tool ${job.tool} returned what its schema does not allow: ${issuesOf(checked.error)}`);
+  return outcome.ok ? answered(job, outcome.value) : outcome;
+}
+
+/** What a tool returned, as its session can be told it. */
+function answered({ tool, spec }: ToolJob, value: unknown): Outcome<Capped> {
+  try {
+    const told = capped(value, spec.outputBytesMax);
+    const checked = spec.output && validatorOf(spec.output)?.safeParse(value);
+    if (checked && !checked.success) return afterwards('TOOL_OUTPUT_INVALID', `tool ${tool} returned what its schema does not allow: ${issuesOf(checked.error)}`);
+    return { ok: true, value: told };
+  } catch (error) {
+    return afterwards('TOOL_OUTPUT_INVALID', `tool ${tool} returned what can be no message: ${messageOf(error)}`);
   }
-  return outcome;
 }
 
 /** It went wrong after the tool had been called. */
@@ -223,20 +245,15 @@ const afterwards = (code: string, message: string): Outcome<never> => ({ ok: fal
 async function mail(
   executor: string,
   { effect, signal }: Pick<Taken & { effect: RunTool }, 'effect' | 'signal'>,
-  outcome: Outcome<unknown>,
+  outcome: Outcome<Capped>,
   attempts: number,
   from: number,
-  { mailbox, archive, shards, telemetry, clock }: ExecutorPorts,
+  { mailbox, shards, telemetry, clock }: ExecutorPorts,
 ): Promise<boolean> {
   const common = { effect: effect.id, latencyMs: Math.round(performance.now() - from), attempts, executor };
-  let message: Message;
-  if (outcome.ok) {
-    const spec = (await archive.bundle(effect.revision))?.tools[effect.tool];
-    const { value, bytes, truncated } = capped(outcome.value, spec?.outputBytesMax ?? limits.toolOutputBytesMax);
-    message = { kind: 'toolReturned', ...common, value, bytes, truncated };
-  } else {
-    message = { kind: 'toolFailed', ...common, failure: { ...outcome.failure, message: outcome.failure.message.slice(0, 2_000) } };
-  }
+  const message: Message = outcome.ok
+    ? { kind: 'toolReturned', ...common, ...outcome.value }
+    : { kind: 'toolFailed', ...common, failure: { ...outcome.failure, message: outcome.failure.message.slice(0, 2_000) } };
   const { tenant, session } = effect;
   // What was done must be told, however long the log is away: handed back to the queue, an opaque call could only be called unknown.
   await patiently(

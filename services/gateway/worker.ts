@@ -10,7 +10,7 @@
  */
 import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf } from '../core/budget/budget.ts';
-import { Refused, Unavailable } from '../core/errors.ts';
+import { Unavailable } from '../core/errors.ts';
 import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
@@ -83,8 +83,11 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
 }
 
 async function perform({ effect, signal }: Taken, self: Self, ports: GatewayPorts): Promise<boolean> {
-  if (effect.kind !== 'callModel') throw new Refused('WRONG_POOL', `a ${effect.kind} came to the pool of models`);
   const { calls, shards, telemetry } = ports;
+  if (effect.kind !== 'callModel') {
+    telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
+    return false;
+  }
   const { gateway, claimed } = self;
   const shard = shardOf(effect.tenant, effect.session, shards);
   const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, limits.effectAckWaitMs);

@@ -5,6 +5,8 @@ export interface RawTask {
   readonly subject: string;
   readonly body: string;
   readonly headers: Readonly<Record<string, string>>;
+  /** Why there are none, where what was published could not be read. */
+  readonly headersProblem?: string;
   /** Stands in for a task id when the publisher gave none: unique, and the same at every redelivery. */
   readonly sequenceId: string;
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { sessionIdSchema, sha256 } from '../core/ids.ts';
+import { parseJson } from '../core/json.ts';
 import type { AgentContext } from '../core/session/agent-context.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { SessionRecord } from '../core/session/record.ts';
@@ -77,9 +78,9 @@ async function checkEdit(record: SessionRecord, { tool, kind }: ApprovalSummary,
   if (kind !== 'tool') return;
   let parsed: unknown;
   try {
-    parsed = JSON.parse(edited);
+    parsed = parseJson(edited);
   } catch (error) {
-    throw new Refused('ARGUMENTS_NOT_JSON', `the edited arguments are not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
+    throw new Refused('ARGUMENTS_NOT_JSON', `the edited arguments are no JSON that can be read: ${messageOf(error).slice(0, 120)}`, { cause: error });
   }
   const { bundle } = await definitions.get(record.revision);
   const spec = bundle.tools[tool];

@@ -8,6 +8,7 @@ import { z } from 'zod';
 import { narrowed, narrowerLimitsSchema } from '../core/budget/budget.ts';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { agentNameSchema, sessionIdOf, shardOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
+import { parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Catalog } from '../core/session/specs.ts';
@@ -17,7 +18,7 @@ import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** A task is any JSON. An object may say its input and narrower limits by name; anything else is the input itself. */
-const taskSchema = z.union([z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: narrowerLimitsSchema.optional() }).strict(), z.json()]);
+const taskSchema = z.union([z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: narrowerLimitsSchema.optional() }).strict(), z.unknown()]);
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
 
@@ -54,6 +55,15 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
   }
 }
 
+function bodyOf(task: RawTask): unknown {
+  try {
+    return parseJson(task.body);
+  } catch (error) {
+    if (error instanceof RangeError) throw new Refused('TASK_INVALID', `the task does not parse: ${error.message}`, { cause: error });
+    throw new Refused('TASK_NOT_JSON', `the task is not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
+  }
+}
+
 /** @throws Refused with the reason, for whoever looks at the dead letter */
 export function addressOf(
   task: RawTask,
@@ -71,13 +81,9 @@ export function addressOf(
   const bytes = Buffer.byteLength(task.body);
   if (bytes > limits.taskBytesMax) throw new Refused('TASK_TOO_LARGE', `the task has ${bytes} bytes, ${limits.taskBytesMax} are allowed`);
 
-  let body: unknown;
-  try {
-    body = JSON.parse(task.body);
-  } catch (error) {
-    throw new Refused('TASK_NOT_JSON', `the task is not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
-  }
-  const parsed = taskSchema.safeParse(body);
+  if (task.headersProblem !== undefined) throw new Refused('TASK_HEADERS_INVALID', `the headers of the task cannot be read: ${task.headersProblem.slice(0, 200)}`);
+
+  const parsed = taskSchema.safeParse(bodyOf(task));
   if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
   const isEnvelope = typeof parsed.data === 'object' && parsed.data !== null && !Array.isArray(parsed.data) && 'input' in parsed.data;
   const { input, limits: narrower } = isEnvelope

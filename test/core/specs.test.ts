@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { actorFrom, settingsFrom } from '../../services/adapters/files/environment.ts';
 import { loadSpecs, parseSpecs, specsOf } from '../../services/adapters/files/spec-files.ts';
 import type { AgentName } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
 import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import { addressOf } from '../../services/runtime/intake.ts';
 
@@ -84,12 +85,18 @@ describe('specs', () => {
   });
 });
 
+const nested = (levels: number): string => '['.repeat(levels) + ']'.repeat(levels);
+
 describe('the front door', () => {
   const { catalog } = catalogOf(documents(whole));
   const task = (more: object = {}) => ({ tenant: 'acme', agent: 'clerk', subject: 's', body: '{"input":"x"}', headers: {}, sequenceId: 'task-7', ...more });
 
   test.each([
     ['not JSON', { body: '{' }, 'TASK_NOT_JSON'],
+    ['nested deeper than a stack', { body: nested(5_000) }, 'TASK_INVALID'],
+    ['an input nested deeper than a stack', { body: `{"input":{"tree":${nested(5_000)}}}` }, 'TASK_INVALID'],
+    ['nested deeper than is allowed', { body: nested(limits.nestingMax + 1) }, 'TASK_INVALID'],
+    ['headers that could not be read', { headersProblem: "' ' is not a valid character" }, 'TASK_HEADERS_INVALID'],
     ['too large', { body: JSON.stringify('x'.repeat(262_144)) }, 'TASK_TOO_LARGE'],
     ['an unknown agent', { agent: 'nobody' }, 'AGENT_UNKNOWN'],
     ['an unknown tenant', { tenant: 'nobody' }, 'TENANT_UNKNOWN'],
@@ -97,6 +104,10 @@ describe('the front door', () => {
     ['a task id beyond reason', { headers: { 'Nats-Msg-Id': 'x'.repeat(300) } }, 'TASK_ID_INVALID'],
   ])('%s is refused by name', (_name, more, code) => {
     expect(() => addressOf(task(more), catalog)).toThrow(expect.objectContaining({ code }));
+  });
+
+  test('what is nested as deep as is allowed is taken, and brackets in a text are none', () => {
+    for (const body of [nested(limits.nestingMax), JSON.stringify({ input: `\\"${'['.repeat(5_000)}` })]) expect(() => addressOf(task({ body }), catalog)).not.toThrow();
   });
 
   test('the session derives from the task id, and without one from the place in the stream', () => {

@@ -102,6 +102,7 @@ describe('exactly once', () => {
 describe('bad model output', () => {
   test.each([
     ['arguments that are no JSON', call('pay', '{"amount": 5,,}'), 'ARGUMENTS_NOT_JSON'],
+    ['arguments nested deeper than a stack', call('pay', `{"amount":${'['.repeat(5_000)}${']'.repeat(5_000)}}`), 'ARGUMENTS_NOT_JSON'],
     ['arguments that break the schema', call('pay', { amount: 'much' }), 'ARGUMENTS_INVALID'],
     ['arguments that are no object', call('pay', '[1]'), 'ARGUMENTS_NOT_OBJECT'],
     ['a tool that does not exist', call('fly'), 'TOOL_UNKNOWN'],

@@ -24,12 +24,16 @@ const brokeOff = fails('transient');
 const neverLeft = fails('transient', false);
 const refused = fails('semantic');
 const forbidden = fails('permanent');
+/** JSON that is well-formed, and deeper than a stack. */
+const nested: Outcome<unknown> = { ok: true, value: JSON.parse('['.repeat(5_000) + ']'.repeat(5_000)) };
+const noJson: Outcome<unknown> = { ok: true, value: 1n };
 
 interface Case {
   readonly class: ToolSpec['class'];
   /** What the tries give, in order; the last is given again. An error is thrown. */
   readonly tries: readonly (Outcome<unknown> | Error)[];
-  readonly asked?: Outcome<unknown> | 'never';
+  /** What asking gives; an error is thrown. */
+  readonly asked?: Outcome<unknown> | 'never' | Error;
   readonly output?: object;
   /** An executor that is gone had begun it. */
   readonly isTakenOver?: boolean;
@@ -60,7 +64,10 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, c
       if (given instanceof Error) throw given;
       return given;
     },
-    query: async () => asked,
+    query: async () => {
+      if (asked instanceof Error) throw asked;
+      return asked;
+    },
   };
   const effects = memoryEffects(systemClock);
   const mailbox = memoryMailbox(systemClock);
@@ -120,6 +127,17 @@ describe('what a session is told', () => {
     ['keyed: it answered what its schema does not allow', { class: 'keyed', tries: [done], output: { type: 'object' } }, unknown, 1],
     ['pure: all tries broke off', { class: 'pure', tries: [brokeOff] }, failedAs('transient'), 3],
     ['pure: it answered what its schema does not allow', { class: 'pure', tries: [done], output: { type: 'object' } }, failedAs('permanent'), 1],
+    ['pure: it answered what is nested too deep', { class: 'pure', tries: [nested] }, failedAs('permanent'), 1],
+    ['opaque: it answered what is nested too deep', { class: 'opaque', tries: [nested] }, unknown, 1],
+    [
+      'opaque: it answered what is nested too deep for its schema',
+      { class: 'opaque', tries: [nested], output: { $ref: '#/$defs/tree', $defs: { tree: { type: 'array', items: { $ref: '#/$defs/tree' } } } } },
+      unknown,
+      1,
+    ],
+    ['keyed: it answered what is no JSON', { class: 'keyed', tries: [noJson] }, unknown, 1],
+    ['queryable: it broke off, happened, and says so nested too deep', { class: 'queryable', tries: [brokeOff], asked: nested }, unknown, 1],
+    ['queryable: it broke off, and asking crashes', { class: 'queryable', tries: [brokeOff], asked: new TypeError('broken') }, unknown, 1],
     ['opaque: it broke off', { class: 'opaque', tries: [brokeOff] }, unknown, 1],
     ['opaque: never left, and then it broke off', { class: 'opaque', tries: [neverLeft, brokeOff] }, unknown, 2],
     ['opaque: it worked, and the log was away when it was to be told', { class: 'opaque', tries: [done], logAway: 2 }, { kind: 'toolReturned' }, 1],

@@ -7,6 +7,7 @@ import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { type SessionId, type ShardId, shardOf, type TenantId } from '../../services/core/ids.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
+import { publishByHand } from '../support/by-hand.ts';
 import { eventually } from '../support/eventually.ts';
 import { System, script } from '../support/system.ts';
 
@@ -205,6 +206,15 @@ describe('bad input loses nothing and blocks nobody', () => {
 
     expect(await deadOf(id)).toMatchObject({ code, subject: `understudy.task.${tenant}.${agent}` });
     expect((await system.endOf(`after-${id}`)).data.to).toBe('completed');
+  });
+
+  test('headers that cannot be read make a dead letter, and nobody is deaf', async () => {
+    await publishByHand(system.stack.nats.url, 'understudy.task.acme.desk', 'My Header: x', '"unreadable"');
+    await system.publish('after-unreadable', script());
+
+    expect((await system.endOf('after-unreadable')).data.to).toBe('completed');
+    const letter = await eventually(async () => (await natsEvents(system.nats).deadLetters(1_000)).find(({ code }) => code === 'TASK_HEADERS_INVALID'), 'the dead letter');
+    expect(letter).toMatchObject({ body: '"unreadable"', headers: {}, reason: expect.stringContaining('header key') });
   });
 
   test('a dead letter can be mended and published again', async () => {

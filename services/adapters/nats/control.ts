@@ -3,20 +3,15 @@
 import type { ServiceMsg } from 'nats';
 import { z } from 'zod';
 import { messageOf, Refused, Unavailable, UnderstudyError } from '../../core/errors.ts';
+import { jsonOf } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import type { Control, ControlAnswer, HandOver } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
+import { hear } from './subscription.ts';
 
 const answerSchema = z.union([z.object({ ok: z.literal(true), value: z.unknown() }), z.object({ ok: z.literal(false), code: z.string(), message: z.string() })]);
 
 const handOverSchema = z.object({ shard: z.number().int().min(0), host: z.string(), silentSince: z.number() });
-const parsedJson = (text: string): unknown => {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-};
 
 /** Verbs that change nothing. */
 const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
@@ -72,12 +67,9 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
     },
     announceReleased: (handOver) => connection.publish(subjects.released, JSON.stringify(handOver)),
     onReleased(listener) {
-      connection.subscribe(subjects.released, {
-        callback(error, message) {
-          if (error) return;
-          const parsed = handOverSchema.safeParse(parsedJson(message.string()));
-          listener(parsed.success ? (parsed.data as HandOver) : undefined);
-        },
+      hear(connection, subjects.released, (message) => {
+        const parsed = handOverSchema.safeParse(jsonOf(message.string()));
+        listener(parsed.success ? (parsed.data as HandOver) : undefined);
       });
     },
   };

@@ -1,6 +1,8 @@
 /** EFFECTS: what sessions want, one pool of performers per consumer. Effects for one pool and tenant that gather during a publish leave as one message. */
-import { Refused, Unavailable } from '../../core/errors.ts';
-import type { TenantId } from '../../core/ids.ts';
+import { z } from 'zod';
+import { issuesOf, Refused, Unavailable } from '../../core/errors.ts';
+import { effectIdSchema, type TenantId } from '../../core/ids.ts';
+import { jsonOf } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import { Recent } from '../../core/recent.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
@@ -10,6 +12,9 @@ import { ask, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
 import { PullConsumer } from './pull-consumer.ts';
 import { declareStreams } from './streams.ts';
+import { hear } from './subscription.ts';
+
+const idsSchema = z.array(effectIdSchema);
 
 export function natsEffects(nats: Nats): Effects {
   const { subjects, publisher } = nats;
@@ -39,12 +44,10 @@ export function natsEffects(nats: Nats): Effects {
     async take(pool, concurrency, perform, onRefused) {
       if (!/^[a-z0-9-]+$/.test(pool)) throw new Refused('POOL_NAME', `pool ${pool} is no subject token`);
       const controllers = new Map<string, AbortController>();
-      const subscription = nats.connection.subscribe(subjects.cancel(pool), {
-        callback: (error, message) => {
-          if (error) return;
-          const ids = message.json<string[]>();
-          for (const id of Array.isArray(ids) ? ids : []) controllers.get(id)?.abort();
-        },
+      const subscription = hear(nats.connection, subjects.cancel(pool), (message) => {
+        const ids = idsSchema.safeParse(jsonOf(message.string()));
+        if (!ids.success) onRefused(message.string(), `a cancellation is a list of effect ids: ${issuesOf(ids.error)}`);
+        else for (const id of ids.data) controllers.get(id)?.abort();
       });
       let inFlight = 0;
       /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */

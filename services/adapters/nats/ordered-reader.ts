@@ -9,6 +9,7 @@
  */
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, lastMessage, type Nats } from './connection.ts';
+import { hear, isOfStream } from './subscription.ts';
 
 const heartbeatMs = 500;
 
@@ -131,7 +132,7 @@ export class OrderedReader {
       }
       const inbox = this.#nats.inbox();
       this.#expected = 1;
-      const subscription = this.#nats.connection.subscribe(inbox, { callback: (error, message) => (error ? undefined : this.#heard(message, subscription)) });
+      const subscription = hear(this.#nats.connection, inbox, (message) => this.#heard(message, subscription));
       this.#subscription = subscription;
       const isFrom = this.#deliver === 'from' || this.#last > 0;
       const isSince = this.#since !== undefined && this.#last === 0;
@@ -170,7 +171,8 @@ export class OrderedReader {
   #heard(message: Msg, subscription: Subscription): void {
     if (subscription !== this.#subscription) return;
     this.#heardAt = Date.now();
-    if (message.data.length === 0 && message.headers?.code === 100) {
+    if (!isOfStream(message)) {
+      if (message.headers?.code !== 100) return;
       // A heartbeat (it may ask us to move on a stalled flow) or a flow-control request, which wants an answer.
       if (message.reply) message.respond();
       const stalled = message.headers.get('Nats-Consumer-Stalled');
@@ -181,8 +183,7 @@ export class OrderedReader {
       return;
     }
     // $JS.ACK.<stream>.<consumer>.<tries>.<stream sequence>.<consumer sequence>.<time>.<pending>, with two more tokens after ACK on newer servers
-    const tokens = (message.reply ?? '').split('.');
-    if (tokens.length < 9) return;
+    const tokens = message.reply!.split('.');
     const end = tokens.length >= 11 ? 10 : 8;
     const [sequence, consumerSequence, time, remaining] = [Number(tokens[end - 3]), Number(tokens[end - 2]), tokens[end - 1]!, Number(tokens[end])];
     if (consumerSequence !== this.#expected) return void this.#remake();

@@ -15,6 +15,7 @@
 import { type Msg, type MsgHdrs, type NatsConnection, headers as natsHeaders } from 'nats';
 import { Refused, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
+import { hear } from './subscription.ts';
 
 interface Waiting {
   readonly subject: string;
@@ -69,7 +70,7 @@ export class LeanPublisher {
     this.#connection = connection;
     this.#window = window;
     this.#inbox = `${inbox}.`;
-    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? undefined : this.#acknowledged(message)) });
+    hear(connection, `${this.#inbox}*`, (message) => this.#acknowledged(message));
     this.#sweep = setInterval(() => this.#resendOld(), 500);
     this.#sweep.unref();
   }

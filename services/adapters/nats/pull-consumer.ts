@@ -11,12 +11,14 @@
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, type Nats } from './connection.ts';
 import { declareStreams, type StreamName } from './streams.ts';
+import { hear, isOfStream } from './subscription.ts';
 
 export interface PulledMessage {
   readonly subject: string;
   readonly sequence: number;
   readonly tries: number;
-  readonly headers: Msg['headers'];
+  /** As they were published. @throws Error when they cannot be read */
+  headers(): Readonly<Record<string, string>>;
   text(): string;
   /** It leaves with the next publish, or soon (C4). */
   ack(): void;
@@ -59,7 +61,7 @@ export class PullConsumer {
 
   async start(): Promise<void> {
     this.#inbox = this.#nats.inbox();
-    this.#subscription = this.#nats.connection.subscribe(this.#inbox, { callback: (error, message) => (error ? undefined : this.#heard(message)) });
+    this.#subscription = hear(this.#nats.connection, this.#inbox, (message) => this.#heard(message));
     await this.#ensure();
     this.#nats.onDisconnect(() => this.#forget());
     this.#nats.onReconnect(() => {
@@ -156,10 +158,10 @@ export class PullConsumer {
   }
 
   #heard(message: Msg): void {
-    const code = message.headers?.code ?? 0;
-    if (message.data.length === 0 && code > 0) {
+    if (!isOfStream(message)) {
       // 404 no messages, 408 expired: the request is over. 409: the consumer is gone or the server shuts down.
       this.#asked = 0;
+      const code = message.headers?.code;
       if (code === 409 || code === 503) void this.#ensure();
       return;
     }
@@ -174,7 +176,7 @@ export class PullConsumer {
       subject: message.subject,
       sequence: Number(tokens[end - 3]),
       tries: Number(tokens[end - 4]),
-      headers: message.headers,
+      headers: () => Object.fromEntries([...(message.headers ?? [])].map(([name, [first = '']]) => [name, first])),
       text: () => message.string(),
       ack: () => {
         if (!letGo()) return;

@@ -4,6 +4,7 @@
  * The package's own `request` makes an error, with its stack, for each that might not be answered: more than the rest of a request costs.
  */
 import type { Msg, NatsConnection } from 'nats';
+import { hear } from './subscription.ts';
 
 interface Asked {
   readonly resolve: (answer: string) => void;
@@ -21,7 +22,12 @@ export class Requests {
   constructor(connection: NatsConnection, inbox: string) {
     this.#connection = connection;
     this.#inbox = `${inbox}.`;
-    connection.subscribe(`${this.#inbox}*`, { callback: (error, message) => (error ? this.#refuse(error) : this.#hear(message)) });
+    hear(
+      connection,
+      `${this.#inbox}*`,
+      (message) => this.#hear(message),
+      (error) => this.#refuse(error),
+    );
   }
 
   /**

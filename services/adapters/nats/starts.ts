@@ -5,6 +5,7 @@ import { effectIdSchema } from '../../core/ids.ts';
 import type { Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import type { PublishRefusal } from './publisher.ts';
+import { hear } from './subscription.ts';
 
 const startSchema = z.object({ effect: effectIdSchema, performer: z.string(), class: z.string(), nonce: z.string(), at: z.number() });
 const wrongLastSequence = 10_071;
@@ -42,12 +43,9 @@ export function natsStarts(nats: Nats): Starts {
     },
 
     answerHolds(performer, holds) {
-      connection.subscribe(subjects.holds(performer), {
-        callback: (error, message) => {
-          if (error) return;
-          const effect = effectIdSchema.safeParse(message.string());
-          message.respond(effect.success && holds(effect.data) ? 'yes' : 'no');
-        },
+      hear(connection, subjects.holds(performer), (message) => {
+        const effect = effectIdSchema.safeParse(message.string());
+        message.respond(effect.success && holds(effect.data) ? 'yes' : 'no');
       });
     },
   };

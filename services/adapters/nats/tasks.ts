@@ -1,10 +1,19 @@
 /** TASKS: the front door. Whatever is published there is handed on as it is; judging it is the runtime's part. */
-import { Refused } from '../../core/errors.ts';
+import { messageOf, Refused } from '../../core/errors.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
 import type { Nats } from './connection.ts';
-import { PullConsumer } from './pull-consumer.ts';
+import { PullConsumer, type PulledMessage } from './pull-consumer.ts';
 
 const isTokens = /^[^\s*>\u0000-\u001f]+$/;
+
+/** Whoever writes to the broker by hand may write headers that the package cannot read. */
+function headersOf(message: PulledMessage): Pick<RawTask, 'headers' | 'headersProblem'> {
+  try {
+    return { headers: message.headers() };
+  } catch (error) {
+    return { headers: {}, headersProblem: messageOf(error) };
+  }
+}
 
 export function natsTasks(nats: Nats): Tasks {
   const { subjects, publisher } = nats;
@@ -26,9 +35,7 @@ export function natsTasks(nats: Nats): Tasks {
         onMessage: (message) => {
           const [, , tenant = '', ...rest] = message.subject.slice(subjects.prefix.length).split('.');
           const agent = rest.join('.');
-          const headers: Record<string, string> = {};
-          for (const [name] of message.headers ?? []) headers[name] = message.headers!.get(name);
-          const task: RawTask = { tenant, agent, subject: message.subject, body: message.text(), headers, sequenceId: `task-${message.sequence}` };
+          const task: RawTask = { tenant, agent, subject: message.subject, body: message.text(), ...headersOf(message), sequenceId: `task-${message.sequence}` };
           inHand += 1;
           accept(task)
             .then(

@@ -1,5 +1,6 @@
 /** A session of a user's own machine: answers become its events, and what it wants becomes effects and timers. */
 import { assertNever, Refused } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import { having } from '../keyed.ts';
 import type { Failure } from '../tools/job.ts';
 import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
@@ -11,7 +12,7 @@ import type { PendingNote } from './record.ts';
 /** A pipeline's input is JSON where it can be read as such. */
 export function inputOf(input: string): unknown {
   try {
-    return JSON.parse(input);
+    return parseJson(input);
   } catch {
     return input;
   }

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { add, carve, nothing, reservationOf, type Spending } from '../budget/budget.ts';
 import { issuesOf } from '../errors.ts';
 import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
+import { parseJson } from '../json.ts';
 import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenCall } from './agent-context.ts';
@@ -40,9 +41,9 @@ const delegateSchema = z.object({ agent: z.string(), input: z.string() });
 export function checkCall(call: ToolCall, bundle: Bundle): Checked {
   let parsed: unknown;
   try {
-    parsed = JSON.parse(call.arguments === '' ? '{}' : call.arguments);
+    parsed = parseJson(call.arguments === '' ? '{}' : call.arguments);
   } catch (error) {
-    return { ok: false, call, code: 'ARGUMENTS_NOT_JSON', message: `the arguments of ${call.name} are not JSON: ${(error as Error).message.slice(0, 120)}` };
+    return { ok: false, call, code: 'ARGUMENTS_NOT_JSON', message: `the arguments of ${call.name} are no JSON that can be read: ${(error as Error).message.slice(0, 120)}` };
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
     return { ok: false, call, code: 'ARGUMENTS_NOT_OBJECT', message: `the arguments of ${call.name} must be a JSON object` };

@@ -1,5 +1,6 @@
 /** A tool call as it travels to an executor and back. */
 import { z } from 'zod';
+import { jsonText } from '../json.ts';
 
 /** transient: same call may work later. semantic: other arguments may. permanent: neither. unknown: nobody can say whether it happened. */
 export const failureClassSchema = z.enum(['transient', 'semantic', 'permanent', 'unknown']);
@@ -25,9 +26,20 @@ export const failed = (failureClass: FailureClass, code: string, message: string
   failure: retryAfterMs === undefined ? { class: failureClass, code, message } : { class: failureClass, code, message, retryAfterMs },
 });
 
-/** Keep a result within `bytesMax`; what is cut is said, so that the model does not take a part for the whole. */
-export function capped(value: unknown, bytesMax: number): { value: unknown; bytes: number; truncated: boolean } {
-  const text = JSON.stringify(value) ?? 'null';
+/** A result as its session is told it. */
+export interface Capped {
+  readonly value: unknown;
+  readonly bytes: number;
+  readonly truncated: boolean;
+}
+
+/**
+ * Keep a result within `bytesMax`; what is cut is said, so that the model does not take a part for the whole.
+ *
+ * @throws RangeError or TypeError for what can be no message: nested too deep, or no JSON
+ */
+export function capped(value: unknown, bytesMax: number): Capped {
+  const text = jsonText(value);
   const bytes = Buffer.byteLength(text);
   if (bytes <= bytesMax) return { value: value ?? null, bytes, truncated: false };
   const kept = Buffer.from(text)

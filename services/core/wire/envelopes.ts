@@ -1,7 +1,8 @@
 /** What travels in MAIL and EFFECTS: plain JSON with a schema version, one or many to a message. */
 import { z } from 'zod';
-import { issuesOf } from '../errors.ts';
+import { issuesOf, messageOf } from '../errors.ts';
 import { type SessionId, sessionIdSchema, type TenantId, tenantIdSchema } from '../ids.ts';
+import { jsonText } from '../json.ts';
 import { callModelSchema, type PooledEffect, runToolSchema } from '../session/effects.ts';
 import { type Message, messageSchema } from '../session/messages.ts';
 
@@ -20,6 +21,15 @@ export type ParsedEnvelope = { readonly ok: true; readonly envelope: Envelope } 
 
 export const encodeEnvelope = ({ tenant, session, message }: Envelope): string => JSON.stringify({ v: wireVersion, tenant, session, message });
 
+/** For people: one of many that came in one message, or what can be said of it. */
+function textOf(item: unknown): string {
+  try {
+    return jsonText(item);
+  } catch (error) {
+    return `(${messageOf(error)})`;
+  }
+}
+
 /** One stream message may hold one envelope or an array; each is judged alone, so a bad one spoils no other. */
 export function parseMail(text: string): ParsedEnvelope[] {
   let body: unknown;
@@ -30,7 +40,7 @@ export function parseMail(text: string): ParsedEnvelope[] {
   }
   return (Array.isArray(body) ? body : [body]).map((item) => {
     const parsed = envelopeSchema.safeParse(item);
-    return parsed.success ? { ok: true, envelope: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: JSON.stringify(item) };
+    return parsed.success ? { ok: true, envelope: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
   });
 }
 
@@ -47,6 +57,6 @@ export function parseEffects(text: string): ParsedEffect[] {
   }
   return (Array.isArray(body) ? body : [body]).map((item) => {
     const parsed = pooledSchema.safeParse(item);
-    return parsed.success ? { ok: true, effect: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: JSON.stringify(item) };
+    return parsed.success ? { ok: true, effect: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
   });
 }

@@ -1,0 +1,27 @@
+/** Subscriptions that outlive what they hear. */
+import type { Msg, NatsConnection, Subscription } from 'nats';
+
+/**
+ * Hear a subject. What a callback throws, also because the package decodes a message only when it is looked at, would end the package's
+ * reader: every subscription of the connection would be deaf until the server hangs up. So it is a warning of the process, without the
+ * message's words, and the next message is heard.
+ *
+ * @param onError  the broker forbids to hear it, or the connection is closed
+ */
+export function hear(connection: NatsConnection, subject: string, callback: (message: Msg) => void, onError?: (error: Error) => void): Subscription {
+  return connection.subscribe(subject, {
+    callback: (error, message) => {
+      if (error) return onError?.(error);
+      try {
+        callback(message);
+      } catch (failure) {
+        const { name = 'Error', stack = '' } = failure as Error;
+        const where = stack.split('\n').filter((line) => line.startsWith('    at '));
+        process.emitWarning(`a message on ${subject} was skipped, for it could not be handled: ${name}`, { code: 'NATS_MESSAGE_SKIPPED', detail: where.slice(0, 5).join('\n') });
+      }
+    },
+  });
+}
+
+/** Messages of a stream carry an address for their ack; what the broker says of a request or of a consumer does not. */
+export const isOfStream = (message: Msg): boolean => message.reply?.startsWith('$JS.ACK.') ?? false;
