@@ -1,3 +1,5 @@
+import type { Checkpoint } from '../core/tools/workspace-head.ts';
+
 /** One that was claimed: where it is, and the token that only its holder has. */
 export interface Sandbox {
   readonly name: string;
@@ -18,18 +20,13 @@ export interface Sandboxes {
   stop(): Promise<void>;
 }
 
-export interface Checkpoint {
-  /** Tells this checkpoint from any other of the session. */
-  readonly digest: string;
-  readonly bytes: number;
-}
-
 /**
  * Files of a session, as one compressed archive, from its last call to its next.
  *
  * Guarantee: `latest` gives what the last call before this effect has saved, so an effect that runs again begins where it began the first
  *            time. `save` replaces only what `latest` gave: whoever was overtaken meanwhile is refused.
- * Errors:    Unavailable, with WORKSPACE_CHANGED for one that was overtaken.
+ * Errors:    Unavailable, with WORKSPACE_CHANGED for one that was overtaken before it saved; Refused with WORKSPACE_OVERTAKEN from `latest`
+ *            and `save` for one that had saved when others went on from there: it must not run again.
  */
 export interface Workspaces {
   latest(tenant: string, session: string, effect: string): Promise<Checkpoint | undefined>;

@@ -308,9 +308,27 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
     const first = await workspaces.save('acme', 'overtaken', 'e1', undefined, Buffer.from('one'));
     const second = await workspaces.save('acme', 'overtaken', 'e2', first, Buffer.from('two'));
     const third = await workspaces.save('acme', 'overtaken', 'e3', second, Buffer.from('three'));
-    await expect(workspaces.save('acme', 'overtaken', 'e2', first, Buffer.from('late'))).rejects.toMatchObject({ code: 'WORKSPACE_CHANGED' });
+    await expect(workspaces.save('acme', 'overtaken', 'slow', first, Buffer.from('late'))).rejects.toMatchObject({ code: 'WORKSPACE_CHANGED' });
+    await expect(workspaces.save('acme', 'overtaken', 'e2', first, Buffer.from('late'))).rejects.toMatchObject({ code: 'WORKSPACE_OVERTAKEN' });
     expect(await workspaces.latest('acme', 'overtaken', 'e4')).toEqual(third);
     expect(Buffer.from(await workspaces.load('acme', 'overtaken', third)).toString()).toBe('three');
+  });
+
+  test('what was saved before others went on from there does not run again on top of them', async () => {
+    const spec = toolOf({ class: 'workspace', run: { language: 'shell' } });
+    const sandboxes = watched();
+    const runner = sandboxRunner({ sandboxes, workspaces, telemetry: countingTelemetry() }, 60_000);
+    const call = (code: string, effect: string) => runner.run({ ...jobOf('w2', spec, { code }), idempotencyKey: effect }, spec.run as never, never);
+    await call('echo one >> f', 'e1');
+    await call('echo two >> f', 'e2');
+    // Its answer was told, and its acknowledgement was lost.
+    expect(await call('echo one >> f', 'e1')).toMatchObject({ ok: false, failure: { class: 'permanent', code: 'WORKSPACE_OVERTAKEN' } });
+    expect(await call('cat f', 'e3')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\n' } });
+    // The copy of one that ran twice is known as well.
+    await call('cat f', 'e3');
+    await call('true', 'e4');
+    for (const late of ['e1', 'e2', 'e3']) await expect(workspaces.latest('acme', 'w2', late)).rejects.toMatchObject({ code: 'WORKSPACE_OVERTAKEN' });
+    await runner.close?.();
   });
 
   test('files survive the sandbox, at whichever executor the next call lands', async () => {

@@ -1,35 +1,23 @@
 import { createHash } from 'node:crypto';
-import { Unavailable } from '../../core/errors.ts';
-import type { Checkpoint, Workspaces } from '../../ports/sandboxes.ts';
-
-interface Held {
-  readonly effect: string;
-  readonly checkpoint: Checkpoint;
-  readonly before: Checkpoint | undefined;
-}
+import { beginningOf, headAfter, type WorkspaceHead, workspaceChanged } from '../../core/tools/workspace-head.ts';
+import type { Workspaces } from '../../ports/sandboxes.ts';
 
 export function memoryWorkspaces(): Workspaces {
-  const heads = new Map<string, Held>();
+  const heads = new Map<string, WorkspaceHead>();
   const archives = new Map<string, Uint8Array>();
-  const seenBy = (key: string, effect: string) => {
-    const head = heads.get(key);
-    return head?.effect === effect ? head.before : head?.checkpoint;
-  };
-  const changed = (session: string) => new Unavailable('WORKSPACE_CHANGED', `the workspace of ${session} has been saved anew in the meantime`);
   return {
-    latest: async (tenant, session, effect) => seenBy(`${tenant}/${session}`, effect),
+    latest: async (tenant, session, effect) => beginningOf(heads.get(`${tenant}/${session}`), effect),
     async load(tenant, session, { digest }) {
       const found = archives.get(`${tenant}/${session}/${digest}`);
-      if (!found) throw changed(session);
+      if (!found) throw workspaceChanged(session);
       return found;
     },
     async save(tenant, session, effect, before, archive) {
       const key = `${tenant}/${session}`;
-      if (seenBy(key, effect)?.digest !== before?.digest) throw changed(session);
       const checkpoint = { digest: createHash('sha256').update(archive).digest('hex').slice(0, 32), bytes: archive.length };
-      archives.set(`${key}/${checkpoint.digest}`, Uint8Array.from(archive));
       const stale = heads.get(key)?.before;
-      heads.set(key, { effect, checkpoint, before });
+      heads.set(key, headAfter(heads.get(key), session, effect, before, checkpoint));
+      archives.set(`${key}/${checkpoint.digest}`, Uint8Array.from(archive));
       if (stale && stale.digest !== before?.digest && stale.digest !== checkpoint.digest) archives.delete(`${key}/${stale.digest}`);
       return checkpoint;
     },

@@ -3,15 +3,13 @@
  * the effect that saved it, and what was there before that effect.
  */
 import { createHash } from 'node:crypto';
-import { z } from 'zod';
-import { Refused, Unavailable } from '../../core/errors.ts';
+import { Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
+import { beginningOf, headAfter, workspaceChanged, workspaceHeadSchema } from '../../core/tools/workspace-head.ts';
 import type { Workspaces } from '../../ports/sandboxes.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import type { PublishRefusal } from './publisher.ts';
 
-const checkpointSchema = z.object({ digest: z.string().regex(/^[0-9a-f]{32}$/), bytes: z.number().int().nonnegative() });
-const headSchema = checkpointSchema.extend({ effect: z.string(), before: checkpointSchema.optional() });
 const wrongLastSequence = 10_071;
 
 export function natsWorkspaces(nats: Nats): Workspaces {
@@ -19,18 +17,16 @@ export function natsWorkspaces(nats: Nats): Workspaces {
   const digestOf = (archive: Uint8Array) => createHash('sha256').update(archive).digest('hex').slice(0, 32);
   const headOf = async (tenant: string, session: string) => {
     const message = await lastMessage(nats, streams.workspaces, { last_by_subj: subjects.workspace(tenant, session, 'head') });
-    return message && { sequence: message.seq, ...headSchema.parse(JSON.parse(message.text)) };
+    return message && { sequence: message.seq, head: workspaceHeadSchema.parse(JSON.parse(message.text)) };
   };
-  const seenBy = (head: Awaited<ReturnType<typeof headOf>>, effect: string) => (head?.effect === effect ? head.before : head && { digest: head.digest, bytes: head.bytes });
-  const changed = (session: string) => new Unavailable('WORKSPACE_CHANGED', `the workspace of ${session} has been saved anew in the meantime`);
   return {
-    latest: async (tenant, session, effect) => seenBy(await headOf(tenant, session), effect),
+    latest: async (tenant, session, effect) => beginningOf((await headOf(tenant, session))?.head, effect),
 
     async load(tenant, session, { digest, bytes }) {
       const chunks: Buffer[] = [];
       for (let index = 0; index < Math.max(1, Math.ceil(bytes / limits.workspaceChunkBytes)); index += 1) {
         const message = await lastMessage(nats, streams.workspaces, { last_by_subj: subjects.workspace(tenant, session, `${digest}.${index}`) });
-        if (!message) throw changed(session);
+        if (!message) throw workspaceChanged(session);
         chunks.push(message.bytes);
       }
       const archive = Buffer.concat(chunks);
@@ -40,30 +36,31 @@ export function natsWorkspaces(nats: Nats): Workspaces {
 
     async save(tenant, session, effect, before, archive) {
       const digest = digestOf(archive);
-      const head = await headOf(tenant, session);
-      if (seenBy(head, effect)?.digest !== before?.digest) throw changed(session);
+      const checkpoint = { digest, bytes: archive.length };
+      const stored = await headOf(tenant, session);
+      const next = headAfter(stored?.head, session, effect, before, checkpoint);
       // One after the other, so that a large workspace does not fill the connection. The head comes last: until then the old one stands.
       for (let index = 0; index < Math.max(1, Math.ceil(archive.length / limits.workspaceChunkBytes)); index += 1) {
         const part = archive.subarray(index * limits.workspaceChunkBytes, (index + 1) * limits.workspaceChunkBytes);
         await publisher.publish(subjects.workspace(tenant, session, `${digest}.${index}`), part);
       }
       try {
-        await publisher.publish(subjects.workspace(tenant, session, 'head'), JSON.stringify({ digest, bytes: archive.length, effect, before }), {
-          headers: { 'Nats-Expected-Last-Subject-Sequence': String(head?.sequence ?? 0) },
+        await publisher.publish(subjects.workspace(tenant, session, 'head'), JSON.stringify(next), {
+          headers: { 'Nats-Expected-Last-Subject-Sequence': String(stored?.sequence ?? 0) },
         });
       } catch (error) {
         const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;
         // Overtaken, or our own first copy whose ack was lost: then it stands.
         if (refusal?.errCode !== wrongLastSequence) throw error;
-        const now = await headOf(tenant, session);
-        if (now?.effect !== effect || now.digest !== digest) throw changed(session);
+        const now = (await headOf(tenant, session))?.head;
+        if (now?.effect !== effect || now.digest !== digest) throw workspaceChanged(session);
       }
       // What no head names any more, neither as now nor as before; if this fails, its age removes it.
-      for (const stale of [head?.digest, head?.before?.digest]) {
+      for (const stale of [stored?.head.digest, stored?.head.before?.digest]) {
         if (stale === undefined || stale === digest || stale === before?.digest) continue;
         await ask(nats, `$JS.API.STREAM.PURGE.${streams.workspaces}`, { filter: subjects.workspace(tenant, session, `${stale}.*`) }).catch(() => undefined);
       }
-      return { digest, bytes: archive.length };
+      return checkpoint;
     },
   };
 }
