@@ -1,6 +1,8 @@
 /** Tool runners against real programs, a real HTTP server and a real MCP server. */
 
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -12,6 +14,7 @@ import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import { builtinRunner, builtinTools } from '../../services/executor/builtin.ts';
 import { answering, freePort, type Running, startProcess } from '../../services/local/processes.ts';
 import type { ToolJob, ToolRunner } from '../../services/ports/performers.ts';
+import { eventually } from '../support/eventually.ts';
 
 const job = (args: Record<string, unknown>, run: object, more: object = {}): ToolJob => ({
   tool: 'tool',
@@ -23,6 +26,12 @@ const job = (args: Record<string, unknown>, run: object, more: object = {}): Too
   traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
 });
 const never = () => new AbortController().signal;
+/** Of a process that was and is not. */
+async function gonePid(): Promise<number> {
+  const child = spawn('true');
+  await once(child, 'exit');
+  return child.pid!;
+}
 const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) => runner.run(one, one.spec.run as never, signal);
 
 describe('process', () => {
@@ -67,6 +76,47 @@ describe('process', () => {
     expect(await use(runner, job({}, shell('cat note')))).toEqual({ ok: true, value: 7 });
     const other = { ...job({}, shell('cat note || echo 0')), session: 'session-2' };
     expect(await use(runner, other)).toEqual({ ok: true, value: 0 });
+  });
+
+  test('a scratch folder goes when its session has made no call for long, and not before; those of processes that are gone go at the start', async () => {
+    const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
+    const [dead, lives, mine] = [`understudy-scratch-${await gonePid()}-x`, `understudy-scratch-${process.ppid}-x`, 'mine'];
+    for (const name of [dead, lives, mine]) mkdirSync(join(parent, name));
+    const tidy = (await processRunner({ scratch: parent, scratchIdleMs: 400 })) as ToolRunner<never>;
+    const another = (await processRunner({ scratch: parent })) as ToolRunner<never>;
+    expect(readdirSync(parent)).toHaveLength(4);
+    await another.close?.();
+    expect(readdirSync(parent)).toEqual(expect.arrayContaining([mine, lives, expect.stringMatching(`^understudy-scratch-${process.pid}-`)]));
+    const root = readdirSync(parent).find((name) => name.startsWith(`understudy-scratch-${process.pid}-`))!;
+    const folder = join(parent, root, 'acme', 'session-1');
+    await use(tidy, job({}, shell('echo 7 > note; echo 1')));
+    await use(tidy, job({}, shell('sleep 1; echo 1')));
+    expect(existsSync(join(folder, 'note'))).toBe(true);
+    await eventually(() => !existsSync(folder), 'the folder to go');
+    expect(await use(tidy, job({}, shell('cat note || echo 0')))).toEqual({ ok: true, value: 0 });
+    await tidy.close?.();
+    expect(readdirSync(parent).sort()).toEqual([mine, lives].sort());
+    rmSync(parent, { recursive: true });
+  });
+
+  test('where no folder can be made, nothing has begun', async () => {
+    const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
+    const homeless = (await processRunner({ scratch: parent })) as ToolRunner<never>;
+    writeFileSync(join(parent, readdirSync(parent)[0]!, 'acme'), 'in the way');
+    expect(await use(homeless, job({}, shell('echo 1')))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'TOOL_NOT_STARTED', hasBegun: false } });
+    await homeless.close?.();
+    rmSync(parent, { recursive: true });
+  });
+
+  test('one that it leaves behind, in a group of its own and with its output open, does not hold its answer', async () => {
+    const pidFile = join(mkdtempSync(join(tmpdir(), 'left-')), 'pid');
+    const script = `setsid sh -c 'echo $$ > ${pidFile}; exec sleep 300' & while ! [ -s ${pidFile} ]; do sleep 0.05; done; printf '"'; head -c 200000 /dev/zero | tr '\\0' x; printf '"'`;
+    const outcome = await use(runner, job({}, shell(script), { outputBytesMax: 250_000 }));
+    const left = Number(readFileSync(pidFile, 'utf8'));
+    const isAlive = existsSync(`/proc/${left}`);
+    process.kill(left, 'SIGKILL');
+    expect(isAlive).toBe(true);
+    expect(outcome).toEqual({ ok: true, value: 'x'.repeat(200_000) });
   });
 
   test('a time-out ends the whole process group', async () => {

@@ -5,35 +5,41 @@
  * This is fencing against accidents, not against an attacker: what must not be trusted runs in a sandbox pod.
  */
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { messageOf } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
+import { ScratchFolders } from './scratch.ts';
 
 type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
 
 const pureJavascriptMain = fileURLToPath(new URL('../../sandbox/pure-javascript.ts', import.meta.url));
 
+const quietMs = 200;
+
 export interface ProcessSettings {
-  /** Scratch folders are made below it. */
+  /** Scratch folders are made below it; it may be shared. */
   readonly scratch?: string | undefined;
+  /** How long a session's scratch folder is kept for its next call, ms. */
+  readonly scratchIdleMs?: number | undefined;
 }
 
-export async function processRunner(settings: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
-  const root = settings.scratch ?? (await mkdtemp(join(tmpdir(), 'understudy-scratch-')));
+export async function processRunner({ scratch = tmpdir(), scratchIdleMs = limits.scratchIdleMs }: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
+  const folders = await ScratchFolders.open(scratch, scratchIdleMs);
   return {
     kind: 'process',
     async run(job, run, signal) {
-      const scratch = join(root, job.tenant, job.session);
-      await mkdir(scratch, { recursive: true, mode: 0o700 });
-      return runProgram(commandOf(run, scratch), job, run, scratch, signal);
+      try {
+        return await folders.use(job.tenant, job.session, (folder) => runProgram(commandOf(run, folder), job, run, folder, signal));
+      } catch (error) {
+        // There is no folder to run it in: the disk is full, say.
+        return { ok: false, failure: { ...failed('transient', 'TOOL_NOT_STARTED', `tool ${job.tool}: ${messageOf(error).slice(0, 200)}`).failure, hasBegun: false } };
+      }
     },
-    async close() {
-      if (!settings.scratch) await rm(root, { recursive: true, force: true });
-    },
+    close: () => folders.close(),
   };
 }
 
@@ -71,6 +77,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     let bytes = 0;
     let complaint = '';
     let verdict: Outcome<unknown> | undefined;
+    let quiet: NodeJS.Timeout | undefined;
     const kill = () => {
       if (child.pid === undefined) return;
       try {
@@ -98,10 +105,23 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     child.on('error', () => {
       verdict ??= failed('permanent', 'TOOL_NOT_STARTED', `tool ${job.tool}: ${command[0]} could not be started`);
     });
-    child.on('close', (code, killedBy) => {
+    const settle = (code: number | null, killedBy: NodeJS.Signals | null) => {
       signal.removeEventListener('abort', onAbort);
+      clearTimeout(quiet);
       kill(); // whatever it left behind in its group
+      child.stdout.destroy();
+      child.stderr.destroy();
       resolve(verdict ?? outcomeOf(job, code, killedBy, Buffer.concat(out).toString('utf8'), complaint));
+    };
+    child.on('close', settle);
+    // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
+    child.on('exit', (code, killedBy) => {
+      const wait = () => {
+        clearTimeout(quiet);
+        quiet = setTimeout(() => settle(code, killedBy), quietMs);
+      };
+      wait();
+      child.stdout.on('data', wait);
     });
     child.stdin.on('error', () => undefined); // it may end without reading: its exit code tells
     child.stdin.end(JSON.stringify({ arguments: job.arguments, idempotencyKey: job.idempotencyKey, timeoutMs: job.spec.timeoutMs }));
