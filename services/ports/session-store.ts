@@ -108,5 +108,6 @@ export interface ModelCalls {
    * @returns the prompt's entries; 'settled' when nobody waits for the answer any more; 'held' while another calls
    */
   claim(call: { shard: ShardId; session: SessionId; effect: EffectId; from: number; to: number }, holder: string, durationMs: number): Promise<Entry[] | 'settled' | 'held'>;
+  /** For longer, also where the store has lost the claim meanwhile; not where another holds it now. */
   renew(shard: ShardId, effect: EffectId, holder: string, durationMs: number): Promise<void>;
 }

@@ -11,6 +11,7 @@ import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Refused } from '../../services/core/errors.ts';
 import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
 import type { RunTool } from '../../services/core/session/effects.ts';
 import { eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
 import type { Archive } from '../../services/ports/archive.ts';
@@ -431,6 +432,56 @@ describeQueues('nats', async () => {
     control: natsControl(nats),
     close: () => servers.stop(),
   };
+});
+
+test('who drains hands back what came and was not begun: another does it meanwhile', async () => {
+  const servers = await startServers();
+  try {
+    const { nats } = servers.connections;
+    const one = (id: string) => ({
+      kind: 'runTool',
+      id,
+      tenant: 'acme',
+      session: 's',
+      agent: 'desk',
+      revision: 'r',
+      deadlineAt: 1,
+      tool: 't',
+      class: 'pure',
+      pool: 'late',
+      arguments: {},
+    });
+    const publish = (body: object) => nats.publisher.publish(nats.subjects.effect('late', 'acme' as TenantId), JSON.stringify(body));
+    // Room for sixteen asks for two messages: one has an effect too many, and the other is alone.
+    await publish(Array.from({ length: 17 }, (_, index) => one(`batch-${index}`)));
+    await publish(one('alone'));
+    const released = Promise.withResolvers<boolean>();
+    const [first, others]: string[][] = [[], []];
+    const take = (concurrency: number, perform: (id: string) => Promise<boolean>) =>
+      natsEffects(nats).take(
+        'late',
+        concurrency,
+        ({ effect }) => perform(effect.id),
+        () => undefined,
+      );
+    const draining = await take(16, (id) => {
+      first!.push(id);
+      return released.promise;
+    });
+    await eventually(() => first!.length === 16, 'its hands to be full');
+    const drained = draining.drain();
+    const other = await take(16, async (id) => others!.push(id) > 0);
+    await eventually(() => others!.length === 2, 'the others');
+    released.resolve(true);
+    await drained;
+    await draining.stop();
+    await new Promise((resolve) => setTimeout(resolve, limits.effectAckWaitMs + 500));
+    await other.stop();
+
+    expect([first!.length, others!.sort()]).toEqual([16, ['alone', 'batch-16']]);
+  } finally {
+    await servers.stop();
+  }
 });
 
 test('a baseline in ARCHIVE that does not parse is told of, and the others are read', async () => {

@@ -330,6 +330,17 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect(await world.calls.claim(call, 'g2', 200)).toBe('held');
       });
 
+      test('a claim that the store has lost is its holder’s again when it is renewed, unless another has taken it', async () => {
+        const { call } = await prepared();
+        expect(await world.calls.claim(call, 'g1', 50)).toHaveLength(3);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        await world.calls.renew(call.shard, call.effect, 'g1', 400);
+        expect(await world.calls.claim(call, 'g2', 60_000)).toBe('held');
+        await eventually(async () => Array.isArray(await world.calls.claim(call, 'g2', 60_000)));
+        await world.calls.renew(call.shard, call.effect, 'g1', 60_000);
+        expect(await world.calls.claim(call, 'g1', 60_000)).toBe('held');
+      });
+
       test('a call that nobody waits for is settled', async () => {
         const { call } = await prepared();
         expect(await world.calls.claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200)).toBe('settled');

@@ -186,7 +186,7 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       },
       async renew(shard, effect, holder, durationMs) {
         const claim = claims.get(`${shard}/${effect}`);
-        if (claim?.holder === holder) claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
+        if (!claim || claim.until <= clock.now() || claim.holder === holder) claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
       },
     },
 

@@ -51,7 +51,9 @@ export function natsEffects(nats: Nats): Effects {
       });
       let inFlight = 0;
       /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
-      const waiting: (() => void)[] = [];
+      const waiting: { begin(): void; letGo(): void }[] = [];
+      /** Effects that are being offered to others. */
+      let leaving = 0;
       /** Performed lately, so that a copy that comes late is not performed again. */
       const performed = new Recent<string, true>(20_000);
       const consumer = new PullConsumer(nats, {
@@ -66,11 +68,11 @@ export function natsEffects(nats: Nats): Effects {
         onMessage: (message) => {
           const parsed = parseEffects(message.text());
           let open = parsed.length;
-          let again = 0;
+          let again: number | undefined;
           const done = () => {
             open -= 1;
             if (open > 0) return;
-            if (again > 0) message.handBack(again);
+            if (again !== undefined) message.handBack(again);
             else message.ack();
           };
           /** Offer one effect again after a while: of a batch only this one, so that its neighbours are not performed twice. */
@@ -79,12 +81,18 @@ export function natsEffects(nats: Nats): Effects {
               again = delayMs;
               return done();
             }
-            setTimeout(() => {
-              gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)).then(done, () => {
-                again = delayMs;
-                done();
-              });
-            }, delayMs);
+            setTimeout(() => void offerAgain(effect, delayMs), delayMs);
+          };
+          const offerAgain = (effect: PooledEffect, delayMs: number) =>
+            gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)).then(done, () => {
+              again = delayMs;
+              done();
+            });
+          const letGo = async (effect: PooledEffect) => {
+            if (parsed.length === 1) return later(effect, 0);
+            leaving += 1;
+            await offerAgain(effect, 0);
+            leaving -= 1;
           };
           const begin = (effect: PooledEffect) => {
             const controller = new AbortController();
@@ -101,7 +109,7 @@ export function natsEffects(nats: Nats): Effects {
               .finally(() => {
                 controllers.delete(effect.id);
                 inFlight -= 1;
-                waiting.shift()?.();
+                waiting.shift()?.begin();
               });
           };
           for (const item of parsed) {
@@ -116,10 +124,13 @@ export function natsEffects(nats: Nats): Effects {
             else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
             else if (inFlight < concurrency) begin(effect);
             else
-              waiting.push(() => {
-                if (performed.has(effect.id)) done();
-                else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
-                else begin(effect);
+              waiting.push({
+                begin: () => {
+                  if (performed.has(effect.id)) done();
+                  else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
+                  else begin(effect);
+                },
+                letGo: () => void letGo(effect),
               });
           }
         },
@@ -129,7 +140,9 @@ export function natsEffects(nats: Nats): Effects {
         inFlight: () => inFlight,
         async drain() {
           consumer.drain();
-          while (inFlight > 0 || waiting.length > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+          // What was not begun is for others, now: the next may take as long as what is under way.
+          for (const one of waiting.splice(0)) one.letGo();
+          while (inFlight > 0 || leaving > 0) await new Promise((resolve) => setTimeout(resolve, 20));
         },
         async stop() {
           subscription.unsubscribe();

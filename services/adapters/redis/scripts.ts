@@ -20,6 +20,13 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1`;
 
+/** renewClaim: KEYS claim; ARGV holder, ms. One that the store has lost is its holder's again, unless another has taken it. */
+const renewClaim = `
+local held = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
+if held == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2])
+elseif held then return 0 end
+return 1`;
+
 /** release: KEYS owner; ARGV token. Only its holder can give it up. */
 const release = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -79,6 +86,7 @@ export interface ScriptedRedis extends Redis {
   understudyCommit(keyCount: number, keys: readonly string[], args: Arguments): Promise<string[]>;
   understudyAcquire(owner: string, token: string, ms: number, host: string): Promise<number>;
   understudyRenew(owner: string, token: string, ms: number): Promise<number>;
+  understudyRenewClaim(claim: string, holder: string, ms: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
   understudyClaim(keyCount: number, keys: readonly string[], args: Arguments): Promise<(string[] | string)[]>;
@@ -157,6 +165,7 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
   redis.defineCommand('understudyCommit', { lua: commit });
   redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
   redis.defineCommand('understudyRenew', { numberOfKeys: 1, lua: renew });
+  redis.defineCommand('understudyRenewClaim', { numberOfKeys: 1, lua: renewClaim });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
   redis.defineCommand('understudyClaim', { lua: claimCalls });

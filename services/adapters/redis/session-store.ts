@@ -2,7 +2,7 @@
 import { ReplyError } from 'ioredis';
 import { z } from 'zod';
 import { Defect, messageOf, Refused, Unavailable } from '../../core/errors.ts';
-import type { EffectId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
+import type { OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
@@ -145,6 +145,8 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
   };
 }
 
+const conversationOverhead = 300; // characters that one weighs in the cache beside its entries
+
 /**
  * The gateway's view. Entries of a conversation are never rewritten, so what was read once is kept
  * (up to `bytesMax` characters) and only the tail is read again.
@@ -178,13 +180,13 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
       if (answer === 'settled' || answer === 'held') return answer;
       if (answer.length !== to - readFrom) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
       const entries = [...(usable?.entries ?? []), ...parseEntries(answer)];
-      let size = usable?.bytes ?? 0;
+      let size = usable?.bytes ?? conversationOverhead;
       for (const text of answer) size += text.length;
-      keep(session, from, entries, size);
+      if (entries.length > 0) keep(session, from, entries, size);
       return entries;
     },
     async renew(shard, effect, holder, durationMs) {
-      await answering('renew', redis.understudyRenew(keys(shard).claim(effect as EffectId), holder, durationMs));
+      await answering('renew', redis.understudyRenewClaim(keys(shard).claim(effect), holder, durationMs));
     },
   };
 }
