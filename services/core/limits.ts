@@ -29,6 +29,7 @@ export const limits = {
   toolOutputBytesMax: 256_000, // about 64k tokens: more would crowd out the conversation
   toolTimeoutMs: 60_000, // default of a tool that names none
   scratchIdleMs: 10 * 60_000, // a scratch folder is kept so long for the next program of its session
+  replyBytesMax: 512_000, // of a model's answer: half of a message of the broker
   modelTimeoutMs: 120_000, // default of a model that names none
   deadlineSlackMs: 30_000, // a session waits this much longer than the performer's own time-outs
   approvalExpiryMs: 24 * 3_600_000, // an approval nobody answers is a rejection after a day

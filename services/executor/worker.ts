@@ -197,10 +197,12 @@ async function runWithRetries(
       if (asked.kind === 'answer') return { outcome: asked.outcome, attempts };
       isInDoubt = false;
     }
-    const isLast = failure.class !== 'transient' || attempts >= spec.retry.attempts || signal.aborted || (spec.class === 'opaque' && isInDoubt);
-    if (isLast) return { outcome: isInDoubt && hasSideEffect[spec.class] ? doubtful(failure) : outcome, attempts };
     const { backoffMs: baseMs, backoffMaxMs: maxMs } = spec.retry;
-    await clock.sleep(backoffMs({ baseMs, maxMs, attempt: attempts - 1, retryAfterMs: failure.retryAfterMs, chance: Math.random() }), signal);
+    const waitMs = backoffMs({ baseMs, maxMs, attempt: attempts - 1, retryAfterMs: failure.retryAfterMs, chance: Math.random() });
+    const isTriedAgain =
+      failure.class === 'transient' && attempts < spec.retry.attempts && !signal.aborted && !(spec.class === 'opaque' && isInDoubt) && clock.now() + waitMs < effect.deadlineAt; // the other side may ask for more patience than its session has
+    if (!isTriedAgain) return { outcome: isInDoubt && hasSideEffect[spec.class] ? doubtful(failure) : outcome, attempts };
+    await clock.sleep(waitMs, signal);
   }
 }
 

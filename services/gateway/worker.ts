@@ -10,7 +10,7 @@
  */
 import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf } from '../core/budget/budget.ts';
-import { Unavailable } from '../core/errors.ts';
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
@@ -22,9 +22,9 @@ import { delegateTool } from '../core/session/tool-calls.ts';
 import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
-import type { Effects, Taken, Taking } from '../ports/effects.ts';
+import type { Effects, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
-import type { Model, Prompt, RateLimits } from '../ports/performers.ts';
+import type { Model, Prompt, RateLimits, Share } from '../ports/performers.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
@@ -66,7 +66,24 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
   const taking = await effects.take(
     modelPool,
     concurrency,
-    (taken) => perform(taken, self, ports),
+    async (taken) => {
+      const { effect, signal } = taken;
+      if (effect.kind !== 'callModel') {
+        telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
+        return false;
+      }
+      try {
+        return await perform(effect, signal, self, ports);
+      } catch (error) {
+        if (error instanceof Unavailable) throw error;
+        // It would come to the same with every redelivery, and may be paid for each time.
+        const [code, cause] = [error instanceof Refused ? error.code : 'GATEWAY_DEFECT', messageOf(error)];
+        telemetry.log('error', 'a model call could not be made', { effect: effect.id, session: effect.session, code, cause });
+        const { failure } = failed('permanent', code, `the gateway failed at this call: ${cause.slice(0, 200)}`);
+        await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, self, ports);
+        return true;
+      }
+    },
     (_raw, problem) => telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
@@ -82,12 +99,8 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
   };
 }
 
-async function perform({ effect, signal }: Taken, self: Self, ports: GatewayPorts): Promise<boolean> {
+async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports: GatewayPorts): Promise<boolean> {
   const { calls, shards, telemetry } = ports;
-  if (effect.kind !== 'callModel') {
-    telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
-    return false;
-  }
   const { gateway, claimed } = self;
   const shard = shardOf(effect.tenant, effect.session, shards);
   const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, limits.effectAckWaitMs);
@@ -112,7 +125,7 @@ async function perform({ effect, signal }: Taken, self: Self, ports: GatewayPort
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
-      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...outcome.value, attempts } }, self, ports);
+      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...fitting(outcome.value), attempts } }, self, ports);
     } else {
       telemetry.log('warn', 'model failed', {
         effect: effect.id,
@@ -131,6 +144,12 @@ async function perform({ effect, signal }: Taken, self: Self, ports: GatewayPort
   }
 }
 
+/** One that is larger than a message may be counts as cut off at its length: what it cost is told, and the model is asked to be brief. */
+function fitting<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(reply: Reply): Reply {
+  const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls]));
+  return bytes <= limits.replyBytesMax ? reply : { ...reply, content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
+}
+
 /** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */
 const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: Message, self: Self, { mailbox, shards, telemetry, clock }: GatewayPorts): Promise<void> =>
   patiently(
@@ -143,16 +162,13 @@ const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: 
 /** A tenant that has used its share waits in the queue, not in our hands: the others go on. */
 async function throttle(effect: CallModel, { tenants, rates, telemetry }: GatewayPorts): Promise<void> {
   const spec = tenants().get(effect.tenant);
-  for (const [what, points, perMinute] of [
-    ['requests', 1, spec?.requestsPerMinute],
-    ['tokens', effect.tokensReserved, spec?.tokensPerMinute],
-  ] as const) {
-    if (perMinute === undefined) continue;
-    const waitMs = await rates.take(effect.tenant, what, points, perMinute);
-    if (waitMs === 0) continue;
-    telemetry.log('debug', 'throttled', { tenant: effect.tenant, what, waitMs });
-    throw new Later('THROTTLED', `tenant ${effect.tenant} has used its ${what} for this minute`, Math.min(waitMs, 5_000) + Math.random() * 500);
-  }
+  const shares: Share[] = [];
+  if (spec?.requestsPerMinute !== undefined) shares.push({ what: 'requests', points: 1, perMinute: spec.requestsPerMinute });
+  if (spec?.tokensPerMinute !== undefined) shares.push({ what: 'tokens', points: effect.tokensReserved, perMinute: spec.tokensPerMinute });
+  const refusal = shares.length > 0 ? await rates.take(effect.tenant, shares) : undefined;
+  if (!refusal) return;
+  telemetry.log('debug', 'throttled', { tenant: effect.tenant, ...refusal });
+  throw new Later('THROTTLED', `tenant ${effect.tenant} has used its ${refusal.what} for this minute`, Math.min(refusal.waitMs, 5_000) + Math.random() * 500);
 }
 
 function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]): Prompt {

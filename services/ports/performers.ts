@@ -45,8 +45,19 @@ export interface ToolRunner<Run extends ToolRun = ToolRun> {
   close?(): Promise<void>;
 }
 
+/** Points of one rate of a tenant. More than a minute has are taken as all that it has. */
+export interface Share {
+  readonly what: 'requests' | 'tokens';
+  readonly points: number;
+  readonly perMinute: number;
+}
+
 /** Requests and tokens per minute of a tenant. */
 export interface RateLimits {
-  /** @returns 0 when it may go on, else how long to wait, ms */
-  take(tenant: string, what: 'requests' | 'tokens', points: number, perMinute: number): Promise<number>;
+  /**
+   * All shares, or none: who is told to wait has used nothing.
+   *
+   * @returns undefined when it may go on, else which rate is used up and how long to wait, ms
+   */
+  take(tenant: string, shares: readonly Share[]): Promise<{ readonly what: Share['what']; readonly waitMs: number } | undefined>;
 }

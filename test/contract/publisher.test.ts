@@ -15,7 +15,9 @@ function publisher(window = 1_024) {
       hear = callback;
     },
     isClosed: () => false,
+    info: { max_payload: 1_000 },
     publish: (subject: string) => {
+      if (subject === 'broken') throw new Error('no such subject');
       if (isNewTurn) {
         sent.push([]);
         setImmediate(() => {
@@ -85,4 +87,22 @@ test('what becomes patient while a turn is on its way leaves with it, though not
   expect(sent).toEqual([['first'], ['second', 'patient']]);
   lean.close();
   await Promise.allSettled(all);
+});
+
+test('what is larger than the broker carries is refused, by its bytes', async () => {
+  const { publisher: lean } = publisher();
+  for (const body of ['x'.repeat(1_001), 'ä'.repeat(501), Buffer.alloc(1_001)]) await expect(lean.publish('a.large', body)).rejects.toMatchObject({ code: 'MESSAGE_TOO_LARGE' });
+  void lean.publish('fits', 'x'.repeat(1_000)).catch(() => undefined);
+  expect(lean.pending).toBe(1);
+  lean.close();
+});
+
+test('what cannot be sent makes room for what waits', async () => {
+  const { sent, publisher: lean } = publisher(1);
+  const broken = lean.publish('broken', '');
+  const next = lean.publish('next', '');
+  await expect(broken).rejects.toMatchObject({ code: 'NATS_UNAVAILABLE' });
+  await eventually(() => sent.flat().includes('next'));
+  lean.close();
+  await Promise.allSettled([next]);
 });

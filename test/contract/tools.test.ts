@@ -226,6 +226,12 @@ describe('mcp', () => {
     expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42 } });
   });
 
+  test('a server that answers nobody is ended, and the next call begins another', async () => {
+    const [wedged, behind] = await Promise.all([use(runner, job({}, mcp('wedge'), { timeoutMs: 1_000 })), use(runner, job({ a: 1, b: 2 }, mcp('add'), { timeoutMs: 1_000 }))]);
+    expect([wedged, behind]).toMatchObject([{ ok: false }, { ok: false }]);
+    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42 } });
+  });
+
   test('its errors are data, a tool that is not there is refused, a server that is not there is unreachable', async () => {
     expect(await use(runner, job({}, mcp('fail')))).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'MCP_TOOL_ERROR' } });
     expect(await use(runner, job({}, mcp('nothing')))).toMatchObject({ ok: false, failure: { class: 'semantic' } });

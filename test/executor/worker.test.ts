@@ -16,11 +16,13 @@ import type { ToolRunner } from '../../services/ports/performers.ts';
 import { eventually } from '../support/eventually.ts';
 
 const done: Outcome<unknown> = { ok: true, value: 'done' };
-const fails = (failureClass: Failure['class'], hasBegun?: boolean): Outcome<unknown> => ({
+const fails = (failureClass: Failure['class'], hasBegun?: boolean, retryAfterMs?: number): Outcome<unknown> => ({
   ok: false,
-  failure: { class: failureClass, code: 'T', message: 'it failed', ...(hasBegun === undefined ? {} : { hasBegun }) },
+  failure: { class: failureClass, code: 'T', message: 'it failed', ...(hasBegun === undefined ? {} : { hasBegun }), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) },
 });
 const brokeOff = fails('transient');
+/** More patience than the session has. */
+const muchLater = fails('transient', false, 86_400_000);
 const neverLeft = fails('transient', false);
 const refused = fails('semantic');
 const forbidden = fails('permanent');
@@ -127,6 +129,7 @@ describe('what a session is told', () => {
     ['keyed: it answered what its schema does not allow', { class: 'keyed', tries: [done], output: { type: 'object' } }, unknown, 1],
     ['pure: all tries broke off', { class: 'pure', tries: [brokeOff] }, failedAs('transient'), 3],
     ['pure: it answered what its schema does not allow', { class: 'pure', tries: [done], output: { type: 'object' } }, failedAs('permanent'), 1],
+    ['pure: it is to be asked after the deadline of its session', { class: 'pure', tries: [muchLater] }, failedAs('transient'), 1],
     ['pure: it answered what is nested too deep', { class: 'pure', tries: [nested] }, failedAs('permanent'), 1],
     ['opaque: it answered what is nested too deep', { class: 'opaque', tries: [nested] }, unknown, 1],
     [

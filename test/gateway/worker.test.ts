@@ -4,13 +4,14 @@ import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects } from '../../services/adapters/memory/queues.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
-import { Unavailable } from '../../services/core/errors.ts';
+import { Refused, Unavailable } from '../../services/core/errors.ts';
 import type { ShardId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import type { CallModel } from '../../services/core/session/effects.ts';
+import type { Message } from '../../services/core/session/messages.ts';
 import type { Bundle } from '../../services/core/session/specs.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
-import { startGateway } from '../../services/gateway/worker.ts';
+import { type GatewayPorts, startGateway } from '../../services/gateway/worker.ts';
 import { eventually } from '../support/eventually.ts';
 
 const call = {
@@ -51,7 +52,7 @@ test('an answer that the log cannot take is told later, and the model is not ask
         return { ok: true, value: reply };
       },
     },
-    rates: { take: async () => 0 },
+    rates: { take: async () => undefined },
     tenants: () => new Map(),
     telemetry: countingTelemetry(),
     clock: systemClock,
@@ -82,7 +83,7 @@ test('a claim is renewed for as long as its call takes, and not a moment longer'
           answer = () => resolve({ ok: true, value: reply });
         }),
     },
-    rates: { take: async () => 0 },
+    rates: { take: async () => undefined },
     tenants: () => new Map(),
     telemetry: countingTelemetry(),
     clock: {
@@ -145,7 +146,7 @@ test('an answer is told with how many more are on the way: calls that are being 
           answers.set(traceparent, resolve);
         }),
     },
-    rates: { take: async () => 0 },
+    rates: { take: async () => undefined },
     tenants: () => new Map(),
     telemetry: countingTelemetry(),
     clock: systemClock,
@@ -165,4 +166,46 @@ test('an answer is told with how many more are on the way: calls that are being 
   await taking.stop();
 
   expect(told).toEqual([2, 1, 0]);
+});
+
+/** What the session of one call is told. */
+async function toldOf(ports: Partial<GatewayPorts>): Promise<Message> {
+  const effects = memoryEffects(systemClock);
+  const mailbox = memoryMailbox(systemClock);
+  const told: Message[] = [];
+  const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
+    for (const item of items) if (item.ok) told.push(item.envelope.message);
+  });
+  const taking = await startGateway('g', {
+    effects,
+    calls: { claim: async () => [], renew: async () => undefined },
+    mailbox,
+    archive: { bundle: async () => bundle },
+    model: { complete: async () => ({ ok: true, value: reply }) },
+    rates: { take: async () => undefined },
+    tenants: () => new Map(),
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+    shards: 1,
+    ...ports,
+  });
+  await effects.offer(call);
+  await eventually(() => told.length > 0, 'the answer');
+  await taking.stop();
+  await reading.stop();
+  return told[0]!;
+}
+
+test('an answer that no message can hold is told as cut off, with what it cost', async () => {
+  const usage = { promptTokens: 7, completionTokens: 600_000, cachedTokens: 0 };
+  const told = await toldOf({ model: { complete: async () => ({ ok: true, value: { ...reply, usage, content: 'x'.repeat(limits.replyBytesMax + 1) } }) } });
+  expect(told).toMatchObject({ kind: 'modelReplied', reply: { content: 'x'.repeat(1_000), calls: [], finish: 'length', usage } });
+});
+
+test.each([
+  ['what is refused', new Refused('CONVERSATION_POISONED', 'entry 3 does not parse'), 'CONVERSATION_POISONED'],
+  ['a mistake of ours', new TypeError('x is undefined'), 'GATEWAY_DEFECT'],
+])('%s ends the call with its reason, and is not tried for ever', async (_what, error, code) => {
+  const told = await toldOf({ calls: { claim: () => Promise.reject(error), renew: async () => undefined } });
+  expect(told).toMatchObject({ kind: 'modelFailed', failure: { class: 'permanent', code } });
 });

@@ -9,4 +9,7 @@ server.registerTool('add', { description: 'adds', inputSchema: z.object({ a: z.n
   structuredContent: { sum: a + b },
 }));
 server.registerTool('fail', { description: 'fails' }, async () => ({ isError: true, content: [{ type: 'text', text: 'no' }] }));
+server.registerTool('wedge', { description: 'never answers, and nothing after it does' }, () => {
+  for (;;);
+});
 await server.connect(new StdioServerTransport());

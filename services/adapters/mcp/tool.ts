@@ -9,10 +9,14 @@ import type { ToolRunner } from '../../ports/performers.ts';
 
 type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
 
+const wedgedSlackMs = 50;
+
 /** A connection, and how many calls are on it. */
 interface Line {
   readonly client: Promise<Client>;
   calls: number;
+  /** When it said something last, by `performance.now()`. */
+  heardAt: number;
   /** It broke: who is on it finishes, nobody else begins. */
   isRetired: boolean;
 }
@@ -42,7 +46,7 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
     const key = JSON.stringify([run.command, run.url, run.headers]);
     let line = lines.get(key);
     if (!line) {
-      const made: Line = { client: connect(run, () => retire(key, made)), calls: 0, isRetired: false };
+      const made: Line = { client: connect(run, () => retire(key, made)), calls: 0, heardAt: 0, isRetired: false };
       made.client.catch(() => retire(key, made));
       lines.set(key, made);
       line = made;
@@ -56,6 +60,7 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
     async run(job, run, signal) {
       const { key, line } = lineFor(run);
       line.calls += 1;
+      const from = performance.now();
       try {
         let client: Client;
         try {
@@ -66,11 +71,18 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
         }
         const meta = mcpMeta(job.idempotencyKey, job.traceparent);
         const result = await client.callTool({ name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta }, { signal, timeout: job.spec.timeoutMs });
+        line.heardAt = performance.now();
         return outcomeOfMcp(job.tool, mcpResultSchema.parse(result));
       } catch (error) {
-        if (error instanceof ProtocolError) return mcpRefused(job.tool, error.message);
-        // A server that was started again knows no old session: the next try begins anew. One call that is late says nothing of the others.
-        if (!signal.aborted && run.url) retire(key, line);
+        if (error instanceof ProtocolError) {
+          line.heardAt = performance.now();
+          return mcpRefused(job.tool, error.message);
+        }
+        // A server over HTTP that was started again knows no old session: the next try begins anew.
+        const isBroken = !signal.aborted && run.url;
+        // One call that is late says nothing of the others; one that is late while no other was answered either speaks of the server.
+        const isWedged = line.heardAt < from && performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
+        if (isBroken || isWedged) retire(key, line);
         return failed('transient', 'MCP_BROKEN', `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`);
       } finally {
         line.calls -= 1;

@@ -5,17 +5,18 @@ import type { RateLimits } from '../../ports/performers.ts';
 export function memoryRateLimits(clock: Pick<Clock, 'now'>): RateLimits {
   const windows = new Map<string, { since: number; points: number }>();
   return {
-    async take(tenant, what, points, perMinute) {
-      const key = `${tenant}/${what}`;
+    async take(tenant, shares) {
       const now = clock.now();
-      const window = windows.get(key);
-      if (!window || now - window.since >= 60_000) {
-        windows.set(key, { since: now, points: Math.min(points, perMinute) });
-        return 0;
-      }
-      if (window.points + Math.min(points, perMinute) > perMinute) return 60_000 - (now - window.since);
-      window.points += Math.min(points, perMinute);
-      return 0;
+      const open = shares.map(({ what, points, perMinute }) => {
+        const known = windows.get(`${tenant}/${what}`);
+        const window = known && now - known.since < 60_000 ? known : { since: now, points: 0 };
+        windows.set(`${tenant}/${what}`, window);
+        return { what, window, after: window.points + Math.min(points, perMinute), perMinute };
+      });
+      const full = open.find(({ after, perMinute }) => after > perMinute);
+      if (full) return { what: full.what, waitMs: Math.max(50, 60_000 - (now - full.window.since)) };
+      for (const { window, after } of open) window.points = after;
+      return undefined;
     },
   };
 }

@@ -91,6 +91,10 @@ export class LeanPublisher {
   publish(subject: string, body: string | Uint8Array, { headers, pace = 'now' }: PublishOptions = {}): Promise<number> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new Unavailable('NATS_CLOSED', 'the connection is closed'));
+      const bytesMax = this.#connection.info?.max_payload ?? Number.POSITIVE_INFINITY;
+      // A character has three bytes at the most.
+      const bytes = body.length * 3 > bytesMax ? Buffer.byteLength(body) : 0;
+      if (bytes > bytesMax) return reject(new Refused('MESSAGE_TOO_LARGE', `a message to ${kindOf(subject)} has ${bytes} bytes, and the broker carries ${bytesMax}`));
       let encoded: MsgHdrs | undefined;
       if (headers) {
         encoded = natsHeaders();
@@ -145,7 +149,7 @@ export class LeanPublisher {
         ...(waiting.headers ? { headers: waiting.headers } : {}),
       });
     } catch (error) {
-      this.#waiting.delete(number);
+      this.#release(number);
       waiting.reject(new Unavailable('NATS_UNAVAILABLE', 'could not publish', { cause: error }));
     }
   }
@@ -156,7 +160,7 @@ export class LeanPublisher {
     if (!waiting) return;
     // No responders: no stream listens on the subject now; the sweep tries again.
     if (message.data.length === 0) return;
-    this.#waiting.delete(number);
+    this.#release(number);
     const text = message.string();
     if (text.includes('"error"')) {
       const { error } = JSON.parse(text) as { error: { code: number; err_code?: number; description: string } };
@@ -168,6 +172,11 @@ export class LeanPublisher {
       const at = text.indexOf('"seq":');
       waiting.resolve(at < 0 ? 0 : Number.parseInt(text.slice(at + 6), 10));
     }
+  }
+
+  /** It is out no more: the next in order has its place. */
+  #release(number: number): void {
+    this.#waiting.delete(number);
     const queued = this.#queue.shift();
     if (queued) this.#sendThisTurn(queued);
   }
@@ -213,7 +222,7 @@ export class LeanPublisher {
     for (const [number, waiting] of this.#waiting) {
       if (waiting.sentAt > before) continue;
       if (waiting.tries >= tries) {
-        this.#waiting.delete(number);
+        this.#release(number);
         this.#givenUp ??= { kind: kindOf(waiting.subject), since: waiting.since };
         waiting.reject(new Unavailable('NATS_UNAVAILABLE', `the stream did not answer after ${tries} tries`));
       } else this.#send(number, waiting);
