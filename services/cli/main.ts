@@ -14,9 +14,11 @@ import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { Refused } from '../core/errors.ts';
 import { isFinal } from '../core/session/final.ts';
-import type { SessionSummary } from '../core/session/summary.ts';
+import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
+import type { Health, Letter, Requeued, Verdict } from '../core/wire/control-answers.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';
+import { isHealthy } from '../core/wire/health-checks.ts';
 import { localFolder, readStackFile } from '../local/stack-file.ts';
 import { asCalled, type Failure, failureOf, nextOf, quoted } from './failure.ts';
 import { runTask, taskOf } from './run.ts';
@@ -165,7 +167,7 @@ program
   .addOption(new Option('--status <status>').choices(['active', 'paused', 'parked', 'completed', 'failed', 'halted']))
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ all, max, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
-    const sessions = await ask<Parameters<typeof sessionTable>[0]>('list', { ...filter, max: oneMore(max), ended: Boolean(all || filter.status) });
+    const sessions = await ask<SessionSummary[]>('list', { ...filter, max: oneMore(max), ended: Boolean(all || filter.status) });
     if (sessions) print(sessions.slice(0, max), () => `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max)}`);
   });
 
@@ -244,7 +246,7 @@ program
   .option('-t, --tenant <tenant>')
   .option('--agent <agent>')
   .action(async (filter: { tenant?: string; agent?: string }) => {
-    const found = await ask<Parameters<typeof approvalTable>[0]>('approvals', filter);
+    const found = await ask<ApprovalSummary[]>('approvals', filter);
     if (found) print(found, () => approvalTable(found, Date.now()));
   });
 
@@ -280,7 +282,7 @@ program
   .description('dead letters: what could not be done, and why')
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ max }: { max: number }) => {
-    const letters = await ask<Parameters<typeof deadTable>[0]>('dead', { max: oneMore(max) });
+    const letters = await ask<Letter[]>('dead', { max: oneMore(max) });
     if (letters) print(letters.slice(-max), () => `${deadTable(letters.slice(-max), Date.now())}${more(letters.length, max)}`);
   });
 
@@ -291,8 +293,9 @@ program
   .option('--all', 'all of them')
   .option('--body <json>', 'with this body instead')
   .action(async (id: number | undefined, { all, body }: { all?: boolean; body?: string }) => {
-    if (id === undefined && !all) throw new Refused('USAGE', 'name a dead letter, or say --all');
-    const done = await ask<{ requeued: number; tasks: string[]; refused: string[] }>('requeue', { ...(id ? { id } : {}), all: Boolean(all), ...(body ? { body } : {}) });
+    if ((id === undefined) !== Boolean(all)) throw new Refused('USAGE', 'name one dead letter, or say --all: one of the two');
+    if (all && body !== undefined) throw new Refused('USAGE', '--body is for one dead letter, not for all of them');
+    const done = await ask<Requeued>('requeue', { ...(id === undefined ? { all: true } : { id }), ...(body === undefined ? {} : { body }) });
     if (!done) return;
     print(done, () => [`${done.requeued} published again`, ...done.tasks.map((task) => `  as task ${task}`), ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
     if (done.requeued === 0) process.exitCode = 1;
@@ -303,7 +306,7 @@ program
   .description('fold the log of a session from its beginning, and compare with what is stored')
   .argument('<session>')
   .action(async (session: string) => {
-    const verdict = await ask<Parameters<typeof verifyText>[0]>('verify', { session });
+    const verdict = await ask<Verdict>('verify', { session });
     if (!verdict) return;
     print(verdict, () => verifyText(verdict));
     if (!verdict.isEqual) process.exitCode = 1;
@@ -313,10 +316,10 @@ program
   .command('doctor')
   .description('is everything as it should be?')
   .action(async () => {
-    const found = await ask<Parameters<typeof doctorText>[0]>('doctor', {});
+    const found = await ask<Health>('doctor', {});
     if (!found) return;
     print(found, () => doctorText(found));
-    if (found.orphans.length > 0 || found.problems.length > 0 || found.pools.some(({ asking, inHand }) => asking + inHand === 0)) process.exitCode = 1;
+    if (!isHealthy(found)) process.exitCode = 1;
   });
 
 program

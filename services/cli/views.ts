@@ -2,6 +2,8 @@
 
 import { age, cut, dollars } from '../core/format.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
+import type { Health, Letter, Verdict } from '../core/wire/control-answers.ts';
+import { type Check, checksOf } from '../core/wire/health-checks.ts';
 import { table } from './format.ts';
 
 export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
@@ -104,30 +106,10 @@ function spentText(summary: SessionSummary, limits: Inspected['record']['context
   return `${dollars(summary.costMicros)} of ${dollars(limits.costMicrosMax)}, ${summary.tokens} of ${limits.tokensMax} tokens, ${summary.steps} of ${limits.stepsMax} model calls, ${summary.toolCalls} of ${limits.toolCallsMax} tool calls`;
 }
 
-interface Letter {
-  readonly id: number;
-  readonly at: number;
-  readonly tenant: string;
-  readonly agent: string;
-  readonly code: string;
-  readonly reason: string;
-  readonly task?: string;
-}
-
 export function deadTable(letters: readonly Letter[], now: number): string {
   if (letters.length === 0) return 'no dead letters';
   const rows = letters.map((one) => [String(one.id), one.tenant, one.agent, one.task ?? '-', one.code, age(now - one.at), cut(one.reason, 80)]);
   return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\nnext: understudy requeue <id> [--body <json>]`;
-}
-
-interface Verdict {
-  readonly session: string;
-  readonly isEqual: boolean;
-  readonly version: number;
-  readonly messages: number;
-  readonly stored: string;
-  readonly computed: string;
-  readonly isArchived: boolean;
 }
 
 export function verifyText(verdict: Verdict): string {
@@ -137,30 +119,11 @@ export function verifyText(verdict: Verdict): string {
     : `NOT EQUAL: stored ${verdict.stored.slice(0, 16)} at version ${verdict.version}, folded ${verdict.computed.slice(0, 16)} from ${verdict.messages} messages`;
 }
 
-interface Health {
-  readonly shards: number;
-  readonly owned: number;
-  readonly orphans: readonly number[];
-  readonly hosts: readonly string[];
-  readonly mail: { readonly first: number; readonly last: number };
-  readonly oldestMailNeeded: number;
-  readonly deadLetters: number;
-  readonly pools: readonly { readonly pool: string; readonly asking: number; readonly queued: number; readonly inHand: number }[];
-  readonly agents: readonly { readonly name: string; readonly revision: string; readonly tools: number }[];
-  readonly problems: readonly { readonly file: string; readonly field: string; readonly message: string }[];
-}
+const marks = { good: 'ok ', look: 'see', bad: 'BAD' } as const;
 
 export function doctorText(health: Health): string {
-  const mark = (isGood: boolean) => (isGood ? 'ok  ' : 'BAD ');
-  return [
-    `${mark(health.orphans.length === 0)}shards: ${health.owned} of ${health.shards} owned by ${health.hosts.join(', ') || 'nobody'}${health.orphans.length > 0 ? `; without owner: ${health.orphans.join(', ')} (is a runtime running?)` : ''}`,
-    `ok  mail: ${health.mail.last < health.mail.first ? 'empty' : `sequences ${health.mail.first} to ${health.mail.last}, needed from ${health.oldestMailNeeded} on`}`,
-    `${health.deadLetters === 0 ? 'ok  ' : 'see '}dead letters: ${health.deadLetters}${health.deadLetters > 0 ? ' (understudy dlq)' : ''}`,
-    ...health.pools.map(
-      ({ pool, asking, queued, inHand }) =>
-        `${mark(asking > 0 || inHand > 0)}${pool === 'models' ? 'gateways' : `executors of pool ${pool}`}: ${asking > 0 || inHand > 0 ? '' : 'nobody asks for work; '}${queued} waiting, ${inHand} in hand`,
-    ),
-    `${mark(health.agents.length > 0)}agents: ${health.agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`).join(', ') || 'none'}`,
-    ...health.problems.map((problem) => `BAD ${problem.file}: ${problem.field ? `${problem.field}: ` : ''}${problem.message}`),
-  ].join('\n');
+  const next: Partial<Record<Check['what'], string>> = { 'dead letters': ' (understudy dlq)' };
+  return checksOf(health)
+    .map(({ verdict, what, text }) => `${marks[verdict]} ${text}${verdict === 'good' ? '' : (next[what] ?? '')}`)
+    .join('\n');
 }

@@ -2,39 +2,8 @@
 import { z } from 'zod';
 import { entrySchema } from '../core/session/conversation.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import { approvalSchema, summarySchema, verdictSchema } from '../core/wire/control-answers.ts';
 
-export const summarySchema = z.object({
-  session: z.string(),
-  tenant: z.string(),
-  agent: z.string(),
-  task: z.string(),
-  status: z.string(),
-  state: z.string(),
-  version: z.number(),
-  waitingOn: z.string(),
-  since: z.number(),
-  startedAt: z.number(),
-  changedAt: z.number(),
-  steps: z.number(),
-  toolCalls: z.number(),
-  tokens: z.number(),
-  costMicros: z.number(),
-  reason: z.string().optional(),
-});
-export const approvalSchema = z.object({
-  id: z.string(),
-  session: z.string(),
-  tenant: z.string(),
-  agent: z.string(),
-  kind: z.string(),
-  tool: z.string(),
-  /** Shown whole: who decides must see what. */
-  arguments: z.string(),
-  hash: z.string(),
-  since: z.number(),
-  expiresAt: z.number(),
-  isDecided: z.boolean(),
-});
 const noteSchema = z.object({ kind: z.string(), what: z.string(), since: z.number(), deadlineAt: z.number() });
 const limitsSchema = z.object({ stepsMax: z.number(), toolCallsMax: z.number(), tokensMax: z.number(), costMicrosMax: z.number(), wallClockMs: z.number() });
 
@@ -64,7 +33,7 @@ export const conversationSchema = z
   .object({ record: z.object({ output: z.string().optional() }), conversation: z.array(entrySchema), conversationFrom: z.number() })
   .transform(({ record, conversation, conversationFrom }) => ({ output: record.output, conversation, conversationFrom }));
 
-export const verdictSchema = z.object({ isEqual: z.boolean(), version: z.number(), messages: z.number(), isArchived: z.boolean() });
+export const verdictViewSchema = verdictSchema.pick({ isEqual: true, version: true, messages: true, isArchived: true });
 
 /** Of an event what the page draws. The answer to whoever published the task is theirs: it is not in it. */
 export const eventViewOf = ({ id, type, time, data }: UnderstudyEvent) => {
@@ -73,39 +42,7 @@ export const eventViewOf = ({ id, type, time, data }: UnderstudyEvent) => {
 };
 export type EventView = ReturnType<typeof eventViewOf>;
 
-/** Without its body, which may be anything. */
-export const letterSchema = z.object({
-  id: z.number(),
-  at: z.number(),
-  tenant: z.string(),
-  agent: z.string(),
-  code: z.string(),
-  reason: z.string(),
-  session: z.string().optional(),
-  task: z.string().optional(),
-  subject: z.string(),
-  isCut: z.boolean().optional(),
-});
 export const bodySchema = z.tuple([z.object({ body: z.string() })]).transform(([{ body }]) => ({ body }));
-export const requeuedSchema = z.object({ requeued: z.number(), tasks: z.array(z.string()), refused: z.array(z.string()) });
-
-export const healthSchema = z.object({
-  shards: z.number(),
-  owned: z.number(),
-  orphans: z.array(z.number()),
-  hosts: z.array(z.string()),
-  owners: z.record(z.string(), z.string()),
-  mail: z.object({ first: z.number(), last: z.number() }),
-  oldestMailNeeded: z.number(),
-  deadLetters: z.number(),
-  pools: z.array(z.object({ pool: z.string(), asking: z.number(), queued: z.number(), inHand: z.number() })),
-  agents: z.array(z.object({ name: z.string(), revision: z.string(), tools: z.number() })),
-  problems: z.array(z.object({ file: z.string(), field: z.string(), message: z.string() })),
-});
-
-export type VerdictView = z.output<typeof verdictSchema>;
+export type VerdictView = z.output<typeof verdictViewSchema>;
 export type SessionView = z.output<typeof sessionSchema>;
-export type LetterView = z.output<typeof letterSchema>;
-export type HealthView = z.output<typeof healthSchema>;
-export type ApprovalView = z.output<typeof approvalSchema>;
 export type ConversationView = z.output<typeof conversationSchema>;

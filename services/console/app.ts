@@ -14,10 +14,11 @@ import { secureHeaders } from 'hono/secure-headers';
 import { z } from 'zod';
 import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { limits } from '../core/limits.ts';
+import { approvalSchema, healthSchema, letterSchema, requeuedSchema, summarySchema } from '../core/wire/control-answers.ts';
 import type { Events } from '../ports/events.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Access } from './access.ts';
-import { approvalSchema, bodySchema, conversationSchema, healthSchema, letterSchema, requeuedSchema, sessionSchema, summarySchema, verdictSchema } from './answers.ts';
+import { bodySchema, conversationSchema, sessionSchema, verdictViewSchema } from './answers.ts';
 import { eventStreams } from './event-stream.ts';
 import { loginRoutes, userOf } from './login.ts';
 import type { Page } from './page.ts';
@@ -107,7 +108,7 @@ export function consoleApp({ questions, events, access, page, telemetry }: Conso
     return context.json(z.array(summarySchema).parse(await questions.look('list', filter.data)));
   });
   app.get('/api/sessions/:session', async (context) => context.json(sessionSchema.parse(await questions.look('inspect', { session: sessionOf(context) }))));
-  app.get('/api/sessions/:session/verify', async (context) => context.json(verdictSchema.parse(await questions.look('verify', { session: sessionOf(context) }))));
+  app.get('/api/sessions/:session/verify', async (context) => context.json(verdictViewSchema.parse(await questions.look('verify', { session: sessionOf(context) }))));
   app.get('/api/sessions/:session/conversation', async (context) => {
     const session = sessionOf(context);
     telemetry.log('info', 'a conversation was shown', { session, actor: context.get('user') });

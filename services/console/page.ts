@@ -22,7 +22,7 @@ const script = 'text/javascript; charset=utf-8';
 /** By the names that the modules import them by. */
 const libraries = { preact: 'preact.js', 'preact/hooks': 'preact-hooks.js', htm: 'htm.js' } as const;
 /** Modules outside of `page/` that it imports. */
-const shared = ['core/format.ts', 'core/session/final.ts', 'core/wire/event-end.ts'];
+const shared = ['core/format.ts', 'core/session/final.ts', 'core/wire/event-end.ts', 'core/wire/health-checks.ts'];
 
 export function loadPage(): Page {
   const assets = new Map<string, Asset>();

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
+import { jsonOf, parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { Message } from '../core/session/messages.ts';
@@ -10,6 +11,7 @@ import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
 import { type ApprovalSummary, type SessionSummary, summaryOf } from '../core/session/summary.ts';
+import { type Health, type Requeued, summarySchema, type Verdict } from '../core/wire/control-answers.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -46,12 +48,12 @@ const filterSchema = z.object({
   max: z.number().int().positive().max(10_000).default(500),
 });
 const sessionSchema = z.object({ tenant: z.string().optional(), session: sessionIdSchema, conversation: z.boolean().default(false) });
-const deadSchema = z.object({
-  id: z.number().int().positive().optional(),
-  all: z.boolean().default(false),
-  body: z.string().optional(),
-  max: z.number().int().positive().max(10_000).default(200),
-});
+const letterId = z.number().int().positive();
+const deadSchema = z.object({ id: letterId.optional(), max: z.number().int().positive().max(10_000).default(200) });
+const requeueSchema = z
+  .object({ id: letterId.optional(), all: z.boolean().default(false), body: z.string().optional() })
+  .refine(({ id, all }) => (id !== undefined) !== all, 'name one dead letter by its id, or say all: one of the two')
+  .refine(({ all, body }) => !all || body === undefined, { path: ['body'], message: 'is for one dead letter, not for all of them' });
 
 type Handlers = Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>;
 
@@ -123,8 +125,8 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       if (!letter) throw unknownLetter(id);
       return [letter];
     }),
-    requeue: answer(deadSchema, async ({ id, all, body }) => {
-      const letters = all ? await ports.events.deadLetters(10_000) : id === undefined ? [] : [await ports.events.deadLetter(id)];
+    requeue: answer(requeueSchema, async ({ id, body }): Promise<Requeued> => {
+      const letters = id === undefined ? await ports.events.deadLetters(10_000) : [await ports.events.deadLetter(id)];
       if (body !== undefined) parseBody(body);
       const requeued: string[] = [];
       const refused: string[] = [];
@@ -149,7 +151,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       return { requeued: requeued.length, tasks: requeued, refused };
     }),
     verify: answer(sessionSchema, ({ session }) => verify(session, ports)),
-    doctor: answer(z.object({}).loose(), async () => {
+    doctor: answer(z.object({}).loose(), async (): Promise<Health> => {
       const owners = await ports.leases.owners(ports.shards);
       const bounds = await ports.mailbox.bounds();
       const positions = await Promise.all(Array.from({ length: ports.shards }, (_, shard) => ports.store.lowest(shard as ShardId)));
@@ -163,8 +165,8 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         oldestMailNeeded: Math.min(...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER), bounds.last + 1),
         deadLetters: (await ports.events.deadLetters(10_000)).length,
         pools: (await ports.effects.pools()).sort((left, right) => (left.pool < right.pool ? -1 : 1)),
-        agents: ports.agents(),
-        problems: ports.problems(),
+        agents: [...ports.agents()],
+        problems: [...ports.problems()],
       };
     }),
   };
@@ -206,8 +208,8 @@ async function list(filter: z.infer<typeof filterSchema>, ports: ControlPorts): 
   if (filter.ended) {
     for (let shard = 0; shard < ports.shards; shard += 1) {
       for (const text of await ports.store.recent(shard as ShardId)) {
-        const summary = JSON.parse(text) as SessionSummary;
-        if (matches(summary, filter)) found.push(summary);
+        const summary = summarySchema.safeParse(jsonOf(text));
+        if (summary.success && matches(summary.data, filter)) found.push(summary.data);
       }
     }
   }
@@ -219,9 +221,9 @@ const unknownLetter = (id: number | undefined) => new Refused('DEAD_LETTER_UNKNO
 /** A task that is none would only come back as another dead letter. */
 function parseBody(body: string): void {
   try {
-    JSON.parse(body);
+    parseJson(body);
   } catch (error) {
-    throw new Refused('BODY_NOT_JSON', `the body is not JSON: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`, { cause: error });
+    throw new Refused('BODY_NOT_JSON', `the body is no JSON that can be read: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`, { cause: error });
   }
 }
 
@@ -248,7 +250,7 @@ async function archivedConversation(record: SessionRecord, shard: ShardId, ports
 }
 
 /** Fold the mailbox from the beginning and compare with what is stored. */
-async function verify(session: SessionId, ports: ControlPorts): Promise<unknown> {
+async function verify(session: SessionId, ports: ControlPorts): Promise<Verdict> {
   const { record, shard, isArchived } = await findSession(session, ports);
   const { mail } = await historyOf(shard, session, ports, isArchived ? undefined : record.position);
   const folded = await fold(mail, { tenant: record.tenant as TenantId, session }, ports.definitions);

@@ -229,6 +229,15 @@ describe('bad input loses nothing and blocks nobody', () => {
     await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({ code: 'DEAD_LETTER_UNKNOWN' });
   });
 
+  test('requeue names one letter or all of them, and a body is for one', async () => {
+    await raw('desk', '{oops', 'keep-me');
+    const letter = await deadOf('keep-me');
+    for (const body of [{}, { id: letter.id, all: true }, { all: true, body: '1' }]) await expect(system.ask('requeue', body)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+    for (const args of [['requeue'], ['requeue', String(letter.id), '--all'], ['requeue', '--all', '--body', '1']])
+      expect(await understudy(...args)).toMatchObject({ code: 2, out: '' });
+    expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
+  });
+
   test('a letter whose body was too large to keep is not requeued in parts', async () => {
     await raw('desk', JSON.stringify('y'.repeat(270_000)), 'too-large-to-keep');
     const letter = await deadOf('too-large-to-keep');

@@ -1,9 +1,10 @@
 /** What the page asks of its server, and what comes back. */
 
-import type { SessionSummary } from '../../core/session/summary.ts';
-import type { ApprovalView, ConversationView, HealthView, LetterView, SessionView, VerdictView } from '../answers.ts';
+import type { ApprovalSummary, SessionSummary } from '../../core/session/summary.ts';
+import type { Health, Letter } from '../../core/wire/control-answers.ts';
+import type { ConversationView, SessionView, VerdictView } from '../answers.ts';
 
-export type { ApprovalView, ConversationView, HealthView, LetterView, SessionSummary, SessionView, VerdictView };
+export type { ApprovalSummary, ConversationView, Health, Letter, SessionSummary, SessionView, VerdictView };
 
 export class Refusal extends Error {
   readonly code: string;

@@ -1,10 +1,10 @@
 /** The page: who is there, where they are, and how they get from one to the other. Addresses are real ones: they can be sent to a colleague. */
 import { render } from 'preact';
 import { useEffect, useState } from 'preact/hooks';
-import { type ApprovalView, act, ask, type Refusal } from './api.ts';
+import { type ApprovalSummary, act, ask, type Refusal } from './api.ts';
 import { Approvals } from './approvals.ts';
 import { DeadLetters } from './dead-letters.ts';
-import { Health } from './health.ts';
+import { HealthPage } from './health.ts';
 import { Session } from './session.ts';
 import { Sessions } from './sessions.ts';
 import { html, Trouble, useAnswer } from './ui.ts';
@@ -77,7 +77,7 @@ function House({ me, onLeft }: { me: Me; onLeft: () => void }) {
     event.stopPropagation();
     go(to);
   };
-  const { value: approvals, refusal } = useAnswer<ApprovalView[]>('/approvals', 5_000);
+  const { value: approvals, refusal } = useAnswer<ApprovalSummary[]>('/approvals', 5_000);
   useEffect(() => {
     if (refusal?.status === 401) onLeft();
   }, [refusal]);
@@ -102,7 +102,7 @@ function pageOf(path: string, query: URLSearchParams, go: (to: string) => void) 
   if (path === '/') return html`<${Sessions} query=${query} go=${go} />`;
   if (path === '/approvals') return html`<${Approvals} />`;
   if (path === '/dead-letters') return html`<${DeadLetters} />`;
-  if (path === '/health') return html`<${Health} />`;
+  if (path === '/health') return html`<${HealthPage} />`;
   return html`<section><h1>Nothing here</h1><p>There is no page ${path}. <a href="/">Sessions</a></p></section>`;
 }
 

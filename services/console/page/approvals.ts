@@ -1,12 +1,12 @@
 /** What waits for a person: the call as it would be made, and a decision about exactly this one. */
 import { useState } from 'preact/hooks';
 import { age } from '../../core/format.ts';
-import { type ApprovalView, act, at } from './api.ts';
+import { type ApprovalSummary, act, at } from './api.ts';
 import { Ago, Deed, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
 export function Approvals() {
   const now = useNow();
-  const { value: approvals, refusal, again } = useAnswer<ApprovalView[]>('/approvals');
+  const { value: approvals, refusal, again } = useAnswer<ApprovalSummary[]>('/approvals');
   return html`<section>
     <h1>Approvals</h1>
     <${Trouble} refusal=${refusal} />
@@ -15,7 +15,7 @@ export function Approvals() {
   </section>`;
 }
 
-export function Approval({ approval, now, isAlone, onDecided }: { approval: ApprovalView; now: number; isAlone?: boolean; onDecided: () => void }) {
+export function Approval({ approval, now, isAlone, onDecided }: { approval: ApprovalSummary; now: number; isAlone?: boolean; onDecided: () => void }) {
   const [edited, setEdited] = useState<string>();
   const { session, id, hash, tool } = approval;
   const decide = (verb: 'approve' | 'reject') => async (reason: string) => {

@@ -1,20 +1,20 @@
 /** What could not be done, why, and the way back. */
 import { useState } from 'preact/hooks';
-import { act, ask, at, type LetterView, type Refusal } from './api.ts';
+import { act, ask, at, type Letter, type Refusal } from './api.ts';
 import { Ago, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
 export function DeadLetters() {
   const now = useNow();
-  const { value: letters, refusal, again } = useAnswer<LetterView[]>('/dead-letters', 5_000);
+  const { value: letters, refusal, again } = useAnswer<Letter[]>('/dead-letters', 5_000);
   return html`<section>
     <h1>Dead letters</h1>
     <${Trouble} refusal=${refusal} />
     ${letters?.length === 0 ? html`<${Empty}>Nothing was given up.<//>` : null}
-    ${letters?.map((letter) => html`<${Letter} key=${letter.id} letter=${letter} now=${now} onDone=${again} />`)}
+    ${letters?.map((letter) => html`<${LetterRow} key=${letter.id} letter=${letter} now=${now} onDone=${again} />`)}
   </section>`;
 }
 
-function Letter({ letter, now, onDone }: { letter: LetterView; now: number; onDone: () => void }) {
+function LetterRow({ letter, now, onDone }: { letter: Letter; now: number; onDone: () => void }) {
   const [body, setBody] = useState<string>();
   const [before, setBefore] = useState('');
   const [refusal, setRefusal] = useState<Refusal>();

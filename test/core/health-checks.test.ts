@@ -1,0 +1,38 @@
+import { expect, test } from 'vitest';
+import type { Health } from '../../services/core/wire/control-answers.ts';
+import { checksOf, isHealthy } from '../../services/core/wire/health-checks.ts';
+
+const well: Health = {
+  shards: 2,
+  owned: 2,
+  orphans: [],
+  hosts: ['a'],
+  owners: { 0: 'a', 1: 'a' },
+  mail: { first: 1, last: 0 },
+  oldestMailNeeded: 1,
+  deadLetters: 0,
+  pools: [{ pool: 'models', asking: 1, queued: 0, inHand: 0 }],
+  agents: [{ name: 'desk', revision: '0123456789', tools: 1 }],
+  problems: [],
+};
+
+test('all is well when each check is', () => {
+  expect([isHealthy(well), checksOf(well).map(({ verdict }) => verdict)]).toEqual([true, ['good', 'good', 'good', 'good', 'good']]);
+});
+
+test.each<[string, Partial<Health>, string]>([
+  ['a shard without owner', { orphans: [1], owned: 1 }, 'shards'],
+  ['no agent', { agents: [] }, 'agents'],
+  ['a pool that nobody asks for work', { pools: [{ pool: 'models', asking: 0, queued: 3, inHand: 0 }] }, 'pool'],
+  ['a document that was refused', { problems: [{ file: 'a.yaml', field: 'spec', message: 'is missing' }] }, 'document'],
+])('%s is bad, for all who ask', (_what, change, what) => {
+  const found = checksOf({ ...well, ...change });
+  expect(found.filter(({ verdict }) => verdict === 'bad').map((check) => check.what)).toEqual([what]);
+  expect(isHealthy({ ...well, ...change })).toBe(false);
+});
+
+test('dead letters are worth a look, and a pool at work without a request is well', () => {
+  const health = { ...well, deadLetters: 3, pools: [{ pool: 'models', asking: 0, queued: 0, inHand: 2 }] };
+  expect(checksOf(health).find(({ what }) => what === 'dead letters')?.verdict).toBe('look');
+  expect(isHealthy(health)).toBe(true);
+});
