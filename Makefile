@@ -51,7 +51,12 @@ recovery: node_modules/.installed ## how long a shard is silent when its runtime
 bench: node_modules/.installed ## steps a second, latencies, CPU and memory, beside a floor measured in the same run
 	@$(NODE) test/bench/main.ts $(ARGS)
 
-compare: node_modules/.installed ## the work of the bench by Understudy and by Restate in turns (installs Restate under test/bench)
+test/bench/restate/node_modules/.installed: test/bench/restate/package.json test/bench/restate/package-lock.json
+	@echo "installing Restate (its licence, the Business Source License, allows to measure it) ..."
+	@cd test/bench/restate && npm ci --ignore-scripts --no-fund --no-audit --loglevel=error
+	@touch $@
+
+compare: node_modules/.installed test/bench/restate/node_modules/.installed ## the work of the bench by Understudy and by Restate in turns (installs Restate under test/bench)
 	@$(NODE) test/bench/compare.ts $(ARGS)
 
 check: node_modules/.installed ## types and lint only
@@ -61,4 +66,4 @@ format: node_modules/.installed ## put the layout in order
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" && biome check --write .
 
 clean: stop ## remove what is not committed
-	@rm -rf node_modules .understudy
+	@rm -rf node_modules test/bench/restate/node_modules .understudy

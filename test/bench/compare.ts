@@ -5,25 +5,31 @@
  * up all the time; one works while the others idle, in windows of some seconds, in another order each round, so that the machine's moods are spread over all.
  * Steps are counted by sessions that ended. CPU is that of all processes of a contender, without the stub and the load.
  *
- * ARGS: --rounds N (3), --seconds N of a window (4), --in-flight 1,16,64,256, --partitions 4,24 of Restate, --shards 16, --strict (what is accepted is on the disk:
- * NATS syncs every message, and Restate its log; neither does without it), --json FILE.
+ * `ARGS=--help` says what may be asked of it.
  */
 import { writeFileSync } from 'node:fs';
 import { versionOf } from '../../services/local/servers.ts';
-import { startRestate } from './restate/restate.ts';
-import { ClosedLoop, type Load, openRig, option, percentile, say, sleep, startStub } from './rig.ts';
+import { type ClosedLoop, understudyLoad } from './closed-loop.ts';
+import { flag, optionsOf, text, whole, wholes } from './options.ts';
+import { restateVersion, startRestate } from './restate/restate.ts';
+import { openRig, percentile, say, sleep, startStub } from './rig.ts';
 import { cpuSecondsOf } from './usage.ts';
 
 const stepsOfSession = 21;
-const rounds = Number(option('rounds', '3'));
-const seconds = Number(option('seconds', '4'));
-const levels = option('in-flight', '1,16,64,256').split(',').map(Number);
-const partitions = option('partitions', '4,24').split(',').map(Number);
-const isStrict = process.argv.includes('--strict');
+const options = optionsOf('compare', {
+  rounds: whole(3, 'of windows'),
+  seconds: whole(4, 'of a window'),
+  'in-flight': wholes([1, 16, 64, 256], 'sessions'),
+  partitions: wholes([4, 24], 'of Restate'),
+  shards: whole(16, 'of Understudy'),
+  strict: flag('what is accepted is on the disk: NATS syncs every message, and Restate its log; neither does without it'),
+  json: text('', 'a file for the rows'),
+});
+const { rounds, seconds, 'in-flight': levels, partitions, strict: isStrict } = options;
 
 interface Contender {
   readonly name: string;
-  readonly load: Load;
+  readonly load: ClosedLoop;
   readonly pids: Readonly<Record<string, number>>;
 }
 interface Sum {
@@ -45,7 +51,7 @@ interface Row {
   readonly cpu: Readonly<Record<string, number>>;
 }
 
-const rig = await openRig({ shards: Number(option('shards', '16')), isStrict });
+const rig = await openRig({ shards: options.shards, isStrict });
 const { stack, environment } = rig;
 const stubUrl = await startStub(rig, 0);
 environment.OPENAI_BASE_URL = `${stubUrl}/v1`;
@@ -53,14 +59,14 @@ const [runtime, gateway, executor] = await Promise.all([stack.start('runtime'), 
 const contenders: Contender[] = [
   {
     name: 'understudy',
-    load: await ClosedLoop.open(rig),
+    load: (await understudyLoad(stack.nats.url)).load,
     pids: { runtime: runtime.running.pid, gateway: gateway.running.pid, executor: executor.running.pid, nats: stack.nats.running.pid, redis: stack.redis.running.pid },
   },
 ];
 for (const count of partitions) contenders.push({ name: `restate, ${count} partitions`, ...(await startRestate(rig, { stubUrl, partitions: count, isSynced: isStrict })) });
 
 say(
-  `nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}; ${isStrict ? 'NATS and Restate sync every write' : 'nothing waits for the disk'}; ${rounds} windows of ${seconds} s each`,
+  `nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, restate-server ${restateVersion()}; ${isStrict ? 'NATS and Restate sync every write' : 'nothing waits for the disk'}; ${rounds} windows of ${seconds} s each`,
 );
 say('warming up ...');
 for (const { load } of contenders) {
@@ -122,6 +128,5 @@ for (const inFlight of levels) {
     );
   }
 }
-const file = option('json', '');
-if (file) writeFileSync(file, `${JSON.stringify({ isStrict, rounds, seconds, rows }, null, 2)}\n`);
+if (options.json) writeFileSync(options.json, `${JSON.stringify({ isStrict, rounds, seconds, rows }, null, 2)}\n`);
 process.exit(0);

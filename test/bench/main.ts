@@ -3,8 +3,7 @@
  *
  * A session is 10 x {model call over HTTP to a local stub that answers at once; tool call} and a last model call: 21
  * durable steps (the task itself is not counted). Closed loop: so many sessions in flight, for so many seconds.
- * ARGS: --seconds N, --in-flight 1,16,64,256, --memory 1000,5000 (0 for none), --json FILE, --traffic (messages, commands, reads and writes a step), --node '--cpu-prof --cpu-prof-dir=DIR'
- * (flags for the node of every service; they are stopped in order then, so that they write what they gathered).
+ * `ARGS=--help` says what may be asked of it.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,15 +15,26 @@ import type { HostId, SessionId, ShardId } from '../../services/core/ids.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { versionOf } from '../../services/local/servers.ts';
 import type { ShardPosition } from '../../services/ports/session-store.ts';
-import { ClosedLoop, openRig, option, percentile, say, sleep, startStub } from './rig.ts';
+import { understudyLoad } from './closed-loop.ts';
+import { flag, optionsOf, text, whole, wholes } from './options.ts';
+import { openRig, percentile, say, sleep, startStub } from './rig.ts';
 import { callsOf, cpuSecondsOf, writtenBy } from './usage.ts';
 
-const seconds = Number(option('seconds', '5'));
-const levels = option('in-flight', '1,16,64,256').split(',').map(Number);
-const memoryLevels = option('memory', '1000,5000').split(',').map(Number).filter(Boolean);
-const nodeFlags = option('node', '');
+const options = optionsOf('bench', {
+  seconds: whole(5, 'of a row'),
+  'in-flight': wholes([1, 16, 64, 256], 'sessions'),
+  memory: wholes([1_000, 5_000], 'sessions that wait while memory is read; 0 for none'),
+  latency: whole(200, 'of the model they wait for, ms'),
+  shards: whole(16, 'of the runtime'),
+  class: text('pure', 'of the tool'),
+  strict: flag('NATS syncs every message'),
+  traffic: flag('messages, commands, reads and writes a step'),
+  node: text('', "flags for the node of every service (--node='--cpu-prof --cpu-prof-dir=DIR'); they are stopped in order then, so that they write what they gathered"),
+  json: text('', 'a file for the rows'),
+});
+const { seconds, 'in-flight': levels, memory: memoryLevels, node: nodeFlags } = options;
 
-const rig = await openRig({ toolClass: option('class', 'pure'), shards: Number(option('shards', '16')), isStrict: process.argv.includes('--strict') });
+const rig = await openRig({ toolClass: options.class, shards: options.shards, isStrict: options.strict });
 const { stack, environment, others } = rig;
 const stubUrl = await startStub(rig, 0);
 environment.OPENAI_BASE_URL = `${stubUrl}/v1`;
@@ -49,7 +59,7 @@ const measured: Readonly<Record<string, number>> = {
   redis: stack.redis.running.pid,
 };
 
-const load = await ClosedLoop.open(rig);
+const { load, nats } = await understudyLoad(stack.nats.url);
 const counting = await connectedRedis(stack.redis.url);
 const committed = async () => Number(/^understudy_steps_committed_total\{[^}]*\} (\d+)/m.exec(await (await fetch(`http://127.0.0.1:${runtimePort}/metrics`)).text())?.[1] ?? 0);
 
@@ -103,11 +113,10 @@ interface Traffic {
   readonly reads: readonly number[];
   readonly writes: readonly number[];
 }
-const isCounted = process.argv.includes('--traffic');
 async function traffic(): Promise<Traffic> {
   const streams: Record<string, number> = {};
   for (const stream of ['mail', 'effects', 'events', 'archive'] as const)
-    streams[stream] = (await ask<{ state: { last_seq: number } }>(load.nats, `$JS.API.STREAM.INFO.${load.nats.streams[stream]}`, undefined)).state.last_seq;
+    streams[stream] = (await ask<{ state: { last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${nats.streams[stream]}`, undefined)).state.last_seq;
   const stats = await counting.info('commandstats');
   const callsTo = (name: string) => Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
   const all = [...stats.matchAll(/cmdstat_[^:]+:calls=(\d+)/g)].reduce((sum, [, calls]) => sum + Number(calls), 0);
@@ -119,7 +128,7 @@ async function measure(inFlight: number): Promise<Row> {
   load.wanted = inFlight;
   await sleep(Math.max(1_500, seconds * 300)); // warm
   await fetch(`${stubUrl}/gaps`);
-  const trafficBefore = isCounted ? await traffic() : undefined;
+  const trafficBefore = options.traffic ? await traffic() : undefined;
   const before = {
     steps: await committed(),
     ended: load.ended,
@@ -161,9 +170,7 @@ async function measure(inFlight: number): Promise<Row> {
   };
 }
 
-say(
-  `nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${process.argv.includes('--strict') ? ', NATS synced' : ''}`,
-);
+say(`nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${options.strict ? ', NATS synced' : ''}`);
 say('in flight  steps/s  gap p50/p99 ms  CPU us/step (runtime gateway executor nats redis)  bytes/step  floor/s  of floor');
 const rows: Row[] = [];
 // A service is measured as it runs for weeks: compiled. The first seconds of a process say more about its compiler.
@@ -195,9 +202,8 @@ const memoryNow = async (): Promise<{ least: number; median: number }> => {
 const memory: { sessions: number; kibWaiting: number; kibInFlight: number }[] = [];
 if (memoryLevels.length > 0) {
   // The same sessions with a model that takes its time: what a waiting session costs the runtime.
-  const slowUrl = await startStub(rig, Number(option('latency', '200')));
-  const pid = stack.services.find(({ kind }) => kind === 'gateway')!;
-  await pid.running.stop();
+  const slowUrl = await startStub(rig, options.latency);
+  await gateway.running.stop();
   await stack.start('gateway', { OPENAI_BASE_URL: `${slowUrl}/v1`, UNDERSTUDY_CONCURRENCY: '6000' }, 'gateway-slow');
   const empty = await memoryNow();
   for (const sessions of memoryLevels) {
@@ -207,12 +213,11 @@ if (memoryLevels.length > 0) {
     const each = (of: 'least' | 'median') => (used[of] - empty[of]) / 1_024 / sessions;
     memory.push({ sessions, kibWaiting: each('least'), kibInFlight: each('median') });
     say(
-      `${sessions} sessions in flight at ${option('latency', '200')} ms, after a collection: ${each('least').toFixed(1)} KiB of runtime memory each while they wait, ${each('median').toFixed(1)} with what is under way`,
+      `${sessions} sessions in flight at ${options.latency} ms, after a collection: ${each('least').toFixed(1)} KiB of runtime memory each while they wait, ${each('median').toFixed(1)} with what is under way`,
     );
   }
   load.wanted = 0;
 }
-const file = option('json', '');
-if (file) writeFileSync(file, `${JSON.stringify({ rows, memory }, null, 2)}\n`);
+if (options.json) writeFileSync(options.json, `${JSON.stringify({ rows, memory }, null, 2)}\n`);
 if (nodeFlags) await Promise.all([runtime.stop(), ...stack.services.map(({ running }) => running.stop())]);
 process.exit(0);

@@ -5,7 +5,7 @@
  * started again under its own name and reclaims them at once, as a StatefulSet does). A shard's silence is the longest stretch without a step
  * of any of its sessions in the seconds after; the stretch that is usual without anybody going stands beside it.
  *
- * ARGS: --rounds N (10 of each), --in-flight N (96), --latency MS of the model (20), --json FILE.
+ * `ARGS=--help` says what may be asked of it.
  */
 
 import { writeFileSync } from 'node:fs';
@@ -15,15 +15,23 @@ import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { type SessionId, shardOf, type TenantId } from '../../services/core/ids.ts';
 import { isEndEvent } from '../../services/core/wire/event-end.ts';
 import type { Service } from '../../services/local/stack.ts';
-import { ClosedLoop, openRig, option, percentile, say, sleep, startStub } from './rig.ts';
+import { understudyLoad } from './closed-loop.ts';
+import { optionsOf, text, whole } from './options.ts';
+import { openRig, percentile, say, sleep, startStub } from './rig.ts';
 
-const rounds = Number(option('rounds', '10'));
+const options = optionsOf('recovery', {
+  rounds: whole(10, 'of each kind'),
+  'in-flight': whole(96, 'sessions'),
+  latency: whole(20, 'of the model, ms'),
+  json: text('', 'a file for the rows'),
+});
+const { rounds } = options;
 const shards = 16;
 const watchMs = 6_000;
 
 const rig = await openRig({ shards });
 const { stack, environment } = rig;
-environment.OPENAI_BASE_URL = `${await startStub(rig, Number(option('latency', '20')))}/v1`;
+environment.OPENAI_BASE_URL = `${await startStub(rig, options.latency)}/v1`;
 const runtimes: Service[] = [];
 for (let count = 0; count < 3; count += 1) runtimes.push(await stack.start('runtime'));
 await Promise.all([stack.start('gateway'), stack.start('executor')]);
@@ -48,8 +56,8 @@ await natsEvents(nats).follow({}, false, ({ id, data }) => {
   seen.set(data.session, data.version);
   heard[shardOf(data.tenant as TenantId, data.session as SessionId, shards)]!.push(performance.now());
 });
-const load = await ClosedLoop.open(rig);
-load.wanted = Number(option('in-flight', '96'));
+const { load } = await understudyLoad(stack.nats.url);
+load.wanted = options['in-flight'];
 
 /** The longest stretch without a step of a shard between two times, ms. */
 function silenceOf(shard: number, from: number, to: number): number {
@@ -97,7 +105,7 @@ for (let count = 0; count < rounds; count += 1) {
 }
 load.wanted = 0;
 const deadline = Date.now() + 30_000;
-while (load.ended < load.published && Date.now() < deadline) await sleep(50);
+while (load.ended < load.begun && Date.now() < deadline) await sleep(50);
 
 const rows = Object.entries(silences).map(([who, all]) => {
   const sorted = all.sort((left, right) => left - right);
@@ -107,7 +115,6 @@ say();
 say('who goes                        shards  silent ms: p50      p90      p99     most');
 for (const { who, shards: count, p50Ms, p90Ms, p99Ms, mostMs } of rows)
   say(`${who.padEnd(30)}  ${String(count).padStart(6)}  ${[p50Ms, p90Ms, p99Ms, mostMs].map((ms) => ms.toFixed(0).padStart(7)).join('  ')}`);
-say(`${load.published} sessions published, ${load.published - load.ended} not ended, ${repeated} events told twice (same id)`);
-const file = option('json', '');
-if (file) writeFileSync(file, `${JSON.stringify(rows, null, 2)}\n`);
-process.exit(load.ended === load.published ? 0 : 1);
+say(`${load.begun} sessions published, ${load.begun - load.ended} not ended, ${repeated} events told twice (same id)`);
+if (options.json) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
+process.exit(load.ended === load.begun ? 0 : 1);

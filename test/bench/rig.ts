@@ -1,17 +1,10 @@
-/** What the benches share: options, a stack with one agent that calls a tool ten times, a model that answers at once, and load in a closed loop. */
+/** What the benches share: a stack with one agent that calls a tool ten times, and a model that answers at once. */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
-import { OrderedReader } from '../../services/adapters/nats/ordered-reader.ts';
-import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { answering, freePort, type Running, startProcess } from '../../services/local/processes.ts';
 import { Stack } from '../../services/local/stack.ts';
 
-export const option = (name: string, fallback: string): string => {
-  const at = process.argv.indexOf(`--${name}`);
-  return at >= 0 ? (process.argv[at + 1] ?? fallback) : fallback;
-};
 export const say = (line = ''): void => void process.stdout.write(`${line}\n`);
 export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 /** @param part  0.5 for the median */
@@ -78,57 +71,4 @@ export async function startStub({ stack, others }: Rig, latencyMs: number): Prom
   const url = `http://127.0.0.1:${port}`;
   await answering(`${url}/gaps`, running);
   return url;
-}
-
-/** As many sessions in flight as `wanted` says: when one ends, the next begins. */
-export interface Load {
-  wanted: number;
-  readonly ended: number;
-  /** Begin no more, and wait for what is under way. */
-  rest(): Promise<void>;
-}
-
-/** Tasks of Understudy, published as an ordinary client does. */
-export class ClosedLoop implements Load {
-  ended = 0;
-  published = 0;
-  #wanted = 0;
-  readonly nats: Nats;
-  readonly #tasks: ReturnType<typeof natsTasks>;
-
-  private constructor(nats: Nats) {
-    this.nats = nats;
-    this.#tasks = natsTasks(nats);
-  }
-
-  static async open({ stack }: Rig): Promise<ClosedLoop> {
-    const nats = await connectNats({ url: stack.nats.url, name: 'bench' });
-    const loop = new ClosedLoop(nats);
-    await new OrderedReader(nats, { stream: nats.streams.events, filter: nats.subjects.event('bench', 'bench', '*', 'completed'), afterSequence: 0 }, () => {
-      loop.ended += 1;
-      loop.#fill();
-    }).start();
-    return loop;
-  }
-
-  get wanted(): number {
-    return this.#wanted;
-  }
-
-  set wanted(sessions: number) {
-    this.#wanted = sessions;
-    this.#fill();
-  }
-
-  async rest(): Promise<void> {
-    this.#wanted = 0;
-    while (this.ended < this.published) await sleep(20);
-  }
-
-  #fill(): void {
-    while (this.published - this.ended < this.#wanted) {
-      this.published += 1;
-      void this.#tasks.publish('bench', 'bench', `{"input":"session-${this.published}"}`, { 'Nats-Msg-Id': `b-${this.published}` });
-    }
-  }
 }

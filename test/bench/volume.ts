@@ -2,7 +2,7 @@
  * `make volume`: what stays behind. Two runs on real servers:
  * 1. many finished sessions while one waits the whole time: MAIL, Redis and the runtime's heap must stay bounded;
  * 2. one session with 100 model calls over a conversation of 200k tokens: what Redis and JetStream store of it.
- * ARGS: --sessions N (20000), --calls N (100), --bytes N (8000, a tool result).
+ * `ARGS=--help` says what may be asked of it.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -15,11 +15,14 @@ import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { Stack } from '../../services/local/stack.ts';
-import { option, say, sleep } from './rig.ts';
+import { optionsOf, whole } from './options.ts';
+import { say, sleep } from './rig.ts';
 
-const sessions = Number(option('sessions', '20000'));
-const calls = Number(option('calls', '100'));
-const resultBytes = Number(option('bytes', '8000'));
+const {
+  sessions,
+  calls,
+  bytes: resultBytes,
+} = optionsOf('volume', { sessions: whole(20_000, 'that finish'), calls: whole(100, 'of the model, in one long session'), bytes: whole(8_000, 'of a tool result') });
 
 const folder = mkdtempSync(join(tmpdir(), 'understudy-volume-'));
 const specs = join(folder, 'specs');

@@ -1,23 +1,20 @@
 /**
- * Restate doing the bench's work: its server and one service on Node, as its packages come, found by npm under the versions of the lock file here.
+ * Restate doing the bench's work: its server and one service on Node, as its packages come, installed by `make compare` under the versions of the lock file here.
  *
  * Its partitions and whether it syncs each write are given; all else is as it comes.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { Agent, request } from 'node:http';
 import { join } from 'node:path';
 import { answering, freePort, startProcess } from '../../../services/local/processes.ts';
-import { type Load, type Rig, say, sleep } from '../rig.ts';
+import { ClosedLoop } from '../closed-loop.ts';
+import { type Rig, sleep } from '../rig.ts';
 
 const here = import.meta.dirname;
 const program = () => join(here, 'node_modules/@restatedev', `restate-server-${process.platform}-${process.arch}`, 'bin/restate-server');
 
-function install(): void {
-  if (existsSync(program())) return;
-  say('installing Restate (its licence, the Business Source License, allows to measure it) ...');
-  execFileSync('npm', ['ci', '--ignore-scripts', '--no-fund', '--no-audit', '--loglevel=error'], { cwd: here, stdio: ['ignore', 'inherit', 'inherit'] });
-}
+/** Of the server that is installed. */
+export const restateVersion = (): string => execFileSync(program(), ['--version'], { encoding: 'utf8' }).match(/\d+\.\d+\.\d+/)?.[0] ?? 'unknown';
 
 /** One connection for each call under way, kept open. */
 const agent = new Agent({ keepAlive: true, maxSockets: 1_024 });
@@ -36,46 +33,20 @@ const post = (port: number, path: string, body: string, withinMs = 0): Promise<{
     asked.end(body);
   });
 
-class Calls implements Load {
-  ended = 0;
-  #begun = 0;
-  #wanted = 0;
-  readonly #port: number;
-
-  constructor(port: number) {
-    this.#port = port;
-  }
-
-  get wanted(): number {
-    return this.#wanted;
-  }
-
-  set wanted(sessions: number) {
-    this.#wanted = sessions;
-    while (this.#begun - this.ended < this.#wanted) void this.#call();
-  }
-
-  async rest(): Promise<void> {
-    this.#wanted = 0;
-    while (this.ended < this.#begun) await sleep(20);
-  }
-
-  async #call(): Promise<void> {
-    this.#begun += 1;
-    const { status, text } = await post(this.#port, '/bench/session', `{"input":"session-${this.#begun}"}`);
-    // A bench that counts refusals as work would be worth nothing.
+function restateLoad(port: number): ClosedLoop {
+  const load = new ClosedLoop(async (session) => {
+    const { status, text } = await post(port, '/bench/session', `{"input":"session-${session}"}`);
     if (status !== 200) throw new Error(`Restate answered ${status} to a session: ${text.slice(0, 200)}`);
-    this.ended += 1;
-    if (this.#begun - this.ended < this.#wanted) void this.#call();
-  }
+    load.end();
+  });
+  return load;
 }
 
 /** @returns its load, and the processes that it consists of */
 export async function startRestate(
   { stack, others }: Rig,
   { stubUrl, partitions, isSynced }: { stubUrl: string; partitions: number; isSynced: boolean },
-): Promise<{ load: Load; pids: Readonly<Record<string, number>> }> {
-  install();
+): Promise<{ load: ClosedLoop; pids: Readonly<Record<string, number>> }> {
   const name = `restate-${partitions}`;
   const [node, ingress, admin, servicePort] = await Promise.all([freePort(), freePort(), freePort(), freePort()]);
   const server = startProcess({
@@ -114,5 +85,5 @@ export async function startRestate(
       await sleep(200);
     }
   }
-  return { load: new Calls(ingress), pids: { server: server.pid, service: service.pid } };
+  return { load: restateLoad(ingress), pids: { server: server.pid, service: service.pid } };
 }

@@ -22,7 +22,13 @@ const complete = (messages) =>
         response.on('data', (chunk) => {
           text += chunk;
         });
-        response.on('end', () => resolve(JSON.parse(text).choices[0].message));
+        response.on('end', () => {
+          try {
+            resolve(JSON.parse(text).choices[0].message);
+          } catch (error) {
+            reject(error);
+          }
+        });
       },
     );
     asked.on('error', reject);
