@@ -1,7 +1,8 @@
-/** Writes what follows from the schema of the values: values.yaml, values.schema.json, docs/values.md. `--check` only compares. */
+/** Writes what follows from the schemas of values and settings: values.yaml, values.schema.json, docs/values.md, docs/settings.md. `--check` only compares. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { settingsSchema } from '../services/adapters/files/environment.ts';
 import { valuesSchema } from './values.ts';
 
 interface Node {
@@ -63,10 +64,16 @@ function* rowsOf(node: Node, value: Record<string, unknown>, path: string): Gene
   }
 }
 
+const settings = z.toJSONSchema(settingsSchema, { io: 'input', unrepresentable: 'any' }) as Node;
+const settingRows = Object.entries(settings.properties ?? {}).map(
+  ([name, node]) => `| \`${name}\` | ${typeOf(node)} | ${node.default === undefined ? '' : `\`${String(node.default)}\``} | ${node.description ?? ''} |`,
+);
+
 const outputs: Record<string, string> = {
   'charts/understudy/values.yaml': `# Made from charts/values.ts by \`npm run values\`; docs/values.md is the same as a table.\n${[...yamlOf(schema, defaults, 0)].join('\n')}\n`,
   'charts/understudy/values.schema.json': `${JSON.stringify(schema, null, 2)}\n`,
   'docs/values.md': `# Values of the chart\n\nMade from \`charts/values.ts\` by \`npm run values\`. What does not fit is refused by \`helm install\` itself, with the path of the value.\n\n| value | type | default | what and why |\n|---|---|---|---|\n${[...rowsOf(schema, defaults, '')].join('\n')}\n`,
+  'docs/settings.md': `# Settings of the services\n\nMade from \`services/adapters/files/environment.ts\` by \`make values\`. Environment, parsed at the start: a wrong one ends the process with its name and why (exit code 1).\n\n| variable | type | default | what and why |\n|---|---|---|---|\n${settingRows.join('\n')}\n`,
 };
 
 for (const file of ['agents.yaml', 'tools.yaml']) outputs[`charts/understudy/files/refund-desk/${file}`] = readFileSync(join(root, 'examples/refund-desk/agents', file), 'utf8');
@@ -78,7 +85,7 @@ for (const [file, text] of Object.entries(outputs)) {
   if (!isCheck) writeFileSync(path, text);
   else if (readFileSync(path, 'utf8') !== text) {
     isStale = true;
-    process.stderr.write(`${file} is not what charts/values.ts says: npm run values\n`);
+    process.stderr.write(`${file} is not what its schema says: npm run values\n`);
   }
 }
 if (isStale) process.exitCode = 1;

@@ -406,7 +406,7 @@ test('the event of a step carries the choice and what stood beside it', () => {
   });
 });
 
-describe('found in review, kept as tests', () => {
+describe('what went wrong once', () => {
   const by = { actor: 'ann', reason: '' };
   const keyedTask = (id: string) => task(id, { isKeyed: true, task: id as TaskId });
 

@@ -5,45 +5,47 @@ import { z } from 'zod';
 import { issuesOf, Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 
-const schema = z.object({
+/** Every variable that a service reads; docs/settings.md is made from it. */
+export const settingsSchema = z.object({
   UNDERSTUDY_NATS_URL: z.string().default('nats://127.0.0.1:4222').describe('comma-separated for a cluster'),
-  UNDERSTUDY_NATS_USER: z.string().optional(),
-  UNDERSTUDY_NATS_PASSWORD: z.string().optional(),
+  UNDERSTUDY_NATS_USER: z.string().optional().describe('where NATS wants one'),
+  UNDERSTUDY_NATS_PASSWORD: z.string().optional().describe('of that user'),
   UNDERSTUDY_REDIS_URL: z.string().default('redis://127.0.0.1:6379').describe('redis://, redis-sentinel://a,b#master or redis-cluster://a,b; rediss for TLS'),
-  UNDERSTUDY_REDIS_USER: z.string().optional(),
-  UNDERSTUDY_REDIS_PASSWORD: z.string().optional(),
-  UNDERSTUDY_REDIS_SENTINEL_PASSWORD: z.string().optional(),
+  UNDERSTUDY_REDIS_USER: z.string().optional().describe('where Redis wants one'),
+  UNDERSTUDY_REDIS_PASSWORD: z.string().optional().describe('of that user'),
+  UNDERSTUDY_REDIS_SENTINEL_PASSWORD: z.string().optional().describe('of the sentinels, where they want one'),
   UNDERSTUDY_PREFIX: z
     .string()
     .regex(/^[a-z0-9-]+$/)
     .default('understudy')
     .describe('of subjects, streams and keys'),
-  UNDERSTUDY_SHARDS: z.coerce.number().int().positive().max(4_096).default(limits.shardsDefault).describe('fixed at install'),
+  UNDERSTUDY_SHARDS: z.coerce.number().int().positive().max(4_096).default(limits.shardsDefault).describe('how many shards; fixed at install'),
   UNDERSTUDY_INSTANCE: z
     .string()
     .regex(/^[A-Za-z0-9-]+$/, 'letters, digits and - only')
     .optional()
-    .describe('stable name of this process; default: host name and pid'),
+    .describe('stable name of this process: a runtime that comes back under its own name takes its shards at once; without one, host name and pid'),
   UNDERSTUDY_SPECS: z.string().default('agents').describe('folder of Agent, Tool, Model and Tenant documents'),
   UNDERSTUDY_NAMESPACE: z.string().optional().describe('on Kubernetes: the namespace whose labelled ConfigMaps hold specs as well'),
   UNDERSTUDY_SANDBOXES: z.string().optional().describe('on Kubernetes: Service and Deployment of the sandbox pool; else sandboxes are processes'),
-  UNDERSTUDY_SANDBOXES_WARM: z.coerce.number().int().min(0).default(2),
-  UNDERSTUDY_SANDBOXES_MAX: z.coerce.number().int().positive().default(8),
-  UNDERSTUDY_SANDBOX_WAIT_MS: z.coerce.number().int().positive().default(limits.sandboxWaitMs),
+  UNDERSTUDY_SANDBOXES_WARM: z.coerce.number().int().min(0).default(2).describe('on Kubernetes: free sandboxes that are kept ready'),
+  UNDERSTUDY_SANDBOXES_MAX: z.coerce.number().int().positive().default(8).describe('on Kubernetes: sandboxes at the most'),
+  UNDERSTUDY_SANDBOX_WAIT_MS: z.coerce.number().int().positive().default(limits.sandboxWaitMs).describe('how long a call waits for a free sandbox'),
   UNDERSTUDY_EGRESS_ADDRESS: z.string().default('127.0.0.1').describe('where sandboxes reach this executor for their way out'),
   UNDERSTUDY_EGRESS_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('0 takes a free one'),
-  UNDERSTUDY_SANDBOX_IDLE_MS: z.coerce.number().int().positive().default(limits.sandboxIdleMs),
+  UNDERSTUDY_SANDBOX_IDLE_MS: z.coerce.number().int().positive().default(limits.sandboxIdleMs).describe("how long a session's sandbox is kept for its next call"),
   UNDERSTUDY_FILES: z.string().default('.').describe('folder that the built-in file tools may read'),
   UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),
-  UNDERSTUDY_SCRATCH: z.string().optional(),
+  UNDERSTUDY_SCRATCH: z.string().optional().describe("folder below which sessions' scratch folders are made; without one, that of temporary files"),
   UNDERSTUDY_HTTP_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('probes and metrics; 0 takes a free port'),
-  UNDERSTUDY_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
-  UNDERSTUDY_CONCURRENCY: z.coerce.number().int().positive().default(limits.performMax),
+  UNDERSTUDY_LOG_LEVEL: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('debug shows every step'),
+  UNDERSTUDY_CONCURRENCY: z.coerce.number().int().positive().default(limits.performMax).describe('calls in hand at a time, of a gateway or an executor'),
   UNDERSTUDY_LEASE_MS: z.coerce
     .number()
     .int()
     .min(3 * limits.leaseRenewMs)
-    .default(limits.leaseMs),
+    .default(limits.leaseMs)
+    .describe("a dead runtime's shards move after this"),
   UNDERSTUDY_CONSOLE_ADDRESS: z.string().default('127.0.0.1').describe('where people reach the console'),
   UNDERSTUDY_CONSOLE_PORT: z.coerce.number().int().min(0).max(65_535).default(0).describe('0 takes a free one'),
   UNDERSTUDY_CONSOLE_TOKEN: z.string().min(16, 'at least 16 characters').optional().describe('who knows it may look and act'),
@@ -91,7 +93,7 @@ export function actorFrom(environment: Readonly<Record<string, string | undefine
 /** @throws Refused naming the variable */
 export function settingsFrom(environment: Readonly<Record<string, string | undefined>>): Settings {
   const given = Object.fromEntries(Object.entries(environment).filter(([name, value]) => name.startsWith('UNDERSTUDY_') && value !== ''));
-  const parsed = schema.safeParse(given);
+  const parsed = settingsSchema.safeParse(given);
   if (!parsed.success) throw new Refused('SETTINGS_INVALID', `environment: ${issuesOf(parsed.error)}`);
   const value = parsed.data;
   if (!isLoopbackAddress(value.UNDERSTUDY_CONSOLE_ADDRESS) && !value.UNDERSTUDY_CONSOLE_TOKEN && !value.UNDERSTUDY_CONSOLE_USER_HEADER)
