@@ -31,6 +31,13 @@ test.each<[string, Partial<Health>, string]>([
   expect(isHealthy({ ...well, ...change })).toBe(false);
 });
 
+test.each([
+  ['before the first message', 0, 0],
+  ['after the last was needed', 8, 7],
+])('mail is empty %s', (_when, first, last) => {
+  expect(checksOf({ ...well, mail: { first, last } }).find(({ what }) => what === 'mail')?.text).toBe('mail: empty');
+});
+
 test('dead letters are worth a look, and a pool at work without a request is well', () => {
   const health = { ...well, deadLetters: 3, pools: [{ pool: 'models', asking: 0, queued: 0, inHand: 2 }] };
   expect(checksOf(health).find(({ what }) => what === 'dead letters')?.verdict).toBe('look');

@@ -14,7 +14,7 @@ export function checksOf({ shards, owned, orphans, hosts, mail, oldestMailNeeded
   const names = agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`);
   return [
     check('shards', orphans.length === 0, `shards: ${owned} of ${shards} owned by ${hosts.join(', ') || 'nobody'}${without}`),
-    check('mail', true, `mail: ${mail.last < mail.first ? 'empty' : `sequences ${mail.first} to ${mail.last}, needed from ${oldestMailNeeded} on`}`),
+    check('mail', true, `mail: ${mail.last === 0 || mail.last < mail.first ? 'empty' : `sequences ${mail.first} to ${mail.last}, needed from ${oldestMailNeeded} on`}`),
     { verdict: deadLetters === 0 ? 'good' : 'look', what: 'dead letters', text: `dead letters: ${deadLetters}` },
     ...pools.map(({ pool, asking, queued, inHand }) => {
       const isAsked = asking + inHand > 0;
