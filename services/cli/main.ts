@@ -5,34 +5,21 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { actorFrom } from '../adapters/files/environment.ts';
-import { connectNats, type Nats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { Refused } from '../core/errors.ts';
-import { isFinal } from '../core/session/final.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
 import type { Health, Letter, Requeued, Verdict } from '../core/wire/control-answers.ts';
-import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { isHealthy } from '../core/wire/health-checks.ts';
-import { localFolder, readStackFile } from '../local/stack-file.ts';
-import { asCalled, type Failure, failureOf, nextOf, quoted } from './failure.ts';
+import { failureOf, nextOf, quoted } from './failure.ts';
 import { runTask, taskOf } from './run.ts';
+import { type TailOptions, tail } from './tail.ts';
+import { terminalOf } from './terminal.ts';
 import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verifyText } from './views.ts';
-
-const root = join(import.meta.dirname, '../..');
-
-interface Global {
-  readonly server?: string;
-  readonly prefix?: string;
-  readonly output: 'text' | 'json';
-  readonly timeout: number;
-  readonly explain?: boolean;
-}
 
 const count = (text: string): number => {
   const value = Number(text);
@@ -53,60 +40,12 @@ const program = new Command('understudy')
   .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.')
   .showHelpAfterError('(understudy --help shows what there is)');
 
-const serverUrl = (): string => program.opts<Global>().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
-/** As `bin/understudy` was called. */
-const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';
-const say = (text: string): void => void process.stdout.write(`${asCalled(text, self)}\n`);
-/** For who reads along, not for who reads the answer. */
-const note = (text: string): void => void process.stderr.write(`${asCalled(text, self)}\n`);
-const print = (value: unknown, text: () => string): void => {
-  if (program.opts<Global>().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
-  else say(text());
-};
-function fail({ code, message, next, exitCode }: Failure, more: object = {}): void {
-  if (program.opts<Global>().output === 'json') process.stderr.write(`${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: asCalled(next, self) } : {}) } })}\n`);
-  else note(`error ${code}: ${message}${next ? `\n  next: ${next}` : ''}`);
-  process.exitCode = exitCode;
-}
-
-async function withNats<Value>(work: (nats: Nats) => Promise<Value>): Promise<Value> {
-  const url = serverUrl();
-  for (const one of url.split(',')) {
-    if (!/^((nats|tls|ws|wss):\/\/)?[^\s/]+$/.test(one.trim()))
-      throw new Refused('SERVER_INVALID', `"${one}" is no address of a NATS server: nats://host:4222, comma-separated for several`);
-  }
-  const nats = await connectNats({
-    url,
-    withinMs: program.opts<Global>().timeout,
-    name: 'understudy-cli',
-    prefix: program.opts<Global>().prefix,
-    user: process.env.UNDERSTUDY_NATS_USER,
-    password: process.env.UNDERSTUDY_NATS_PASSWORD,
-  });
-  try {
-    return await work(nats);
-  } finally {
-    await nats.close();
-  }
-}
-
-/** Ask the control API; a refusal becomes an error with its code. */
-async function ask<Value>(verb: string, body: object): Promise<Value | undefined> {
-  const { prefix, explain, timeout } = program.opts<Global>();
-  if (explain) {
-    say(`nats --server ${serverUrl()} req ${prefix}.control.${verb} ${quoted(JSON.stringify(body))}`);
-    return undefined;
-  }
-  return withNats(async (nats) => {
-    const answer = await natsControl(nats).ask(verb, body, timeout);
-    if (!answer.ok) throw new Refused(answer.code, answer.message);
-    return answer.value as Value;
-  });
-}
+const terminal = terminalOf(program);
+const { options: global, serverUrl, say, note, print, fail, withNats, ask } = terminal;
 
 /** Raw: what an agent says is not ours to word. */
 function tellEnd(value: object, session: string, outcome: string, reason = '', result = ''): void {
-  const isJson = program.opts<Global>().output === 'json';
+  const isJson = global().output === 'json';
   process.stdout.write(isJson ? `${JSON.stringify(value, null, 2)}\n` : `\n${[`${outcome} in session ${session}`, reason, result].filter(Boolean).join('\n')}\n`);
 }
 /** One more than is shown tells that there are more; the server's own bound is ten thousand. */
@@ -125,7 +64,7 @@ program
   .option('-d, --detach', 'do not wait for the result')
   .action(async (agent: string, input: string, options: { tenant: string; id?: string; session?: string; detach?: boolean }) => {
     const task = taskOf(agent, input, options, `cli-${randomUUID()}`);
-    const { prefix, explain, timeout, output } = program.opts<Global>();
+    const { prefix, explain, timeout, output } = global();
     if (explain) {
       const headers = Object.entries(task.headers).map(([name, value]) => `-H ${quoted(`${name}:${value}`)}`);
       say(`nats --server ${serverUrl()} pub -J ${headers.join(' ')} ${prefix}.task.${task.tenant}.${task.agent} ${quoted(task.body)}`);
@@ -188,41 +127,7 @@ program
   .option('-t, --tenant <tenant>')
   .option('--agent <agent>')
   .option('--from-start', 'what happened before now as well')
-  .action(async (session: string | undefined, options: { tenant?: string; agent?: string; fromStart?: boolean }) => {
-    const { prefix, explain } = program.opts<Global>();
-    if (explain) {
-      say(
-        `nats --server ${serverUrl()} sub ${quoted(`${prefix}.event.${options.tenant ?? '*'}.${options.agent ?? '*'}.>`)}${session === undefined ? '' : ` | grep ${quoted(session)}`}`,
-      );
-      return;
-    }
-    await withNats(async (nats) => {
-      const isJson = program.opts<Global>().output === 'json';
-      // A name that nobody knows is said now: waiting for it would look like a quiet session.
-      const known = session === undefined ? undefined : await natsControl(nats).ask('inspect', { session }, program.opts<Global>().timeout);
-      if (known && !known.ok) throw new Refused(known.code, known.message);
-      // Steps of a session stand among those of its agent: read no more of them than it has lived through.
-      const { tenant, agent, startedAt, status } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
-      if (status && isFinal(status) && !options.fromStart) return note(`${session} has ${status} and says nothing more; --from-start shows what it did`);
-      await new Promise<void>((resolve, reject) => {
-        process.once('SIGINT', () => resolve());
-        process.once('SIGTERM', () => resolve());
-        natsEvents(nats)
-          .follow({ tenant: options.tenant ?? tenant, agent: options.agent ?? agent, session, since: startedAt }, Boolean(options.fromStart), (event) => {
-            process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`);
-            // A session that was named and has ended says nothing more.
-            if (session !== undefined && isEndEvent(event) && isFinal(event.data.status)) resolve();
-          })
-          .then(async () => {
-            // It may have ended while we began to listen.
-            if (session === undefined || options.fromStart) return;
-            const now = await natsControl(nats).ask('inspect', { session }, program.opts<Global>().timeout);
-            if (now.ok && isFinal((now.value as { summary: SessionSummary }).summary.status)) resolve();
-          })
-          .catch(reject);
-      });
-    });
-  });
+  .action((session: string | undefined, options: TailOptions) => tail(session, options, terminal));
 
 for (const [verb, description] of [
   ['pause', 'hold a session: it keeps what comes for later'],

@@ -1,0 +1,76 @@
+/** How `understudy` speaks: to people or to programs, about errors, and to the broker. */
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { connectNats, type Nats } from '../adapters/nats/connection.ts';
+import { natsControl } from '../adapters/nats/control.ts';
+import { Refused } from '../core/errors.ts';
+import { localFolder, readStackFile } from '../local/stack-file.ts';
+import { asCalled, type Failure, quoted } from './failure.ts';
+
+const root = join(import.meta.dirname, '../..');
+
+/** Options of every command. */
+export interface Global {
+  readonly server?: string;
+  readonly prefix?: string;
+  readonly output: 'text' | 'json';
+  readonly timeout: number;
+  readonly explain?: boolean;
+}
+
+export type Terminal = ReturnType<typeof terminalOf>;
+
+export function terminalOf(program: Command) {
+  const options = (): Global => program.opts<Global>();
+  const serverUrl = (): string => options().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
+  /** As `bin/understudy` was called. */
+  const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';
+  const say = (text: string): void => void process.stdout.write(`${asCalled(text, self)}\n`);
+  /** For who reads along, not for who reads the answer. */
+  const note = (text: string): void => void process.stderr.write(`${asCalled(text, self)}\n`);
+  const print = (value: unknown, text: () => string): void => {
+    if (options().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+    else say(text());
+  };
+  const fail = ({ code, message, next, exitCode }: Failure, more: object = {}): void => {
+    if (options().output === 'json') process.stderr.write(`${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: asCalled(next, self) } : {}) } })}\n`);
+    else note(`error ${code}: ${message}${next ? `\n  next: ${next}` : ''}`);
+    process.exitCode = exitCode;
+  };
+
+  const withNats = async <Value>(work: (nats: Nats) => Promise<Value>): Promise<Value> => {
+    const url = serverUrl();
+    for (const one of url.split(',')) {
+      if (!/^((nats|tls|ws|wss):\/\/)?[^\s/]+$/.test(one.trim()))
+        throw new Refused('SERVER_INVALID', `"${one}" is no address of a NATS server: nats://host:4222, comma-separated for several`);
+    }
+    const nats = await connectNats({
+      url,
+      withinMs: options().timeout,
+      name: 'understudy-cli',
+      prefix: options().prefix,
+      user: process.env.UNDERSTUDY_NATS_USER,
+      password: process.env.UNDERSTUDY_NATS_PASSWORD,
+    });
+    try {
+      return await work(nats);
+    } finally {
+      await nats.close();
+    }
+  };
+
+  /** Ask the control API; a refusal becomes an error with its code. */
+  const ask = async <Value>(verb: string, body: object): Promise<Value | undefined> => {
+    const { prefix, explain, timeout } = options();
+    if (explain) {
+      say(`nats --server ${serverUrl()} req ${prefix}.control.${verb} ${quoted(JSON.stringify(body))}`);
+      return undefined;
+    }
+    return withNats(async (nats) => {
+      const answer = await natsControl(nats).ask(verb, body, timeout);
+      if (!answer.ok) throw new Refused(answer.code, answer.message);
+      return answer.value as Value;
+    });
+  };
+  return { options, serverUrl, say, note, print, fail, withNats, ask };
+}
