@@ -34,6 +34,7 @@ import { DeadLetters } from './dead-letters.ts';
 import type { Definitions } from './definitions.ts';
 import { Drafts } from './drafts.ts';
 import { Loader } from './loader.ts';
+import { openingOf } from './opening.ts';
 import { Outbox } from './outbox.ts';
 import { Residents } from './residents.ts';
 import { Stepper } from './stepper.ts';
@@ -54,7 +55,6 @@ export interface ShardPorts {
   readonly rounds: CommitRounds;
 }
 
-const archiveSlackMs = 10 * 60_000; // clocks of brokers lie less apart
 const lazyCommitMs = 25; // a commit that only settles or moves the position waits for company
 
 export class Shard {
@@ -128,28 +128,19 @@ export class Shard {
     // All at once, after the lease: nobody else writes here any more, and every question sees what the last owner committed.
     const [state, bounds, queue, last] = await Promise.all([store.open(this.id), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
     if (state.problem !== undefined) await this.#clearPosition(state.problem);
-    const stored = state.at?.position ?? beginning;
+    const opening = openingOf(state, bounds, queue);
+    const { isReborn, readAfter } = opening;
     this.#at = state.at;
     this.#log = bounds.created;
     this.#queue = queue;
-    // What is pending was offered to a queue that is no more (it may live in memory): offer it again.
-    const isQueueLost = state.at !== undefined && state.at.queue !== this.#queue;
-    this.#position = stored;
-    this.#incarnation = stored.incarnation;
-    // The log went back, or is another one: what it holds now are new messages, or none. Never skip them silently.
-    const isReborn = state.at !== undefined && (bounds.last < stored.sequence || state.at.log !== bounds.created);
+    this.#position = opening.position;
+    this.#incarnation = opening.incarnation;
+    this.#offersAll ||= opening.offersAll;
     if (isReborn) {
-      this.#incarnation = stored.incarnation + 1;
-      telemetry.log('error', 'the mail stream went back; a new incarnation begins', {
-        shard: this.id,
-        stored: stored.sequence,
-        stream: bounds.last,
-        incarnation: this.#incarnation,
-      });
+      const { position, incarnation } = opening;
+      telemetry.log('error', 'the mail stream went back; a new incarnation begins', { shard: this.id, stored: position.sequence, stream: bounds.last, incarnation });
       if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
     } else for (const [session, sequence] of state.floors) this.#baselines.need(session, sequence);
-    const readAfter = isReborn ? bounds.first - 1 : stored.sequence;
-    this.#offersAll ||= isReborn || isQueueLost;
     this.#catchUpTo = last;
     this.#outbox.isHolding = true;
     const poisoned = this.#outbox.restore(state.outbox);
@@ -164,11 +155,8 @@ export class Shard {
       this.#incarnation = latest;
       this.#offersAll = true;
     }
-    // Mail from after our position was trimmed: that of other shards, unless the store went back. Baselines of what it had know, and they were
-    // written after the last mail that it knows. If it lost everything, all of them are asked.
-    if (!isReborn && (!state.at || readAfter + 1 < bounds.first)) {
-      const since = state.at?.at === undefined ? undefined : state.at.at - archiveSlackMs;
-      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined, since));
+    if (opening.archive) {
+      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined, opening.archive.since));
     }
 
     for (const session of this.#baselines.unsettled()) if (!this.#residents.get(session)) this.#activate(session);
