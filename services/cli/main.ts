@@ -7,6 +7,7 @@
 import { randomUUID } from 'node:crypto';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { actorFrom } from '../adapters/files/environment.ts';
+import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
@@ -40,13 +41,16 @@ const program = new Command('understudy')
   .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.')
   .showHelpAfterError('(understudy --help shows what there is)');
 
-const terminal = terminalOf(program);
-const { options: global, serverUrl, say, note, print, fail, withNats, ask } = terminal;
+const terminal = terminalOf(program, async (url, { timeout, prefix }) => {
+  const { UNDERSTUDY_NATS_USER: user, UNDERSTUDY_NATS_PASSWORD: password } = process.env;
+  const nats = await connectNats({ url, withinMs: timeout, name: 'understudy-cli', prefix, user, password });
+  return { control: natsControl(nats), events: natsEvents(nats), tasks: natsTasks(nats), close: () => nats.close() };
+});
+const { options: global, serverUrl, tell, say, note, print, fail, withPorts, ask } = terminal;
 
-/** Raw: what an agent says is not ours to word. */
 function tellEnd(value: object, session: string, outcome: string, reason = '', result = ''): void {
-  const isJson = global().output === 'json';
-  process.stdout.write(isJson ? `${JSON.stringify(value, null, 2)}\n` : `\n${[`${outcome} in session ${session}`, reason, result].filter(Boolean).join('\n')}\n`);
+  if (global().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+  else tell(`\n${[`${outcome} in session ${session}`, reason, result].filter(Boolean).join('\n')}`);
 }
 /** One more than is shown tells that there are more; the server's own bound is ten thousand. */
 const oneMore = (max: number) => Math.min(max + 1, 10_000);
@@ -70,8 +74,8 @@ program
       say(`nats --server ${serverUrl()} pub -J ${headers.join(' ')} ${prefix}.task.${task.tenant}.${task.agent} ${quoted(task.body)}`);
       return;
     }
-    await withNats(async (nats) => {
-      const ports = { events: natsEvents(nats), tasks: natsTasks(nats), control: natsControl(nats), waitMs: timeout };
+    await withPorts(async (opened) => {
+      const ports = { ...opened, waitMs: timeout };
       if (options.detach) {
         await ports.tasks.publish(task.tenant, task.agent, task.body, task.headers);
         print(
@@ -85,7 +89,7 @@ program
         onKnown: ({ id, session }, status) => note(`task ${id} was accepted before: its session ${session} is ${status}`),
         onStep(event) {
           if (!isText) return;
-          process.stdout.write(`${eventLine(event)}\n`);
+          tell(eventLine(event));
           if (event.data.effects.some(({ kind }) => kind === 'askHuman')) say(`  a person must decide: understudy approve ${event.data.session}`);
         },
         onEnd: (event) => tellEnd(event, event.data.session, event.data.to, event.data.reason, event.data.output),
@@ -231,6 +235,9 @@ program
   .command('url')
   .description('the NATS server that this command talks to')
   .action(() => print({ url: serverUrl() }, serverUrl));
+
+// Who reads us has had enough: `understudy tail | head`.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 70));
 
 try {
   await program.parseAsync();

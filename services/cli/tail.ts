@@ -1,6 +1,4 @@
 /** `understudy tail`: what happens, as it happens; of one session until it has ended. */
-import { natsControl } from '../adapters/nats/control.ts';
-import { natsEvents } from '../adapters/nats/events.ts';
 import { Refused } from '../core/errors.ts';
 import { isFinal } from '../core/session/final.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
@@ -15,7 +13,7 @@ export interface TailOptions {
   readonly fromStart?: boolean;
 }
 
-export async function tail(session: string | undefined, filter: TailOptions, { options, serverUrl, say, note, withNats }: Terminal): Promise<void> {
+export async function tail(session: string | undefined, filter: TailOptions, { options, serverUrl, tell, say, note, withPorts }: Terminal): Promise<void> {
   const { prefix, explain } = options();
   if (explain) {
     say(
@@ -23,10 +21,10 @@ export async function tail(session: string | undefined, filter: TailOptions, { o
     );
     return;
   }
-  await withNats(async (nats) => {
+  await withPorts(async ({ control, events }) => {
     const isJson = options().output === 'json';
     // A name that nobody knows is said now: waiting for it would look like a quiet session.
-    const known = session === undefined ? undefined : await natsControl(nats).ask('inspect', { session }, options().timeout);
+    const known = session === undefined ? undefined : await control.ask('inspect', { session }, options().timeout);
     if (known && !known.ok) throw new Refused(known.code, known.message);
     // Steps of a session stand among those of its agent: read no more of them than it has lived through.
     const { tenant, agent, startedAt, status } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
@@ -34,16 +32,17 @@ export async function tail(session: string | undefined, filter: TailOptions, { o
     await new Promise<void>((resolve, reject) => {
       process.once('SIGINT', () => resolve());
       process.once('SIGTERM', () => resolve());
-      natsEvents(nats)
+      events
         .follow({ tenant: filter.tenant ?? tenant, agent: filter.agent ?? agent, session, since: startedAt }, Boolean(filter.fromStart), (event) => {
-          process.stdout.write(`${isJson ? JSON.stringify(event) : eventLine(event)}\n`);
+          if (isJson) process.stdout.write(`${JSON.stringify(event)}\n`);
+          else tell(eventLine(event));
           // A session that was named and has ended says nothing more.
           if (session !== undefined && isEndEvent(event) && isFinal(event.data.status)) resolve();
         })
         .then(async () => {
           // It may have ended while we began to listen.
           if (session === undefined || filter.fromStart) return;
-          const now = await natsControl(nats).ask('inspect', { session }, options().timeout);
+          const now = await control.ask('inspect', { session }, options().timeout);
           if (now.ok && isFinal((now.value as { summary: SessionSummary }).summary.status)) resolve();
         })
         .catch(reject);

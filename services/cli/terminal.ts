@@ -1,13 +1,23 @@
 /** How `understudy` speaks: to people or to programs, about errors, and to the broker. */
 import { join } from 'node:path';
 import type { Command } from 'commander';
-import { connectNats, type Nats } from '../adapters/nats/connection.ts';
-import { natsControl } from '../adapters/nats/control.ts';
 import { Refused } from '../core/errors.ts';
+import { printable } from '../core/format.ts';
 import { localFolder, readStackFile } from '../local/stack-file.ts';
+import type { Control } from '../ports/control.ts';
+import type { Events } from '../ports/events.ts';
+import type { Tasks } from '../ports/tasks.ts';
 import { asCalled, type Failure, quoted } from './failure.ts';
 
 const root = join(import.meta.dirname, '../..');
+
+/** What commands do their work with. */
+export interface CliPorts {
+  readonly control: Pick<Control, 'ask'>;
+  readonly events: Events;
+  readonly tasks: Tasks;
+  close(): Promise<void>;
+}
 
 /** Options of every command. */
 export interface Global {
@@ -20,14 +30,17 @@ export interface Global {
 
 export type Terminal = ReturnType<typeof terminalOf>;
 
-export function terminalOf(program: Command) {
+/** @param open  connects to a broker */
+export function terminalOf(program: Command, open: (url: string, options: Global) => Promise<CliPorts>) {
   const options = (): Global => program.opts<Global>();
   const serverUrl = (): string => options().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
   /** As `bin/understudy` was called. */
   const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';
-  const say = (text: string): void => void process.stdout.write(`${asCalled(text, self)}\n`);
+  /** Raw but for what steers a terminal: what an agent or a publisher says is not ours to word. */
+  const tell = (text: string): void => void process.stdout.write(`${printable(text)}\n`);
+  const say = (text: string): void => tell(asCalled(text, self));
   /** For who reads along, not for who reads the answer. */
-  const note = (text: string): void => void process.stderr.write(`${asCalled(text, self)}\n`);
+  const note = (text: string): void => void process.stderr.write(`${printable(asCalled(text, self))}\n`);
   const print = (value: unknown, text: () => string): void => {
     if (options().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
     else say(text());
@@ -38,24 +51,17 @@ export function terminalOf(program: Command) {
     process.exitCode = exitCode;
   };
 
-  const withNats = async <Value>(work: (nats: Nats) => Promise<Value>): Promise<Value> => {
+  const withPorts = async <Value>(work: (ports: CliPorts) => Promise<Value>): Promise<Value> => {
     const url = serverUrl();
     for (const one of url.split(',')) {
       if (!/^((nats|tls|ws|wss):\/\/)?[^\s/]+$/.test(one.trim()))
         throw new Refused('SERVER_INVALID', `"${one}" is no address of a NATS server: nats://host:4222, comma-separated for several`);
     }
-    const nats = await connectNats({
-      url,
-      withinMs: options().timeout,
-      name: 'understudy-cli',
-      prefix: options().prefix,
-      user: process.env.UNDERSTUDY_NATS_USER,
-      password: process.env.UNDERSTUDY_NATS_PASSWORD,
-    });
+    const ports = await open(url, options());
     try {
-      return await work(nats);
+      return await work(ports);
     } finally {
-      await nats.close();
+      await ports.close();
     }
   };
 
@@ -66,11 +72,11 @@ export function terminalOf(program: Command) {
       say(`nats --server ${serverUrl()} req ${prefix}.control.${verb} ${quoted(JSON.stringify(body))}`);
       return undefined;
     }
-    return withNats(async (nats) => {
-      const answer = await natsControl(nats).ask(verb, body, timeout);
+    return withPorts(async ({ control }) => {
+      const answer = await control.ask(verb, body, timeout);
       if (!answer.ok) throw new Refused(answer.code, answer.message);
       return answer.value as Value;
     });
   };
-  return { options, serverUrl, say, note, print, fail, withNats, ask };
+  return { options, serverUrl, tell, say, note, print, fail, withPorts, ask };
 }
