@@ -26,6 +26,8 @@ export function eventStreams(events: Pick<Events, 'follow'>, telemetry: Telemetr
   return {
     /** @throws Unavailable when as many are open as there may be */
     answer(context: Context, session: Pick<SessionSummary, 'tenant' | 'agent' | 'session' | 'startedAt'>): Response {
+      // HEAD comes here as well, and nobody would read, or end, what it is given.
+      if (context.req.method !== 'GET') return context.body(null);
       if (open >= streamsMax) throw new Unavailable('STREAMS_FULL', `${streamsMax} sessions are being watched: close some pages, or start more consoles`);
       open += 1;
       return streamSSE(context, async (stream) => {

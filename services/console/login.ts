@@ -14,20 +14,21 @@ export const userOf = (context: Context, access: Access): string | undefined => 
 
 export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
   const routes = new Hono();
-  let refusing: Promise<void> = Promise.resolve();
-  let waiting = 0;
+  const turns = new Turns();
   routes.get('/me', (context) => context.json({ user: userOf(context, access) ?? null, asksForToken: access.asksForToken }));
   routes.post('/login', async (context) => {
     const { token, name } = await bodyOf(context, loginSchema);
-    const cookie = access.enter(token, name);
+    const turn = await turns.take(addressOf(context));
+    if (!turn) return context.json({ code: 'LOGIN_REFUSED', message: 'too many tokens are being given just now: try again in a minute' }, 429);
+    let cookie: string | undefined;
+    try {
+      cookie = access.enter(token, name);
+      if (!cookie) await new Promise((resolve) => setTimeout(resolve, slowMs));
+    } finally {
+      turn.end();
+    }
     if (!cookie) {
       telemetry.refused('console', 'LOGIN_REFUSED', {});
-      // One after the other, whoever asks: guessing is slow.
-      if (waiting >= waitingMax) return context.json({ code: 'LOGIN_REFUSED', message: 'too many wrong tokens are being given just now: try again in a minute' }, 429);
-      waiting += 1;
-      refusing = refusing.then(() => new Promise((resolve) => setTimeout(resolve, slowMs)));
-      await refusing;
-      waiting -= 1;
       const message = access.asksForToken
         ? 'this is not the token of this console, or no name (letters, digits, ._@+- and spaces)'
         : 'this console has no token: a proxy in front says who you are';
@@ -41,6 +42,33 @@ export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
     return context.json({});
   });
   return routes;
+}
+
+/** Of the connection, as its server knows it. */
+const addressOf = (context: Context): string => (context.env as { incoming?: { socket?: { remoteAddress?: string } } } | undefined)?.incoming?.socket?.remoteAddress ?? '';
+
+/** Those of one address one after the other, and a wrong one takes its time: guessing is slow, and holds up nobody elsewhere. */
+class Turns {
+  readonly #lines = new Map<string, { last: Promise<void>; waiting: number }>();
+
+  /** @returns undefined when too many wait: nobody is told anything who did not wait */
+  async take(address: string): Promise<{ end(): void } | undefined> {
+    const line = this.#lines.get(address) ?? { last: Promise.resolve(), waiting: 0 };
+    if (line.waiting >= waitingMax) return undefined;
+    this.#lines.set(address, line);
+    line.waiting += 1;
+    const before = line.last;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    line.last = promise;
+    await before;
+    return {
+      end: () => {
+        line.waiting -= 1;
+        if (line.waiting === 0) this.#lines.delete(address);
+        resolve();
+      },
+    };
+  }
 }
 
 const isEncrypted = (context: Context) => context.req.header('x-forwarded-proto') === 'https' || context.req.url.startsWith('https:');

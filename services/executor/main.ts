@@ -41,7 +41,7 @@ await runService(async (started) => {
     builtinRunner(builtinTools(settings.files)),
     httpRunner(process.env),
     mcpRunner(process.env),
-    await processRunner({ scratch: settings.scratch }),
+    await processRunner({ scratch: settings.scratch, instance: settings.instance }),
     sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry, egress }, idleMs),
   ];
   started({ name: 'tools', stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))) });

@@ -29,9 +29,12 @@ await runService(async (started) => {
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   const specs = specsOf([folderTexts(settings.specs), ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : [])], settings.specs);
   let { catalog } = await there(() => specs.load());
-  const following = specs.follow(async (loaded) => {
-    catalog = loaded.catalog;
-  });
+  const following = specs.follow(
+    async (loaded) => {
+      catalog = loaded.catalog;
+    },
+    (cause) => telemetry.log('error', 'changed specs cannot be taken up now; what is known stays', { cause }),
+  );
   started({ name: 'specs', stop: () => following.stop() });
   const store = await there(() => connectedRedis(settings.redisUrl, settings.redisCredentials));
   started({ name: 'redis', stop: () => store.disconnect() });

@@ -1,7 +1,8 @@
 /** Where a local stack says how to reach it: `.understudy/local/stack.json`. The CLI reads it when nothing else is said. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
+import { jsonOf } from '../core/json.ts';
 
 const stackFileSchema = z.object({
   natsUrl: z.string(),
@@ -17,12 +18,14 @@ const pathOf = (folder: string) => join(folder, 'stack.json');
 
 export function writeStackFile(folder: string, stack: StackFile): void {
   mkdirSync(dirname(pathOf(folder)), { recursive: true });
-  writeFileSync(pathOf(folder), `${JSON.stringify(stack, null, 2)}\n`);
+  // Whole or not at all, whoever reads meanwhile.
+  writeFileSync(`${pathOf(folder)}.new`, `${JSON.stringify(stack, null, 2)}\n`);
+  renameSync(`${pathOf(folder)}.new`, pathOf(folder));
 }
 
 export function readStackFile(folder: string): StackFile | undefined {
   if (!existsSync(pathOf(folder))) return undefined;
-  const parsed = stackFileSchema.safeParse(JSON.parse(readFileSync(pathOf(folder), 'utf8')));
+  const parsed = stackFileSchema.safeParse(jsonOf(readFileSync(pathOf(folder), 'utf8')));
   return parsed.success ? parsed.data : undefined;
 }
 

@@ -1,10 +1,13 @@
 /** Where agents, tools, models and tenants are written down, and what has been made of it. */
 import type { Catalog, SpecProblem } from '../core/session/specs.ts';
 
+/** A text, or why it cannot be read. */
+export type SpecText = string | { readonly unreadable: string };
+
 /** Texts of specs by the name of what holds them: a folder, the labelled ConfigMaps of a namespace. */
 export interface SpecTexts {
   /** All of them now. Waits until they are known; @throws Unavailable when they cannot be */
-  read(): Promise<ReadonlyMap<string, string>>;
+  read(): Promise<ReadonlyMap<string, SpecText>>;
   /** Tells of every change from then on, and after its own gaps as well. */
   follow(onChange: () => void): { stop(): void };
   /** Tell whoever wrote a text what is wrong with it. */
@@ -18,6 +21,9 @@ export interface LoadedSpecs {
 
 export interface Specs {
   load(): Promise<LoadedSpecs>;
-  /** @param onChange  is given the whole again; what was refused stays as it was before */
-  follow(onChange: (loaded: LoadedSpecs) => Promise<void>): { stop(): void };
+  /**
+   * @param onChange   is given the whole again; what was refused stays as it was before. When it fails it is called again
+   * @param onTrouble  told why a change cannot be taken up now, once for each cause
+   */
+  follow(onChange: (loaded: LoadedSpecs) => Promise<void>, onTrouble?: (cause: string) => void): { stop(): void };
 }

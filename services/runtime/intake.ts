@@ -17,8 +17,9 @@ import type { Mailbox } from '../ports/mailbox.ts';
 import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
-/** A task is any JSON. An object may say its input and narrower limits by name; anything else is the input itself. */
-const taskSchema = z.union([z.object({ input: z.union([z.string(), z.record(z.string(), z.unknown())]), limits: narrowerLimitsSchema.optional() }).strict(), z.unknown()]);
+/** A task is any JSON. An object with an `input` says that, and narrower limits, by name, and nothing else; any other is the input itself. */
+const envelopeSchema = z.object({ input: z.unknown(), limits: narrowerLimitsSchema.optional() }).strict();
+const isEnvelope = (body: unknown): boolean => typeof body === 'object' && body !== null && !Array.isArray(body) && 'input' in body;
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
 
@@ -83,12 +84,10 @@ export function addressOf(
 
   if (task.headersProblem !== undefined) throw new Refused('TASK_HEADERS_INVALID', `the headers of the task cannot be read: ${task.headersProblem.slice(0, 200)}`);
 
-  const parsed = taskSchema.safeParse(bodyOf(task));
+  const body = bodyOf(task);
+  const parsed = envelopeSchema.safeParse(isEnvelope(body) ? body : { input: body });
   if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
-  const isEnvelope = typeof parsed.data === 'object' && parsed.data !== null && !Array.isArray(parsed.data) && 'input' in parsed.data;
-  const { input, limits: narrower } = isEnvelope
-    ? (parsed.data as { input: unknown; limits?: Partial<z.infer<typeof narrowerLimitsSchema>> })
-    : { input: parsed.data, limits: undefined };
+  const { input, limits: narrower } = parsed.data;
 
   const id = taskIdSchema.safeParse(task.headers['Nats-Msg-Id'] ?? task.sequenceId);
   if (!id.success) throw new Refused('TASK_ID_INVALID', `the task id: ${issuesOf(id.error)}`);

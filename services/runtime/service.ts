@@ -84,10 +84,13 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
     () => (host.load.actors > actorsMax ? 0 : intakeMax),
     (task) => takeIn(task, { ...ports, catalog: () => current.catalog, shards: settings.shards }),
   );
-  const following = specs.follow(async (changed) => {
-    await announce(changed, ports, current);
-    current = changed;
-  });
+  const following = specs.follow(
+    async (changed) => {
+      await announce(changed, ports, current);
+      current = changed;
+    },
+    (cause) => telemetry.log('error', 'changed specs cannot be taken up now; what is known stays', { cause }),
+  );
   telemetry.log('info', 'runtime started', { instance: settings.instance, shards: settings.shards, agents: current.catalog.agents.size });
   return {
     host,

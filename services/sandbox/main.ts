@@ -18,7 +18,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Claims } from './claim.ts';
 import { isWornOut, type Job, runJob } from './job.ts';
-import { receiveWorkspace, sendWorkspace } from './workspace.ts';
+import { emptyWorkspace, receiveWorkspace, sendWorkspace } from './workspace.ts';
 
 const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace', ENDS_WITH_INPUT = '' } = process.env;
 mkdirSync(WORKSPACE, { recursive: true });
@@ -85,7 +85,7 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
   }
   if (!claims.isHolder(request.headers.authorization)) return answer(response, 401, { error: 'not yours' });
   claims.heard();
-  if (what === 'GET /workspace') return sendWorkspace(WORKSPACE, response);
+  if (what === 'GET /workspace') return await sendWorkspace(WORKSPACE, response);
   if (what === 'PUT /workspace') return (await receiveWorkspace(WORKSPACE, request)) ? answer(response, 200, { ok: true }) : answer(response, 422, { error: 'not an archive' });
   if (what !== 'POST /jobs') return answer(response, 404, { error: 'not found' });
 
@@ -97,10 +97,20 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
     gone.abort();
   });
   response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-  const line = (value: unknown) => void response.write(`${JSON.stringify(value)}\n`);
+  const line = (value: unknown) => {
+    try {
+      response.write(`${JSON.stringify(value)}\n`);
+    } catch {
+      // A value that is nested deeper than a stack.
+      response.write(`${JSON.stringify({ done: { ok: false, code: 'SANDBOX_CODE', message: 'the result is nested too deep to be told', isWornOut: isWornOut() } })}\n`);
+    }
+  };
   jobs += 1;
   // One after the other: they share a workspace, and what is left of one is killed before the next.
-  const mine = before.then(() => runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text })));
+  const mine = before.then(async () => {
+    mkdirSync(WORKSPACE, { recursive: true }); // the job before may have removed it
+    return await runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text }));
+  });
   before = mine.catch(() => undefined);
   running += 1;
   const done = await mine.finally(() => {
@@ -117,8 +127,10 @@ if (ENDS_WITH_INPUT) {
     for (const job of underWay) job.abort();
     // They are ended with all that they started; then so are we.
     setTimeout(() => {
-      rmSync(WORKSPACE, { recursive: true, force: true });
-      process.exit();
+      void emptyWorkspace(WORKSPACE)
+        .then(() => rmSync(WORKSPACE, { recursive: true, force: true }))
+        .catch(() => undefined)
+        .finally(() => process.exit());
     }, 500);
   });
 }

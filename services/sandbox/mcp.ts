@@ -44,14 +44,18 @@ const request = (method: string, params: object): Promise<Message> =>
     send({ id: last, method, params });
   });
 
-createInterface({ input: server.stdout }).on('line', (line) => {
-  let message: Message;
+function messageOf(line: string): Message | undefined {
   try {
-    message = JSON.parse(line) as Message;
+    const value: unknown = JSON.parse(line);
+    return typeof value === 'object' && value !== null ? (value as Message) : undefined;
   } catch {
-    process.stderr.write(`${line}\n`); // a stray print of the server
-    return;
+    return undefined;
   }
+}
+
+createInterface({ input: server.stdout }).on('line', (line) => {
+  const message = messageOf(line);
+  if (!message) return void process.stderr.write(`${line}\n`); // a stray print of the server
   if (message.method !== undefined) {
     // Requests of the server: we are alive, and have nothing else to offer.
     if (message.id !== undefined) send(message.method === 'ping' ? { id: message.id, result: {} } : { id: message.id, error: { code: -32_601, message: 'not offered' } });

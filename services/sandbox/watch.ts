@@ -53,7 +53,9 @@ export function usageOfPod(baseline: Usage, processesMax: number): Usage {
   return { processes, memoryBytes: saysShared ? memoryBytes : baselineOfPod().memoryBytes - baseline.memoryBytes };
 }
 
-/** Bytes below a folder; stops counting beyond `bytesMax`. */
+const entryBytes = 4_096; // what an entry takes at the least, folders and empty files as well: a block, or an inode and a name
+
+/** Bytes below a folder; stops counting beyond `bytesMax`, so that what it looks at is bounded too. */
 export function bytesBelow(folder: string, bytesMax: number): number {
   let bytes = 0;
   const open = [folder];
@@ -62,7 +64,8 @@ export function bytesBelow(folder: string, bytesMax: number): number {
       for (const entry of readdirSync(next, { withFileTypes: true })) {
         const path = join(next, entry.name);
         if (entry.isDirectory()) open.push(path);
-        else if (entry.isFile()) bytes += statSync(path).blocks * 512;
+        bytes += entry.isFile() ? Math.max(entryBytes, statSync(path).blocks * 512) : entryBytes;
+        if (bytes > bytesMax) return bytes;
       }
     } catch {
       // removed in between, or a folder that the job made unreadable: its disk limit is the volume's then

@@ -50,6 +50,13 @@ test('one that leaves before anything is followed leaves nothing behind', async 
   expect(streams.open).toBe(0);
 });
 
+test('who asks for the head alone is given none to follow', async () => {
+  const { streams, counts, app } = following();
+  const response = await app.request('/', { method: 'HEAD' });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  expect([response.status, counts.followed, streams.open]).toEqual([200, 0, 0]);
+});
+
 test('one that leaves later is stopped as well', async () => {
   const { streams, counts, app, opening, tell } = following();
   opening.resolve();

@@ -9,6 +9,7 @@ import { claimSandbox } from '../../services/adapters/sandbox/client.ts';
 import { type Egress, isAllowed, isFit, serveEgress } from '../../services/adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../../services/adapters/sandbox/tool.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import { eventually } from '../support/eventually.ts';
 
 const holder = { session: 's', tool: 'fetch' };
 const seen: string[] = [];
@@ -116,6 +117,26 @@ describe('the proxy', () => {
     await closed;
     expect((await dial(`127.0.0.1:${port}`, passOf(pass.url))).answer).toMatch(/407/);
   });
+
+  test('who shows no pass takes the place of nobody else, and is gone after seconds', async () => {
+    const strangers = await Promise.all(
+      Array.from(
+        { length: 300 },
+        () =>
+          new Promise<ReturnType<typeof connect>>((resolve) => {
+            const stranger = connect(egress.port, '127.0.0.1', () => resolve(stranger));
+            stranger.on('error', () => undefined);
+          }),
+      ),
+    );
+    await eventually(() => strangers.filter(({ closed }) => closed).length === 300 - 128, 'those beyond the bound to be refused');
+    await eventually(() => strangers.every(({ closed }) => closed), 'the others to be let go', 10_000);
+    const pass = egress.open([`127.0.0.1:${port}`], holder);
+    const { answer, tunnel } = await dial(`127.0.0.1:${port}`, passOf(pass.url));
+    await new Promise((resolve) => setTimeout(resolve, 6_000));
+    expect([answer, tunnel.closed]).toEqual([expect.stringMatching(/200/), false]);
+    pass.close();
+  }, 30_000);
 
   test('plain HTTP goes through it too, without the pass', async () => {
     const pass = egress.open([`127.0.0.1:${port}`], holder);

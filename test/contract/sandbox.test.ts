@@ -1,6 +1,6 @@
 /** The job runner and the tools that run in it, over real processes and HTTP. In pods the same runner is tried by test/cluster. */
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -134,7 +134,7 @@ describe('a sandbox', () => {
     });
 
     test('tells the server the key of the call, answers its ping, and does not mind what it prints besides', async () => {
-      const chatty = `console.log('listening'); console.log('{"jsonrpc":"2.0","id":"p","method":"ping"}'); let pong;
+      const chatty = `console.log('listening'); console.log('null'); console.log('7'); console.log('{"jsonrpc":"2.0","id":"p","method":"ping"}'); let pong;
         ${reader} if (message.id === 'p') pong = message.result;
           if (message.method === 'initialize') console.log(JSON.stringify({ jsonrpc: '2.0', id: message.id, result: {} }));
           if (message.method === 'tools/call') console.log(JSON.stringify({ jsonrpc: '2.0', id: message.id, result: { structuredContent: { ...message.params, pong } } })); });`;
@@ -170,6 +170,22 @@ describe('a sandbox', () => {
     const outcome = await run('s3', toolOf(over), args);
     if (code === undefined) expect(outcome.ok).toBe(true);
     else expect(outcome.ok ? outcome.value : outcome.failure.code).toBe(code);
+  });
+
+  test('a result that is nested deeper than a stack is its own failure, and the sandbox lives', async () => {
+    const before = sandboxes.claimed.length;
+    await run('s6', toolOf(), { code: 'return 1;' });
+    const deep = `require('node:fs').writeSync(3, '{"value":' + '['.repeat(20000) + ']'.repeat(20000) + '}'); process.exit(0);`;
+    expect(await run('s6', toolOf(), { code: deep })).toMatchObject({ ok: false, failure: { code: 'SANDBOX_CODE' } });
+    expect(await run('s6', toolOf(), { code: 'return 6;' })).toMatchObject({ ok: true });
+    expect(sandboxes.claimed.length - before).toBe(1);
+  });
+
+  test('a job that removes its workspace leaves an empty one', async () => {
+    const spec = toolOf({ class: 'workspace', run: { language: 'shell' } });
+    const call = (code: string, idempotencyKey: string) => runner.run({ ...jobOf('s7', spec, { code }), idempotencyKey }, spec.run as never, never);
+    expect(await call('echo 1 > f; rm -rf "$PWD"', 'r1')).toMatchObject({ ok: true });
+    expect(await call('ls | wc -l', 'r2')).toMatchObject({ ok: true, value: { stdout: '0\n' } });
   });
 
   test('ends everything that a job has started', async () => {
@@ -331,6 +347,17 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
     await runner.close?.();
   });
 
+  test('what a job of another class does to the files is not there for the next call that counts on them', async () => {
+    const spec = toolOf({ class: 'workspace', run: { language: 'shell' } });
+    const other = toolOf({ run: { language: 'shell' } });
+    const runner = sandboxRunner({ sandboxes: watched(), workspaces, telemetry: countingTelemetry() }, 60_000);
+    const call = (code: string, idempotencyKey: string, of = spec) => runner.run({ ...jobOf('w3', of, { code }), idempotencyKey }, of.run as never, never);
+    const first = (await call('echo one > f; pwd', 'e1')) as { value: { stdout: string } };
+    expect(await call(`echo intruder >> ${first.value.stdout.trim()}/f`, 'e2', other)).toMatchObject({ ok: true });
+    expect(await call('cat f', 'e3')).toMatchObject({ ok: true, value: { stdout: 'one\n' } });
+    await runner.close?.();
+  });
+
   test('files survive the sandbox, at whichever executor the next call lands', async () => {
     const spec = toolOf({ class: 'workspace', run: { language: 'shell' } });
     const [here, there] = [watched(), watched()].map((sandboxes) => ({ sandboxes, runner: sandboxRunner({ sandboxes, workspaces, telemetry: countingTelemetry() }, 60_000) })) as [
@@ -355,4 +382,34 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
     expect(await call(here, 'cat d/f')).toMatchObject({ ok: true, value: { stdout: 'one\ntwo\nthree\nfour\n' } });
     await Promise.all([here.runner.close?.(), there.runner.close?.()]);
   });
+});
+
+const asNobody = process.getuid?.() === 0 ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'] : ['env'];
+const canBeNobody = spawnSync(asNobody[0]!, [...asNobody.slice(1), process.execPath, '-e', '0']).status === 0;
+
+test.skipIf(!canBeNobody)('what forbids to be emptied or read is permitted first (skipped where we cannot be nobody)', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'understudy-forbidden-'));
+  chmodSync(folder, 0o777);
+  for (const file of ['sandbox/workspace.ts', 'adapters/process/remove-tree.ts'])
+    copyFileSync(join(import.meta.dirname, '../../services', file), join(folder, file.split('/').at(-1)!));
+  const code = `
+    const { emptyWorkspace } = await import('./workspace.ts');
+    const { removeTree } = await import('./remove-tree.ts');
+    const { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } = await import('node:fs');
+    const fill = (root) => {
+      mkdirSync(root + '/mod', { recursive: true });
+      writeFileSync(root + '/mod/f', 'x');
+      chmodSync(root + '/mod', 0o555);
+    };
+    fill('work');
+    await emptyWorkspace('work');
+    fill('tree');
+    await removeTree('tree');
+    console.log(JSON.stringify([readdirSync('work'), existsSync('tree')]));`;
+  const { stdout, stderr } = spawnSync(asNobody[0]!, [...asNobody.slice(1), process.execPath, '--disable-warning=ExperimentalWarning', '--input-type=module', '-e', code], {
+    cwd: folder,
+    encoding: 'utf8',
+  });
+  rmSync(folder, { recursive: true, force: true });
+  expect(stdout, stderr).toBe('[[],false]\n');
 });

@@ -1,14 +1,13 @@
 /** Tool runners against real programs, a real HTTP server and a real MCP server. */
 
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { httpRunner } from '../../services/adapters/http/tool.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
+import { ScratchFolders } from '../../services/adapters/process/scratch.ts';
 import { processRunner } from '../../services/adapters/process/tool.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import { builtinRunner, builtinTools } from '../../services/executor/builtin.ts';
@@ -26,12 +25,6 @@ const job = (args: Record<string, unknown>, run: object, more: object = {}): Too
   traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
 });
 const never = () => new AbortController().signal;
-/** Of a process that was and is not. */
-async function gonePid(): Promise<number> {
-  const child = spawn('true');
-  await once(child, 'exit');
-  return child.pid!;
-}
 const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) => runner.run(one, one.spec.run as never, signal);
 
 describe('process', () => {
@@ -78,24 +71,53 @@ describe('process', () => {
     expect(await use(runner, other)).toEqual({ ok: true, value: 0 });
   });
 
-  test('a scratch folder goes when its session has made no call for long, and not before; those of processes that are gone go at the start', async () => {
+  test('a scratch folder goes when its session has made no call for long, and not before', async () => {
     const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
-    const [dead, lives, mine] = [`understudy-scratch-${await gonePid()}-x`, `understudy-scratch-${process.ppid}-x`, 'mine'];
-    for (const name of [dead, lives, mine]) mkdirSync(join(parent, name));
     const tidy = (await processRunner({ scratch: parent, scratchIdleMs: 400 })) as ToolRunner<never>;
-    const another = (await processRunner({ scratch: parent })) as ToolRunner<never>;
-    expect(readdirSync(parent)).toHaveLength(4);
-    await another.close?.();
-    expect(readdirSync(parent)).toEqual(expect.arrayContaining([mine, lives, expect.stringMatching(`^understudy-scratch-${process.pid}-`)]));
-    const root = readdirSync(parent).find((name) => name.startsWith(`understudy-scratch-${process.pid}-`))!;
-    const folder = join(parent, root, 'acme', 'session-1');
+    const folder = join(parent, readdirSync(parent)[0]!, 'acme', 'session-1');
     await use(tidy, job({}, shell('echo 7 > note; echo 1')));
     await use(tidy, job({}, shell('sleep 1; echo 1')));
     expect(existsSync(join(folder, 'note'))).toBe(true);
     await eventually(() => !existsSync(folder), 'the folder to go');
     expect(await use(tidy, job({}, shell('cat note || echo 0')))).toEqual({ ok: true, value: 0 });
     await tidy.close?.();
-    expect(readdirSync(parent).sort()).toEqual([mine, lives].sort());
+    expect(readdirSync(parent)).toEqual([]);
+    rmSync(parent, { recursive: true });
+  });
+
+  test('what earlier lives left goes at the start; what others use, and what is not ours, stays', async () => {
+    const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
+    const old = new Date(Date.now() - 2 * 3_600_000);
+    const [mine, theirs, forgotten, foreign] = ['understudy-scratch-executor-1--x', 'understudy-scratch-executor-10--x', 'understudy-scratch-7--x', 'mine'];
+    for (const name of [mine, theirs, forgotten, foreign]) mkdirSync(join(parent, name));
+    for (const name of [forgotten, foreign]) utimesSync(join(parent, name), old, old);
+    const tidy = (await processRunner({ scratch: parent, instance: 'executor-1' })) as ToolRunner<never>;
+    const own = readdirSync(parent).find((name) => name.startsWith('understudy-scratch-executor-1--'))!;
+    expect(own).not.toBe(mine);
+    expect(readdirSync(parent).sort()).toEqual([foreign, own, theirs].sort());
+    // Two of one process do not take each other for what an earlier life left.
+    const another = (await processRunner({ scratch: parent, instance: 'executor-1' })) as ToolRunner<never>;
+    expect(readdirSync(parent)).toContain(own);
+    await Promise.all([tidy.close?.(), another.close?.()]);
+    rmSync(parent, { recursive: true });
+  });
+
+  test('a call that comes while its folder is being removed has a whole one', async () => {
+    const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
+    const folders = await ScratchFolders.open(parent, { idleMs: 100 });
+    let files = 0;
+    const folder = await folders.use('acme', 's', async (path) => {
+      for (; files < 20_000; files += 1) writeFileSync(join(path, `f${files}`), '');
+      return path;
+    });
+    await eventually(() => readdirSync(folder).length < files, 'the removal to begin');
+    await folders.use('acme', 's', async (path) => {
+      expect(readdirSync(path)).toEqual([]);
+      writeFileSync(join(path, 'new'), '');
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(readdirSync(path)).toEqual(['new']);
+    });
+    await folders.close();
     rmSync(parent, { recursive: true });
   });
 
@@ -117,6 +139,17 @@ describe('process', () => {
     process.kill(left, 'SIGKILL');
     expect(isAlive).toBe(true);
     expect(outcome).toEqual({ ok: true, value: 'x'.repeat(200_000) });
+  });
+
+  test.each([
+    ['a little', 'while :; do echo; sleep 0.05; done', { ok: true, value: {} }],
+    ['without end', 'exec yes', { ok: false, failure: { code: 'TOOL_OUTPUT_TOO_LARGE' } }],
+  ])('one that it leaves behind and that goes on writing (%s) does not hold it either', async (_what, program, outcome) => {
+    const pidFile = join(mkdtempSync(join(tmpdir(), 'left-')), 'pid');
+    const script = `setsid sh -c 'echo $$ > ${pidFile}; ${program}' & while ! [ -s ${pidFile} ]; do sleep 0.05; done; echo '{}'`;
+    expect(await use(runner, job({}, shell(script)))).toMatchObject(outcome);
+    const left = Number(readFileSync(pidFile, 'utf8'));
+    if (existsSync(`/proc/${left}`)) process.kill(left, 'SIGKILL');
   });
 
   test('a time-out ends the whole process group', async () => {

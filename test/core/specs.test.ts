@@ -1,3 +1,5 @@
+import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { actorFrom, settingsFrom } from '../../services/adapters/files/environment.ts';
@@ -5,7 +7,9 @@ import { loadSpecs, parseSpecs, specsOf } from '../../services/adapters/files/sp
 import type { AgentName } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
+import type { SpecText } from '../../services/ports/specs.ts';
 import { addressOf } from '../../services/runtime/intake.ts';
+import { eventually } from '../support/eventually.ts';
 
 const desk = join(import.meta.dirname, '../../examples/refund-desk/agents');
 const parse = (yaml: string) => parseSpecs(yaml, 'a.yaml');
@@ -91,11 +95,17 @@ describe('the front door', () => {
   const { catalog } = catalogOf(documents(whole));
   const task = (more: object = {}) => ({ tenant: 'acme', agent: 'clerk', subject: 's', body: '{"input":"x"}', headers: {}, sequenceId: 'task-7', ...more });
 
-  test.each([
+  test.each<[string, object, string]>([
     ['not JSON', { body: '{' }, 'TASK_NOT_JSON'],
     ['nested deeper than a stack', { body: nested(5_000) }, 'TASK_INVALID'],
     ['an input nested deeper than a stack', { body: `{"input":{"tree":${nested(5_000)}}}` }, 'TASK_INVALID'],
     ['nested deeper than is allowed', { body: nested(limits.nestingMax + 1) }, 'TASK_INVALID'],
+    ['a field beside its input', { body: '{"input":"x","limit":{}}' }, 'TASK_INVALID'],
+    ...['"abc"', '"2"', '-5', '1.5', '0'].map(
+      (value) => [`a limit of ${value}`, { body: `{"input":"x","limits":{"stepsMax":${value}}}` }, 'TASK_INVALID'] satisfies [string, object, string],
+    ),
+    ['a limit that there is none of', { body: '{"input":"x","limits":{"stepMax":3}}' }, 'TASK_INVALID'],
+    ['limits that are none', { body: '{"input":"x","limits":5}' }, 'TASK_INVALID'],
     ['headers that could not be read', { headersProblem: "' ' is not a valid character" }, 'TASK_HEADERS_INVALID'],
     ['too large', { body: JSON.stringify('x'.repeat(262_144)) }, 'TASK_TOO_LARGE'],
     ['an unknown agent', { agent: 'nobody' }, 'AGENT_UNKNOWN'],
@@ -120,6 +130,16 @@ describe('the front door', () => {
     const one = addressOf(task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '1' } }), catalog);
     const two = addressOf(task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '2' } }), catalog);
     expect([one.session === two.session, one.message.isKeyed]).toEqual([true, true]);
+  });
+
+  test.each([
+    ['"a text"', 'a text'],
+    ['7', '7'],
+    ['{"order":1,"limits":{"stepsMax":"abc"}}', '{"order":1,"limits":{"stepsMax":"abc"}}'],
+    ['{"input":5}', '5'],
+    ['{"input":[1,{"a":null}],"limits":{}}', '[1,{"a":null}]'],
+  ])('%s is a task with the input %s', (body, input) => {
+    expect(addressOf(task({ body }), catalog).message.input).toBe(input);
   });
 
   test('a task may ask for less than its agent allows, never for more', () => {
@@ -170,6 +190,56 @@ describe('specs that change', () => {
     const mended = await specs.load();
     expect(mended.problems).toEqual([]);
     expect(mended.catalog.agents.get('a' as never)?.revision).not.toBe(first);
+  });
+
+  test('a text that cannot be read is refused, and one that was read stays what it was', async () => {
+    const texts: Record<string, SpecText> = { 'a.yaml': agent('a'), 'm.yaml': model };
+    const specs = specsOf([{ read: async () => new Map(Object.entries(texts)), follow: () => ({ stop: () => undefined }) }], '.');
+    await specs.load();
+    texts['a.yaml'] = { unreadable: 'it cannot be read (EACCES)' };
+    texts['b.yaml'] = { unreadable: 'it cannot be read (ENOENT)' };
+    const { catalog, problems } = await specs.load();
+    expect([...catalog.agents.keys()]).toEqual(['a']);
+    expect(problems).toEqual(['a.yaml', 'b.yaml'].map((file) => ({ file, field: '', message: expect.stringContaining('cannot be read') })));
+  });
+
+  test('an alias without its anchor is refused with its line, and the others go on', async () => {
+    const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model, 'b.yaml': `# a comment\n${agent('b').replace('instructions: i', 'instructions: *important')}` });
+    const { catalog, problems } = await specsOf([maps], '.').load();
+    expect([...catalog.agents.keys()]).toEqual(['a']);
+    expect(problems).toEqual([{ file: 'b.yaml:2', field: '', message: expect.stringContaining('important') }]);
+  });
+
+  test('of a folder what an editor keeps is none, and a link to nowhere is a problem of its own', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'specs-'));
+    writeFileSync(join(folder, 'a.yaml'), agent('a'));
+    writeFileSync(join(folder, 'm.yaml'), model);
+    symlinkSync('somebody@host.1234', join(folder, '.#a.yaml'));
+    writeFileSync(join(folder, '.draft.yaml'), agent('draft'));
+    symlinkSync('nowhere', join(folder, 'gone.yaml'));
+    const { catalog, problems } = await loadSpecs(folder);
+    expect([...catalog.agents.keys()]).toEqual(['a']);
+    expect(problems).toEqual([{ file: 'gone.yaml', field: '', message: 'it cannot be read (ENOENT)' }]);
+    rmSync(folder, { recursive: true });
+  });
+
+  test('a change that cannot be taken up is told of once and tried again, and nothing is tried after the stop', async () => {
+    const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model });
+    const troubles: string[] = [];
+    let tries = 0;
+    const following = specsOf([maps], '.').follow(
+      async () => {
+        tries += 1;
+        throw new Error('the archive is away');
+      },
+      (cause) => troubles.push(cause),
+    );
+    await eventually(() => tries > 1, 'another try');
+    following.stop();
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    const after = tries;
+    await new Promise((resolve) => setTimeout(resolve, 1_200));
+    expect([troubles, tries]).toEqual([['the archive is away'], after]);
   });
 
   test('what is taken away is gone, and a document that never was good is only refused', async () => {

@@ -3,19 +3,24 @@ import { createHash } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
+import { messageOf } from '../../core/errors.ts';
 import { catalogOf, documentSchema, type SpecDocument, type SpecProblem } from '../../core/session/specs.ts';
-import type { LoadedSpecs, Specs, SpecTexts } from '../../ports/specs.ts';
+import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
 export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
-  const read = async (): Promise<ReadonlyMap<string, string>> => {
-    const texts = new Map<string, string>();
-    // `..data` and its like hold what a mounted ConfigMap was and is: the links beside them are the files.
+  const read = async (): Promise<ReadonlyMap<string, SpecText>> => {
+    const texts = new Map<string, SpecText>();
+    // `..data` and its like hold what a mounted ConfigMap was and is: the links beside them are the files. What else begins with a dot is an editor's.
     const found = (await readdir(directory, { recursive: true, withFileTypes: true }))
-      .filter((entry) => !entry.isDirectory() && /\.ya?ml$/.test(entry.name) && !relative(directory, entry.parentPath).startsWith('..'))
+      .filter((entry) => !entry.isDirectory() && /^[^.].*\.ya?ml$/.test(entry.name) && !relative(directory, entry.parentPath).startsWith('..'))
       .map((entry) => join(entry.parentPath, entry.name))
       .sort();
-    for (const path of found) texts.set(relative(directory, path), await readFile(path, 'utf8'));
+    for (const path of found)
+      texts.set(
+        relative(directory, path),
+        await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => ({ unreadable: `it cannot be read (${error.code ?? error.name})` })),
+      );
     return texts;
   };
   return {
@@ -45,11 +50,11 @@ export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
  * @param directory  where the modules of users' own machines lie
  */
 export function specsOf(sources: readonly SpecTexts[], directory: string): Specs {
-  const good = new Map<string, string>();
+  const good = new Map<string, SpecText>();
   const refused = new Map<string, string>();
 
   const load = async (): Promise<LoadedSpecs> => {
-    const texts = new Map<string, { text: string; source: SpecTexts }>();
+    const texts = new Map<string, { text: SpecText; source: SpecTexts }>();
     for (const source of sources) for (const [name, text] of await source.read()) texts.set(name, { text, source });
     for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
     for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
@@ -66,8 +71,8 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
     for (const [name, { text, source }] of texts) {
       const own = problems.filter((problem) => fileOf(problem) === name);
       if (own.length === 0) refused.delete(name);
-      else if (refused.get(name) !== text) {
-        refused.set(name, text);
+      else if (refused.get(name) !== JSON.stringify(text)) {
+        refused.set(name, JSON.stringify(text));
         void source.refuse?.(name, own).catch(() => undefined); // telling is a courtesy: doctor says the same
       }
     }
@@ -76,20 +81,26 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
 
   return {
     load,
-    follow(onChange) {
+    follow(onChange, onTrouble) {
       let isBusy = false;
       let isAgain = false;
+      let isStopped = false;
+      let trouble = '';
       const changed = async () => {
         isAgain = true;
         if (isBusy) return;
         isBusy = true;
-        while (isAgain) {
+        while (isAgain && !isStopped) {
           isAgain = false;
           try {
             await onChange(await load());
-          } catch {
+            trouble = '';
+          } catch (error) {
             // A source or the archive is away for now: what is known stays, and the change is taken up later.
             isAgain = true;
+            const cause = messageOf(error);
+            if (cause !== trouble) onTrouble?.(cause);
+            trouble = cause;
             await new Promise((resolve) => setTimeout(resolve, 500));
           }
         }
@@ -99,6 +110,7 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
       void changed(); // what changed between the first look and now
       return {
         stop() {
+          isStopped = true;
           for (const each of following) each.stop();
         },
       };
@@ -111,10 +123,14 @@ export const loadSpecs = (directory: string): Promise<LoadedSpecs> => specsOf([f
 
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 
-async function build(texts: ReadonlyMap<string, string>, directory: string): Promise<LoadedSpecs> {
+async function build(texts: ReadonlyMap<string, SpecText>, directory: string): Promise<LoadedSpecs> {
   const documents: { document: SpecDocument; file: string; machineHash?: string }[] = [];
   const problems: SpecProblem[] = [];
   for (const [file, text] of texts) {
+    if (typeof text !== 'string') {
+      problems.push({ file, field: '', message: text.unreadable });
+      continue;
+    }
     for (const { document, problems: wrong } of parseSpecs(text, file)) {
       problems.push(...wrong);
       if (!document) continue;
@@ -150,7 +166,14 @@ export function parseSpecs(text: string, file: string): ParsedSpec[] {
         { document: undefined, problems: yaml.errors.map((error) => ({ file: `${file}:${error.linePos?.[0].line ?? 1}`, field: '', message: error.message.split('\n')[0]! })) },
       ];
     }
-    const value: unknown = yaml.toJS();
+    let value: unknown;
+    try {
+      value = yaml.toJS();
+    } catch (error) {
+      // An alias without its anchor, or too many of them.
+      const line = yaml.contents?.range ? lines.linePos(yaml.contents.range[0]).line : 1;
+      return [{ document: undefined, problems: [{ file: `${file}:${line}`, field: '', message: messageOf(error).split('\n')[0]! }] }];
+    }
     if (value === null) return [];
     const parsed = documentSchema.safeParse(value);
     if (parsed.success) return [{ document: parsed.data, problems: [] }];

@@ -31,6 +31,7 @@ export interface WatchOptions<Item> {
   readonly onTrouble?: (cause: string) => void;
 }
 
+const roundMs = 1_000; // at the least, from list to list
 const watchSeconds = 25; // the client gives up on any request after 30
 
 /**
@@ -65,7 +66,13 @@ export function hold<Item>(cluster: Cluster, options: WatchOptions<Item>): { sto
           (phase: string, item: Item) => {
             if (phase === 'ADDED' || phase === 'MODIFIED') state.set(options.keyOf(item), item);
             else if (phase === 'DELETED') state.delete(options.keyOf(item));
-            else return;
+            else {
+              // What we know is too old for it, or it cannot go on.
+              if (phase !== 'ERROR') return;
+              ended(new Error((item as { message?: string }).message ?? 'the watch was ended'));
+              abort?.abort();
+              return;
+            }
             options.onState(state);
           },
           ended,
@@ -78,9 +85,12 @@ export function hold<Item>(cluster: Cluster, options: WatchOptions<Item>): { sto
   };
   void (async () => {
     for (let failures = 0; !isStopped; ) {
+      const from = performance.now();
       try {
         await round();
         failures = 0;
+        // An API server that ends watches at once is not asked again at once.
+        await new Promise((resolve) => setTimeout(resolve, Math.max(0, roundMs - (performance.now() - from))));
       } catch (error) {
         failures += 1;
         options.onTrouble?.(error instanceof Error ? error.message.slice(0, 200) : 'the API server did not answer');

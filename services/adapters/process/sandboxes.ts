@@ -1,12 +1,13 @@
 /** Sandboxes as processes of this machine: the same job runner, one process for each session. Good for a desk; what must not be trusted needs pods. */
 import { spawn } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { Unavailable } from '../../core/errors.ts';
 import type { Sandbox, Sandboxes } from '../../ports/sandboxes.ts';
+import { removeTree } from './remove-tree.ts';
 
 const graceMs = 2_000;
 const main = fileURLToPath(new URL('../../sandbox/main.ts', import.meta.url));
@@ -22,7 +23,7 @@ export function processSandboxes(claim: (name: string, url: string, holder: { te
     found.end();
     setTimeout(() => {
       found.kill();
-      void rm(found.folder, { recursive: true, force: true }).catch(() => undefined);
+      void removeTree(found.folder);
     }, graceMs);
   };
   return {

@@ -1,78 +1,92 @@
 /**
  * Scratch folders: one for each session that runs programs here.
  *
- * Owns     a root of its own below `parent`, named after this process; roots whose process is gone are removed at the start.
+ * Owns     a root of its own below `parent`, which other processes may share.
  *
  * F1  A folder stays from call to call, until its session has made none for `idleMs`.
- * F2  A folder in use is never removed.
+ * F2  A folder in use is never removed, and none is used while it is being removed.
+ * F3  Roots that nobody has touched for an hour are left by a process that is gone, and so is one of our own name: they go at the start.
  */
-import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
+import { removeTree } from './remove-tree.ts';
 
 const prefix = 'understudy-scratch-';
-const remove = (folder: string) => rm(folder, { recursive: true, force: true });
+const touchMs = 5 * 60_000;
+const goneMs = 60 * 60_000;
 
 /** Roots of this process. */
-const open = new Set<string>();
+const ours = new Set<string>();
 
-/** One that bears our number, and is none of ours, lived before us: in a container every life has the same. */
-function isLeft(root: string, pid: number): boolean {
-  if (pid === process.pid) return !open.has(root);
-  try {
-    process.kill(pid, 0);
-    return false;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'ESRCH';
-  }
+interface Folder {
+  calls: number;
+  removal: NodeJS.Timeout | undefined;
+  removing: Promise<void> | undefined;
+}
+
+export interface ScratchOptions {
+  readonly idleMs: number;
+  /** Name of this process, the same in its next life, and no other's: what its last life left is removed. */
+  readonly owner?: string | undefined;
 }
 
 export class ScratchFolders {
   readonly #root: string;
   readonly #idleMs: number;
-  readonly #folders = new Map<string, { calls: number; removal: NodeJS.Timeout | undefined }>();
+  readonly #touching: NodeJS.Timeout;
+  readonly #folders = new Map<string, Folder>();
 
   private constructor(root: string, idleMs: number) {
     this.#root = root;
     this.#idleMs = idleMs;
+    this.#touching = setInterval(() => void utimes(root, new Date(), new Date()).catch(() => undefined), touchMs).unref();
   }
 
-  static async open(parent: string, idleMs: number): Promise<ScratchFolders> {
+  static async open(parent: string, { idleMs, owner }: ScratchOptions): Promise<ScratchFolders> {
     await mkdir(parent, { recursive: true, mode: 0o700 });
+    const own = owner === undefined ? undefined : `${prefix}${owner}--`;
     for (const name of await readdir(parent)) {
-      const pid = name.startsWith(prefix) ? Number.parseInt(name.slice(prefix.length), 10) : Number.NaN;
-      const left = join(parent, name);
-      // Another user's stays: it cannot be removed, nor does it have to be.
-      if (pid > 0 && isLeft(left, pid)) await remove(left).catch(() => undefined);
+      const root = join(parent, name);
+      if (!name.startsWith(prefix) || ours.has(root)) continue;
+      const touched = await stat(root).then(
+        ({ mtimeMs }) => mtimeMs,
+        () => undefined,
+      );
+      if (touched !== undefined && ((own !== undefined && name.startsWith(own)) || Date.now() - touched > goneMs)) await removeTree(root);
     }
-    const root = await mkdtemp(join(parent, `${prefix}${process.pid}-`));
-    open.add(root);
+    const root = await mkdtemp(join(parent, own ?? `${prefix}${process.pid}--`));
+    ours.add(root);
     return new ScratchFolders(root, idleMs);
   }
 
   /** @throws what the file system says: it is full, say */
   async use<Value>(tenant: string, session: string, work: (folder: string) => Promise<Value>): Promise<Value> {
     const folder = join(this.#root, tenant, session);
-    const found = this.#folders.get(folder) ?? { calls: 0, removal: undefined };
+    const found = this.#folders.get(folder) ?? { calls: 0, removal: undefined, removing: undefined };
     this.#folders.set(folder, found);
     clearTimeout(found.removal);
     found.calls += 1;
     try {
+      await found.removing;
       await mkdir(folder, { recursive: true, mode: 0o700 });
       return await work(folder);
     } finally {
       found.calls -= 1;
-      if (found.calls === 0) {
-        found.removal = setTimeout(() => {
-          this.#folders.delete(folder);
-          void remove(folder).catch(() => undefined);
-        }, this.#idleMs).unref();
-      }
+      if (found.calls === 0) found.removal = setTimeout(() => this.#remove(folder, found), this.#idleMs).unref();
     }
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#touching);
     for (const { removal } of this.#folders.values()) clearTimeout(removal);
-    await remove(this.#root);
-    open.delete(this.#root);
+    await removeTree(this.#root);
+    ours.delete(this.#root);
+  }
+
+  #remove(folder: string, found: Folder): void {
+    found.removing = removeTree(folder).then(() => {
+      found.removing = undefined;
+      if (found.calls === 0) this.#folders.delete(folder);
+    });
   }
 }

@@ -19,16 +19,19 @@ type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
 const pureJavascriptMain = fileURLToPath(new URL('../../sandbox/pure-javascript.ts', import.meta.url));
 
 const quietMs = 200;
+const lastWordsMs = 1_000; // though somebody goes on talking
 
 export interface ProcessSettings {
-  /** Scratch folders are made below it; it may be shared. */
+  /** Scratch folders are made below it; other processes may share it. */
   readonly scratch?: string | undefined;
+  /** Stable name of this process. */
+  readonly instance?: string | undefined;
   /** How long a session's scratch folder is kept for its next call, ms. */
   readonly scratchIdleMs?: number | undefined;
 }
 
-export async function processRunner({ scratch = tmpdir(), scratchIdleMs = limits.scratchIdleMs }: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
-  const folders = await ScratchFolders.open(scratch, scratchIdleMs);
+export async function processRunner({ scratch = tmpdir(), scratchIdleMs = limits.scratchIdleMs, instance }: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
+  const folders = await ScratchFolders.open(scratch, { idleMs: scratchIdleMs, owner: instance });
   return {
     kind: 'process',
     async run(job, run, signal) {
@@ -78,6 +81,9 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     let complaint = '';
     let verdict: Outcome<unknown> | undefined;
     let quiet: NodeJS.Timeout | undefined;
+    let lastWords: NodeJS.Timeout | undefined;
+    /** Settles, once the program itself has ended. */
+    let settleNow: (() => void) | undefined;
     const kill = () => {
       if (child.pid === undefined) return;
       try {
@@ -87,8 +93,9 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       }
     };
     const onAbort = () => {
-      verdict = failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} was stopped`);
+      verdict ??= failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} was stopped`);
       kill();
+      settleNow?.();
     };
     if (signal.aborted) onAbort();
     else signal.addEventListener('abort', onAbort, { once: true });
@@ -97,6 +104,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       if (bytes > bytesMax) {
         verdict ??= afterwards('permanent', 'TOOL_OUTPUT_TOO_LARGE', `tool ${job.tool} wrote more than ${bytesMax} bytes`);
         kill();
+        settleNow?.();
       } else out.push(chunk);
     });
     child.stderr.on('data', (chunk: Buffer) => {
@@ -108,6 +116,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     const settle = (code: number | null, killedBy: NodeJS.Signals | null) => {
       signal.removeEventListener('abort', onAbort);
       clearTimeout(quiet);
+      clearTimeout(lastWords);
       kill(); // whatever it left behind in its group
       child.stdout.destroy();
       child.stderr.destroy();
@@ -116,9 +125,13 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     child.on('close', settle);
     // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
     child.on('exit', (code, killedBy) => {
+      const ended = () => settle(code, killedBy);
+      settleNow = ended;
+      if (verdict) return ended();
+      lastWords = setTimeout(ended, lastWordsMs);
       const wait = () => {
         clearTimeout(quiet);
-        quiet = setTimeout(() => settle(code, killedBy), quietMs);
+        quiet = setTimeout(ended, quietMs);
       };
       wait();
       child.stdout.on('data', wait);

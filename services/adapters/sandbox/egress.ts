@@ -7,6 +7,7 @@
  * E2  Only what the tool's list names, host and port.
  * E3  Names are resolved here, once, and that address is used. A name of the internet must not lead to an address that is not public:
  *     who owns a name could otherwise point it into the cluster. Link-local addresses (cloud metadata) and loopback by name are never reached.
+ * E4  Who shows no pass is gone after seconds, and however many come from one address, others are let in.
  */
 import { randomBytes } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
@@ -60,6 +61,8 @@ function onwardHeaders(headers: IncomingMessage['headers']): Record<string, stri
 
 const socketsMax = 64; // of one job, those being opened included
 const connectionsMax = 2_048; // of all
+const strangersMax = 128; // of one address, that have not shown a pass yet
+const strangerMs = 5_000; // so long they may take to show one
 const dialMs = 10_000;
 
 /** RFC 6890, and what clusters use. */
@@ -127,6 +130,8 @@ export function isFit(host: string, address: string): boolean {
 
 export async function serveEgress({ address, port, telemetry, resolve = async (host) => (await lookup(host)).address }: EgressOptions): Promise<Egress> {
   const passes = new Map<string, Held>();
+  /** Connections that have not shown a pass yet, and where they come from: what they may hold is bounded (E4). */
+  const strangers = new Map<Duplex, string>();
   const holderOf = ({ headers }: IncomingMessage): Held | undefined => {
     const [scheme, code = ''] = (headers['proxy-authorization'] ?? '').split(' ');
     if (scheme?.toLowerCase() !== 'basic') return undefined;
@@ -145,6 +150,7 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
   ): Promise<Refusal | undefined> => {
     const held = holderOf(request);
     if (!held) return { status: 407, why: 'no pass' };
+    strangers.delete(request.socket);
     if (!to) return { status: 400, why: 'no host and port' };
     if (!isAllowed(held.allowed, to.host, to.port)) return { status: 403, why: 'not on the list of this tool' };
     if (held.sockets.size + held.opening >= socketsMax) return { status: 403, why: `more than ${socketsMax} connections` };
@@ -250,8 +256,18 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
   server.maxConnections = connectionsMax;
   const all = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
+    const from = socket.remoteAddress ?? '';
+    if ([...strangers.values()].filter((other) => other === from).length >= strangersMax) return void socket.destroy();
     all.add(socket);
-    socket.once('close', () => all.delete(socket));
+    strangers.set(socket, from);
+    const leave = setTimeout(() => {
+      if (strangers.has(socket)) socket.destroy();
+    }, strangerMs);
+    socket.once('close', () => {
+      clearTimeout(leave);
+      strangers.delete(socket);
+      all.delete(socket);
+    });
   });
   const end = (held: Held) => {
     held.isClosed = true;

@@ -75,7 +75,9 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       await putWorkspace(sandbox, await workspaces.load(job.tenant, job.session, saved), signal);
       seat.digest = saved.digest;
     }
+    // Any other job may change the files as well: they are put there again before the next call that counts on them.
     if (isWorkspace) seat.digest ??= 'unsaved';
+    else if (seat.digest !== undefined) seat.digest = 'touched';
     const pass = run.egress.length > 0 ? egress?.open(run.egress, { session: job.session, tool: job.tool }) : undefined;
     const done = await runInSandbox(
       sandbox,
