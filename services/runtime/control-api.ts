@@ -137,7 +137,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
           continue;
         }
         if (letter.isCut && body === undefined) {
-          refused.push(`${letter.id}: only the beginning of its body was kept; give a whole one with --body`);
+          refused.push(`${letter.id}: only a part of it was kept: the beginning of its body, or none of its headers; give a whole body with --body`);
           continue;
         }
         const { 'Nats-Msg-Id': _id, ...headers } = letter.headers;

@@ -82,8 +82,6 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     let verdict: Outcome<unknown> | undefined;
     let quiet: NodeJS.Timeout | undefined;
     let lastWords: NodeJS.Timeout | undefined;
-    /** Settles, once the program itself has ended. */
-    let settleNow: (() => void) | undefined;
     const kill = () => {
       if (child.pid === undefined) return;
       try {
@@ -95,7 +93,6 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     const onAbort = () => {
       verdict ??= failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} was stopped`);
       kill();
-      settleNow?.();
     };
     if (signal.aborted) onAbort();
     else signal.addEventListener('abort', onAbort, { once: true });
@@ -104,7 +101,6 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       if (bytes > bytesMax) {
         verdict ??= afterwards('permanent', 'TOOL_OUTPUT_TOO_LARGE', `tool ${job.tool} wrote more than ${bytesMax} bytes`);
         kill();
-        settleNow?.();
       } else out.push(chunk);
     });
     child.stderr.on('data', (chunk: Buffer) => {
@@ -126,8 +122,6 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
     child.on('exit', (code, killedBy) => {
       const ended = () => settle(code, killedBy);
-      settleNow = ended;
-      if (verdict) return ended();
       lastWords = setTimeout(ended, lastWordsMs);
       const wait = () => {
         clearTimeout(quiet);
