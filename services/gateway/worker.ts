@@ -146,6 +146,8 @@ async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports
 
 /** One that is larger than a message may be counts as cut off at its length: what it cost is told, and the model is asked to be brief. */
 function fitting<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(reply: Reply): Reply {
+  const characters = reply.calls.reduce((sum, { arguments: args }) => sum + args.length, reply.content.length);
+  if (characters * 6 < limits.replyBytesMax) return reply; // JSON makes six bytes of one at the most
   const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls]));
   return bytes <= limits.replyBytesMax ? reply : { ...reply, content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
 }

@@ -111,6 +111,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     });
     const settle = (code: number | null, killedBy: NodeJS.Signals | null) => {
       signal.removeEventListener('abort', onAbort);
+      child.off('close', settle);
       clearTimeout(quiet);
       clearTimeout(lastWords);
       kill(); // whatever it left behind in its group
