@@ -107,10 +107,7 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
   };
   jobs += 1;
   // One after the other: they share a workspace, and what is left of one is killed before the next.
-  const mine = before.then(async () => {
-    mkdirSync(WORKSPACE, { recursive: true }); // the job before may have removed it
-    return await runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text }));
-  });
+  const mine = before.then(() => runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text })));
   before = mine.catch(() => undefined);
   running += 1;
   const done = await mine.finally(() => {
