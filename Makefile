@@ -56,7 +56,8 @@ test/bench/restate/node_modules/.installed: test/bench/restate/package.json test
 	@cd test/bench/restate && npm ci --ignore-scripts --no-fund --no-audit --loglevel=error
 	@touch $@
 
-compare: node_modules/.installed test/bench/restate/node_modules/.installed ## the work of the bench by Understudy and by Restate in turns (installs Restate under test/bench)
+compare: node_modules/.installed ## the work of the bench by Understudy and by Restate in turns (installs Restate under test/bench)
+	@case "$(ARGS)" in *--help*) ;; *) $(MAKE) --no-print-directory test/bench/restate/node_modules/.installed ;; esac
 	@$(NODE) test/bench/compare.ts $(ARGS)
 
 check: node_modules/.installed ## types and lint only

@@ -14,6 +14,9 @@ interface Node {
   readonly anyOf?: readonly Node[];
   readonly minimum?: number;
   readonly maximum?: number;
+  readonly exclusiveMinimum?: number;
+  readonly minLength?: number;
+  readonly pattern?: string;
 }
 
 const root = join(import.meta.dirname, '..');
@@ -46,7 +49,10 @@ const typeOf = (node: Node): string => {
   if (node.anyOf) return node.anyOf.map(typeOf).join(' \\| ');
   const range = [
     node.minimum !== undefined && node.minimum > Number.MIN_SAFE_INTEGER ? `≥ ${node.minimum}` : '',
+    node.exclusiveMinimum !== undefined ? `> ${node.exclusiveMinimum}` : '',
     node.maximum !== undefined && node.maximum < Number.MAX_SAFE_INTEGER ? `≤ ${node.maximum}` : '',
+    node.minLength !== undefined ? `${node.minLength} characters or more` : '',
+    node.pattern !== undefined ? `\`${node.pattern}\`` : '',
   ]
     .filter(Boolean)
     .join(', ');

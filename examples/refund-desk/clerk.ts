@@ -67,7 +67,14 @@ export function clerkTurn(messages: readonly ClerkMessage[]): ClerkTurn {
   const order = /\bO-\d{4,}\b/.exec(text)?.[0];
   if (!order) return { say: decision('unreadable', '', 0, 'the letter names no order') };
   if (!facts.order)
-    return facts.failures.lookup_payment ? { say: decision('unreadable', order, 0, 'the order is unknown') } : { call: { name: 'lookup_payment', arguments: { order } } };
+    switch (facts.failures.lookup_payment) {
+      case undefined:
+        return { call: { name: 'lookup_payment', arguments: { order } } };
+      case 'HTTP_404':
+        return { say: decision('unreadable', order, 0, 'the order is unknown') };
+      default:
+        return { say: decision('unanswered', order, 0, 'the payments service did not answer; a person should look') };
+    }
   if (facts.amountCents === undefined) {
     if (facts.failures.run_code) return { say: decision('denied', order, 0, 'the amount could not be computed') };
     const code = 'return input.items.reduce((sum, item) => sum + (item.quantity - item.delivered) * item.unitCents, 0);';

@@ -9,8 +9,8 @@ export interface Failure {
   readonly exitCode: number;
 }
 
-/** What was typed is at fault, and nothing was asked of anybody. */
-const usage = new Set(['USAGE', 'SERVER_INVALID', 'TENANT_INVALID', 'AGENT_INVALID', 'TASK_ID_INVALID', 'TASK_NOT_JSON', 'REQUEST_INVALID']);
+/** What was typed is at fault, and nothing has changed. */
+const usage = new Set(['USAGE', 'SERVER_INVALID', 'TENANT_INVALID', 'AGENT_INVALID', 'TASK_ID_INVALID', 'TASK_NOT_JSON', 'REQUEST_INVALID', 'BODY_NOT_JSON', 'ARGUMENTS_NOT_JSON']);
 
 const nexts: Readonly<Record<string, string>> = {
   APPROVAL_UNKNOWN: 'understudy approvals lists what is open',
@@ -34,7 +34,12 @@ export function failureOf(error: unknown, server: string): Failure {
 export const nextOf = (code: string): string | undefined => nexts[code];
 
 /** Hints name the command as it was called: from a checkout it is not on the path. */
-export const asCalled = (text: string, self: string): string => (self === 'understudy' ? text : text.replaceAll(/(?<![\w/.-])understudy (?=[a-z<])/g, `${self} `));
+export const asCalled = (text: string, self: string): string => (self === 'understudy' ? text : text.replaceAll(/(?<![\w/.-])understudy (?=[a-z<-])/g, `${self} `));
+
+/** As `bin/understudy` was called. */
+const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';
+/** Our own words that name a command. What others wrote is never given to it. */
+export const hint = (text: string): string => asCalled(text, self);
 
 /** One word of a POSIX shell. */
 export const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;

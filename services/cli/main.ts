@@ -5,7 +5,7 @@
  */
 
 import { randomUUID } from 'node:crypto';
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { actorFrom } from '../adapters/files/environment.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
@@ -16,7 +16,7 @@ import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts
 import type { Health, Letter, Requeued, Verdict } from '../core/wire/control-answers.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { isHealthy } from '../core/wire/health-checks.ts';
-import { failureOf, nextOf, quoted } from './failure.ts';
+import { failureOf, hint, nextOf, quoted } from './failure.ts';
 import { runTask, taskOf } from './run.ts';
 import { type TailOptions, tail } from './tail.ts';
 import { terminalOf } from './terminal.ts';
@@ -24,9 +24,12 @@ import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verify
 
 const count = (text: string): number => {
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('a whole number from 1 on');
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('A whole number from 1 on is wanted.');
   return value;
 };
+
+/** Before anything is parsed, for what is wrong with it. */
+const isJson = (): boolean => /(^| )(-o|--output)[ =]?json( |$)/.test(process.argv.slice(2).join(' '));
 
 const program = new Command('understudy')
   .description('Run, watch and steer durable agent sessions.')
@@ -39,17 +42,18 @@ const program = new Command('understudy')
   .option('--timeout <ms>', 'how long to wait for an answer', count, 5_000)
   .option('--explain', 'print the equivalent nats command instead of doing it')
   .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.')
-  .showHelpAfterError('(understudy --help shows what there is)');
+  .showHelpAfterError(isJson() ? false : hint('(understudy --help shows what there is)'))
+  .configureOutput({ outputError: (text, write) => (isJson() ? undefined : write(text)) });
 
 const terminal = terminalOf(program, async (url, { timeout, prefix }) => {
   const { UNDERSTUDY_NATS_USER: user, UNDERSTUDY_NATS_PASSWORD: password } = process.env;
   const nats = await connectNats({ url, withinMs: timeout, name: 'understudy-cli', prefix, user, password });
   return { control: natsControl(nats), events: natsEvents(nats), tasks: natsTasks(nats), close: () => nats.close() };
 });
-const { options: global, serverUrl, tell, say, note, print, fail, withPorts, ask } = terminal;
+const { options: globalOptions, serverUrl, tell, say, note, print, fail, withPorts, ask } = terminal;
 
 function tellEnd(value: object, session: string, outcome: string, reason = '', result = ''): void {
-  if (global().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+  if (globalOptions().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
   else tell(`\n${[`${outcome} in session ${session}`, reason, result].filter(Boolean).join('\n')}`);
 }
 /** One more than is shown tells that there are more; the server's own bound is ten thousand. */
@@ -68,7 +72,7 @@ program
   .option('-d, --detach', 'do not wait for the result')
   .action(async (agent: string, input: string, options: { tenant: string; id?: string; session?: string; detach?: boolean }) => {
     const task = taskOf(agent, input, options, `cli-${randomUUID()}`);
-    const { prefix, explain, timeout, output } = global();
+    const { prefix, explain, timeout, output } = globalOptions();
     if (explain) {
       const headers = Object.entries(task.headers).map(([name, value]) => `-H ${quoted(`${name}:${value}`)}`);
       say(`nats --server ${serverUrl()} pub -J ${headers.join(' ')} ${prefix}.task.${task.tenant}.${task.agent} ${quoted(task.body)}`);
@@ -80,7 +84,7 @@ program
         await ports.tasks.publish(task.tenant, task.agent, task.body, task.headers);
         print(
           { task: task.id, session: task.session },
-          () => `accepted as task ${task.id}, session ${task.session}\n  next: understudy inspect ${task.session}, or understudy dlq if there is no such session`,
+          () => `accepted as task ${task.id}, session ${task.session}\n${hint(`  next: understudy inspect ${task.session}, or understudy dlq if there is no such session`)}`,
         );
         return;
       }
@@ -181,7 +185,7 @@ for (const verb of ['approve', 'reject'] as const) {
       print(
         done,
         () =>
-          `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}${done.session.status === 'paused' ? `, and hears of it when it goes on: understudy resume ${session}` : ''}`,
+          `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}${done.session.status === 'paused' ? hint(`, and hears of it when it goes on: understudy resume ${session}`) : ''}`,
       );
   });
 }
@@ -236,14 +240,17 @@ program
   .description('the NATS server that this command talks to')
   .action(() => print({ url: serverUrl() }, serverUrl));
 
-// Who reads us has had enough: `understudy tail | head`.
+// Who reads us has had enough (`understudy tail | head`): told by the next write.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 70));
 
 try {
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof Error && 'exitCode' in error) {
-    process.exitCode = (error as { exitCode: number }).exitCode === 0 ? 0 : 2;
+  if (error instanceof CommanderError) {
+    const isHelp = error.exitCode === 0;
+    // Its text has been printed, but for programs.
+    if (!isHelp && isJson()) fail(failureOf(new Refused('USAGE', error.message.replace(/^error: /, '')), serverUrl()));
+    process.exitCode = isHelp ? 0 : 2;
   } else {
     fail(failureOf(error, serverUrl()));
   }

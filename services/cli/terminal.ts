@@ -7,7 +7,7 @@ import { localFolder, readStackFile } from '../local/stack-file.ts';
 import type { Control } from '../ports/control.ts';
 import type { Events } from '../ports/events.ts';
 import type { Tasks } from '../ports/tasks.ts';
-import { asCalled, type Failure, quoted } from './failure.ts';
+import { type Failure, hint, quoted } from './failure.ts';
 
 const root = join(import.meta.dirname, '../..');
 
@@ -34,19 +34,18 @@ export type Terminal = ReturnType<typeof terminalOf>;
 export function terminalOf(program: Command, open: (url: string, options: Global) => Promise<CliPorts>) {
   const options = (): Global => program.opts<Global>();
   const serverUrl = (): string => options().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
-  /** As `bin/understudy` was called. */
-  const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';
-  /** Raw but for what steers a terminal: what an agent or a publisher says is not ours to word. */
+  /** As it is, but for what steers a terminal: what an agent or a publisher says is not ours to word. */
   const tell = (text: string): void => void process.stdout.write(`${printable(text)}\n`);
-  const say = (text: string): void => tell(asCalled(text, self));
+  /** Our own words. */
+  const say = (text: string): void => tell(hint(text));
   /** For who reads along, not for who reads the answer. */
-  const note = (text: string): void => void process.stderr.write(`${printable(asCalled(text, self))}\n`);
+  const note = (text: string): void => void process.stderr.write(`${printable(hint(text))}\n`);
   const print = (value: unknown, text: () => string): void => {
     if (options().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
-    else say(text());
+    else tell(text());
   };
   const fail = ({ code, message, next, exitCode }: Failure, more: object = {}): void => {
-    if (options().output === 'json') process.stderr.write(`${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: asCalled(next, self) } : {}) } })}\n`);
+    if (options().output === 'json') process.stderr.write(`${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: hint(next) } : {}) } })}\n`);
     else note(`error ${code}: ${message}${next ? `\n  next: ${next}` : ''}`);
     process.exitCode = exitCode;
   };

@@ -4,10 +4,11 @@ import { age, cut, dollars } from '../core/format.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
 import type { Health, Letter, Verdict } from '../core/wire/control-answers.ts';
 import { type Check, checksOf } from '../core/wire/health-checks.ts';
+import { hint } from './failure.ts';
 import { table } from './format.ts';
 
 export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
-  if (sessions.length === 0) return 'no session fits; understudy ps --all shows those that ended too, understudy doctor which agents there are';
+  if (sessions.length === 0) return hint('no session fits; understudy ps --all shows those that ended too, understudy doctor which agents there are');
   return table(
     ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'MODEL+TOOL CALLS', 'TOKENS', 'COST', 'AGE'],
     sessions.map((one) => [
@@ -39,7 +40,7 @@ export function approvalTable(approvals: readonly ApprovalSummary[], now: number
   const next = approvals.every(({ isDecided }) => isDecided)
     ? `the session hears of it when it goes on: understudy resume ${session}`
     : `next: understudy approve ${session} [--hash <hash>] | understudy reject ${session} --reason <text>`;
-  return `${table(['SESSION', 'TOOL', 'ARGUMENTS', 'HASH', 'WAITS', 'EXPIRES IN'], rows)}\n\n${next}`;
+  return `${table(['SESSION', 'TOOL', 'ARGUMENTS', 'HASH', 'WAITS', 'EXPIRES IN'], rows)}\n\n${hint(next)}`;
 }
 
 interface Inspected {
@@ -109,7 +110,7 @@ function spentText(summary: SessionSummary, limits: Inspected['record']['context
 export function deadTable(letters: readonly Letter[], now: number): string {
   if (letters.length === 0) return 'no dead letters';
   const rows = letters.map((one) => [String(one.id), one.tenant, one.agent, one.task ?? '-', one.code, age(now - one.at), cut(one.reason, 80)]);
-  return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\nnext: understudy requeue <id> [--body <json>]`;
+  return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\n${hint('next: understudy requeue <id> [--body <json>]')}`;
 }
 
 export function verifyText(verdict: Verdict): string {
@@ -124,6 +125,6 @@ const marks = { good: 'ok ', look: 'see', bad: 'BAD' } as const;
 export function doctorText(health: Health): string {
   const next: Partial<Record<Check['what'], string>> = { 'dead letters': ' (understudy dlq)' };
   return checksOf(health)
-    .map(({ verdict, what, text }) => `${marks[verdict]} ${text}${verdict === 'good' ? '' : (next[what] ?? '')}`)
+    .map(({ verdict, what, text }) => `${marks[verdict]} ${text}${verdict === 'good' ? '' : hint(next[what] ?? '')}`)
     .join('\n');
 }

@@ -18,8 +18,8 @@ export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
   routes.get('/me', (context) => context.json({ user: userOf(context, access) ?? null, asksForToken: access.asksForToken }));
   routes.post('/login', async (context) => {
     const { token, name } = await bodyOf(context, loginSchema);
-    const turn = await turns.take(addressOf(context));
-    if (!turn) return context.json({ code: 'LOGIN_REFUSED', message: 'too many tokens are being given just now: try again in a minute' }, 429);
+    const turn = await turns.take(peerOf(context));
+    if (!turn) return context.json({ code: 'LOGIN_REFUSED', message: 'too many tokens are being given from your address just now: try again in some seconds' }, 429);
     let cookie: string | undefined;
     try {
       cookie = access.enter(token, name);
@@ -45,13 +45,13 @@ export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
 }
 
 /** Of the connection, as its server knows it. */
-const addressOf = (context: Context): string => (context.env as { incoming?: { socket?: { remoteAddress?: string } } } | undefined)?.incoming?.socket?.remoteAddress ?? '';
+const peerOf = (context: Context): string => (context.env as { incoming?: { socket?: { remoteAddress?: string } } } | undefined)?.incoming?.socket?.remoteAddress ?? '';
 
 /** Those of one address one after the other, and a wrong one takes its time: guessing is slow, and holds up nobody elsewhere. */
 class Turns {
   readonly #lines = new Map<string, { last: Promise<void>; waiting: number }>();
 
-  /** @returns undefined when too many wait: nobody is told anything who did not wait */
+  /** @returns undefined when too many wait: the token is not looked at then */
   async take(address: string): Promise<{ end(): void } | undefined> {
     const line = this.#lines.get(address) ?? { last: Promise.resolve(), waiting: 0 };
     if (line.waiting >= waitingMax) return undefined;

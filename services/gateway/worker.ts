@@ -24,7 +24,7 @@ import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
-import type { Model, Prompt, RateLimits, Share } from '../ports/performers.ts';
+import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
@@ -125,7 +125,7 @@ async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
-      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...fitting(outcome.value), attempts } }, self, ports);
+      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...replyThatFits(outcome.value), attempts } }, self, ports);
     } else {
       telemetry.log('warn', 'model failed', {
         effect: effect.id,
@@ -145,7 +145,7 @@ async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports
 }
 
 /** One that is larger than a message may be counts as cut off at its length: what it cost is told, and the model is asked to be brief. */
-function fitting<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(reply: Reply): Reply {
+function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(reply: Reply): Reply {
   const characters = reply.calls.reduce((sum, { arguments: args }) => sum + args.length, reply.content.length);
   if (characters * 6 < limits.replyBytesMax) return reply; // JSON makes six bytes of one at the most
   const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls]));
@@ -164,10 +164,10 @@ const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: 
 /** A tenant that has used its share waits in the queue, not in our hands: the others go on. */
 async function throttle(effect: CallModel, { tenants, rates, telemetry }: GatewayPorts): Promise<void> {
   const spec = tenants().get(effect.tenant);
-  const shares: Share[] = [];
-  if (spec?.requestsPerMinute !== undefined) shares.push({ what: 'requests', points: 1, perMinute: spec.requestsPerMinute });
-  if (spec?.tokensPerMinute !== undefined) shares.push({ what: 'tokens', points: effect.tokensReserved, perMinute: spec.tokensPerMinute });
-  const refusal = shares.length > 0 ? await rates.take(effect.tenant, shares) : undefined;
+  const charges: Charge[] = [];
+  if (spec?.requestsPerMinute !== undefined) charges.push({ what: 'requests', points: 1, perMinute: spec.requestsPerMinute });
+  if (spec?.tokensPerMinute !== undefined) charges.push({ what: 'tokens', points: effect.tokensReserved, perMinute: spec.tokensPerMinute });
+  const refusal = charges.length > 0 ? await rates.take(effect.tenant, charges) : undefined;
   if (!refusal) return;
   telemetry.log('debug', 'throttled', { tenant: effect.tenant, ...refusal });
   throw new Later('THROTTLED', `tenant ${effect.tenant} has used its ${refusal.what} for this minute`, Math.min(refusal.waitMs, 5_000) + Math.random() * 500);

@@ -251,7 +251,7 @@ say('Tasks');
 row('accepted', String(accepted));
 row(
   'completed',
-  `${byOutcome('completed')}  (${decisions.filter(({ decision }) => decision === 'refunded').length} refunded, ${decisions.filter(({ decision }) => decision === 'denied').length} denied, ${decisions.filter(({ decision }) => decision === 'unreadable').length} unreadable)`,
+  `${byOutcome('completed')}  (${['refunded', 'denied', 'unreadable', 'unanswered'].map((what) => `${decisions.filter(({ decision }) => decision === what).length} ${what}`).join(', ')})`,
 );
 row('failed, halted', `${byOutcome('failed')}, ${byOutcome('halted')}`);
 row('waiting for approval', String(waiting.length));

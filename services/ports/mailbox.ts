@@ -17,6 +17,13 @@ export interface Reading {
   stop(): Promise<void>;
 }
 
+/** First and last sequence of the log; last is 0 for one that never held anything. `created` names its life (epoch ms). */
+export interface LogBounds {
+  readonly first: number;
+  readonly last: number;
+  readonly created: number;
+}
+
 /**
  * The log of everything that sessions hear.
  *
@@ -35,8 +42,7 @@ export interface Mailbox {
   read(shard: ShardId, afterSequence: number, onBatch: (batch: MailBatch) => void, onReset?: () => void): Promise<Reading>;
   /** Read what a shard holds from after a sequence up to another, and end; what was trimmed meanwhile is not waited for. */
   readTo(shard: ShardId, afterSequence: number, upTo: number, onBatch: (batch: MailBatch) => void): Promise<void>;
-  /** First and last sequence of the log; last is 0 for one that never held anything. `created` names its life (epoch ms). */
-  bounds(): Promise<{ readonly first: number; readonly last: number; readonly created: number }>;
+  bounds(): Promise<LogBounds>;
   /** The last sequence that a shard has, 0 if none: how far a fold must come to know everything. */
   lastOf(shard: ShardId): Promise<number>;
   /** Does the log answer within so long? Never throws. */

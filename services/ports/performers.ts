@@ -45,8 +45,8 @@ export interface ToolRunner<Run extends ToolRun = ToolRun> {
   close?(): Promise<void>;
 }
 
-/** Points of one rate of a tenant. More than a minute has are taken as all that it has. */
-export interface Share {
+/** Points of one rate of a tenant. A charge above `perMinute` counts as `perMinute`. */
+export interface Charge {
   readonly what: 'requests' | 'tokens';
   readonly points: number;
   readonly perMinute: number;
@@ -55,9 +55,10 @@ export interface Share {
 /** Requests and tokens per minute of a tenant. */
 export interface RateLimits {
   /**
-   * All shares, or none: who is told to wait has used nothing.
+   * All charges, or none: who is told to wait has used nothing. Of those that come at the same moment, one that is told to wait may have used what stands
+   * before the rate that was used up; it is free again when the minute is over.
    *
    * @returns undefined when it may go on, else which rate is used up and how long to wait, ms
    */
-  take(tenant: string, shares: readonly Share[]): Promise<{ readonly what: Share['what']; readonly waitMs: number } | undefined>;
+  take(tenant: string, charges: readonly Charge[]): Promise<{ readonly what: Charge['what']; readonly waitMs: number } | undefined>;
 }

@@ -23,7 +23,7 @@ export interface Specs {
   load(): Promise<LoadedSpecs>;
   /**
    * @param onChange   is given the whole again; what was refused stays as it was before. When it fails it is called again
-   * @param onTrouble  told why a change cannot be taken up now, once for each cause
+   * @param onTrouble  told why a change cannot be taken up now, when the cause changes
    */
   follow(onChange: (loaded: LoadedSpecs) => Promise<void>, onTrouble?: (cause: string) => void): { stop(): void };
 }

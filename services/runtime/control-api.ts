@@ -142,7 +142,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         }
         const { 'Nats-Msg-Id': _id, ...headers } = letter.headers;
         const [, tenant = '', agent = ''] = letter.subject.split('.').slice(-3);
-        // A new message id: the broker would drop the old one as a duplicate. The task id stays in the session's derivation by key only.
+        // A new message id: the broker would drop the old one as a duplicate. So it lands on a new session, unless a session key addresses it.
         const task = `${(letter.task ?? 'task').replace(/-requeued-\d+$/, '')}-requeued-${letter.id}`;
         await ports.tasks.publish(tenant, agent, body ?? letter.body, { ...headers, 'Nats-Msg-Id': task });
         await ports.events.unbury(letter.id);

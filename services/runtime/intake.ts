@@ -18,8 +18,8 @@ import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** A task is any JSON. An object with an `input` says that, and narrower limits, by name, and nothing else; any other is the input itself. */
-const envelopeSchema = z.object({ input: z.unknown(), limits: narrowerLimitsSchema.optional() }).strict();
-const isEnvelope = (body: unknown): boolean => typeof body === 'object' && body !== null && !Array.isArray(body) && 'input' in body;
+const taskSchema = z.object({ input: z.unknown(), limits: narrowerLimitsSchema.optional() }).strict();
+const hasInput = (body: unknown): boolean => typeof body === 'object' && body !== null && !Array.isArray(body) && 'input' in body;
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
 
@@ -85,7 +85,7 @@ export function addressOf(
   if (task.headersProblem !== undefined) throw new Refused('TASK_HEADERS_INVALID', `the headers of the task cannot be read: ${task.headersProblem.slice(0, 200)}`);
 
   const body = bodyOf(task);
-  const parsed = envelopeSchema.safeParse(isEnvelope(body) ? body : { input: body });
+  const parsed = taskSchema.safeParse(hasInput(body) ? body : { input: body });
   if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
   const { input, limits: narrower } = parsed.data;
 

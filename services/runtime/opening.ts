@@ -1,13 +1,7 @@
 /** What an owner makes of the shard that it finds: where it goes on, and what it must not trust. Pure; Shard does what it says. */
 import { beginning, type Position } from '../core/session/record.ts';
+import type { LogBounds } from '../ports/mailbox.ts';
 import type { ShardState } from '../ports/session-store.ts';
-
-/** The mail stream: its life (epoch ms), and the sequences that it holds. */
-export interface LogBounds {
-  readonly created: number;
-  readonly first: number;
-  readonly last: number;
-}
 
 export interface Opening {
   /** What the store says was applied. */
@@ -19,8 +13,8 @@ export interface Opening {
   /** What is pending may have been offered to a queue that is no more, or to none. */
   readonly offersAll: boolean;
   /**
-   * Mail from after the position was trimmed: that of other shards, unless the store went back. Baselines of what it had know, and they were written
-   * after the last mail that it knows; `since` is its time, epoch ms. If the store lost everything, all of them are asked.
+   * Mail from after the position was trimmed: that of other shards, unless the store went back. What the store had is in baselines then, written after
+   * the last mail that it still knows of; `since` is the time of that mail, epoch ms. If the store lost everything, all of them are read.
    */
   readonly archive: { readonly since: number | undefined } | undefined;
 }
@@ -33,7 +27,7 @@ export function openingOf({ at }: Pick<ShardState, 'at'>, bounds: LogBounds, que
   const isReborn = at !== undefined && (bounds.last < position.sequence || at.log !== bounds.created);
   const isQueueLost = at !== undefined && at.queue !== queue;
   const readAfter = isReborn ? bounds.first - 1 : position.sequence;
-  const isMailShort = !isReborn && (at === undefined || readAfter + 1 < bounds.first);
+  const isMailShort = at === undefined || readAfter + 1 < bounds.first;
   return {
     position,
     incarnation: isReborn ? position.incarnation + 1 : position.incarnation,

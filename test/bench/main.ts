@@ -16,7 +16,7 @@ import { answering, freePort, startProcess } from '../../services/local/processe
 import { versionOf } from '../../services/local/servers.ts';
 import type { ShardPosition } from '../../services/ports/session-store.ts';
 import { understudyLoad } from './closed-loop.ts';
-import { flag, optionsOf, text, whole, wholes } from './options.ts';
+import { flag, oneOf, optionsOf, text, whole, wholes } from './options.ts';
 import { openRig, percentile, say, sleep, startStub } from './rig.ts';
 import { callsOf, cpuSecondsOf, writtenBy } from './usage.ts';
 
@@ -24,11 +24,11 @@ const options = optionsOf('bench', {
   seconds: whole(5, 'of a row'),
   'in-flight': wholes([1, 16, 64, 256], 'sessions'),
   memory: wholes([1_000, 5_000], 'sessions that wait while memory is read; 0 for none'),
-  latency: whole(200, 'of the model they wait for, ms'),
+  latency: whole(200, 'of the model in the memory rows, ms', 0),
   shards: whole(16, 'of the runtime'),
-  class: text('pure', 'of the tool'),
+  class: oneOf('pure', ['pure', 'keyed', 'opaque'], 'of the tool'),
   strict: flag('NATS syncs every message'),
-  traffic: flag('messages, commands, reads and writes a step'),
+  traffic: flag('also count messages, commands, reads and writes a step'),
   node: text('', "flags for the node of every service (--node='--cpu-prof --cpu-prof-dir=DIR'); they are stopped in order then, so that they write what they gathered"),
   json: text('', 'a file for the rows'),
 });

@@ -9,20 +9,31 @@ interface Option<Value> {
   readonly read: (text: string) => Value;
 }
 
-const wholeOf = (text: string): number => {
-  if (!/^\d+$/.test(text)) throw new Error('a whole number');
-  return Number(text);
-};
+const wholeFrom =
+  (least: number) =>
+  (text: string): number => {
+    if (!/^\d+$/.test(text) || Number(text) < least) throw new Error(`a whole number from ${least} on`);
+    return Number(text);
+  };
 
 export const flag = (about: string): Option<boolean> => ({ kind: 'flag', about, fallback: false, read: () => true });
 export const text = (fallback: string, about: string): Option<string> => ({ kind: 'value', about, fallback, read: (given) => given });
-export const whole = (fallback: number, about: string): Option<number> => ({ kind: 'value', about, fallback, read: wholeOf });
+export const whole = (fallback: number, about: string, least = 1): Option<number> => ({ kind: 'value', about, fallback, read: wholeFrom(least) });
+export const oneOf = (fallback: string, among: readonly string[], about: string): Option<string> => ({
+  kind: 'value',
+  about: `${about}: ${among.join(', ')}`,
+  fallback,
+  read: (given) => {
+    if (!among.includes(given)) throw new Error(`one of ${among.join(', ')}`);
+    return given;
+  },
+});
 /** Comma-separated; 0 is none. */
 export const wholes = (fallback: readonly number[], about: string): Option<readonly number[]> => ({
   kind: 'value',
   about,
   fallback,
-  read: (given) => given.split(',').map(wholeOf).filter(Boolean),
+  read: (given) => given.split(',').map(wholeFrom(0)).filter(Boolean),
 });
 
 type Values<Options> = { readonly [Name in keyof Options]: Options[Name] extends Option<infer Value> ? Value : never };
@@ -49,7 +60,7 @@ export function usageOf(target: string, options: Readonly<Record<string, Option<
   const lines = Object.entries(options).map(
     ([name, { kind, about, fallback }]) => `  --${name.padEnd(12)} ${about}${kind === 'flag' || fallback === '' ? '' : ` (${String(fallback)})`}`,
   );
-  return [`make ${target} ARGS="--option value ..."`, ...lines, '  --help         this'].join('\n');
+  return [`make ${target} ARGS="--option value ..."`, ...lines, '  --help         print this and end'].join('\n');
 }
 
 /** Those of this process. Ends it after `--help`, and with 2 for what does not parse. */

@@ -22,7 +22,7 @@ import { openRig, percentile, say, sleep, startStub } from './rig.ts';
 const options = optionsOf('recovery', {
   rounds: whole(10, 'of each kind'),
   'in-flight': whole(96, 'sessions'),
-  latency: whole(20, 'of the model, ms'),
+  latency: whole(20, 'of the model, ms', 0),
   json: text('', 'a file for the rows'),
 });
 const { rounds } = options;

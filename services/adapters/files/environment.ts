@@ -24,7 +24,9 @@ export const settingsSchema = z.object({
     .string()
     .regex(/^[A-Za-z0-9-]+$/, 'letters, digits and - only')
     .optional()
-    .describe('stable name of this process: a runtime that comes back under its own name takes its shards at once; without one, host name and pid'),
+    .describe(
+      'stable name of this process: a runtime that comes back under its own name takes its shards at once, and no other process may have it; without one, host name and pid',
+    ),
   UNDERSTUDY_SPECS: z.string().default('agents').describe('folder of Agent, Tool, Model and Tenant documents'),
   UNDERSTUDY_NAMESPACE: z.string().optional().describe('on Kubernetes: the namespace whose labelled ConfigMaps hold specs as well'),
   UNDERSTUDY_SANDBOXES: z.string().optional().describe('on Kubernetes: Service and Deployment of the sandbox pool; else sandboxes are processes'),

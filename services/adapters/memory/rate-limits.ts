@@ -5,9 +5,9 @@ import type { RateLimits } from '../../ports/performers.ts';
 export function memoryRateLimits(clock: Pick<Clock, 'now'>): RateLimits {
   const windows = new Map<string, { since: number; points: number }>();
   return {
-    async take(tenant, shares) {
+    async take(tenant, charges) {
       const now = clock.now();
-      const open = shares.map(({ what, points, perMinute }) => {
+      const open = charges.map(({ what, points, perMinute }) => {
         const known = windows.get(`${tenant}/${what}`);
         const window = known && now - known.since < 60_000 ? known : { since: now, points: 0 };
         windows.set(`${tenant}/${what}`, window);

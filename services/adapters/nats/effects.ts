@@ -51,9 +51,9 @@ export function natsEffects(nats: Nats): Effects {
       });
       let inFlight = 0;
       /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
-      const waiting: { begin(): void; letGo(): void }[] = [];
+      const waiting: { begin(): void; handBack(): void }[] = [];
       /** Effects that are being offered to others. */
-      let leaving = 0;
+      let handingBack = 0;
       /** Performed lately, so that a copy that comes late is not performed again. */
       const performed = new Recent<string, true>(20_000);
       const consumer = new PullConsumer(nats, {
@@ -88,11 +88,11 @@ export function natsEffects(nats: Nats): Effects {
               again = delayMs;
               done();
             });
-          const letGo = async (effect: PooledEffect) => {
+          const handBack = async (effect: PooledEffect) => {
             if (parsed.length === 1) return later(effect, 0);
-            leaving += 1;
+            handingBack += 1;
             await offerAgain(effect, 0);
-            leaving -= 1;
+            handingBack -= 1;
           };
           const begin = (effect: PooledEffect) => {
             const controller = new AbortController();
@@ -130,7 +130,7 @@ export function natsEffects(nats: Nats): Effects {
                   else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
                   else begin(effect);
                 },
-                letGo: () => void letGo(effect),
+                handBack: () => void handBack(effect),
               });
           }
         },
@@ -141,8 +141,8 @@ export function natsEffects(nats: Nats): Effects {
         async drain() {
           consumer.drain();
           // What was not begun is for others, now: the next may take as long as what is under way.
-          for (const one of waiting.splice(0)) one.letGo();
-          while (inFlight > 0 || leaving > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+          for (const one of waiting.splice(0)) one.handBack();
+          while (inFlight > 0 || handingBack > 0) await new Promise((resolve) => setTimeout(resolve, 20));
         },
         async stop() {
           subscription.unsubscribe();

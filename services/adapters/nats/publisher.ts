@@ -35,6 +35,9 @@ export interface PublishOptions {
   readonly pace?: 'now' | 'soon';
 }
 
+/** Error code of JetStream: another message of the subject was first. */
+export const wrongLastSequence = 10_071;
+
 export interface PublishRefusal {
   readonly code: number;
   readonly errCode: number;

@@ -4,11 +4,10 @@ import { Refused, Unavailable } from '../../core/errors.ts';
 import { effectIdSchema } from '../../core/ids.ts';
 import type { Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
-import type { PublishRefusal } from './publisher.ts';
+import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
 import { hear } from './subscription.ts';
 
 const startSchema = z.object({ effect: effectIdSchema, performer: z.string(), class: z.string(), nonce: z.string(), at: z.number() });
-const wrongLastSequence = 10_071;
 
 export function natsStarts(nats: Nats): Starts {
   const { subjects, streams, publisher, connection } = nats;

@@ -1,10 +1,10 @@
-/** Subscriptions that outlive what they hear. */
+/** Messages of subscriptions: heard safely, and told apart. */
 import type { Msg, NatsConnection, Subscription } from 'nats';
 
 /**
- * Hear a subject. What a callback throws, also because the package decodes a message only when it is looked at, would end the package's
- * reader: every subscription of the connection would be deaf until the server hangs up. So it is a warning of the process, without the
- * message's words, and the next message is heard.
+ * Hear a subject. A callback that throws (the package decodes a message only when it is read) would end the package's reader, and with it every
+ * subscription of the connection, until the server hangs up. It becomes a warning of the process instead, without the message's words, and the
+ * next message is heard.
  *
  * @param onError  the broker forbids to hear it, or the connection is closed
  */

@@ -8,9 +8,7 @@ import { limits } from '../../core/limits.ts';
 import { beginningOf, headAfter, workspaceChanged, workspaceHeadSchema } from '../../core/tools/workspace-head.ts';
 import type { Workspaces } from '../../ports/sandboxes.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
-import type { PublishRefusal } from './publisher.ts';
-
-const wrongLastSequence = 10_071;
+import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
 
 export function natsWorkspaces(nats: Nats): Workspaces {
   const { subjects, streams, publisher } = nats;

@@ -5,7 +5,7 @@
  *
  * F1  A folder stays from call to call, until its session has made none for `idleMs`.
  * F2  A folder in use is never removed, and none is used while it is being removed.
- * F3  Roots that nobody has touched for an hour are left by a process that is gone, and so is one of our own name: they go at the start.
+ * F3  At the start two kinds of roots go: those that nobody has touched for an hour, and those of our own name. Their processes are gone.
  */
 import { mkdir, mkdtemp, readdir, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -18,8 +18,8 @@ type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
 
 const pureJavascriptMain = fileURLToPath(new URL('../../sandbox/pure-javascript.ts', import.meta.url));
 
-const quietMs = 200;
-const lastWordsMs = 1_000; // though somebody goes on talking
+const outputQuietMs = 200; // no output for so long after its end: all of it is here
+const outputWaitMs = 1_000; // at the most, where a process left behind goes on writing
 
 export interface ProcessSettings {
   /** Scratch folders are made below it; other processes may share it. */
@@ -81,7 +81,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     let complaint = '';
     let verdict: Outcome<unknown> | undefined;
     let quiet: NodeJS.Timeout | undefined;
-    let lastWords: NodeJS.Timeout | undefined;
+    let outputWait: NodeJS.Timeout | undefined;
     const kill = () => {
       if (child.pid === undefined) return;
       try {
@@ -109,24 +109,24 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     child.on('error', () => {
       verdict ??= failed('permanent', 'TOOL_NOT_STARTED', `tool ${job.tool}: ${command[0]} could not be started`);
     });
-    const settle = (code: number | null, killedBy: NodeJS.Signals | null) => {
+    const finish = (code: number | null, killedBy: NodeJS.Signals | null) => {
       signal.removeEventListener('abort', onAbort);
-      child.off('close', settle);
+      child.off('close', finish);
       clearTimeout(quiet);
-      clearTimeout(lastWords);
+      clearTimeout(outputWait);
       kill(); // whatever it left behind in its group
       child.stdout.destroy();
       child.stderr.destroy();
       resolve(verdict ?? outcomeOf(job, code, killedBy, Buffer.concat(out).toString('utf8'), complaint));
     };
-    child.on('close', settle);
+    child.on('close', finish);
     // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
     child.on('exit', (code, killedBy) => {
-      const ended = () => settle(code, killedBy);
-      lastWords = setTimeout(ended, lastWordsMs);
+      const ended = () => finish(code, killedBy);
+      outputWait = setTimeout(ended, outputWaitMs);
       const wait = () => {
         clearTimeout(quiet);
-        quiet = setTimeout(ended, quietMs);
+        quiet = setTimeout(ended, outputQuietMs);
       };
       wait();
       child.stdout.on('data', wait);

@@ -1,12 +1,12 @@
 /** Requests and tokens per minute of a tenant, shared by all gateways. */
 import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
 import { Unavailable } from '../../core/errors.ts';
-import type { RateLimits, Share } from '../../ports/performers.ts';
+import type { Charge, RateLimits } from '../../ports/performers.ts';
 import type { ScriptedRedis } from './scripts.ts';
 
 export function redisRateLimits(redis: ScriptedRedis, prefix = 'understudy'): RateLimits {
   const limiters = new Map<string, RateLimiterRedis>();
-  const limiterOf = ({ what, perMinute }: Share): RateLimiterRedis => {
+  const limiterOf = ({ what, perMinute }: Charge): RateLimiterRedis => {
     const name = `${what}:${perMinute}`;
     let limiter = limiters.get(name);
     if (!limiter) {
@@ -15,21 +15,20 @@ export function redisRateLimits(redis: ScriptedRedis, prefix = 'understudy'): Ra
     }
     return limiter;
   };
-  const pointsOf = ({ points, perMinute }: Share) => Math.min(points, perMinute);
+  const pointsOf = ({ points, perMinute }: Charge) => Math.min(points, perMinute);
   return {
-    async take(tenant, shares) {
+    async take(tenant, charges) {
       try {
-        // Looked at first, so that who is told to wait has used nothing; taken then by the library's own script, which lets none take more than there is. Of
-        // those that look at once, one that comes too late for its last share has used the ones before it: until the minute is over, and too little.
-        for (const share of shares) {
-          const known = await limiterOf(share).get(tenant);
-          if (known && known.consumedPoints + pointsOf(share) > share.perMinute) return { what: share.what, waitMs: Math.max(50, known.msBeforeNext) };
+        // Looked at first, so that who is told to wait has used nothing; then taken, by the library's own script, which lets none take more than there is.
+        for (const charge of charges) {
+          const known = await limiterOf(charge).get(tenant);
+          if (known && known.consumedPoints + pointsOf(charge) > charge.perMinute) return { what: charge.what, waitMs: Math.max(50, known.msBeforeNext) };
         }
-        for (const share of shares) {
+        for (const charge of charges) {
           try {
-            await limiterOf(share).consume(tenant, pointsOf(share));
+            await limiterOf(charge).consume(tenant, pointsOf(charge));
           } catch (error) {
-            if (error instanceof RateLimiterRes) return { what: share.what, waitMs: Math.max(50, error.msBeforeNext) };
+            if (error instanceof RateLimiterRes) return { what: charge.what, waitMs: Math.max(50, error.msBeforeNext) };
             throw error;
           }
         }
