@@ -210,8 +210,8 @@ program
     if (all && body !== undefined) throw new Refused('USAGE', '--body is for one dead letter, not for all of them');
     const done = await ask<Requeued>('requeue', { ...(id === undefined ? { all: true } : { id }), ...(body === undefined ? {} : { body }) });
     if (!done) return;
-    print(done, () => [`${done.requeued} published again`, ...done.tasks.map((task) => `  as task ${task}`), ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
     if (done.requeued === 0) process.exitCode = 1;
+    print(done, () => [`${done.requeued} published again`, ...done.tasks.map((task) => `  as task ${task}`), ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
   });
 
 program
@@ -221,8 +221,8 @@ program
   .action(async (session: string) => {
     const verdict = await ask<Verdict>('verify', { session });
     if (!verdict) return;
-    print(verdict, () => verifyText(verdict));
     if (!verdict.isEqual) process.exitCode = 1;
+    print(verdict, () => verifyText(verdict));
   });
 
 program
@@ -231,8 +231,8 @@ program
   .action(async () => {
     const found = await ask<Health>('doctor', {});
     if (!found) return;
-    print(found, () => doctorText(found));
     if (!isHealthy(found)) process.exitCode = 1;
+    print(found, () => doctorText(found));
   });
 
 program
@@ -241,7 +241,8 @@ program
   .action(() => print({ url: serverUrl() }, serverUrl));
 
 // Who reads us has had enough (`understudy tail | head`): told by the next write.
-for (const stream of [process.stdout, process.stderr]) stream.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 70));
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? (process.exitCode ?? 0) : 70));
+process.stderr.on('error', () => undefined);
 
 try {
   await program.parseAsync();

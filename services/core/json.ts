@@ -13,7 +13,16 @@ export function parseJson(text: string): unknown {
   return value;
 }
 
-/** The value, or undefined for what is none. */
+/** The value, or undefined for what is none. Of what we stored ourselves, around what came through a door: however deep it is. */
+export function jsonStored(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The value, or undefined for what is none, or is nested too deep. */
 export function jsonOf(text: string): unknown {
   try {
     return parseJson(text);

@@ -10,7 +10,7 @@
  * X5  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown` and not failed.
  */
 import { backoffMs } from '../core/backoff.ts';
-import { issuesOf, messageOf, Unavailable } from '../core/errors.ts';
+import { isForAnother, issuesOf, messageOf, Unavailable } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
@@ -52,14 +52,17 @@ export function startExecutor(executor: string, pool: string, ports: ExecutorPor
       }
       inHand.add(effect.id);
       const from = performance.now();
+      let mayHaveRun = taken.isRedelivered;
       try {
-        return await perform(executor, effect, taken, ports);
+        return await perform(executor, effect, taken, ports, () => {
+          mayHaveRun = true;
+        });
       } catch (error) {
-        if (error instanceof Unavailable) throw error;
+        if (isForAnother(error)) throw error;
         // A mistake of ours would be made again with every redelivery.
         ports.telemetry.log('error', 'a tool call could not be judged', { effect: effect.id, session: effect.session, tool: effect.tool, cause: messageOf(error) });
         const failure = failed('permanent', 'EXECUTOR_DEFECT', `the executor failed at ${effect.tool}: ${messageOf(error).slice(0, 200)}`);
-        return await mail(executor, { effect, signal }, hasSideEffect[effect.class] ? doubtful(failure.failure) : failure, 0, from, ports);
+        return await mail(executor, { effect, signal }, mayHaveRun && hasSideEffect[effect.class] ? doubtful(failure.failure) : failure, 0, from, ports);
       } finally {
         inHand.delete(effect.id);
       }
@@ -76,7 +79,8 @@ class Later extends Unavailable {
   }
 }
 
-async function perform(executor: string, effect: RunTool, { signal, isRedelivered }: Taken, ports: ExecutorPorts): Promise<boolean> {
+/** @param onRun  told before its tool is run */
+async function perform(executor: string, effect: RunTool, { signal, isRedelivered }: Taken, ports: ExecutorPorts, onRun: () => void): Promise<boolean> {
   const { telemetry, clock } = ports;
   const from = performance.now();
   if (effect.deadlineAt < clock.now()) return false; // its session has stopped waiting
@@ -91,6 +95,7 @@ async function perform(executor: string, effect: RunTool, { signal, isRedelivere
     telemetry.performed('tool', effect.tool, begun.outcome.ok ? 'ok' : begun.outcome.failure.class, (performance.now() - from) / 1_000);
     return mail(executor, { effect, signal }, begun.outcome, 0, from, ports);
   }
+  onRun();
   const { outcome, attempts } = await runWithRetries(effect, spec, begun.before, signal, ports);
   if (signal.aborted) return false;
   telemetry.performed('tool', effect.tool, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
@@ -149,11 +154,8 @@ async function ask(effect: RunTool, spec: ToolSpec, performer: string, signal: A
     limit.stop();
   }
   if (answer === 'never') return { kind: 'run', before: false };
-  if (answer?.ok) {
-    // It happened: if its answer can be no message, that is what there is to tell.
-    const told = answered(jobOf(effect, spec), answer.value);
-    return { kind: 'answer', outcome: told.ok ? told : doubtful(told.failure) };
-  }
+  // It happened, whatever its answer looks like: only what no message can hold is not told.
+  if (answer?.ok) return { kind: 'answer', outcome: told(spec, answer.value) ?? doubtful(unfit(effect.tool).failure) };
   if (answer && answer.failure.class === 'transient') throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
   return { kind: 'answer', outcome: unknownOf(effect, performer) };
 }
@@ -231,18 +233,24 @@ async function runOnce(runner: ToolRunner, job: ToolJob, signal: AbortSignal, cl
 
 /** What a tool returned, as its session can be told it. */
 function answered({ tool, spec }: ToolJob, value: unknown): Outcome<Capped> {
-  try {
-    const told = capped(value, spec.outputBytesMax);
-    const checked = spec.output && validatorOf(spec.output)?.safeParse(value);
-    if (checked && !checked.success) return afterwards('TOOL_OUTPUT_INVALID', `tool ${tool} returned what its schema does not allow: ${issuesOf(checked.error)}`);
-    return { ok: true, value: told };
-  } catch (error) {
-    return afterwards('TOOL_OUTPUT_INVALID', `tool ${tool} returned what can be no message: ${messageOf(error)}`);
-  }
+  const outcome = told(spec, value);
+  if (!outcome) return unfit(tool);
+  const checked = spec.output && validatorOf(spec.output)?.safeParse(value);
+  return checked && !checked.success ? afterwards('TOOL_OUTPUT_INVALID', `tool ${tool} returned what its schema does not allow: ${issuesOf(checked.error)}`) : outcome;
 }
 
+/** As much as a message may hold, or undefined for what can be no message: nested too deep, or no JSON. */
+function told(spec: ToolSpec, value: unknown): Outcome<Capped> | undefined {
+  try {
+    return { ok: true, value: capped(value, spec.outputBytesMax) };
+  } catch {
+    return undefined;
+  }
+}
+const unfit = (tool: string) => afterwards('TOOL_OUTPUT_INVALID', `tool ${tool} returned what can be no message: no JSON, or nested deeper than ${limits.nestingMax} levels`);
+
 /** It went wrong after the tool had been called. */
-const afterwards = (code: string, message: string): Outcome<never> => ({ ok: false, failure: { class: 'permanent', code, message, hasBegun: true } });
+const afterwards = (code: string, message: string): { ok: false; failure: Failure } => ({ ok: false, failure: { class: 'permanent', code, message, hasBegun: true } });
 
 async function mail(
   executor: string,

@@ -10,7 +10,7 @@
  */
 import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf } from '../core/budget/budget.ts';
-import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { isForAnother, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
@@ -75,7 +75,7 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
       try {
         return await perform(effect, signal, self, ports);
       } catch (error) {
-        if (error instanceof Unavailable) throw error;
+        if (isForAnother(error)) throw error;
         // It would come to the same with every redelivery, and may be paid for each time.
         const [code, cause] = [error instanceof Refused ? error.code : 'GATEWAY_DEFECT', messageOf(error)];
         telemetry.log('error', 'a model call could not be made', { effect: effect.id, session: effect.session, code, cause });

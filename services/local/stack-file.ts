@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
-import { jsonOf } from '../core/json.ts';
+import { jsonStored } from '../core/json.ts';
 
 const stackFileSchema = z.object({
   natsUrl: z.string(),
@@ -25,7 +25,7 @@ export function writeStackFile(folder: string, stack: StackFile): void {
 
 export function readStackFile(folder: string): StackFile | undefined {
   if (!existsSync(pathOf(folder))) return undefined;
-  const parsed = stackFileSchema.safeParse(jsonOf(readFileSync(pathOf(folder), 'utf8')));
+  const parsed = stackFileSchema.safeParse(jsonStored(readFileSync(pathOf(folder), 'utf8')));
   return parsed.success ? parsed.data : undefined;
 }
 

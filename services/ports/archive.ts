@@ -14,7 +14,7 @@ export interface Baseline {
  *
  * Guarantee: what `append` has resolved for is kept for `archiveMaxAgeMs`, in order, per session; a second
  *            append of the same version changes nothing that a reader can tell.
- * Errors:    Unavailable; Refused (BASELINE_POISONED) from `latest` and `chain` for what does not parse.
+ * Errors:    Unavailable; Refused for what does not parse: BASELINE_POISONED from `latest` and `chain`, BUNDLE_UNREADABLE from `bundle`.
  */
 export interface Archive {
   /** @param mail  each as JSON, in order: what was kept as text need not be parsed to be stored */

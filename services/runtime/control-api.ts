@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
-import { jsonOf, parseJson } from '../core/json.ts';
+import { jsonStored, parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { Message } from '../core/session/messages.ts';
@@ -208,7 +208,7 @@ async function list(filter: z.infer<typeof filterSchema>, ports: ControlPorts): 
   if (filter.ended) {
     for (let shard = 0; shard < ports.shards; shard += 1) {
       for (const text of await ports.store.recent(shard as ShardId)) {
-        const summary = summarySchema.safeParse(jsonOf(text));
+        const summary = summarySchema.safeParse(jsonStored(text));
         if (summary.success && matches(summary.data, filter)) found.push(summary.data);
       }
     }

@@ -149,8 +149,8 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       verdict ??= { ok: false, code: 'SANDBOX_CODE', message: `it could not be started: ${error.message}` };
       settle(null, null);
     });
-    // Not `close`: a grandchild may hold the pipes open for ever.
-    child.on('exit', (code, killedBy) => setTimeout(() => settle(code, killedBy), 20));
+    // Not `close`: a grandchild may hold the pipes open for ever. Where our loop stood still, what was written meanwhile is read first.
+    child.on('exit', (code, killedBy) => setTimeout(() => setImmediate(() => settle(code, killedBy)), 20));
   });
 }
 

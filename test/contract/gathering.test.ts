@@ -1,5 +1,6 @@
 import { expect, onTestFinished, test, vi } from 'vitest';
-import { Gatherer } from '../../services/adapters/nats/gatherer.ts';
+import { batchBytesOf } from '../../services/adapters/nats/connection.ts';
+import { fitting, Gatherer } from '../../services/adapters/nats/gatherer.ts';
 import { WaitingRoom } from '../../services/adapters/nats/waiting-room.ts';
 import { limits } from '../../services/core/limits.ts';
 import { eventually } from '../support/eventually.ts';
@@ -202,4 +203,13 @@ test('a broker that refuses tells everybody who waited for that message', async 
   acks[0]!.reject(new Error('refused'));
 
   for (const one of added) await expect(one).rejects.toThrow('refused');
+});
+
+test('what gathers for a broker that carries little leaves in messages that it carries', () => {
+  const items = Array.from({ length: 10 }, () => ({ text: 'x'.repeat(40) }));
+  expect(fitting(items, 100)).toBe(2);
+  expect(fitting(items, 10)).toBe(1); // alone it goes, and is refused by name
+  expect(fitting(items)).toBe(10);
+  const nats = (maxPayload?: number) => ({ connection: { info: maxPayload === undefined ? undefined : { max_payload: maxPayload } } }) as Parameters<typeof batchBytesOf>[0];
+  expect([nats(131_072), nats(8 * 1_048_576), nats()].map(batchBytesOf)).toEqual([65_536, limits.batchBytesMax, limits.batchBytesMax]);
 });

@@ -356,6 +356,14 @@ describe.each(['memory', 'nats'])('workspaces over %s', (kind) => {
     expect(await call(`echo intruder >> ${first.value.stdout.trim()}/f`, 'e2', other)).toMatchObject({ ok: true });
     expect(await call('cat f', 'e3')).toMatchObject({ ok: true, value: { stdout: 'one\n' } });
     await runner.close?.();
+    // Also where it was the first in its sandbox, which workspaces of processes lie beside.
+    const fresh = watched();
+    const second = sandboxRunner({ sandboxes: fresh, workspaces, telemetry: countingTelemetry() }, 60_000);
+    const at = (code: string, idempotencyKey: string, of = spec) => second.run({ ...jobOf('w4', of, { code }), idempotencyKey }, of.run as never, never);
+    await at('true', 'f1', other);
+    await at('echo one > f', 'f2');
+    expect(fresh.claimed).toHaveLength(2);
+    await second.close?.();
   });
 
   test('files survive the sandbox, at whichever executor the next call lands', async () => {

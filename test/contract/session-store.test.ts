@@ -5,6 +5,7 @@ import { parsePosition, positionText } from '../../services/adapters/redis/posit
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
 import { redisModelCalls, redisSessionStore } from '../../services/adapters/redis/session-store.ts';
 import type { EffectId, HostId, OwnerToken, SessionId, ShardId } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
 import type { PendingEffect } from '../../services/core/session/effects.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
 import type { Lease, Leases } from '../../services/ports/leases.ts';
@@ -339,6 +340,14 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         await eventually(async () => Array.isArray(await world.calls.claim(call, 'g2', 60_000)));
         await world.calls.renew(call.shard, call.effect, 'g1', 60_000);
         expect(await world.calls.claim(call, 'g1', 60_000)).toBe('held');
+      });
+
+      test('what is pending is read however deep its arguments are: depth is judged at the doors', async () => {
+        const { shard, token } = await lease();
+        const deep = JSON.parse(`{"tree":${'['.repeat(limits.nestingMax)}${']'.repeat(limits.nestingMax)}}`) as object;
+        const body = JSON.stringify({ ...JSON.parse(pendingOf('e1').body), arguments: deep });
+        await world.store.commit(shard, token, commit({ sessions: [session({ pending: [{ id: 'e1' as EffectId, body }] })] }));
+        expect(await world.store.pending(shard)).toHaveLength(1);
       });
 
       test('a call that nobody waits for is settled', async () => {

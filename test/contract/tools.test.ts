@@ -1,5 +1,7 @@
 /** Tool runners against real programs, a real HTTP server and a real MCP server. */
 
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -25,6 +27,12 @@ const job = (args: Record<string, unknown>, run: object, more: object = {}): Too
   traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
 });
 const never = () => new AbortController().signal;
+/** Of a process that was and is not. */
+async function gonePid(): Promise<number> {
+  const child = spawn('true');
+  await once(child, 'exit');
+  return child.pid!;
+}
 const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) => runner.run(one, one.spec.run as never, signal);
 
 describe('process', () => {
@@ -88,13 +96,19 @@ describe('process', () => {
   test('what earlier lives left goes at the start; what others use, and what is not ours, stays', async () => {
     const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
     const old = new Date(Date.now() - 2 * 3_600_000);
-    const [mine, theirs, forgotten, foreign] = ['understudy-scratch-executor-1--x', 'understudy-scratch-executor-10--x', 'understudy-scratch-7--x', 'mine'];
-    for (const name of [mine, theirs, forgotten, foreign]) mkdirSync(join(parent, name));
+    const [mine, theirs, forgotten, foreign] = [
+      `understudy-scratch-executor-1--${await gonePid()}-aaaaaa`,
+      'understudy-scratch-executor-10--1-aaaaaa',
+      'understudy-scratch-7--1-aaaaaa',
+      'mine',
+    ];
+    const [living, longer] = [`understudy-scratch-executor-1--${process.ppid}-aaaaaa`, `understudy-scratch-executor-1--b--${await gonePid()}-aaaaaa`];
+    for (const name of [mine, theirs, forgotten, foreign, living, longer]) mkdirSync(join(parent, name));
     for (const name of [forgotten, foreign]) utimesSync(join(parent, name), old, old);
     const tidy = (await processRunner({ scratch: parent, instance: 'executor-1' })) as ToolRunner<never>;
-    const own = readdirSync(parent).find((name) => name.startsWith('understudy-scratch-executor-1--'))!;
+    const own = readdirSync(parent).find((name) => name.startsWith(`understudy-scratch-executor-1--${process.pid}-`))!;
     expect(own).not.toBe(mine);
-    expect(readdirSync(parent).sort()).toEqual([foreign, own, theirs].sort());
+    expect(readdirSync(parent).sort()).toEqual([foreign, own, theirs, living, longer].sort());
     // Two of one process do not take each other for what an earlier life left.
     const another = (await processRunner({ scratch: parent, instance: 'executor-1' })) as ToolRunner<never>;
     expect(readdirSync(parent)).toContain(own);
@@ -150,6 +164,16 @@ describe('process', () => {
     expect(await use(runner, job({}, shell(script)))).toMatchObject(outcome);
     const left = Number(readFileSync(pidFile, 'utf8'));
     if (existsSync(`/proc/${left}`)) process.kill(left, 'SIGKILL');
+  });
+
+  test('an answer is whole though our own loop stands still while it comes', async () => {
+    const answers = Array.from({ length: 20 }, () => use(runner, job({}, shell(`printf '"'; head -c 20000 /dev/zero | tr '\\0' x; printf '"'`), { outputBytesMax: 30_000 })));
+    const busy = setInterval(() => {
+      for (const until = performance.now() + 400; performance.now() < until; );
+    }, 1);
+    const outcomes = await Promise.all(answers);
+    clearInterval(busy);
+    expect(outcomes.filter(({ ok }) => !ok)).toEqual([]);
   });
 
   test('a time-out ends the whole process group', async () => {
@@ -257,6 +281,14 @@ describe('mcp', () => {
 
   test('a tool of a server over stdio returns its structured content', async () => {
     expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42 } });
+  });
+
+  test('a call that is late alone does not end its server, where that still hears', async () => {
+    const spec = { kind: 'mcp', tool: 'visit', command: [process.execPath, program, 'own'] };
+    const visit = () => use(runner, job({}, spec));
+    expect([await visit(), await visit()]).toEqual([1, 2].map((visits) => ({ ok: true, value: { visits } })));
+    expect(await use(runner, job({}, { ...spec, tool: 'hang' }, { timeoutMs: 500 }))).toMatchObject({ ok: false });
+    expect(await visit()).toEqual({ ok: true, value: { visits: 3 } });
   });
 
   test('a server that answers nobody is ended, and the next call begins another', async () => {

@@ -43,11 +43,13 @@ interface Case {
   readonly cancelAfter?: number;
   /** So often the log cannot take the outcome. */
   readonly logAway?: number;
+  /** What looking for its bundle throws. */
+  readonly bundleIs?: Error;
 }
 
 let lastRuns = 0;
 
-async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, cancelAfter, logAway = 0 }: Case): Promise<{ told: Message; runs: number }> {
+async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, cancelAfter, logAway = 0, bundleIs }: Case): Promise<{ told: Message; runs: number }> {
   const id = 's_1_0' as EffectId;
   const spec = toolSpecSchema.parse({
     description: 'scripted',
@@ -87,7 +89,12 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, c
       ...mailbox,
       deliver: (shard, envelope) => (away-- > 0 ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away')) : mailbox.deliver(shard, envelope)),
     },
-    archive: { bundle: async () => ({ tools: { scripted: spec } }) as unknown as Bundle },
+    archive: {
+      bundle: async () => {
+        if (bundleIs) throw bundleIs;
+        return { tools: { scripted: spec } } as unknown as Bundle;
+      },
+    },
     runners: [runner],
     telemetry: countingTelemetry(),
     clock: systemClock,
@@ -139,6 +146,12 @@ describe('what a session is told', () => {
       1,
     ],
     ['keyed: it answered what is no JSON', { class: 'keyed', tries: [noJson] }, unknown, 1],
+    [
+      'queryable: it broke off, happened, and says so in other words than its schema',
+      { class: 'queryable', tries: [brokeOff], asked: done, output: { type: 'object' } },
+      { kind: 'toolReturned' },
+      1,
+    ],
     ['queryable: it broke off, happened, and says so nested too deep', { class: 'queryable', tries: [brokeOff], asked: nested }, unknown, 1],
     ['queryable: it broke off, and asking crashes', { class: 'queryable', tries: [brokeOff], asked: new TypeError('broken') }, unknown, 1],
     ['opaque: it broke off', { class: 'opaque', tries: [brokeOff] }, unknown, 1],
@@ -152,6 +165,15 @@ describe('what a session is told', () => {
     const result = await resultOf(given);
     expect(result.told).toMatchObject(told);
     expect(result.runs).toBe(runs);
+  });
+
+  test.each<[string, string, object]>([
+    ['opaque', 'before anything was begun', failedAs('permanent')],
+    ['pure', 'before anything was begun', failedAs('permanent')],
+  ])('a mistake of ours in the call of an %s tool, %s, is no doubt', async (toolClass, _when, told) => {
+    const result = await resultOf({ class: toolClass as ToolSpec['class'], tries: [done], bundleIs: new TypeError('broken') });
+    expect(result.told).toMatchObject({ ...told, failure: { code: 'EXECUTOR_DEFECT' } });
+    expect(result.runs).toBe(0);
   });
 
   test('what is cancelled between two tries is not tried again, and nobody is told', async () => {

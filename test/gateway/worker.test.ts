@@ -196,6 +196,20 @@ async function toldOf(ports: Partial<GatewayPorts>): Promise<Message> {
   return told[0]!;
 }
 
+test('what another replica may be able to do is left to it', async () => {
+  let tries = 0;
+  const told = await toldOf({
+    archive: {
+      bundle: async () => {
+        tries += 1;
+        if (tries < 3) throw new Refused('BUNDLE_UNREADABLE', 'of the next version');
+        return bundle;
+      },
+    },
+  });
+  expect([told.kind, tries]).toEqual(['modelReplied', 3]);
+});
+
 test('an answer that no message can hold is told as cut off, with what it cost', async () => {
   const usage = { promptTokens: 7, completionTokens: 600_000, cachedTokens: 0 };
   const told = await toldOf({ model: { complete: async () => ({ ok: true, value: { ...reply, usage, content: 'x'.repeat(limits.replyBytesMax + 1) } }) } });

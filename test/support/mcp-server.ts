@@ -9,6 +9,9 @@ server.registerTool('add', { description: 'adds', inputSchema: z.object({ a: z.n
   structuredContent: { sum: a + b },
 }));
 server.registerTool('fail', { description: 'fails' }, async () => ({ isError: true, content: [{ type: 'text', text: 'no' }] }));
+let visits = 0;
+server.registerTool('visit', { description: 'counts', outputSchema: z.object({ visits: z.number() }) }, async () => ({ content: [], structuredContent: { visits: ++visits } }));
+server.registerTool('hang', { description: 'never answers' }, () => new Promise(() => {}));
 server.registerTool('wedge', { description: 'never answers, and nothing after it does' }, () => {
   for (;;);
 });

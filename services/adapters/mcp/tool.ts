@@ -10,6 +10,7 @@ import type { ToolRunner } from '../../ports/performers.ts';
 type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
 
 const wedgedSlackMs = 50;
+const pingMs = 2_000;
 
 /** A connection, and how many calls are on it. */
 interface Line {
@@ -61,8 +62,8 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
       const { key, line } = lineFor(run);
       line.calls += 1;
       const from = performance.now();
+      let client: Client | undefined;
       try {
-        let client: Client;
         try {
           client = await line.client;
         } catch (error) {
@@ -80,9 +81,10 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
         }
         // A server over HTTP that was started again knows no old session: the next try begins anew.
         const isBroken = !signal.aborted && run.url;
-        // One call that is late says nothing of the others; one that is late while no other was answered either speaks of the server.
-        const isWedged = line.heardAt < from && performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
-        if (isBroken || isWedged) retire(key, line);
+        if (isBroken) retire(key, line);
+        // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
+        const isLate = performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
+        if (isLate && line.heardAt < from) await client?.ping({ timeout: pingMs }).catch(() => retire(key, line));
         return failed('transient', 'MCP_BROKEN', `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`);
       } finally {
         line.calls -= 1;

@@ -1,8 +1,9 @@
 /** ARCHIVE and BUNDLES: baselines as compressed objects, one subject per session; bundles by revision. */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { z } from 'zod';
-import { messageOf, Refused } from '../../core/errors.ts';
+import { issuesOf, messageOf, Refused } from '../../core/errors.ts';
 import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
+import { jsonStored } from '../../core/json.ts';
 import { messageSchema } from '../../core/session/messages.ts';
 import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
@@ -26,6 +27,13 @@ function unpack(packed: Uint8Array): Baseline & { part: number } {
 }
 
 const withoutPart = ({ record, mail }: Baseline): Baseline => ({ record, mail });
+
+/** @throws Refused for one that this version cannot read */
+function bundleOf(revision: Revision, text: string): Bundle {
+  const parsed = bundleSchema.safeParse(jsonStored(text));
+  if (!parsed.success) throw new Refused('BUNDLE_UNREADABLE', `the bundle of revision ${revision} does not parse here: ${issuesOf(parsed.error)}`);
+  return parsed.data;
+}
 
 export function natsArchive(nats: Nats): Archive {
   const { subjects, streams, publisher } = nats;
@@ -84,7 +92,7 @@ export function natsArchive(nats: Nats): Archive {
     bundle(revision) {
       let found = bundles.get(revision);
       if (!found) {
-        found = last(streams.bundles, subjects.bundle(revision)).then((text) => (text === undefined ? undefined : bundleSchema.parse(JSON.parse(text))));
+        found = last(streams.bundles, subjects.bundle(revision)).then((text) => (text === undefined ? undefined : bundleOf(revision, text)));
         bundles.set(revision, found);
         // What was not there, or could not be read, is looked for again next time.
         found.then(

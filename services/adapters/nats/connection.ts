@@ -1,6 +1,7 @@
 /** One NATS connection with what every part of this folder needs of it. */
 import { type ConnectionOptions, connect, createInbox, type JetStreamManager, type NatsConnection } from 'nats';
 import { Unavailable } from '../../core/errors.ts';
+import { limits } from '../../core/limits.ts';
 import { type Streams, type Subjects, streamsOf, subjectsOf } from '../../core/wire/subjects.ts';
 import { LeanPublisher } from './publisher.ts';
 import { Requests } from './requests.ts';
@@ -34,6 +35,9 @@ export interface NatsSettings {
   /** How long to look for a server, ms. */
   readonly withinMs?: number | undefined;
 }
+
+/** Bytes of a message that many gather in: half of what the broker carries, at the most. */
+export const batchBytesOf = ({ connection }: Pick<Nats, 'connection'>): number => Math.min(limits.batchBytesMax, (connection.info?.max_payload ?? Number.POSITIVE_INFINITY) / 2);
 
 /** Without a user the field's common prefix, else one that the user's permissions name. */
 export const inboxPrefixOf = (user: string | undefined): string => (user ? `_INBOX_${user}` : '_INBOX');

@@ -8,7 +8,7 @@ import { Recent } from '../../core/recent.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Effects } from '../../ports/effects.ts';
-import { ask, type Nats } from './connection.ts';
+import { ask, batchBytesOf, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
 import { PullConsumer } from './pull-consumer.ts';
 import { declareStreams } from './streams.ts';
@@ -22,7 +22,10 @@ export function natsEffects(nats: Nats): Effects {
   const tellLost = () => {
     for (const listener of lost) listener();
   };
-  const gatherer = new Gatherer((key, texts) => publisher.publish(key, joined(texts)));
+  const gatherer = new Gatherer(
+    (key, texts) => publisher.publish(key, joined(texts)),
+    () => batchBytesOf(nats),
+  );
   // The stream may live in memory: after a reconnect it may be empty without a word.
   nats.onReconnect(() => {
     void (async () => {

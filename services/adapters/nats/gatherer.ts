@@ -17,12 +17,12 @@ interface Item {
 }
 
 /** How many of these, from the first on, fit into one message. */
-export function fitting(items: readonly { readonly text: string }[]): number {
+export function fitting(items: readonly { readonly text: string }[], bytesMax: number = limits.batchBytesMax): number {
   let bytes = 0;
   let count = 0;
   while (count < items.length && count < limits.batchMessagesMax) {
     bytes += Buffer.byteLength(items[count]!.text);
-    if (count > 0 && bytes > limits.batchBytesMax) break;
+    if (count > 0 && bytes > bytesMax) break;
     count += 1;
   }
   return count;
@@ -30,6 +30,7 @@ export function fitting(items: readonly { readonly text: string }[]): number {
 
 export class Gatherer {
   readonly #publish: (key: string, texts: readonly string[]) => Promise<unknown>;
+  readonly #bytesMax: () => number;
   /** What waits, by subject. */
   readonly #lanes = new Map<string, Item[]>();
   /** Subjects with a message that is not acknowledged: sent again, it must not be overtaken by the next. */
@@ -39,8 +40,10 @@ export class Gatherer {
   #isUrgent = false;
   #waitsForCompany: NodeJS.Timeout | undefined;
 
-  constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>) {
+  /** @param bytesMax  of a message; asked for each, since a broker that comes back may carry another */
+  constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>, bytesMax: () => number = () => limits.batchBytesMax) {
     this.#publish = publish;
+    this.#bytesMax = bytesMax;
   }
 
   /** @param company  how many more the caller has on the way: as long as there are any this one may wait for them, 2 ms at most beyond the round that is under way */
@@ -72,7 +75,7 @@ export class Gatherer {
     const sent: Promise<void>[] = [];
     this.#isUrgent = false;
     for (const [key, items] of this.#lanes) {
-      const batch = this.#busy.has(key) ? [] : items.splice(0, fitting(items));
+      const batch = this.#busy.has(key) ? [] : items.splice(0, fitting(items, this.#bytesMax()));
       // What stays behind has waited for a round already.
       if (items.length > 0) this.#isUrgent = true;
       else this.#lanes.delete(key);

@@ -3,14 +3,17 @@ import { Unavailable } from '../../core/errors.ts';
 import type { ShardId } from '../../core/ids.ts';
 import { encodeEnvelope, parseMail } from '../../core/wire/envelopes.ts';
 import type { MailBatch, Mailbox } from '../../ports/mailbox.ts';
-import { ask, type Nats } from './connection.ts';
+import { ask, batchBytesOf, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
 import { decodeMail, encodeMail } from './mail-codec.ts';
 import { lastSequenceOf, type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
 
 export function natsMailbox(nats: Nats): Mailbox {
   const { subjects, streams, publisher } = nats;
-  const gatherer = new Gatherer((shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))));
+  const gatherer = new Gatherer(
+    (shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))),
+    () => batchBytesOf(nats),
+  );
   const batchOf = (shard: ShardId, { sequence, at, bytes }: OrderedMessage): MailBatch => ({ shard, sequence, at, items: parseMail(decodeMail(bytes())) });
   return {
     deliver: (shard, envelope, company) => gatherer.add(String(shard), encodeEnvelope(envelope), company),

@@ -5,7 +5,7 @@
  *
  * F1  A folder stays from call to call, until its session has made none for `idleMs`.
  * F2  A folder in use is never removed, and none is used while it is being removed.
- * F3  At the start two kinds of roots go: those that nobody has touched for an hour, and those of our own name. Their processes are gone.
+ * F3  At the start two kinds of roots go: those that nobody has touched for an hour, and those of our own name whose process is gone.
  */
 import { mkdir, mkdtemp, readdir, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -14,6 +14,20 @@ import { removeTree } from './remove-tree.ts';
 const prefix = 'understudy-scratch-';
 const touchMs = 5 * 60_000;
 const goneMs = 60 * 60_000;
+
+/** One of our own name whose process is gone. In a container every life has the same number: one that bears ours, and is none of ours, lived before us. */
+function isOfEarlierLife(name: string, owner: string): boolean {
+  const own = `${prefix}${owner}--`;
+  const pid = Number(name.startsWith(own) ? /^(\d+)-\w{6}$/.exec(name.slice(own.length))?.[1] : Number.NaN);
+  if (!(pid > 0)) return false;
+  if (pid === process.pid) return true;
+  try {
+    process.kill(pid, 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
+}
 
 /** Roots of this process. */
 const ours = new Set<string>();
@@ -42,9 +56,8 @@ export class ScratchFolders {
     this.#touching = setInterval(() => void utimes(root, new Date(), new Date()).catch(() => undefined), touchMs).unref();
   }
 
-  static async open(parent: string, { idleMs, owner }: ScratchOptions): Promise<ScratchFolders> {
+  static async open(parent: string, { idleMs, owner = 'nobody' }: ScratchOptions): Promise<ScratchFolders> {
     await mkdir(parent, { recursive: true, mode: 0o700 });
-    const own = owner === undefined ? undefined : `${prefix}${owner}--`;
     for (const name of await readdir(parent)) {
       const root = join(parent, name);
       if (!name.startsWith(prefix) || ours.has(root)) continue;
@@ -52,9 +65,9 @@ export class ScratchFolders {
         ({ mtimeMs }) => mtimeMs,
         () => undefined,
       );
-      if (touched !== undefined && ((own !== undefined && name.startsWith(own)) || Date.now() - touched > goneMs)) await removeTree(root);
+      if (touched !== undefined && (isOfEarlierLife(name, owner) || Date.now() - touched > goneMs)) await removeTree(root);
     }
-    const root = await mkdtemp(join(parent, own ?? `${prefix}${process.pid}--`));
+    const root = await mkdtemp(join(parent, `${prefix}${owner}--${process.pid}-`));
     ours.add(root);
     return new ScratchFolders(root, idleMs);
   }

@@ -123,10 +123,14 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
     child.on('exit', (code, killedBy) => {
       const ended = () => finish(code, killedBy);
-      outputWait = setTimeout(ended, outputWaitMs);
+      // Where our own loop stood still, what was written meanwhile is read first: timers come before it.
+      outputWait = setTimeout(() => setImmediate(ended), outputWaitMs);
       const wait = () => {
         clearTimeout(quiet);
-        quiet = setTimeout(ended, outputQuietMs);
+        quiet = setTimeout(() => {
+          const before = bytes;
+          setImmediate(() => bytes === before && ended());
+        }, outputQuietMs);
       };
       wait();
       child.stdout.on('data', wait);

@@ -3,7 +3,7 @@ import { ReplyError } from 'ioredis';
 import { z } from 'zod';
 import { Defect, messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import type { OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
-import { jsonOf } from '../../core/json.ts';
+import { jsonStored } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
@@ -26,7 +26,7 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
 
 const parseEntries = (texts: readonly string[]): Entry[] =>
   texts.map((text, index) => {
-    const parsed = entrySchema.safeParse(jsonOf(text));
+    const parsed = entrySchema.safeParse(jsonStored(text));
     if (!parsed.success) throw new Refused('CONVERSATION_POISONED', `conversation entry ${index} does not parse`);
     return parsed.data;
   });
@@ -95,7 +95,7 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       const stored = await answering('pending', redis.hvals(keys(shard).pending));
       const effects: PendingEffect[] = [];
       for (const body of stored) {
-        const parsed = pendingEffectSchema.safeParse(jsonOf(body));
+        const parsed = pendingEffectSchema.safeParse(jsonStored(body));
         if (parsed.success) effects.push(parsed.data);
       }
       return effects;

@@ -77,7 +77,7 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
     }
     // Any other job may change the files as well: they are put there again before the next call that counts on them.
     if (isWorkspace) seat.digest ??= 'unsaved';
-    else if (seat.digest !== undefined) seat.digest = 'touched';
+    else seat.digest = 'touched';
     const pass = run.egress.length > 0 ? egress?.open(run.egress, { session: job.session, tool: job.tool }) : undefined;
     const done = await runInSandbox(
       sandbox,
