@@ -16,7 +16,7 @@ export function memoryWorkspaces(): Workspaces {
       const key = `${tenant}/${session}`;
       const checkpoint = { digest: createHash('sha256').update(archive).digest('hex').slice(0, 32), bytes: archive.length };
       const stale = heads.get(key)?.before;
-      heads.set(key, headAfter(heads.get(key), session, effect, before, checkpoint));
+      heads.set(key, headAfter(heads.get(key), { session, effect, before, checkpoint }));
       archives.set(`${key}/${checkpoint.digest}`, Uint8Array.from(archive));
       if (stale && stale.digest !== before?.digest && stale.digest !== checkpoint.digest) archives.delete(`${key}/${stale.digest}`);
       return checkpoint;

@@ -36,7 +36,7 @@ export function natsWorkspaces(nats: Nats): Workspaces {
       const digest = digestOf(archive);
       const checkpoint = { digest, bytes: archive.length };
       const stored = await headOf(tenant, session);
-      const next = headAfter(stored?.head, session, effect, before, checkpoint);
+      const next = headAfter(stored?.head, { session, effect, before, checkpoint });
       // One after the other, so that a large workspace does not fill the connection. The head comes last: until then the old one stands.
       for (let index = 0; index < Math.max(1, Math.ceil(archive.length / limits.workspaceChunkBytes)); index += 1) {
         const part = archive.subarray(index * limits.workspaceChunkBytes, (index + 1) * limits.workspaceChunkBytes);

@@ -31,12 +31,21 @@ export function beginningOf(head: WorkspaceHead | undefined, effect: string): Ch
   return { digest: head.digest, bytes: head.bytes };
 }
 
+export interface Saved {
+  readonly session: string;
+  readonly effect: string;
+  /** Where it began. */
+  readonly before: Checkpoint | undefined;
+  /** What it left. */
+  readonly checkpoint: Checkpoint;
+}
+
 /**
  * The head after `effect`, which began at `before`, has left `checkpoint`.
  *
  * @throws Unavailable (WORKSPACE_CHANGED) when it began elsewhere: it was overtaken
  */
-export function headAfter(head: WorkspaceHead | undefined, session: string, effect: string, before: Checkpoint | undefined, checkpoint: Checkpoint): WorkspaceHead {
+export function headAfter(head: WorkspaceHead | undefined, { session, effect, before, checkpoint }: Saved): WorkspaceHead {
   if (beginningOf(head, effect)?.digest !== before?.digest) throw workspaceChanged(session);
   const saved = [...(head?.saved ?? []).filter((one) => one !== effect), effect].slice(-savedMax);
   return { ...checkpoint, effect, ...(before ? { before } : {}), saved };
