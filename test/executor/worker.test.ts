@@ -167,13 +167,10 @@ describe('what a session is told', () => {
     expect(result.runs).toBe(runs);
   });
 
-  test.each<[string, string, object]>([
-    ['opaque', 'before anything was begun', failedAs('permanent')],
-    ['pure', 'before anything was begun', failedAs('permanent')],
-  ])('a mistake of ours in the call of an %s tool, %s, is no doubt', async (toolClass, _when, told) => {
-    const result = await resultOf({ class: toolClass as ToolSpec['class'], tries: [done], bundleIs: new TypeError('broken') });
-    expect(result.told).toMatchObject({ ...told, failure: { code: 'EXECUTOR_DEFECT' } });
-    expect(result.runs).toBe(0);
+  test.each<ToolSpec['class']>(['opaque', 'keyed', 'pure'])('a mistake of ours before the call of an %s tool has begun leaves no doubt', async (toolClass) => {
+    const { told, runs } = await resultOf({ class: toolClass, tries: [done], bundleIs: new TypeError('broken') });
+    expect(told).toMatchObject({ kind: 'toolFailed', failure: { class: 'permanent', code: 'EXECUTOR_DEFECT' } });
+    expect(runs).toBe(0);
   });
 
   test('what is cancelled between two tries is not tried again, and nobody is told', async () => {

@@ -127,10 +127,7 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       outputWait = setTimeout(() => setImmediate(ended), outputWaitMs);
       const wait = () => {
         clearTimeout(quiet);
-        quiet = setTimeout(() => {
-          const before = bytes;
-          setImmediate(() => bytes === before && ended());
-        }, outputQuietMs);
+        quiet = setTimeout(() => setImmediate(ended), outputQuietMs);
       };
       wait();
       child.stdout.on('data', wait);
