@@ -12,7 +12,6 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Refused } from '../../services/core/errors.ts';
 import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
-import type { RunTool } from '../../services/core/session/effects.ts';
 import { eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
 import type { Archive } from '../../services/ports/archive.ts';
 import type { Control } from '../../services/ports/control.ts';
@@ -22,7 +21,7 @@ import type { Starts } from '../../services/ports/starts.ts';
 import type { RawTask, Tasks } from '../../services/ports/tasks.ts';
 import { eventually } from '../support/eventually.ts';
 import { startServers } from '../support/servers.ts';
-import { bundleOf, replied, Talk, task } from '../support/sessions.ts';
+import { bundleOf, replied, runToolOf, Talk, task } from '../support/sessions.ts';
 
 interface World {
   readonly effects: Effects;
@@ -43,20 +42,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
     });
     afterAll(() => world.close());
 
-    const effect = (pool: string, id = `e${++count}`): RunTool =>
-      ({
-        kind: 'runTool',
-        id: id as EffectId,
-        tenant: 'acme' as TenantId,
-        session: 's' as SessionId,
-        agent: 'desk',
-        revision: 'r' as Revision,
-        deadlineAt: 1,
-        tool: 't',
-        class: 'pure',
-        pool,
-        arguments: {},
-      }) as RunTool;
+    const effect = (pool: string, id = `e${++count}`) => runToolOf(pool, id);
 
     describe('effects', () => {
       test('what is offered to a pool is taken from it, each once while all goes well', async () => {
@@ -438,19 +424,7 @@ test('who drains hands back what came and was not begun: another does it meanwhi
   const servers = await startServers();
   try {
     const { nats } = servers.connections;
-    const one = (id: string) => ({
-      kind: 'runTool',
-      id,
-      tenant: 'acme',
-      session: 's',
-      agent: 'desk',
-      revision: 'r',
-      deadlineAt: 1,
-      tool: 't',
-      class: 'pure',
-      pool: 'late',
-      arguments: {},
-    });
+    const one = (id: string) => runToolOf('late', id);
     const publish = (body: object) => nats.publisher.publish(nats.subjects.effect('late', 'acme' as TenantId), JSON.stringify(body));
     // Room for sixteen asks for two messages: one has an effect too many, and the other is alone.
     await publish(Array.from({ length: 17 }, (_, index) => one(`batch-${index}`)));

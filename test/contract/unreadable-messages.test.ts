@@ -7,6 +7,7 @@ import type { RawTask } from '../../services/ports/tasks.ts';
 import { publishByHand } from '../support/by-hand.ts';
 import { eventually } from '../support/eventually.ts';
 import { type Servers, startServers } from '../support/servers.ts';
+import { runToolOf } from '../support/sessions.ts';
 
 let servers: Servers;
 beforeAll(async () => {
@@ -62,20 +63,7 @@ test('a cancellation that is none is refused, and the next one is heard', async 
       }),
     (_raw, problem) => refused.push(problem),
   );
-  const effect = {
-    kind: 'runTool',
-    id: 's_1_0',
-    tenant: 'acme',
-    session: 's',
-    agent: 'desk',
-    revision: 'r',
-    deadlineAt: 1,
-    tool: 't',
-    class: 'pure',
-    pool: 'garbled',
-    arguments: {},
-  };
-  await effects.offer(effect as never);
+  await effects.offer(runToolOf('garbled', 's_1_0'));
   await eventually(() => taking.inFlight() === 1, 'the effect to be in hand');
   for (const text of ['{', '{"id":1}', '[7]', '']) await publishByHand(servers.nats.url, nats.subjects.cancel('garbled'), 'My Header: x', text);
   effects.cancel('garbled', ['s_1_0' as never]);

@@ -16,21 +16,9 @@ import { decodeOutbox, encodeOutbox, type OutboxEntry } from '../../services/run
 import { Shard } from '../../services/runtime/shard.ts';
 import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
+import { runToolOf } from '../support/sessions.ts';
 
-const effect = (id: string) =>
-  ({
-    kind: 'runTool',
-    id: id as EffectId,
-    tenant: 'acme',
-    session: 's',
-    agent: 'desk',
-    revision: 'r',
-    deadlineAt: 1,
-    tool: 't',
-    class: 'pure',
-    pool: 'tools',
-    arguments: {},
-  }) as unknown as RunTool;
+const effect = (id: string) => runToolOf('tools', id);
 const entryOf = (...effects: RunTool[]) => ({ entry: { pending: effects.map(({ id }) => id as string), prompts: [], events: [] }, effects, actors: [] });
 
 async function open(pending: () => RunTool[]) {

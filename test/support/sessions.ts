@@ -4,7 +4,7 @@ import { limitsSchema } from '../../services/core/budget/budget.ts';
 import type { AgentName, EffectId, Revision, SessionId, TaskId, TenantId } from '../../services/core/ids.ts';
 import type { AgentContext } from '../../services/core/session/agent-context.ts';
 import type { Definition, Step } from '../../services/core/session/draft.ts';
-import type { Effect, PendingEffect } from '../../services/core/session/effects.ts';
+import type { Effect, PendingEffect, RunTool } from '../../services/core/session/effects.ts';
 import type { Message, ModelReply } from '../../services/core/session/messages.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { type AgentSpec, agentSpecSchema, type Bundle, modelSpecSchema } from '../../services/core/session/specs.ts';
@@ -150,3 +150,7 @@ export class Talk {
     return this.record?.value;
   }
 }
+
+/** A call of a tool that does nothing, for queues. */
+export const runToolOf = (pool: string, id: string): RunTool =>
+  ({ kind: 'runTool', id, tenant: 'acme', session: 's', agent: 'desk', revision: 'r', deadlineAt: 1, tool: 't', class: 'pure', pool, arguments: {} }) as unknown as RunTool;

@@ -6,24 +6,15 @@
 import { z } from 'zod';
 import { limits } from '../../core/limits.ts';
 import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.ts';
+import { letterSchema } from '../../core/wire/control-answers.ts';
 import { letterText } from '../../core/wire/letter-text.ts';
 import type { DeadLetter, Events } from '../../ports/events.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
 import { WaitingRoom } from './waiting-room.ts';
 
-const deadSchema = z.object({
-  tenant: z.string(),
-  agent: z.string(),
-  code: z.string(),
-  reason: z.string(),
-  session: z.string().optional(),
-  task: z.string().optional(),
-  subject: z.string(),
-  body: z.string(),
-  headers: z.record(z.string(), z.string()).default({}),
-  isCut: z.boolean().optional(),
-});
+/** As it is stored: its number and its time are those of its message. */
+const deadSchema = letterSchema.omit({ id: true, at: true }).extend({ body: z.string(), headers: z.record(z.string(), z.string()).default({}) });
 
 /** What is no subject token is written in one that is: a dead letter may come of a bad name. */
 const tokenOf = (text: string) => (/^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : 'invalid');

@@ -20,9 +20,10 @@ export function redisRateLimits(redis: ScriptedRedis, prefix = 'understudy'): Ra
     async take(tenant, charges) {
       try {
         // Looked at first, so that who is told to wait has used nothing; then taken, by the library's own script, which lets none take more than there is.
-        for (const charge of charges) {
-          const known = await limiterOf(charge).get(tenant);
-          if (known && known.consumedPoints + pointsOf(charge) > charge.perMinute) return { what: charge.what, waitMs: Math.max(50, known.msBeforeNext) };
+        const known = await Promise.all(charges.map((charge) => limiterOf(charge).get(tenant)));
+        for (const [index, charge] of charges.entries()) {
+          const used = known[index];
+          if (used && used.consumedPoints + pointsOf(charge) > charge.perMinute) return { what: charge.what, waitMs: Math.max(50, used.msBeforeNext) };
         }
         for (const charge of charges) {
           try {
