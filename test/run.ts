@@ -35,6 +35,7 @@ if (!run('biome', 'check', '.')) failed += 1;
 tests(
   'unit and contracts',
   'test/core',
+  'test/golden',
   'test/contract',
   'test/runtime',
   'test/executor',

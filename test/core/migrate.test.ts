@@ -6,7 +6,7 @@ import { parseRecord } from '../../services/core/session/migrate.ts';
 import { step } from '../../services/core/session/step.ts';
 import { definitionOf, replied } from '../support/sessions.ts';
 
-const golden = readFileSync(join(import.meta.dirname, 'golden/record-schema-1.json'), 'utf8');
+const golden = readFileSync(join(import.meta.dirname, '../golden/records/schema-1.json'), 'utf8');
 
 test('a record of schema 1 is lifted, and its session goes on where it stopped', () => {
   const record = parseRecord(golden);

@@ -17,7 +17,8 @@ const mailSchema = z.array(z.object({ message: messageSchema, at: z.number(), po
 const packedBytesMax = 700_000; // of the broker's max_payload of 1 MiB
 const pack = (record: string, mail: readonly string[], part: number): Buffer => deflateRawSync(`{"record":${record},"mail":[${mail.join(',')}],"part":${part}}`, { level: 6 });
 
-function unpack(packed: Uint8Array): Baseline & { part: number } {
+/** A baseline as it is stored. @throws Refused (BASELINE_POISONED) for what does not parse */
+export function unpack(packed: Uint8Array): Baseline & { part: number } {
   try {
     const stored = JSON.parse(inflateRawSync(packed).toString('utf8')) as { record: unknown; mail: unknown; part?: number };
     return { record: parseRecord(JSON.stringify(stored.record)), mail: mailSchema.parse(stored.mail), part: stored.part ?? 0 };

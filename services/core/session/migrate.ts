@@ -1,6 +1,6 @@
 /**
  * Lifts a stored record to today's schema. Each lift is one function from a schema to the next, kept
- * for ever; the golden files in test/core/golden hold a record of every schema that was ever stored.
+ * for ever; the golden files in test/golden/records hold a record of every schema that was ever stored.
  */
 import { issuesOf, Refused } from '../errors.ts';
 import { recordSchema, recordSchemaVersion, type SessionRecord } from './record.ts';
