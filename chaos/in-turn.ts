@@ -28,7 +28,8 @@ export const inTurn: readonly InTurn[] = [
     name: 'everything-dies-in-turn',
     kind: 'Workflow',
     file: 'workflow.yaml',
-    hypothesis: 'everything that can be done to it here, one thing after the other, with a rest after each',
+    hypothesis:
+      'everything that can be done to it here, one thing after the other, with a rest after each',
     planned: 16,
     holdMs: 1_200_000,
   },
@@ -38,10 +39,16 @@ const experiments = 'podchaos,networkchaos,stresschaos';
 
 interface Experiment {
   readonly metadata: { readonly name: string };
-  readonly status?: { readonly experiment?: { readonly containerRecords?: readonly { readonly injectedCount?: number }[] } };
+  readonly status?: {
+    readonly experiment?: {
+      readonly containerRecords?: readonly { readonly injectedCount?: number }[];
+    };
+  };
 }
 interface Progress {
-  readonly status?: { readonly conditions?: readonly { readonly type: string; readonly status: string }[] };
+  readonly status?: {
+    readonly conditions?: readonly { readonly type: string; readonly status: string }[];
+  };
 }
 
 /**
@@ -50,22 +57,53 @@ interface Progress {
  */
 async function clear(kubectl: Kubectl, kind: InTurn['kind'], name: string): Promise<void> {
   await kubectl.run('delete', kind.toLowerCase(), name, '--ignore-not-found', '--wait=false');
-  for (const end = Date.now() + 20_000; Date.now() < end; await new Promise((resolve) => setTimeout(resolve, 500)))
-    if ((await kubectl.run('get', `workflownodes,${experiments}`, '--output', 'name')).trim() === '') return;
-  for (const stuck of (await kubectl.run('get', experiments, '--output', 'name')).trim().split('\n').filter(Boolean))
-    await kubectl.run('patch', stuck, '--type=merge', '--patch', '{"metadata":{"finalizers":null}}');
-  await kubectl.run('delete', `workflownodes,${experiments}`, '--all', '--wait=true', '--timeout=30s');
+  for (
+    const end = Date.now() + 20_000;
+    Date.now() < end;
+    await new Promise((resolve) => setTimeout(resolve, 500))
+  )
+    if (
+      (await kubectl.run('get', `workflownodes,${experiments}`, '--output', 'name')).trim() === ''
+    )
+      return;
+  for (const stuck of (await kubectl.run('get', experiments, '--output', 'name'))
+    .trim()
+    .split('\n')
+    .filter(Boolean))
+    await kubectl.run(
+      'patch',
+      stuck,
+      '--type=merge',
+      '--patch',
+      '{"metadata":{"finalizers":null}}',
+    );
+  await kubectl.run(
+    'delete',
+    `workflownodes,${experiments}`,
+    '--all',
+    '--wait=true',
+    '--timeout=30s',
+  );
 }
 
 /** Apply it, see which faults come of it, and take it away. What was planned and not seen is told as not observed. */
-export async function runInTurn(kubectl: Kubectl, { name, kind, file, planned, holdMs }: InTurn): Promise<Fault[]> {
+export async function runInTurn(
+  kubectl: Kubectl,
+  { name, kind, file, planned, holdMs }: InTurn,
+): Promise<Fault[]> {
   await clear(kubectl, kind, name);
   const seen = new Map<string, number>();
   const at = Date.now();
   await kubectl.apply(readFileSync(join(import.meta.dirname, file), 'utf8'));
   try {
-    for (let isOver = false; !isOver && Date.now() - at < holdMs; await new Promise((resolve) => setTimeout(resolve, 500))) {
-      for (const { metadata, status } of (await kubectl.json<{ items: Experiment[] }>('get', experiments)).items) {
+    for (
+      let isOver = false;
+      !isOver && Date.now() - at < holdMs;
+      await new Promise((resolve) => setTimeout(resolve, 500))
+    ) {
+      for (const { metadata, status } of (
+        await kubectl.json<{ items: Experiment[] }>('get', experiments)
+      ).items) {
         const records = status?.experiment?.containerRecords ?? [];
         // Of several pods one may be gone by itself before its turn: a sandbox that nobody needs any more.
         const isInjected = records.some(({ injectedCount = 0 }) => injectedCount > 0);
@@ -73,13 +111,22 @@ export async function runInTurn(kubectl: Kubectl, { name, kind, file, planned, h
       }
       if (kind !== 'Workflow') continue;
       const { status } = await kubectl.json<Progress>('get', 'workflow', name);
-      isOver = status?.conditions?.some(({ type, status: is }) => type === 'Accomplished' && is === 'True') ?? false;
+      isOver =
+        status?.conditions?.some(
+          ({ type, status: is }) => type === 'Accomplished' && is === 'True',
+        ) ?? false;
     }
   } finally {
     await clear(kubectl, kind, name);
   }
   const healedAt = Date.now();
-  const faults: Fault[] = [...seen].map(([fault, seenAt]) => ({ name: fault, at: seenAt, healedAt, isObserved: true }));
-  for (let missing = planned - faults.length; missing > 0; missing -= 1) faults.push({ name: `${name}: one that did not come`, at, healedAt, isObserved: false });
+  const faults: Fault[] = [...seen].map(([fault, seenAt]) => ({
+    name: fault,
+    at: seenAt,
+    healedAt,
+    isObserved: true,
+  }));
+  for (let missing = planned - faults.length; missing > 0; missing -= 1)
+    faults.push({ name: `${name}: one that did not come`, at, healedAt, isObserved: false });
   return faults;
 }

@@ -3,15 +3,26 @@ import type { Counters } from './checker/counters.ts';
 import type { Fault } from './checker/history.ts';
 
 const image = 'understudy:0.1.0';
-const secret = (name: string, key: string) => ({ name, valueFrom: { secretKeyRef: { name: 'understudy-credentials', key } } });
+const secret = (name: string, key: string) => ({
+  name,
+  valueFrom: { secretKeyRef: { name: 'understudy-credentials', key } },
+});
 const pod = (containers: object[]) => ({
   restartPolicy: 'Never',
   automountServiceAccountToken: false,
   terminationGracePeriodSeconds: 30,
-  securityContext: { runAsNonRoot: true, runAsUser: 10_001, seccompProfile: { type: 'RuntimeDefault' } },
+  securityContext: {
+    runAsNonRoot: true,
+    runAsUser: 10_001,
+    seccompProfile: { type: 'RuntimeDefault' },
+  },
   containers: containers.map((container) => ({
     image,
-    securityContext: { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } },
+    securityContext: {
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+    },
     ...container,
   })),
 });
@@ -24,7 +35,14 @@ export const loadPod = (run: string, perSecond: number) => ({
   spec: {
     // Beside the outside world: a scenario may take any other node away.
     affinity: {
-      podAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [{ labelSelector: { matchLabels: { app: 'chaos-world' } }, topologyKey: 'kubernetes.io/hostname' }] },
+      podAffinity: {
+        requiredDuringSchedulingIgnoredDuringExecution: [
+          {
+            labelSelector: { matchLabels: { app: 'chaos-world' } },
+            topologyKey: 'kubernetes.io/hostname',
+          },
+        ],
+      },
     },
     ...pod([
       {
@@ -46,7 +64,12 @@ export const loadPod = (run: string, perSecond: number) => ({
 export const checkerJob = (
   run: string,
   faults: readonly Fault[],
-  options: { readonly before: Counters; readonly zombies: boolean; readonly counters: boolean; readonly boundMs: number },
+  options: {
+    readonly before: Counters;
+    readonly zombies: boolean;
+    readonly counters: boolean;
+    readonly boundMs: number;
+  },
 ) => ({
   apiVersion: 'batch/v1',
   kind: 'Job',

@@ -13,12 +13,19 @@ export interface Kubectl {
   remove(...args: string[]): Promise<void>;
 }
 
-export async function command(program: string, args: readonly string[], timeoutMs = 120_000): Promise<string> {
+export async function command(
+  program: string,
+  args: readonly string[],
+  timeoutMs = 120_000,
+): Promise<string> {
   try {
-    return (await execute(program, args, { timeout: timeoutMs, maxBuffer: 256 * 1024 * 1024 })).stdout;
+    return (await execute(program, args, { timeout: timeoutMs, maxBuffer: 256 * 1024 * 1024 }))
+      .stdout;
   } catch (error) {
     const { stderr = '', stdout = '' } = error as { stderr?: string; stdout?: string };
-    throw new Error(`${program} ${args.slice(0, 6).join(' ')}: ${(stderr || stdout || String(error)).trim().slice(0, 600)}`);
+    throw new Error(
+      `${program} ${args.slice(0, 6).join(' ')}: ${(stderr || stdout || String(error)).trim().slice(0, 600)}`,
+    );
   }
 }
 
@@ -30,15 +37,20 @@ export function kubectlFor(namespace: string): Kubectl {
     json: async (...args) => JSON.parse(await run(...args, '--output', 'json')) as never,
     apply: (object) =>
       new Promise((resolve, reject) => {
-        const child = spawn('kubectl', ['--namespace', namespace, 'apply', '--filename', '-'], { stdio: ['pipe', 'ignore', 'pipe'] });
+        const child = spawn('kubectl', ['--namespace', namespace, 'apply', '--filename', '-'], {
+          stdio: ['pipe', 'ignore', 'pipe'],
+        });
         let complaint = '';
         child.stderr.on('data', (chunk: Buffer) => {
           complaint += chunk.toString();
         });
         child.on('error', reject);
-        child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`kubectl apply: ${complaint.slice(0, 600)}`))));
+        child.on('exit', (code) =>
+          code === 0 ? resolve() : reject(new Error(`kubectl apply: ${complaint.slice(0, 600)}`)),
+        );
         child.stdin.end(typeof object === 'string' ? object : JSON.stringify(object));
       }),
-    remove: async (...args) => void (await run('delete', '--ignore-not-found', '--wait=true', '--timeout=60s', ...args)),
+    remove: async (...args) =>
+      void (await run('delete', '--ignore-not-found', '--wait=true', '--timeout=60s', ...args)),
   };
 }

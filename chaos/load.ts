@@ -4,7 +4,14 @@
  */
 import { connect, headers, type JetStreamClient } from 'nats';
 
-const { NATS_URL = 'nats://127.0.0.1:4222', PREFIX = 'understudy', WORLD_URL = 'http://127.0.0.1:8080', RUN = 'run', PER_SECOND = '4', TASKS = '1000000' } = process.env;
+const {
+  NATS_URL = 'nats://127.0.0.1:4222',
+  PREFIX = 'understudy',
+  WORLD_URL = 'http://127.0.0.1:8080',
+  RUN = 'run',
+  PER_SECOND = '4',
+  TASKS = '1000000',
+} = process.env;
 const tenants = ['acme', 'globex'];
 let isStopping = false;
 process.on('SIGTERM', () => {
@@ -14,16 +21,29 @@ process.on('SIGTERM', () => {
 const clients = new Map<string, JetStreamClient>();
 for (const tenant of tenants) {
   const pass = process.env[`PASSWORD_${tenant.toUpperCase()}`];
-  const user = pass ? { user: `tenant-${tenant}`, pass, inboxPrefix: `_INBOX_tenant-${tenant}` } : {};
-  const connection = await connect({ servers: NATS_URL, maxReconnectAttempts: -1, reconnectTimeWait: 100, waitOnFirstConnect: true, ...user });
+  const user = pass
+    ? { user: `tenant-${tenant}`, pass, inboxPrefix: `_INBOX_tenant-${tenant}` }
+    : {};
+  const connection = await connect({
+    servers: NATS_URL,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 100,
+    waitOnFirstConnect: true,
+    ...user,
+  });
   clients.set(tenant, connection.jetstream({ timeout: 2_000 }));
 }
 
 /** What a session does: reads, pays, computes, tells, records; now and then it works with files or asks a person. */
 function scriptOf(number: number, tenant: string): string {
   const calls: { tool: string; arguments?: object }[] = [{ tool: 'pure' }, { tool: 'keyed' }];
-  if (number % 12 === 0) calls.push({ tool: 'code', arguments: { code: 'return input.n * 2;', input: { n: number } } });
-  if (number % 12 === 1) calls.push({ tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } }, { tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } });
+  if (number % 12 === 0)
+    calls.push({ tool: 'code', arguments: { code: 'return input.n * 2;', input: { n: number } } });
+  if (number % 12 === 1)
+    calls.push(
+      { tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } },
+      { tool: 'files', arguments: { code: 'date >> notes; wc -l < notes' } },
+    );
   calls.push({ tool: 'opaque' }, { tool: 'queryable' });
   if (number % 25 === 2) calls.push({ tool: 'guarded' });
   return JSON.stringify({ calls, say: `done for mark-of-${tenant}` });
@@ -51,8 +71,15 @@ while (!isStopping && number < Number(TASKS)) {
   const one = (async () => {
     const header = headers();
     header.set('Nats-Msg-Id', task);
-    await untilDone(() => clients.get(tenant)!.publish(`${PREFIX}.task.${tenant}.desk`, body, { headers: header }));
-    await untilDone(() => fetch(`${WORLD_URL}/accepted`, { method: 'POST', body: JSON.stringify([{ task, tenant, at: Date.now() }]) }));
+    await untilDone(() =>
+      clients.get(tenant)!.publish(`${PREFIX}.task.${tenant}.desk`, body, { headers: header }),
+    );
+    await untilDone(() =>
+      fetch(`${WORLD_URL}/accepted`, {
+        method: 'POST',
+        body: JSON.stringify([{ task, tenant, at: Date.now() }]),
+      }),
+    );
   })();
   open.add(one);
   void one.finally(() => open.delete(one));

@@ -44,7 +44,11 @@ export class OutsideWorld {
   onRecord: (kind: 'call' | 'effect', call: Call) => void = () => undefined;
 
   /** @param port  0 takes a free one */
-  async start(port = 0, host = '127.0.0.1', handle?: (path: string, text: string, response: import('node:http').ServerResponse) => boolean): Promise<void> {
+  async start(
+    port = 0,
+    host = '127.0.0.1',
+    handle?: (path: string, text: string, response: import('node:http').ServerResponse) => boolean,
+  ): Promise<void> {
     this.#server = createServer((request, response) => {
       void (async () => {
         const text = await bodyOf(request);
@@ -54,7 +58,11 @@ export class OutsideWorld {
         const [, verb, tool = ''] = pathname.split('/');
         if (verb === 'did') {
           const key = decodeURIComponent(tool);
-          response.writeHead(this.effects.some((effect) => effect.key === key) ? 200 : 404, { 'content-type': 'application/json' }).end('{"found":true}');
+          response
+            .writeHead(this.effects.some((effect) => effect.key === key) ? 200 : 404, {
+              'content-type': 'application/json',
+            })
+            .end('{"found":true}');
           return;
         }
         const call: Call = {
@@ -68,12 +76,17 @@ export class OutsideWorld {
         this.calls.push(call);
         this.onRecord('call', call);
         await sleep(this.beforeMs);
-        if (Math.random() < this.refusalRate) return void response.writeHead(503, { 'content-type': 'application/json' }).end('{"error":{"code":"TRY_AGAIN"}}');
+        if (Math.random() < this.refusalRate)
+          return void response
+            .writeHead(503, { 'content-type': 'application/json' })
+            .end('{"error":{"code":"TRY_AGAIN"}}');
         // The keyed service pays attention to the key; the others do not.
         if (tool !== 'keyed' || !this.#keyed.has(call.key)) this.take(call);
         await sleep(this.afterMs);
         if (Math.random() < this.hangUpRate) return void response.destroy();
-        response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ done: tool }));
+        response
+          .writeHead(200, { 'content-type': 'application/json' })
+          .end(JSON.stringify({ done: tool }));
       })().catch(() => response.destroy());
     });
     this.#server.keepAliveTimeout = 60_000;
@@ -103,15 +116,31 @@ export class OutsideWorld {
   async #model(text: string, response: import('node:http').ServerResponse): Promise<void> {
     this.modelCalls += 1;
     const number = this.modelCalls;
-    const request = JSON.parse(text) as { stream?: boolean; model: string; messages: { role: string; content: string }[] };
-    const script = JSON.parse(request.messages.find(({ role }) => role === 'user')?.content ?? '{"calls":[]}') as Script;
+    const request = JSON.parse(text) as {
+      stream?: boolean;
+      model: string;
+      messages: { role: string; content: string }[];
+    };
+    const script = JSON.parse(
+      request.messages.find(({ role }) => role === 'user')?.content ?? '{"calls":[]}',
+    ) as Script;
     const marks = new Set(text.match(/mark-of-[a-z0-9]+/g));
     if (marks.size > 1) this.leaks.push([...marks].join(' '));
     const done = request.messages.filter(({ role }) => role === 'tool').length;
     const next = script.calls[done];
     await sleep(this.modelMs);
-    const call = next ? { id: `c${done}`, type: 'function', function: { name: next.tool, arguments: JSON.stringify(next.arguments ?? { n: done }) } } : undefined;
-    const usage = { prompt_tokens: Math.ceil(text.length / 4), completion_tokens: 10, total_tokens: 0 };
+    const call = next
+      ? {
+          id: `c${done}`,
+          type: 'function',
+          function: { name: next.tool, arguments: JSON.stringify(next.arguments ?? { n: done }) },
+        }
+      : undefined;
+    const usage = {
+      prompt_tokens: Math.ceil(text.length / 4),
+      completion_tokens: 10,
+      total_tokens: 0,
+    };
     const base = { id: `m${number}`, created: 1, model: request.model };
     const say = script.say ?? `done ${script.calls.length}`;
     if (!request.stream) {
@@ -121,19 +150,33 @@ export class OutsideWorld {
           ...base,
           object: 'chat.completion',
           usage,
-          choices: [{ index: 0, finish_reason: call ? 'tool_calls' : 'stop', message: { role: 'assistant', content: call ? null : say, ...(call ? { tool_calls: [call] } : {}) } }],
+          choices: [
+            {
+              index: 0,
+              finish_reason: call ? 'tool_calls' : 'stop',
+              message: {
+                role: 'assistant',
+                content: call ? null : say,
+                ...(call ? { tool_calls: [call] } : {}),
+              },
+            },
+          ],
         }),
       );
       return;
     }
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     const send = (delta: object, finish: string | null = null) =>
-      response.write(`data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`);
+      response.write(
+        `data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [{ index: 0, delta, finish_reason: finish }] })}\n\n`,
+      );
     send({ role: 'assistant', content: call ? '' : say.slice(0, 2) });
     if (this.holdStreams) await new Promise<void>((resolve) => this.heldStreams.push(resolve));
     send(call ? { tool_calls: [{ index: 0, ...call }] } : { content: say.slice(2) });
     send({}, call ? 'tool_calls' : 'stop');
-    response.write(`data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [], usage })}\n\n`);
+    response.write(
+      `data: ${JSON.stringify({ ...base, object: 'chat.completion.chunk', choices: [], usage })}\n\n`,
+    );
     response.end('data: [DONE]\n\n');
   }
 
@@ -144,7 +187,8 @@ export class OutsideWorld {
   }
 }
 
-const sleep = (ms: number) => (ms > 0 ? new Promise<void>((resolve) => setTimeout(resolve, ms)) : undefined);
+const sleep = (ms: number) =>
+  ms > 0 ? new Promise<void>((resolve) => setTimeout(resolve, ms)) : undefined;
 async function bodyOf(request: IncomingMessage): Promise<string> {
   let text = '';
   for await (const chunk of request) text += chunk;

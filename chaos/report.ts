@@ -25,44 +25,82 @@ const columns = [
   'resumeP99Ms',
   'drainMs',
 ] as const satisfies readonly (keyof Score)[];
-const heads = ['started', 'done', 'failed', 'waiting', 'dead', 'LOST', 'DOUBLED', 'unknown', 'zombies', 'resume p50', 'p99 ms', 'drain ms'];
+const heads = [
+  'started',
+  'done',
+  'failed',
+  'waiting',
+  'dead',
+  'LOST',
+  'DOUBLED',
+  'unknown',
+  'zombies',
+  'resume p50',
+  'p99 ms',
+  'drain ms',
+];
 
-export const brokenOf = (row: Row): Verdict[] => row.verdicts.filter(({ result }) => result === 'broken');
+export const brokenOf = (row: Row): Verdict[] =>
+  row.verdicts.filter(({ result }) => result === 'broken');
 export const isPassed = (row: Row): boolean =>
-  row.skipped !== undefined || (row.score !== undefined && row.score.lost === 0 && row.score.doubled === 0 && brokenOf(row).length === 0);
+  row.skipped !== undefined ||
+  (row.score !== undefined &&
+    row.score.lost === 0 &&
+    row.score.doubled === 0 &&
+    brokenOf(row).length === 0);
 
 export function tableOf(rows: readonly Row[]): string {
   const width = Math.max(8, ...rows.map(({ scenario }) => scenario.length));
-  const lines = [`${'scenario'.padEnd(width)}  faults  ${heads.map((head) => head.padStart(Math.max(7, head.length))).join('  ')}`];
+  const lines = [
+    `${'scenario'.padEnd(width)}  faults  ${heads.map((head) => head.padStart(Math.max(7, head.length))).join('  ')}`,
+  ];
   for (const row of rows) {
-    if (row.skipped !== undefined) lines.push(`${row.scenario.padEnd(width)}  skipped: ${row.skipped}`);
+    if (row.skipped !== undefined)
+      lines.push(`${row.scenario.padEnd(width)}  skipped: ${row.skipped}`);
     else {
       const { score } = row;
-      const cells = columns.map((column, index) => String(score?.[column] ?? '-').padStart(Math.max(7, heads[index]!.length)));
-      lines.push(`${row.scenario.padEnd(width)}  ${String(row.faults).padStart(6)}  ${cells.join('  ')}${isPassed(row) ? '' : '  FAILED'}`);
+      const cells = columns.map((column, index) =>
+        String(score?.[column] ?? '-').padStart(Math.max(7, heads[index]!.length)),
+      );
+      lines.push(
+        `${row.scenario.padEnd(width)}  ${String(row.faults).padStart(6)}  ${cells.join('  ')}${isPassed(row) ? '' : '  FAILED'}`,
+      );
     }
-    for (const { number, broken } of brokenOf(row)) for (const one of broken.slice(0, 5)) lines.push(`${' '.repeat(width)}  invariant ${number}: ${one}`);
+    for (const { number, broken } of brokenOf(row))
+      for (const one of broken.slice(0, 5))
+        lines.push(`${' '.repeat(width)}  invariant ${number}: ${one}`);
   }
   return lines.join('\n');
 }
 
-const escaped = (text: string) => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
+const escaped = (text: string) =>
+  text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('>', '&gt;')
+    .replaceAll('"', '&quot;');
 
 export function pageOf(rows: readonly Row[], title: string): string {
   const most = Math.max(1, ...rows.map(({ score }) => score?.resumeP99Ms ?? 0));
-  const bar = (ms: number, css: string) => `<i class="${css}" style="width:${((100 * ms) / most).toFixed(1)}%"></i>`;
+  const bar = (ms: number, css: string) =>
+    `<i class="${css}" style="width:${((100 * ms) / most).toFixed(1)}%"></i>`;
   const body = rows.map((row) => {
     const name = `<td class="n" title="${escaped(row.hypothesis)}"><b>${escaped(row.scenario)}</b><small>${escaped(row.hypothesis)}</small></td>`;
-    if (row.skipped !== undefined || !row.score) return `<tr>${name}<td colspan="8" class="s">${escaped(row.skipped ?? 'no score')}</td></tr>`;
+    if (row.skipped !== undefined || !row.score)
+      return `<tr>${name}<td colspan="8" class="s">${escaped(row.skipped ?? 'no score')}</td></tr>`;
     const { score } = row;
     const bad = (value: number) => `<td class="${value === 0 ? 'g' : 'b'}">${value}</td>`;
     const problems = brokenOf(row)
-      .map(({ number, broken }) => `<div class="b">invariant ${number}: ${escaped(broken.slice(0, 3).join('; '))}</div>`)
+      .map(
+        ({ number, broken }) =>
+          `<div class="b">invariant ${number}: ${escaped(broken.slice(0, 3).join('; '))}</div>`,
+      )
       .join('');
     return `<tr>${name}<td>${row.faults}</td><td>${score.completed} of ${score.started}${score.waiting ? ` <small>${score.waiting} wait</small>` : ''}</td>${bad(score.lost)}${bad(score.doubled)}<td>${score.unknown}</td><td>${score.refusedZombies}</td><td class="c">${bar(score.resumeP50Ms, 'p50')}${bar(score.resumeP99Ms, 'p99')}<small>p50 ${score.resumeP50Ms} ms, p99 ${score.resumeP99Ms} ms</small>${problems}</td><td>${(score.drainMs / 1_000).toFixed(1)} s</td></tr>`;
   });
   const ran = rows.filter(({ skipped }) => skipped === undefined);
-  const sum = (column: keyof Score) => ran.reduce((total, { score }) => total + (score?.[column] ?? 0), 0);
+  const sum = (column: keyof Score) =>
+    ran.reduce((total, { score }) => total + (score?.[column] ?? 0), 0);
   return `<!doctype html><html lang="en"><meta charset="utf-8"><title>${escaped(title)}</title><style>
 body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1d2733;background:#fff}
 h1{font-size:1.4rem;margin:0 0 .2rem}.k{display:flex;gap:2rem;margin:1rem 0 1.5rem}.k div{font-size:.85rem;color:#5b6876}.k b{display:block;font-size:1.7rem;color:#1d2733}

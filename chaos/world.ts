@@ -9,7 +9,9 @@ const { PORT = '8080', LOG = '/tmp/world.jsonl', HOSTILITY = '0.03' } = process.
 const world = new OutsideWorld();
 const accepted: { task: string; tenant: string; at: number }[] = [];
 
-type Line = { readonly kind: 'call' | 'effect'; readonly call: Call } | { readonly kind: 'accepted'; readonly tasks: typeof accepted };
+type Line =
+  | { readonly kind: 'call' | 'effect'; readonly call: Call }
+  | { readonly kind: 'accepted'; readonly tasks: typeof accepted };
 const note = (line: Line) => appendFileSync(LOG, `${JSON.stringify(line)}\n`);
 if (existsSync(LOG)) {
   for (const text of readFileSync(LOG, 'utf8').split('\n').filter(Boolean)) {
@@ -34,7 +36,11 @@ await world.start(Number(PORT), '0.0.0.0', (path, text, response) => {
     return true;
   }
   if (path !== '/history') return false;
-  response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ accepted, calls: world.calls, effects: world.effects, leaks: world.leaks }));
+  response
+    .writeHead(200, { 'content-type': 'application/json' })
+    .end(
+      JSON.stringify({ accepted, calls: world.calls, effects: world.effects, leaks: world.leaks }),
+    );
   return true;
 });
 process.stdout.write(`${JSON.stringify({ listening: PORT })}\n`);

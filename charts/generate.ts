@@ -20,16 +20,25 @@ interface Node {
 }
 
 const root = join(import.meta.dirname, '..');
-const schema = z.toJSONSchema(valuesSchema, { io: 'input', unrepresentable: 'any' }) as Node & Record<string, unknown>;
+const schema = z.toJSONSchema(valuesSchema, { io: 'input', unrepresentable: 'any' }) as Node &
+  Record<string, unknown>;
 const defaults = valuesSchema.parse({}) as Record<string, unknown>;
 
-const isBranch = (node: Node | undefined, value: unknown): boolean => Boolean(node?.properties) && typeof value === 'object' && value !== null && !Array.isArray(value);
+const isBranch = (node: Node | undefined, value: unknown): boolean =>
+  Boolean(node?.properties) && typeof value === 'object' && value !== null && !Array.isArray(value);
 const inline = (value: unknown): string =>
-  typeof value === 'string' && value !== '' && /^[A-Za-z][\w./-]*$/.test(value) && !/^(true|false|yes|no|null)$/i.test(value) ? value : JSON.stringify(value);
+  typeof value === 'string' &&
+  value !== '' &&
+  /^[A-Za-z][\w./-]*$/.test(value) &&
+  !/^(true|false|yes|no|null)$/i.test(value)
+    ? value
+    : JSON.stringify(value);
 
 /** What has a value, whether the schema names it or not (resource names are open). */
 const childrenOf = (node: Node, value: Record<string, unknown>): [string, Node][] =>
-  [...new Set([...Object.keys(node.properties ?? {}), ...Object.keys(value)])].filter((key) => value[key] !== undefined).map((key) => [key, node.properties?.[key] ?? {}]);
+  [...new Set([...Object.keys(node.properties ?? {}), ...Object.keys(value)])]
+    .filter((key) => value[key] !== undefined)
+    .map((key) => [key, node.properties?.[key] ?? {}]);
 
 function* yamlOf(node: Node, value: Record<string, unknown>, depth: number): Generator<string> {
   const indent = '  '.repeat(depth);
@@ -66,13 +75,15 @@ function* rowsOf(node: Node, value: Record<string, unknown>, path: string): Gene
     if (isBranch(child, held) && Object.keys(held as object).length > 0) {
       if (child.description) yield `| \`${name}\` | | | ${child.description} |`;
       yield* rowsOf(child, held as Record<string, unknown>, name);
-    } else yield `| \`${name}\` | ${typeOf(child)} | \`${JSON.stringify(held)}\` | ${child.description ?? ''} |`;
+    } else
+      yield `| \`${name}\` | ${typeOf(child)} | \`${JSON.stringify(held)}\` | ${child.description ?? ''} |`;
   }
 }
 
 const settings = z.toJSONSchema(settingsSchema, { io: 'input', unrepresentable: 'any' }) as Node;
 const settingRows = Object.entries(settings.properties ?? {}).map(
-  ([name, node]) => `| \`${name}\` | ${typeOf(node)} | ${node.default === undefined ? '' : `\`${String(node.default)}\``} | ${node.description ?? ''} |`,
+  ([name, node]) =>
+    `| \`${name}\` | ${typeOf(node)} | ${node.default === undefined ? '' : `\`${String(node.default)}\``} | ${node.description ?? ''} |`,
 );
 
 const outputs: Record<string, string> = {
@@ -82,7 +93,11 @@ const outputs: Record<string, string> = {
   'docs/settings.md': `# Settings of the services\n\nMade from \`services/adapters/files/environment.ts\` by \`make values\`. Environment, parsed at the start: a wrong one ends the process with its name and why (exit code 1).\n\n| variable | type | default | what and why |\n|---|---|---|---|\n${settingRows.join('\n')}\n`,
 };
 
-for (const file of ['agents.yaml', 'tools.yaml']) outputs[`charts/understudy/files/refund-desk/${file}`] = readFileSync(join(root, 'examples/refund-desk/agents', file), 'utf8');
+for (const file of ['agents.yaml', 'tools.yaml'])
+  outputs[`charts/understudy/files/refund-desk/${file}`] = readFileSync(
+    join(root, 'examples/refund-desk/agents', file),
+    'utf8',
+  );
 
 const isCheck = process.argv.includes('--check');
 let isStale = false;

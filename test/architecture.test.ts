@@ -14,10 +14,18 @@ interface Import {
   readonly isOwn: boolean;
 }
 const imports: Import[] = files.flatMap((file) =>
-  [...readFileSync(file, 'utf8').matchAll(/(?:^|\n)\s*(?:import|export)[^'";]*?from '([^']+)'|(?:^|\n)import '([^']+)'/g)].map((match) => {
+  [
+    ...readFileSync(file, 'utf8').matchAll(
+      /(?:^|\n)\s*(?:import|export)[^'";]*?from '([^']+)'|(?:^|\n)import '([^']+)'/g,
+    ),
+  ].map((match) => {
     const target = match[1] ?? match[2] ?? '';
     const isOwn = target.startsWith('.');
-    return { from: relative(services, file), to: isOwn ? relative(services, resolve(dirname(file), target)) : target, isOwn };
+    return {
+      from: relative(services, file),
+      to: isOwn ? relative(services, resolve(dirname(file), target)) : target,
+      isOwn,
+    };
   }),
 );
 const room = (path: string) => path.split('/')[0]!;
@@ -26,18 +34,33 @@ const outside = imports.filter(({ isOwn }) => !isOwn);
 const show = (found: readonly Import[]) => found.map(({ from, to }) => `${from} -> ${to}`);
 
 /** Where things that put the whole system together live. */
-const isAssembly = (path: string) => path.endsWith('main.ts') || room(path) === 'local' || path === 'cli/main.ts';
+const isAssembly = (path: string) =>
+  path.endsWith('main.ts') || room(path) === 'local' || path === 'cli/main.ts';
 
 describe('imports', () => {
   test('there are some to look at', () => expect(imports.length).toBeGreaterThan(300));
 
   test('the core imports itself, xstate, zod, canonicalize and a hash, nothing else', () => {
     const allowed = new Set(['xstate', 'zod', 'canonicalize', 'node:crypto']);
-    expect(show(imports.filter(({ from, to, isOwn }) => room(from) === 'core' && (isOwn ? room(to) !== 'core' : !allowed.has(to))))).toEqual([]);
+    expect(
+      show(
+        imports.filter(
+          ({ from, to, isOwn }) =>
+            room(from) === 'core' && (isOwn ? room(to) !== 'core' : !allowed.has(to)),
+        ),
+      ),
+    ).toEqual([]);
   });
 
   test('ports import only the core', () => {
-    expect(show(imports.filter(({ from, to, isOwn }) => room(from) === 'ports' && !(isOwn && (room(to) === 'core' || room(to) === 'ports'))))).toEqual([]);
+    expect(
+      show(
+        imports.filter(
+          ({ from, to, isOwn }) =>
+            room(from) === 'ports' && !(isOwn && (room(to) === 'core' || room(to) === 'ports')),
+        ),
+      ),
+    ).toEqual([]);
   });
 
   test('adapters import core and ports, and no adapter imports another', () => {
@@ -53,7 +76,14 @@ describe('imports', () => {
   });
 
   test('only a main, and what assembles a local system, knows an adapter', () => {
-    expect(show(own.filter(({ from, to }) => room(to) === 'adapters' && room(from) !== 'adapters' && !isAssembly(from)))).toEqual([]);
+    expect(
+      show(
+        own.filter(
+          ({ from, to }) =>
+            room(to) === 'adapters' && room(from) !== 'adapters' && !isAssembly(from),
+        ),
+      ),
+    ).toEqual([]);
   });
 
   test('each vendor is known to one adapter folder', () => {
@@ -78,16 +108,25 @@ describe('imports', () => {
       if (to.startsWith('node:') || ['xstate', 'zod', 'canonicalize'].includes(to)) return false;
       if (to === '@hono/node-server' || /^hono(\/|$)/.test(to)) return !servesHttp.test(from);
       const vendor = Object.keys(home).find((name) => to === name || to.startsWith(`${name}/`));
-      return vendor === undefined || !(from.startsWith(`adapters/${home[vendor]}/`) || from.startsWith(`${home[vendor]}/`));
+      return (
+        vendor === undefined ||
+        !(from.startsWith(`adapters/${home[vendor]}/`) || from.startsWith(`${home[vendor]}/`))
+      );
     });
     expect(show(strays)).toEqual([]);
   });
 
   test('xstate is driven in the core only; a runtime may hold a machine as a type', () => {
-    const strays = outside.filter(({ from, to }) => to === 'xstate' && room(from) !== 'core' && room(from) !== 'runtime');
+    const strays = outside.filter(
+      ({ from, to }) => to === 'xstate' && room(from) !== 'core' && room(from) !== 'runtime',
+    );
     expect(show(strays)).toEqual([]);
-    for (const { from } of outside.filter(({ from, to }) => to === 'xstate' && room(from) === 'runtime')) {
-      expect(readFileSync(join(services, from), 'utf8')).toMatch(/import type \{[^}]*\} from 'xstate'/);
+    for (const { from } of outside.filter(
+      ({ from, to }) => to === 'xstate' && room(from) === 'runtime',
+    )) {
+      expect(readFileSync(join(services, from), 'utf8')).toMatch(
+        /import type \{[^}]*\} from 'xstate'/,
+      );
     }
   });
 
@@ -96,7 +135,14 @@ describe('imports', () => {
   });
 
   test('the sandbox imports nothing but itself: no other room, no vendor', () => {
-    expect(show(imports.filter(({ from, to }) => room(from) === 'sandbox' && !to.startsWith('node:') && !to.startsWith('sandbox/')))).toEqual([]);
+    expect(
+      show(
+        imports.filter(
+          ({ from, to }) =>
+            room(from) === 'sandbox' && !to.startsWith('node:') && !to.startsWith('sandbox/'),
+        ),
+      ),
+    ).toEqual([]);
   });
 
   test('no file imports itself by a detour', () => {
@@ -105,7 +151,8 @@ describe('imports', () => {
     const circles: string[] = [];
     const done = new Set<string>();
     const walk = (file: string, path: readonly string[]): void => {
-      if (path.includes(file)) return void circles.push([...path.slice(path.indexOf(file)), file].join(' -> '));
+      if (path.includes(file))
+        return void circles.push([...path.slice(path.indexOf(file)), file].join(' -> '));
       if (done.has(file)) return;
       for (const next of graph.get(file) ?? []) walk(next, [...path, file]);
       done.add(file);

@@ -30,12 +30,23 @@ describe('docs/features.md', () => {
   });
 
   test('every test that it names exists, and what has none says "not yet"', () => {
-    const named = rows.flatMap(([number, , state = '', tests = '']) => [...tests.matchAll(/`([^`]+)`/g)].map((match) => ({ number, state, name: match[1]! })));
-    expect(named.filter(({ name }) => !sources.includes(name)).map(({ number, name }) => `${number}: ${name}`)).toEqual([]);
-    expect(rows.filter(([, , state, tests]) => !tests?.includes('`') && !/not yet/.test(state ?? '')).map(([number]) => number)).toEqual([]);
+    const named = rows.flatMap(([number, , state = '', tests = '']) =>
+      [...tests.matchAll(/`([^`]+)`/g)].map((match) => ({ number, state, name: match[1]! })),
+    );
+    expect(
+      named
+        .filter(({ name }) => !sources.includes(name))
+        .map(({ number, name }) => `${number}: ${name}`),
+    ).toEqual([]);
+    expect(
+      rows
+        .filter(([, , state, tests]) => !tests?.includes('`') && !/not yet/.test(state ?? ''))
+        .map(([number]) => number),
+    ).toEqual([]);
   });
 
   test('every file that it names exists', () => {
-    for (const match of page.matchAll(/\]\(\.\.\/([^)]+)\)/g)) expect(() => readFileSync(join(root, match[1]!))).not.toThrow();
+    for (const match of page.matchAll(/\]\(\.\.\/([^)]+)\)/g))
+      expect(() => readFileSync(join(root, match[1]!))).not.toThrow();
   });
 });

@@ -2,8 +2,15 @@
 import { expect, it } from 'vitest';
 import { type ClerkMessage, clerkTurn } from '../examples/refund-desk/clerk.ts';
 
-const call = (id: string, name: string): ClerkMessage => ({ role: 'assistant', tool_calls: [{ id, function: { name, arguments: '{}' } }] });
-const result = (id: string, value: object): ClerkMessage => ({ role: 'tool', tool_call_id: id, content: JSON.stringify(value) });
+const call = (id: string, name: string): ClerkMessage => ({
+  role: 'assistant',
+  tool_calls: [{ id, function: { name, arguments: '{}' } }],
+});
+const result = (id: string, value: object): ClerkMessage => ({
+  role: 'tool',
+  tool_call_id: id,
+  content: JSON.stringify(value),
+});
 const order = (refunds: readonly { case: string; amountCents: number }[]) => ({
   order: 'O-40014',
   capturedCents: 9_000,
@@ -16,7 +23,10 @@ const order = (refunds: readonly { case: string; amountCents: number }[]) => ({
 const told = (refunds: readonly { case: string; amountCents: number }[]): ClerkMessage[] => [
   { role: 'user', content: '{"case":"C-0007","letter":"letters/C-0007.txt"}' },
   call('a', 'read_case'),
-  result('a', { path: 'letters/C-0007.txt', text: 'Order O-40014: one of two came. Please refund 45.00 EUR.' }),
+  result('a', {
+    path: 'letters/C-0007.txt',
+    text: 'Order O-40014: one of two came. Please refund 45.00 EUR.',
+  }),
   call('b', 'lookup_payment'),
   result('b', order([])),
   call('c', 'run_code'),
@@ -28,14 +38,21 @@ const told = (refunds: readonly { case: string; amountCents: number }[]): ClerkM
   call('f', 'notify_customer'),
   result('f', { sent: true }),
 ];
-const decided = (turn: ReturnType<typeof clerkTurn>) => JSON.parse('say' in turn ? turn.say : '{}') as { decision?: string; amountCents?: number };
+const decided = (turn: ReturnType<typeof clerkTurn>) =>
+  JSON.parse('say' in turn ? turn.say : '{}') as { decision?: string; amountCents?: number };
 
 it('looks the order up again before it says anything', () => {
   expect(clerkTurn(told([]).slice(0, -4))).toMatchObject({ call: { name: 'lookup_payment' } });
 });
 it('counts a refund of its own case as paid', () => {
-  expect(decided(clerkTurn(told([{ case: 'C-0007', amountCents: 4_500 }])))).toMatchObject({ decision: 'refunded', amountCents: 4_500 });
+  expect(decided(clerkTurn(told([{ case: 'C-0007', amountCents: 4_500 }])))).toMatchObject({
+    decision: 'refunded',
+    amountCents: 4_500,
+  });
 });
 it("does not count another case's refund of the same order as its own", () => {
-  expect(decided(clerkTurn(told([{ case: 'C-0100', amountCents: 4_500 }])))).toMatchObject({ decision: 'denied', amountCents: 0 });
+  expect(decided(clerkTurn(told([{ case: 'C-0100', amountCents: 4_500 }])))).toMatchObject({
+    decision: 'denied',
+    amountCents: 0,
+  });
 });

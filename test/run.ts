@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { serverPrograms, versionOf } from '../services/local/servers.ts';
 
 const say = (line: string) => process.stdout.write(`${line}\n`);
-const run = (command: string, ...args: string[]): boolean => spawnSync(command, args, { stdio: 'inherit' }).status === 0;
+const run = (command: string, ...args: string[]): boolean =>
+  spawnSync(command, args, { stdio: 'inherit' }).status === 0;
 const folder = mkdtempSync(join(tmpdir(), 'understudy-results-'));
 let passed = 0;
 let failed = 0;
@@ -14,9 +15,19 @@ let failed = 0;
 function tests(name: string, ...args: string[]): void {
   const results = join(folder, `${name}.json`);
   say(`\n# ${name}`);
-  const isGood = run('vitest', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${results}`, ...args);
+  const isGood = run(
+    'vitest',
+    'run',
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile.json=${results}`,
+    ...args,
+  );
   try {
-    const { numPassedTests, numFailedTests } = JSON.parse(readFileSync(results, 'utf8')) as { numPassedTests: number; numFailedTests: number };
+    const { numPassedTests, numFailedTests } = JSON.parse(readFileSync(results, 'utf8')) as {
+      numPassedTests: number;
+      numFailedTests: number;
+    };
     passed += numPassedTests;
     failed += numFailedTests;
     if (!isGood && numFailedTests === 0) failed += 1;
@@ -26,7 +37,9 @@ function tests(name: string, ...args: string[]): void {
 }
 
 const programs = serverPrograms(say);
-say(`nats-server ${versionOf(programs.nats)}, redis ${versionOf(programs.redis)}, node ${process.version}`);
+say(
+  `nats-server ${versionOf(programs.nats)}, redis ${versionOf(programs.redis)}, node ${process.version}`,
+);
 say('\n# types');
 if (!run('tsc', '--noEmit')) failed += 1;
 if (!run('tsc', '--noEmit', '-p', 'services/console/page')) failed += 1;

@@ -39,7 +39,11 @@ export interface Sources {
 }
 
 interface WorldHistory {
-  readonly accepted: readonly { readonly task: string; readonly tenant: string; readonly at: number }[];
+  readonly accepted: readonly {
+    readonly task: string;
+    readonly tenant: string;
+    readonly at: number;
+  }[];
   readonly calls: readonly WorldCall[];
   readonly effects: readonly WorldCall[];
   readonly leaks: readonly string[];
@@ -49,7 +53,11 @@ const restMs = 5_000;
 
 /** After a fault a witness may be slow to answer, or come back in a moment: ask again before there is no verdict at all. */
 async function insist<Answer>(question: () => Promise<Answer>, forMs = 60_000): Promise<Answer> {
-  for (const end = Date.now() + forMs; ; await new Promise((resolve) => setTimeout(resolve, 1_000))) {
+  for (
+    const end = Date.now() + forMs;
+    ;
+    await new Promise((resolve) => setTimeout(resolve, 1_000))
+  ) {
     try {
       return await question();
     } catch (error) {
@@ -61,17 +69,30 @@ async function insist<Answer>(question: () => Promise<Answer>, forMs = 60_000): 
 /** Wait until all accepted work has ended or visibly waits for a person, or the bound has passed; then ask everybody. */
 export async function collect(sources: Sources): Promise<History> {
   const { prefix, shards, run } = sources;
-  const nats = await connectNats({ url: sources.natsUrl, name: 'checker', prefix, user: sources.natsUser, password: sources.natsPassword });
-  const redis = await connectedRedis(sources.redisUrl, { user: sources.redisUser, password: sources.redisPassword });
+  const nats = await connectNats({
+    url: sources.natsUrl,
+    name: 'checker',
+    prefix,
+    user: sources.natsUser,
+    password: sources.natsPassword,
+  });
+  const redis = await connectedRedis(sources.redisUrl, {
+    user: sources.redisUser,
+    password: sources.redisPassword,
+  });
   const control = natsControl(nats);
   const eventsPort = natsEvents(nats);
   const isOurs = (task: string | undefined) => task?.startsWith(`${run}-`) ?? false;
 
   const readEvents = async () => {
     const events: UnderstudyEvent[] = [];
-    await readAll(nats, { stream: nats.streams.events, filter: nats.subjects.all('event'), afterSequence: 0 }, (message) => {
-      events.push(...parseEvents(message.text()));
-    });
+    await readAll(
+      nats,
+      { stream: nats.streams.events, filter: nats.subjects.all('event'), afterSequence: 0 },
+      (message) => {
+        events.push(...parseEvents(message.text()));
+      },
+    );
     return events;
   };
   const readLive = async () => {
@@ -79,7 +100,12 @@ export async function collect(sources: Sources): Promise<History> {
     for (let shard = 0; shard < shards; shard += 1) {
       for (const text of await redis.hvals(keysOf(prefix, shard).records)) {
         const record = parseRecord(text);
-        if (record.status === 'completed' || record.status === 'failed' || record.status === 'halted') continue;
+        if (
+          record.status === 'completed' ||
+          record.status === 'failed' ||
+          record.status === 'halted'
+        )
+          continue;
         live.push({
           session: record.session,
           tenant: record.tenant,
@@ -93,19 +119,31 @@ export async function collect(sources: Sources): Promise<History> {
     }
     return live;
   };
-  const worldHistory = async () => (await (await fetch(`${sources.worldUrl}/history`)).json()) as WorldHistory;
+  const worldHistory = async () =>
+    (await (await fetch(`${sources.worldUrl}/history`)).json()) as WorldHistory;
 
-  const witnesses = () => Promise.all([readEvents(), readLive(), eventsPort.deadLetters(100_000), worldHistory()]);
+  const witnesses = () =>
+    Promise.all([readEvents(), readLive(), eventsPort.deadLetters(100_000), worldHistory()]);
 
   const healedAt = Math.max(Date.now(), ...sources.faults.map((fault) => fault.healedAt));
   let endedAt = 0;
   for (;;) {
     const [events, live, dead, world] = await insist(witnesses);
-    const done = new Set([...events.filter(isEndEvent).map(({ data }) => data.task), ...dead.map(({ task }) => task)]);
-    const waiting = new Set(live.filter(({ waitsFor }) => waitsFor.includes('askHuman')).map(({ task }) => task));
-    const open = world.accepted.filter(({ task }) => isOurs(task) && !done.has(task) && !waiting.has(task));
+    const done = new Set([
+      ...events.filter(isEndEvent).map(({ data }) => data.task),
+      ...dead.map(({ task }) => task),
+    ]);
+    const waiting = new Set(
+      live.filter(({ waitsFor }) => waitsFor.includes('askHuman')).map(({ task }) => task),
+    );
+    const open = world.accepted.filter(
+      ({ task }) => isOurs(task) && !done.has(task) && !waiting.has(task),
+    );
     if (open.length === 0) {
-      const last = Math.max(0, ...events.filter(({ data }) => isOurs(data.task)).map(({ time }) => Date.parse(time)));
+      const last = Math.max(
+        0,
+        ...events.filter(({ data }) => isOurs(data.task)).map(({ time }) => Date.parse(time)),
+      );
       endedAt = Math.max(last, Math.max(0, ...sources.faults.map((fault) => fault.healedAt)));
       break;
     }
@@ -120,8 +158,13 @@ export async function collect(sources: Sources): Promise<History> {
 
   const [all, live, dead, world] = await insist(witnesses);
   const events = all.filter(({ data }) => isOurs(data.task));
-  const others = new Set(all.filter(({ data }) => !isOurs(data.task)).map(({ data }) => data.session));
-  const { isWhole, ...counted } = countedBetween(sources.before, await insist(() => countersOf(sources.runtimes)));
+  const others = new Set(
+    all.filter(({ data }) => !isOurs(data.task)).map(({ data }) => data.session),
+  );
+  const { isWhole, ...counted } = countedBetween(
+    sources.before,
+    await insist(() => countersOf(sources.runtimes)),
+  );
   const store = await insist(async () => {
     const found = { outbox: 0, overdue: [] as string[], orphans: [] as number[] };
     for (let shard = 0; shard < shards; shard += 1) {
@@ -135,13 +178,18 @@ export async function collect(sources: Sources): Promise<History> {
   const ended = [...new Set(events.filter(isEndEvent).map(({ data }) => data.session))];
   const some = [
     ...live.filter(({ task }) => isOurs(task)).map(({ session }) => session),
-    ...ended.filter((_, index) => index % Math.max(1, Math.floor(ended.length / sources.verifyMax)) === 0),
+    ...ended.filter(
+      (_, index) => index % Math.max(1, Math.floor(ended.length / sources.verifyMax)) === 0,
+    ),
   ];
   const verified: History['verified'][number][] = [];
   for (const session of some.slice(0, sources.verifyMax)) {
     // A question that nobody answers is a finding, not the end of the checker.
-    const answer = await control.ask('verify', { session }, 20_000).catch((error: unknown) => ({ ok: false as const, message: messageOf(error) }));
-    if (answer.ok) verified.push({ session, isEqual: (answer.value as { isEqual: boolean }).isEqual });
+    const answer = await control
+      .ask('verify', { session }, 20_000)
+      .catch((error: unknown) => ({ ok: false as const, message: messageOf(error) }));
+    if (answer.ok)
+      verified.push({ session, isEqual: (answer.value as { isEqual: boolean }).isEqual });
     else verified.push({ session, isEqual: false, refusal: answer.message });
   }
   await nats.close();
@@ -151,13 +199,29 @@ export async function collect(sources: Sources): Promise<History> {
     events,
     dead: dead.filter(({ task }) => isOurs(task)).map(({ task, code }) => ({ task, code })),
     live: live.filter(({ task }) => isOurs(task)),
-    classes: { pure: 'pure', keyed: 'keyed', queryable: 'queryable', opaque: 'opaque', guarded: 'keyed' },
-    world: { calls: world.calls.filter(({ session }) => !others.has(session)), effects: world.effects.filter(({ session }) => !others.has(session)), leaks: world.leaks },
+    classes: {
+      pure: 'pure',
+      keyed: 'keyed',
+      queryable: 'queryable',
+      opaque: 'opaque',
+      guarded: 'keyed',
+    },
+    world: {
+      calls: world.calls.filter(({ session }) => !others.has(session)),
+      effects: world.effects.filter(({ session }) => !others.has(session)),
+      leaks: world.leaks,
+    },
     guarded: ['guarded'],
-    limits: { desk: { stepsMax: 40, toolCallsMax: 100, tokensMax: 500_000, costMicrosMax: 2_000_000 } },
+    limits: {
+      desk: { stepsMax: 40, toolCallsMax: 100, tokensMax: 500_000, costMicrosMax: 2_000_000 },
+    },
     verified,
     store,
-    metrics: { ...counted, stepsTold: new Set(events.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size, isComplete: isWhole && sources.areCountersJudged },
+    metrics: {
+      ...counted,
+      stepsTold: new Set(events.filter((event) => !isEndEvent(event)).map(({ id }) => id)).size,
+      isComplete: isWhole && sources.areCountersJudged,
+    },
     faults: sources.faults,
     isZombieExpected: sources.isZombieExpected,
     endedAt,
@@ -166,6 +230,20 @@ export async function collect(sources: Sources): Promise<History> {
 }
 
 async function countersOf(runtimes: string): Promise<Counters> {
-  const addresses = runtimes.startsWith('http') ? runtimes.split(',') : (await lookup(runtimes, { all: true, family: 4 })).map(({ address }) => `http://${address}:8080`);
-  return Object.fromEntries(await Promise.all(addresses.map(async (address) => [new URL(address).hostname, countsIn(await (await fetch(`${address}/metrics`)).text())] as const)));
+  const addresses = runtimes.startsWith('http')
+    ? runtimes.split(',')
+    : (await lookup(runtimes, { all: true, family: 4 })).map(
+        ({ address }) => `http://${address}:8080`,
+      );
+  return Object.fromEntries(
+    await Promise.all(
+      addresses.map(
+        async (address) =>
+          [
+            new URL(address).hostname,
+            countsIn(await (await fetch(`${address}/metrics`)).text()),
+          ] as const,
+      ),
+    ),
+  );
 }

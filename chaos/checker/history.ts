@@ -19,7 +19,11 @@ export interface Fault {
 
 export interface History {
   /** Tasks whose publish was acknowledged. */
-  readonly accepted: readonly { readonly task: string; readonly tenant: string; readonly at: number }[];
+  readonly accepted: readonly {
+    readonly task: string;
+    readonly tenant: string;
+    readonly at: number;
+  }[];
   readonly events: readonly UnderstudyEvent[];
   readonly dead: readonly { readonly task: string | undefined; readonly code: string }[];
   /** Sessions in the store that have not ended. */
@@ -34,14 +38,36 @@ export interface History {
   }[];
   /** Class of each tool of the outside world. */
   readonly classes: Readonly<Record<string, string>>;
-  readonly world: { readonly calls: readonly WorldCall[]; readonly effects: readonly WorldCall[]; readonly leaks: readonly string[] };
+  readonly world: {
+    readonly calls: readonly WorldCall[];
+    readonly effects: readonly WorldCall[];
+    readonly leaks: readonly string[];
+  };
   /** Tools that nobody may run without an approval. */
   readonly guarded: readonly string[];
   /** Limits of the agents, and what each ended session came to. */
-  readonly limits: Readonly<Record<string, { readonly stepsMax: number; readonly toolCallsMax: number; readonly tokensMax: number; readonly costMicrosMax: number }>>;
+  readonly limits: Readonly<
+    Record<
+      string,
+      {
+        readonly stepsMax: number;
+        readonly toolCallsMax: number;
+        readonly tokensMax: number;
+        readonly costMicrosMax: number;
+      }
+    >
+  >;
   /** `refusal` says why a session could not be folded. */
-  readonly verified: readonly { readonly session: string; readonly isEqual: boolean; readonly refusal?: string | undefined }[];
-  readonly store: { readonly outbox: number; readonly overdue: readonly string[]; readonly orphans: readonly number[] };
+  readonly verified: readonly {
+    readonly session: string;
+    readonly isEqual: boolean;
+    readonly refusal?: string | undefined;
+  }[];
+  readonly store: {
+    readonly outbox: number;
+    readonly overdue: readonly string[];
+    readonly orphans: readonly number[];
+  };
   readonly metrics: {
     readonly stepsCommitted: number;
     /** Distinct steps of this run in EVENTS. */
@@ -58,7 +84,8 @@ export interface History {
   readonly boundMs: number;
 }
 
-export const kindOf = (event: UnderstudyEvent): string => event.type.slice(event.type.lastIndexOf('.') + 1);
+export const kindOf = (event: UnderstudyEvent): string =>
+  event.type.slice(event.type.lastIndexOf('.') + 1);
 
 /** Events by their id: what was told twice is one. */
 export function distinct(events: readonly UnderstudyEvent[]): UnderstudyEvent[] {

@@ -22,10 +22,14 @@ const countBy = (names: Iterable<string>): Map<string, number> => {
 };
 
 /** Effects that sessions asked for: id → tool and session. */
-function requested(events: readonly UnderstudyEvent[]): Map<string, { tool: string; session: string }> {
+function requested(
+  events: readonly UnderstudyEvent[],
+): Map<string, { tool: string; session: string }> {
   const asked = new Map<string, { tool: string; session: string }>();
   for (const { data } of events) {
-    for (const { id, kind, what } of data.effects) if (kind === 'runTool' && id) asked.set(id, { tool: (what ?? '').replace(/ \(.*$/, ''), session: data.session });
+    for (const { id, kind, what } of data.effects)
+      if (kind === 'runTool' && id)
+        asked.set(id, { tool: (what ?? '').replace(/ \(.*$/, ''), session: data.session });
   }
   return asked;
 }
@@ -35,7 +39,8 @@ function outcomes(events: readonly UnderstudyEvent[]): Map<string, string> {
   const heard = new Map<string, string>();
   for (const event of events) {
     const { effect, outcome } = event.data.details as { effect?: string; outcome?: string };
-    if (effect && outcome && (kindOf(event) === 'tool-returned' || kindOf(event) === 'tool-failed')) heard.set(effect, outcome);
+    if (effect && outcome && (kindOf(event) === 'tool-returned' || kindOf(event) === 'tool-failed'))
+      heard.set(effect, outcome);
   }
   return heard;
 }
@@ -43,20 +48,25 @@ function outcomes(events: readonly UnderstudyEvent[]): Map<string, string> {
 const accounted: Judge = ({ accepted, events, dead, live }) => {
   const broken: string[] = [];
   const ends = new Map<string, Set<string>>();
-  for (const event of events) if (isEndEvent(event)) ends.set(event.data.task, (ends.get(event.data.task) ?? new Set()).add(event.id));
+  for (const event of events)
+    if (isEndEvent(event))
+      ends.set(event.data.task, (ends.get(event.data.task) ?? new Set()).add(event.id));
   const buried = new Set(dead.map(({ task }) => task));
   const living = new Set(live.map(({ task }) => task));
   for (const { task } of accepted) {
     const ended = ends.get(task)?.size ?? 0;
     if (ended > 1) broken.push(`${task}: ended ${ended} times`);
-    else if (ended === 1 && living.has(task)) broken.push(`${task}: ended, and a session still has it`);
-    else if (ended === 0 && !buried.has(task) && !living.has(task)) broken.push(`${task}: lost: it did not end, is no dead letter, and no session has it`);
+    else if (ended === 1 && living.has(task))
+      broken.push(`${task}: ended, and a session still has it`);
+    else if (ended === 0 && !buried.has(task) && !living.has(task))
+      broken.push(`${task}: lost: it did not end, is no dead letter, and no session has it`);
   }
   return { broken };
 };
 
 /** What only reads may be done again. */
-const consequential = ({ world, classes }: Pick<History, 'world' | 'classes'>) => world.effects.filter(({ tool }) => classes[tool] !== 'pure');
+const consequential = ({ world, classes }: Pick<History, 'world' | 'classes'>) =>
+  world.effects.filter(({ tool }) => classes[tool] !== 'pure');
 
 const neverTwice: Judge = ({ events, world, classes }) => {
   const broken: string[] = [];
@@ -64,18 +74,29 @@ const neverTwice: Judge = ({ events, world, classes }) => {
   const heard = outcomes(events);
   const effects = consequential({ world, classes });
   const counts = countBy(effects.map(({ key }) => key));
-  for (const [key, count] of counts) if (count > 1) broken.push(`${key}: took effect ${count} times`);
+  for (const [key, count] of counts)
+    if (count > 1) broken.push(`${key}: took effect ${count} times`);
   for (const { key, tool, session } of effects) {
     const want = asked.get(key);
     if (!want) broken.push(`${key}: ${tool} took effect, and no committed step asked for it`);
-    else if (want.session !== session || want.tool !== tool) broken.push(`${key}: ${tool} of ${session} took effect, and ${want.tool} of ${want.session} was asked for`);
+    else if (want.session !== session || want.tool !== tool)
+      broken.push(
+        `${key}: ${tool} of ${session} took effect, and ${want.tool} of ${want.session} was asked for`,
+      );
   }
   let unknown = 0;
   for (const [effect, outcome] of heard) {
     const tool = asked.get(effect)?.tool ?? '';
     if (outcome === 'unknown') unknown += 1;
-    if (outcome === 'ok' && classes[tool] !== undefined && classes[tool] !== 'pure' && !counts.has(effect))
-      broken.push(`${effect}: ${tool} was said to be done, and the outside world knows nothing of it`);
+    if (
+      outcome === 'ok' &&
+      classes[tool] !== undefined &&
+      classes[tool] !== 'pure' &&
+      !counts.has(effect)
+    )
+      broken.push(
+        `${effect}: ${tool} was said to be done, and the outside world knows nothing of it`,
+      );
   }
   return { broken, note: `${effects.length} effects, ${unknown} unknown` };
 };
@@ -83,7 +104,12 @@ const neverTwice: Judge = ({ events, world, classes }) => {
 const versions: Judge = ({ events, isZombieExpected, metrics }) => {
   const broken: string[] = [];
   const bySession = new Map<string, Set<number>>();
-  for (const event of events) if (!isEndEvent(event)) bySession.set(event.data.session, (bySession.get(event.data.session) ?? new Set()).add(event.data.version));
+  for (const event of events)
+    if (!isEndEvent(event))
+      bySession.set(
+        event.data.session,
+        (bySession.get(event.data.session) ?? new Set()).add(event.data.version),
+      );
   for (const [session, found] of bySession) {
     const last = Math.max(...found);
     if (found.size !== last) broken.push(`${session}: ${found.size} steps are told of ${last}`);
@@ -93,15 +119,22 @@ const versions: Judge = ({ events, isZombieExpected, metrics }) => {
   for (const event of events) {
     const text = `${event.type} ${event.data.from} ${event.data.to}`;
     const before = told.get(event.id);
-    if (before !== undefined && before !== text) broken.push(`${event.id}: told as "${before}" and as "${text}"`);
+    if (before !== undefined && before !== text)
+      broken.push(`${event.id}: told as "${before}" and as "${text}"`);
     told.set(event.id, text);
   }
-  if (isZombieExpected && metrics.refusedZombies === 0) broken.push('no write of a zombie was refused: the run proved nothing');
+  if (isZombieExpected && metrics.refusedZombies === 0)
+    broken.push('no write of a zombie was refused: the run proved nothing');
   return { broken, note: `${metrics.refusedZombies} zombie writes refused` };
 };
 
 const folds: Judge = ({ verified }) => ({
-  broken: verified.filter(({ isEqual }) => !isEqual).map(({ session, refusal }) => `${session}: ${refusal ?? 'the fold of its mailbox is not what is stored'}`),
+  broken: verified
+    .filter(({ isEqual }) => !isEqual)
+    .map(
+      ({ session, refusal }) =>
+        `${session}: ${refusal ?? 'the fold of its mailbox is not what is stored'}`,
+    ),
   note: `${verified.length} sessions folded`,
   isJudged: verified.length > 0,
 });
@@ -137,13 +170,19 @@ const atRest: Judge = ({ store }) => ({
 const tenants: Judge = ({ events, live, world }) => {
   const broken = world.leaks.map((marks) => `a prompt held the marks of two tenants: ${marks}`);
   const tenantOf = new Map(events.map(({ data }) => [data.session, data.tenant]));
-  for (const { data, source } of events) if (source.split('/')[1] !== data.tenant) broken.push(`${data.session}: an event of ${data.tenant} came from ${source}`);
+  for (const { data, source } of events)
+    if (source.split('/')[1] !== data.tenant)
+      broken.push(`${data.session}: an event of ${data.tenant} came from ${source}`);
   for (const { session, tenant, shard, shardByHash } of live) {
-    if (shard !== shardByHash) broken.push(`${session}: lies in shard ${shard}, and its tenant ${tenant} puts it in ${shardByHash}`);
+    if (shard !== shardByHash)
+      broken.push(
+        `${session}: lies in shard ${shard}, and its tenant ${tenant} puts it in ${shardByHash}`,
+      );
   }
   for (const { session, tenant, tool } of world.calls) {
     const owner = tenantOf.get(session);
-    if (owner !== undefined && owner !== tenant) broken.push(`${session}: ${tool} was called for ${tenant}, and the session is of ${owner}`);
+    if (owner !== undefined && owner !== tenant)
+      broken.push(`${session}: ${tool} was called for ${tenant}, and the session is of ${owner}`);
   }
   return { broken };
 };
@@ -162,14 +201,25 @@ const approved: Judge = ({ events, world, guarded }) => {
 const inTime: Judge = ({ accepted, events, live, dead, faults, endedAt, boundMs }) => {
   const healedAt = Math.max(0, ...faults.map((fault) => fault.healedAt));
   if (faults.length === 0) return { broken: [], isJudged: false };
-  const done = new Set([...events.filter(isEndEvent).map(({ data }) => data.task), ...dead.map(({ task }) => task)]);
-  const waiting = new Set(live.filter(({ waitsFor, status }) => status !== 'active' || waitsFor.includes('askHuman')).map(({ task }) => task));
+  const done = new Set([
+    ...events.filter(isEndEvent).map(({ data }) => data.task),
+    ...dead.map(({ task }) => task),
+  ]);
+  const waiting = new Set(
+    live
+      .filter(({ waitsFor, status }) => status !== 'active' || waitsFor.includes('askHuman'))
+      .map(({ task }) => task),
+  );
   const open = accepted.filter(({ task }) => !done.has(task) && !waiting.has(task));
   const tookMs = endedAt - healedAt;
   return {
     broken: [
       ...open.map(({ task }) => `${task}: still running ${tookMs} ms after the last fault healed`),
-      ...(open.length === 0 && tookMs > boundMs ? [`all work was done only ${tookMs} ms after the last fault healed; the bound is ${boundMs}`] : []),
+      ...(open.length === 0 && tookMs > boundMs
+        ? [
+            `all work was done only ${tookMs} ms after the last fault healed; the bound is ${boundMs}`,
+          ]
+        : []),
     ],
   };
 };
@@ -177,15 +227,27 @@ const inTime: Judge = ({ accepted, events, live, dead, faults, endedAt, boundMs 
 const counters: Judge = ({ metrics }) => {
   const steps = metrics.stepsTold;
   if (!metrics.isComplete)
-    return { broken: [], isJudged: false, note: `a runtime was ended or cut off, and its counters with it (${metrics.stepsCommitted} counted, ${steps} told)` };
-  return { broken: steps === metrics.stepsCommitted ? [] : [`${metrics.stepsCommitted} steps are counted, ${steps} are told`], note: `${steps} steps` };
+    return {
+      broken: [],
+      isJudged: false,
+      note: `a runtime was ended or cut off, and its counters with it (${metrics.stepsCommitted} counted, ${steps} told)`,
+    };
+  return {
+    broken:
+      steps === metrics.stepsCommitted
+        ? []
+        : [`${metrics.stepsCommitted} steps are counted, ${steps} are told`],
+    note: `${steps} steps`,
+  };
 };
 
 const didSomething: Judge = ({ accepted, faults, events }) => ({
   broken: [
     ...(accepted.length === 0 ? ['no task was accepted: there was nothing to break'] : []),
     ...(events.length === 0 ? ['nothing happened'] : []),
-    ...faults.filter(({ isObserved }) => !isObserved).map(({ name }) => `${name}: planned, and nobody saw it happen`),
+    ...faults
+      .filter(({ isObserved }) => !isObserved)
+      .map(({ name }) => `${name}: planned, and nobody saw it happen`),
   ],
   note: `${faults.length} faults`,
 });
@@ -209,7 +271,13 @@ export function judge(history: History): Verdict[] {
   return judges.map(([what, decide], index) => {
     // Repeats are only of interest to the one that compares them.
     const { broken, note, isJudged = true } = decide(decide === versions ? history : once);
-    return { number: index + 1, what, result: broken.length > 0 ? 'broken' : isJudged ? 'holds' : 'not judged', broken, ...(note ? { note } : {}) };
+    return {
+      number: index + 1,
+      what,
+      result: broken.length > 0 ? 'broken' : isJudged ? 'holds' : 'not judged',
+      broken,
+      ...(note ? { note } : {}),
+    };
   });
 }
 
@@ -235,28 +303,43 @@ export function scoreOf(history: History): Score {
   const ends = events.filter(isEndEvent);
   const of = (kind: string) => ends.filter((event) => kindOf(event) === kind).length;
   const counts = countBy(consequential(history).map(({ key }) => key));
-  const resumes = history.faults.flatMap(({ at }) => resumesAfter(events, at)).sort((left, right) => left - right);
-  const percentile = (part: number) => Math.round(resumes[Math.min(resumes.length - 1, Math.floor(resumes.length * part))] ?? 0);
+  const resumes = history.faults
+    .flatMap(({ at }) => resumesAfter(events, at))
+    .sort((left, right) => left - right);
+  const percentile = (part: number) =>
+    Math.round(resumes[Math.min(resumes.length - 1, Math.floor(resumes.length * part))] ?? 0);
   return {
     started: history.accepted.length,
     completed: of('completed'),
     failed: of('failed') + of('halted'),
     waiting: history.live.length,
     deadLettered: history.dead.length,
-    lost: accounted({ ...history, events }).broken.filter((text) => text.includes(': lost:')).length,
+    lost: accounted({ ...history, events }).broken.filter((text) => text.includes(': lost:'))
+      .length,
     doubled: [...counts.values()].filter((count) => count > 1).length,
     unknown: [...outcomes(events).values()].filter((outcome) => outcome === 'unknown').length,
     refusedZombies: history.metrics.refusedZombies,
     resumeP50Ms: percentile(0.5),
     resumeP99Ms: percentile(0.99),
-    drainMs: history.faults.length === 0 ? 0 : Math.max(0, history.endedAt - Math.max(0, ...history.faults.map(({ healedAt }) => healedAt))),
+    drainMs:
+      history.faults.length === 0
+        ? 0
+        : Math.max(
+            0,
+            history.endedAt - Math.max(0, ...history.faults.map(({ healedAt }) => healedAt)),
+          ),
   };
 }
 
 /** Of each session that was at work when the fault came: how long until its next step. */
 function resumesAfter(events: readonly UnderstudyEvent[], at: number): number[] {
   const bySession = new Map<string, number[]>();
-  for (const event of events) if (!isEndEvent(event)) bySession.set(event.data.session, [...(bySession.get(event.data.session) ?? []), Date.parse(event.time)]);
+  for (const event of events)
+    if (!isEndEvent(event))
+      bySession.set(event.data.session, [
+        ...(bySession.get(event.data.session) ?? []),
+        Date.parse(event.time),
+      ]);
   return [...bySession.values()].flatMap((times) => {
     const next = times.filter((time) => time > at).sort((left, right) => left - right)[0];
     return next !== undefined && times.some((time) => time <= at) ? [next - at] : [];

@@ -28,7 +28,9 @@ const environment = z
     VERIFY: z.coerce.number().int().nonnegative().default(40),
   })
   .parse(process.env);
-const faultsSchema = z.array(z.object({ name: z.string(), at: z.number(), healedAt: z.number(), isObserved: z.boolean() }));
+const faultsSchema = z.array(
+  z.object({ name: z.string(), at: z.number(), healedAt: z.number(), isObserved: z.boolean() }),
+);
 
 const history = await collect({
   natsUrl: environment.UNDERSTUDY_NATS_URL,
@@ -51,8 +53,12 @@ const history = await collect({
 });
 const verdicts = judge(history);
 for (const { number, what, result, broken, note } of verdicts) {
-  process.stdout.write(`${String(number).padStart(2)}  ${result.padEnd(10)}  ${what}${note ? ` (${note})` : ''}\n`);
+  process.stdout.write(
+    `${String(number).padStart(2)}  ${result.padEnd(10)}  ${what}${note ? ` (${note})` : ''}\n`,
+  );
   for (const one of broken.slice(0, 20)) process.stdout.write(`      ${one}\n`);
 }
-process.stdout.write(`${JSON.stringify({ run: environment.RUN, score: scoreOf(history), verdicts })}\n`);
+process.stdout.write(
+  `${JSON.stringify({ run: environment.RUN, score: scoreOf(history), verdicts })}\n`,
+);
 process.exit(verdicts.some(({ result }) => result === 'broken') ? 1 : 0);

@@ -15,7 +15,9 @@ export default setup({
   types: { context: {} as Context, input: {} as { order: string } },
   actors: {
     tool: fromPromise<unknown, { tool: string; arguments: object }>(async () => ({})),
-    human: fromPromise<{ approved: boolean }, { question: string; expiresMs?: number }>(async () => ({ approved: true })),
+    human: fromPromise<{ approved: boolean }, { question: string; expiresMs?: number }>(
+      async () => ({ approved: true }),
+    ),
   },
   actions: {
     note: assign({ steps: ({ context }, { step }: { step: string }) => [...context.steps, step] }),
@@ -36,13 +38,18 @@ export default setup({
         onError: 'failed',
       },
     },
-    cool: { after: { 2000: { target: 'ask', actions: { type: 'note', params: { step: 'cooled' } } } } },
+    cool: {
+      after: { 2000: { target: 'ask', actions: { type: 'note', params: { step: 'cooled' } } } },
+    },
     ask: {
       invoke: {
         id: 'ask',
         src: 'human',
         input: ({ context }) => ({ question: `ship ${context.order}?`, expiresMs: 86_400_000 }),
-        onDone: [{ guard: ({ event }) => event.output.approved, target: 'ship' }, { target: 'undo' }],
+        onDone: [
+          { guard: ({ event }) => event.output.approved, target: 'ship' },
+          { target: 'undo' },
+        ],
         onError: 'undo',
       },
     },

@@ -3,7 +3,11 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect, headers } from 'nats';
 
-const { NATS_URL = 'nats://127.0.0.1:4222', PER_SECOND = '12', PREFIX = 'understudy' } = process.env;
+const {
+  NATS_URL = 'nats://127.0.0.1:4222',
+  PER_SECOND = '12',
+  PREFIX = 'understudy',
+} = process.env;
 const cases = readFileSync(join(import.meta.dirname, 'data/cases.csv'), 'utf8')
   .trim()
   .split('\n')
@@ -19,7 +23,11 @@ const publish = async (subject: string, body: string, id: string) => {
 };
 let published = 0;
 for (const [id = '', letter = ''] of cases) {
-  await publish(`${PREFIX}.task.acme.refund-desk`, JSON.stringify({ input: { case: id, letter } }), id);
+  await publish(
+    `${PREFIX}.task.acme.refund-desk`,
+    JSON.stringify({ input: { case: id, letter } }),
+    id,
+  );
   published += 1;
   await new Promise((resolve) => setTimeout(resolve, 1_000 / Number(PER_SECOND)));
 }
@@ -27,7 +35,11 @@ for (const [id = '', letter = ''] of cases) {
 await publish(`${PREFIX}.task.acme.refund-desk`, '{"case": "C-9001", ', 'not-json');
 await publish(`${PREFIX}.task.acme.complaints`, '{"input": "who is there?"}', 'unknown-agent');
 await publish(`${PREFIX}.task.nobody.refund-desk`, '{"input": "who am I?"}', 'unknown-tenant');
-await publish(`${PREFIX}.task.acme.refund-desk`, JSON.stringify({ input: 'x'.repeat(300_000) }), 'too-large');
+await publish(
+  `${PREFIX}.task.acme.refund-desk`,
+  JSON.stringify({ input: 'x'.repeat(300_000) }),
+  'too-large',
+);
 published += 4;
 await connection.close();
 process.stdout.write(`${JSON.stringify({ published })}\n`);

@@ -10,7 +10,17 @@ export interface Failure {
 }
 
 /** What was typed is at fault, and nothing has changed. */
-const usage = new Set(['USAGE', 'SERVER_INVALID', 'TENANT_INVALID', 'AGENT_INVALID', 'TASK_ID_INVALID', 'TASK_NOT_JSON', 'REQUEST_INVALID', 'BODY_NOT_JSON', 'ARGUMENTS_NOT_JSON']);
+const usage = new Set([
+  'USAGE',
+  'SERVER_INVALID',
+  'TENANT_INVALID',
+  'AGENT_INVALID',
+  'TASK_ID_INVALID',
+  'TASK_NOT_JSON',
+  'REQUEST_INVALID',
+  'BODY_NOT_JSON',
+  'ARGUMENTS_NOT_JSON',
+]);
 
 const nexts: Readonly<Record<string, string>> = {
   APPROVAL_UNKNOWN: 'understudy approvals lists what is open',
@@ -18,23 +28,40 @@ const nexts: Readonly<Record<string, string>> = {
   APPROVAL_CHANGED: 'understudy approvals shows what is asked now',
   APPROVAL_DECIDED: 'understudy resume <session>',
   DEAD_LETTER_UNKNOWN: 'understudy dlq lists them',
-  AGENT_UNKNOWN: 'run it again with a name that is known (understudy doctor), or add the agent and requeue',
-  TENANT_UNKNOWN: 'run it again with --tenant and a name that is known, or add the tenant and requeue',
+  AGENT_UNKNOWN:
+    'run it again with a name that is known (understudy doctor), or add the agent and requeue',
+  TENANT_UNKNOWN:
+    'run it again with --tenant and a name that is known, or add the tenant and requeue',
   TASK_NOT_JSON: `quote it whole: understudy run <agent> '{"case":"C-0001"}'`,
-  NO_RUNTIME: 'is --prefix right? Here: make stop, then make dev. On Kubernetes: kubectl get pods -l app.kubernetes.io/component=runtime',
+  NO_RUNTIME:
+    'is --prefix right? Here: make stop, then make dev. On Kubernetes: kubectl get pods -l app.kubernetes.io/component=runtime',
 };
 
 /** @param server  the address that was asked */
 export function failureOf(error: unknown, server: string): Failure {
   const code = error instanceof UnderstudyError ? error.code : 'DEFECT';
-  const exitCode = usage.has(code) ? 2 : error instanceof Unavailable ? 3 : error instanceof Refused ? 1 : 70;
-  return { code, message: messageOf(error), next: nexts[code] ?? (error instanceof Unavailable ? `make dev, or say --server (asked: ${server})` : undefined), exitCode };
+  const exitCode = usage.has(code)
+    ? 2
+    : error instanceof Unavailable
+      ? 3
+      : error instanceof Refused
+        ? 1
+        : 70;
+  return {
+    code,
+    message: messageOf(error),
+    next:
+      nexts[code] ??
+      (error instanceof Unavailable ? `make dev, or say --server (asked: ${server})` : undefined),
+    exitCode,
+  };
 }
 
 export const nextOf = (code: string): string | undefined => nexts[code];
 
 /** Hints name the command as it was called: from a checkout it is not on the path. */
-export const asCalled = (text: string, self: string): string => (self === 'understudy' ? text : text.replaceAll(/(?<![\w/.-])understudy (?=[a-z<-])/g, `${self} `));
+export const asCalled = (text: string, self: string): string =>
+  self === 'understudy' ? text : text.replaceAll(/(?<![\w/.-])understudy (?=[a-z<-])/g, `${self} `);
 
 /** As `bin/understudy` was called. */
 const self = process.env.UNDERSTUDY_CALLED ?? 'understudy';

@@ -20,45 +20,90 @@ import { failureOf, hint, nextOf, quoted } from './failure.ts';
 import { runTask, taskOf } from './run.ts';
 import { type TailOptions, tail } from './tail.ts';
 import { terminalOf } from './terminal.ts';
-import { approvalTable, deadTable, doctorText, inspectText, sessionTable, verifyText } from './views.ts';
+import {
+  approvalTable,
+  deadTable,
+  doctorText,
+  inspectText,
+  sessionTable,
+  verifyText,
+} from './views.ts';
 
 const count = (text: string): number => {
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError('A whole number from 1 on is wanted.');
+  if (!Number.isInteger(value) || value < 1)
+    throw new InvalidArgumentError('A whole number from 1 on is wanted.');
   return value;
 };
 
 /** Before anything is parsed, for what is wrong with it. */
-const isJson = (): boolean => /(^| )(-o|--output)[ =]?json( |$)/.test(process.argv.slice(2).join(' '));
+const isJson = (): boolean =>
+  /(^| )(-o|--output)[ =]?json( |$)/.test(process.argv.slice(2).join(' '));
 
 const program = new Command('understudy')
   .description('Run, watch and steer durable agent sessions.')
-  .option('-s, --server <url>', 'NATS server; default: UNDERSTUDY_NATS_URL, then the stack of make dev, then nats://127.0.0.1:4222')
-  .option('--prefix <prefix>', 'prefix of the installation', process.env.UNDERSTUDY_PREFIX ?? 'understudy')
-  .addOption(new Option('-o, --output <format>', 'how to answer').choices(['text', 'json']).default('text'))
+  .option(
+    '-s, --server <url>',
+    'NATS server; default: UNDERSTUDY_NATS_URL, then the stack of make dev, then nats://127.0.0.1:4222',
+  )
+  .option(
+    '--prefix <prefix>',
+    'prefix of the installation',
+    process.env.UNDERSTUDY_PREFIX ?? 'understudy',
+  )
+  .addOption(
+    new Option('-o, --output <format>', 'how to answer').choices(['text', 'json']).default('text'),
+  )
   .version('0.1.0', '-V, --version')
   .exitOverride()
   .configureHelp({ showGlobalOptions: true })
   .option('--timeout <ms>', 'how long to wait for an answer', count, 5_000)
   .option('--explain', 'print the equivalent nats command instead of doing it')
-  .addHelpText('after', '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.')
+  .addHelpText(
+    'after',
+    '\nExit codes: 0 done, 1 refused or the answer is no, 2 wrong usage, 3 nobody answered, 4 the task did not complete, 70 a mistake of ours.',
+  )
   .showHelpAfterError(isJson() ? false : hint('(understudy --help shows what there is)'))
   .configureOutput({ outputError: (text, write) => (isJson() ? undefined : write(text)) });
 
 const terminal = terminalOf(program, async (url, { timeout, prefix }) => {
   const { UNDERSTUDY_NATS_USER: user, UNDERSTUDY_NATS_PASSWORD: password } = process.env;
-  const nats = await connectNats({ url, withinMs: timeout, name: 'understudy-cli', prefix, user, password });
-  return { control: natsControl(nats), events: natsEvents(nats), tasks: natsTasks(nats), close: () => nats.close() };
+  const nats = await connectNats({
+    url,
+    withinMs: timeout,
+    name: 'understudy-cli',
+    prefix,
+    user,
+    password,
+  });
+  return {
+    control: natsControl(nats),
+    events: natsEvents(nats),
+    tasks: natsTasks(nats),
+    close: () => nats.close(),
+  };
 });
-const { options: globalOptions, serverUrl, tell, say, note, print, fail, withPorts, ask } = terminal;
+const {
+  options: globalOptions,
+  serverUrl,
+  tell,
+  say,
+  note,
+  print,
+  fail,
+  withPorts,
+  ask,
+} = terminal;
 
 function tellEnd(value: object, session: string, outcome: string, reason = '', result = ''): void {
-  if (globalOptions().output === 'json') process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
+  if (globalOptions().output === 'json')
+    process.stdout.write(`${JSON.stringify(value, null, 2)}\n`);
   else tell(`\n${[`${outcome} in session ${session}`, reason, result].filter(Boolean).join('\n')}`);
 }
 /** One more than is shown tells that there are more; the server's own bound is ten thousand. */
 const oneMore = (max: number) => Math.min(max + 1, 10_000);
-const more = (found: number, max: number) => (found > max ? `\n\nthe last ${max}; there are more: -n <number>` : '');
+const more = (found: number, max: number) =>
+  found > max ? `\n\nthe last ${max}; there are more: -n <number>` : '';
 const actor = () => actorFrom(process.env);
 
 program
@@ -70,40 +115,67 @@ program
   .option('--id <id>', 'task id; publishing the same id again lands on the same session')
   .option('--session <key>', 'address a long-lived session by key')
   .option('-d, --detach', 'do not wait for the result')
-  .action(async (agent: string, input: string, options: { tenant: string; id?: string; session?: string; detach?: boolean }) => {
-    const task = taskOf(agent, input, options, `cli-${randomUUID()}`);
-    const { prefix, explain, timeout, output } = globalOptions();
-    if (explain) {
-      const headers = Object.entries(task.headers).map(([name, value]) => `-H ${quoted(`${name}:${value}`)}`);
-      say(`nats --server ${serverUrl()} pub -J ${headers.join(' ')} ${prefix}.task.${task.tenant}.${task.agent} ${quoted(task.body)}`);
-      return;
-    }
-    await withPorts(async (opened) => {
-      const ports = { ...opened, waitMs: timeout };
-      if (options.detach) {
-        await ports.tasks.publish(task.tenant, task.agent, task.body, task.headers);
-        print(
-          { task: task.id, session: task.session },
-          () => `accepted as task ${task.id}, session ${task.session}\n${hint(`  next: understudy inspect ${task.session}, or understudy dlq if there is no such session`)}`,
+  .action(
+    async (
+      agent: string,
+      input: string,
+      options: { tenant: string; id?: string; session?: string; detach?: boolean },
+    ) => {
+      const task = taskOf(agent, input, options, `cli-${randomUUID()}`);
+      const { prefix, explain, timeout, output } = globalOptions();
+      if (explain) {
+        const headers = Object.entries(task.headers).map(
+          ([name, value]) => `-H ${quoted(`${name}:${value}`)}`,
+        );
+        say(
+          `nats --server ${serverUrl()} pub -J ${headers.join(' ')} ${prefix}.task.${task.tenant}.${task.agent} ${quoted(task.body)}`,
         );
         return;
       }
-      const isText = output === 'text';
-      const isCompleted = await runTask(task, ports, {
-        onKnown: ({ id, session }, status) => note(`task ${id} was accepted before: its session ${session} is ${status}`),
-        onStep(event) {
-          if (!isText) return;
-          tell(eventLine(event));
-          if (event.data.effects.some(({ kind }) => kind === 'askHuman')) say(`  a person must decide: understudy approve ${event.data.session}`);
-        },
-        onEnd: (event) => tellEnd(event, event.data.session, event.data.to, event.data.reason, event.data.output),
-        onRefused: ({ id, code, reason }) => fail({ code, message: reason, next: nextOf(code) ?? `understudy dlq, then understudy requeue ${id}`, exitCode: 4 }, { letter: id }),
-        onPast: ({ session }, { status, reason }, result) => tellEnd({ session, status, output: result }, session, status, reason, result),
-        onSilence: ({ session }) => note(`nothing heard for ten seconds; what it waits for: understudy inspect ${session}, understudy doctor`),
+      await withPorts(async (opened) => {
+        const ports = { ...opened, waitMs: timeout };
+        if (options.detach) {
+          await ports.tasks.publish(task.tenant, task.agent, task.body, task.headers);
+          print(
+            { task: task.id, session: task.session },
+            () =>
+              `accepted as task ${task.id}, session ${task.session}\n${hint(`  next: understudy inspect ${task.session}, or understudy dlq if there is no such session`)}`,
+          );
+          return;
+        }
+        const isText = output === 'text';
+        const isCompleted = await runTask(task, ports, {
+          onKnown: ({ id, session }, status) =>
+            note(`task ${id} was accepted before: its session ${session} is ${status}`),
+          onStep(event) {
+            if (!isText) return;
+            tell(eventLine(event));
+            if (event.data.effects.some(({ kind }) => kind === 'askHuman'))
+              say(`  a person must decide: understudy approve ${event.data.session}`);
+          },
+          onEnd: (event) =>
+            tellEnd(event, event.data.session, event.data.to, event.data.reason, event.data.output),
+          onRefused: ({ id, code, reason }) =>
+            fail(
+              {
+                code,
+                message: reason,
+                next: nextOf(code) ?? `understudy dlq, then understudy requeue ${id}`,
+                exitCode: 4,
+              },
+              { letter: id },
+            ),
+          onPast: ({ session }, { status, reason }, result) =>
+            tellEnd({ session, status, output: result }, session, status, reason, result),
+          onSilence: ({ session }) =>
+            note(
+              `nothing heard for ten seconds; what it waits for: understudy inspect ${session}, understudy doctor`,
+            ),
+        });
+        if (!isCompleted) process.exitCode = 4;
       });
-      if (!isCompleted) process.exitCode = 4;
-    });
-  });
+    },
+  );
 
 program
   .command('ps')
@@ -111,12 +183,41 @@ program
   .option('-a, --all', 'those that ended lately as well')
   .option('-t, --tenant <tenant>')
   .option('--agent <agent>')
-  .addOption(new Option('--status <status>').choices(['active', 'paused', 'parked', 'completed', 'failed', 'halted']))
+  .addOption(
+    new Option('--status <status>').choices([
+      'active',
+      'paused',
+      'parked',
+      'completed',
+      'failed',
+      'halted',
+    ]),
+  )
   .option('-n, --max <n>', 'at most so many', count, 50)
-  .action(async ({ all, max, ...filter }: { all?: boolean; tenant?: string; agent?: string; status?: string; max: number }) => {
-    const sessions = await ask<SessionSummary[]>('list', { ...filter, max: oneMore(max), ended: Boolean(all || filter.status) });
-    if (sessions) print(sessions.slice(0, max), () => `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max)}`);
-  });
+  .action(
+    async ({
+      all,
+      max,
+      ...filter
+    }: {
+      all?: boolean;
+      tenant?: string;
+      agent?: string;
+      status?: string;
+      max: number;
+    }) => {
+      const sessions = await ask<SessionSummary[]>('list', {
+        ...filter,
+        max: oneMore(max),
+        ended: Boolean(all || filter.status),
+      });
+      if (sessions)
+        print(
+          sessions.slice(0, max),
+          () => `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max)}`,
+        );
+    },
+  );
 
 program
   .command('inspect')
@@ -124,7 +225,10 @@ program
   .argument('<session>')
   .option('-c, --conversation', 'its conversation as well')
   .action(async (session: string, options: { conversation?: boolean }) => {
-    const found = await ask<Parameters<typeof inspectText>[0]>('inspect', { session, conversation: Boolean(options.conversation) });
+    const found = await ask<Parameters<typeof inspectText>[0]>('inspect', {
+      session,
+      conversation: Boolean(options.conversation),
+    });
     if (found) print(found, () => inspectText(found, Date.now()));
   });
 
@@ -148,7 +252,11 @@ for (const [verb, description] of [
     .argument('<session>')
     .option('-r, --reason <text>', 'why; it is recorded', '')
     .action(async (session: string, { reason }: { reason: string }) => {
-      const summary = await ask<{ status: string; state: string }>(verb, { session, actor: actor(), reason });
+      const summary = await ask<{ status: string; state: string }>(verb, {
+        session,
+        actor: actor(),
+        reason,
+      });
       if (summary) print(summary, () => `${session} is ${summary.status}`);
     });
 }
@@ -166,28 +274,49 @@ program
 for (const verb of ['approve', 'reject'] as const) {
   const command = program
     .command(verb)
-    .description(verb === 'approve' ? 'let a call happen, as it is or edited' : 'refuse a call; the agent is told why')
+    .description(
+      verb === 'approve'
+        ? 'let a call happen, as it is or edited'
+        : 'refuse a call; the agent is told why',
+    )
     .argument('<session>')
     .option('--approval <id>', 'which, when there are several')
     .option('--hash <hash>', 'the payload that you looked at: a decision about another is refused')
     .option('-r, --reason <text>', 'why; it is recorded', '');
-  if (verb === 'approve') command.option('--edit <json>', 'run it with these arguments instead: all of them, nothing is merged');
-  command.action(async (session: string, { approval, hash, reason, edit }: { approval?: string; hash?: string; reason: string; edit?: string }) => {
-    const done = await ask<{ approval: { tool: string; arguments: string }; session: { state: string; status: string } }>(verb, {
-      session,
-      actor: actor(),
-      reason,
-      ...(approval ? { approval } : {}),
-      ...(hash ? { hash } : {}),
-      ...(edit ? { arguments: edit } : {}),
-    });
-    if (done)
-      print(
-        done,
-        () =>
-          `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}${done.session.status === 'paused' ? hint(`, and hears of it when it goes on: understudy resume ${session}`) : ''}`,
-      );
-  });
+  if (verb === 'approve')
+    command.option(
+      '--edit <json>',
+      'run it with these arguments instead: all of them, nothing is merged',
+    );
+  command.action(
+    async (
+      session: string,
+      {
+        approval,
+        hash,
+        reason,
+        edit,
+      }: { approval?: string; hash?: string; reason: string; edit?: string },
+    ) => {
+      const done = await ask<{
+        approval: { tool: string; arguments: string };
+        session: { state: string; status: string };
+      }>(verb, {
+        session,
+        actor: actor(),
+        reason,
+        ...(approval ? { approval } : {}),
+        ...(hash ? { hash } : {}),
+        ...(edit ? { arguments: edit } : {}),
+      });
+      if (done)
+        print(
+          done,
+          () =>
+            `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}${done.session.status === 'paused' ? hint(`, and hears of it when it goes on: understudy resume ${session}`) : ''}`,
+        );
+    },
+  );
 }
 
 program
@@ -196,7 +325,11 @@ program
   .option('-n, --max <n>', 'at most so many', count, 50)
   .action(async ({ max }: { max: number }) => {
     const letters = await ask<Letter[]>('dead', { max: oneMore(max) });
-    if (letters) print(letters.slice(-max), () => `${deadTable(letters.slice(-max), Date.now())}${more(letters.length, max)}`);
+    if (letters)
+      print(
+        letters.slice(-max),
+        () => `${deadTable(letters.slice(-max), Date.now())}${more(letters.length, max)}`,
+      );
   });
 
 program
@@ -206,12 +339,23 @@ program
   .option('--all', 'all of them')
   .option('--body <json>', 'with this body instead')
   .action(async (id: number | undefined, { all, body }: { all?: boolean; body?: string }) => {
-    if ((id === undefined) !== Boolean(all)) throw new Refused('USAGE', 'name one dead letter, or say --all: one of the two');
-    if (all && body !== undefined) throw new Refused('USAGE', '--body is for one dead letter, not for all of them');
-    const done = await ask<Requeued>('requeue', { ...(id === undefined ? { all: true } : { id }), ...(body === undefined ? {} : { body }) });
+    if ((id === undefined) !== Boolean(all))
+      throw new Refused('USAGE', 'name one dead letter, or say --all: one of the two');
+    if (all && body !== undefined)
+      throw new Refused('USAGE', '--body is for one dead letter, not for all of them');
+    const done = await ask<Requeued>('requeue', {
+      ...(id === undefined ? { all: true } : { id }),
+      ...(body === undefined ? {} : { body }),
+    });
     if (!done) return;
     if (done.requeued === 0) process.exitCode = 1;
-    print(done, () => [`${done.requeued} published again`, ...done.tasks.map((task) => `  as task ${task}`), ...done.refused.map((line) => `not requeued: ${line}`)].join('\n'));
+    print(done, () =>
+      [
+        `${done.requeued} published again`,
+        ...done.tasks.map((task) => `  as task ${task}`),
+        ...done.refused.map((line) => `not requeued: ${line}`),
+      ].join('\n'),
+    );
   });
 
 program
@@ -241,7 +385,9 @@ program
   .action(() => print({ url: serverUrl() }, serverUrl));
 
 // Who reads us has had enough (`understudy tail | head`): told by the next write.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? (process.exitCode ?? 0) : 70));
+process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+  process.exit(error.code === 'EPIPE' ? (process.exitCode ?? 0) : 70),
+);
 process.stderr.on('error', () => undefined);
 
 try {
@@ -250,7 +396,8 @@ try {
   if (error instanceof CommanderError) {
     const isHelp = error.exitCode === 0;
     // Its text has been printed, but for programs.
-    if (!isHelp && isJson()) fail(failureOf(new Refused('USAGE', error.message.replace(/^error: /, '')), serverUrl()));
+    if (!isHelp && isJson())
+      fail(failureOf(new Refused('USAGE', error.message.replace(/^error: /, '')), serverUrl()));
     process.exitCode = isHelp ? 0 : 2;
   } else {
     fail(failureOf(error, serverUrl()));

@@ -1,6 +1,12 @@
 /** `understudy run`: a task that is published, and followed to its result. */
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
-import { agentNameSchema, type SessionId, sessionIdOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
+import {
+  agentNameSchema,
+  type SessionId,
+  sessionIdOf,
+  taskIdSchema,
+  tenantIdSchema,
+} from '../core/ids.ts';
 import { isFinal } from '../core/session/final.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
@@ -46,35 +52,66 @@ const lettersLooked = 50;
 const archivedMs = 2_000; // an end that EVENTS still has is read in less
 
 /** @throws Refused for what can be no task, before anything is published */
-export function taskOf(agent: string, input: string, options: { tenant: string; id?: string | undefined; session?: string | undefined }, drawn: string): Task {
-  const named = <Value>(what: string, parsed: { success: boolean; data?: Value }, text: string): Value => {
-    if (!parsed.success) throw new Refused(`${what.toUpperCase()}_INVALID`, `"${text.slice(0, 64)}" can be no ${what}: letters, digits, - and _ only`);
+export function taskOf(
+  agent: string,
+  input: string,
+  options: { tenant: string; id?: string | undefined; session?: string | undefined },
+  drawn: string,
+): Task {
+  const named = <Value>(
+    what: string,
+    parsed: { success: boolean; data?: Value },
+    text: string,
+  ): Value => {
+    if (!parsed.success)
+      throw new Refused(
+        `${what.toUpperCase()}_INVALID`,
+        `"${text.slice(0, 64)}" can be no ${what}: letters, digits, - and _ only`,
+      );
     return parsed.data as Value;
   };
   const tenant = named('tenant', tenantIdSchema.safeParse(options.tenant), options.tenant);
   const name = named('agent', agentNameSchema.safeParse(agent), agent);
   const id = options.id ?? drawn;
-  if (!taskIdSchema.safeParse(id).success) throw new Refused('TASK_ID_INVALID', 'a task id has 1 to 256 characters');
+  if (!taskIdSchema.safeParse(id).success)
+    throw new Refused('TASK_ID_INVALID', 'a task id has 1 to 256 characters');
   let parsed: unknown = input;
   try {
     parsed = JSON.parse(input);
   } catch (error) {
     // Plain text is a task as well; what looks like JSON and is none is a slip of the hand.
-    if (/^\s*[{[]/.test(input)) throw new Refused('TASK_NOT_JSON', `the input looks like JSON and does not parse: ${messageOf(error)}`);
+    if (/^\s*[{[]/.test(input))
+      throw new Refused(
+        'TASK_NOT_JSON',
+        `the input looks like JSON and does not parse: ${messageOf(error)}`,
+      );
   }
   return {
     tenant,
     agent: name,
     id,
-    body: JSON.stringify({ input: typeof parsed === 'object' && parsed !== null ? parsed : String(parsed) }),
-    headers: { 'Nats-Msg-Id': id, ...(options.session === undefined ? {} : { 'Understudy-Session': options.session }) },
-    session: sessionIdOf(tenant, name, options.session === undefined ? id : `key/${options.session}`),
+    body: JSON.stringify({
+      input: typeof parsed === 'object' && parsed !== null ? parsed : String(parsed),
+    }),
+    headers: {
+      'Nats-Msg-Id': id,
+      ...(options.session === undefined ? {} : { 'Understudy-Session': options.session }),
+    },
+    session: sessionIdOf(
+      tenant,
+      name,
+      options.session === undefined ? id : `key/${options.session}`,
+    ),
     mayBeKnown: options.id !== undefined && options.session === undefined,
   };
 }
 
 /** @returns whether it was completed */
-export async function runTask(task: Task, { events, tasks, control, waitMs }: RunPorts, view: RunView): Promise<boolean> {
+export async function runTask(
+  task: Task,
+  { events, tasks, control, waitMs }: RunPorts,
+  view: RunView,
+): Promise<boolean> {
   let heardAt = Date.now();
   const { promise, resolve: finish } = Promise.withResolvers<boolean>();
   const onEvent = (event: UnderstudyEvent) => {
@@ -90,7 +127,11 @@ export async function runTask(task: Task, { events, tasks, control, waitMs }: Ru
   const lettersBefore = new Set((await events.deadLetters(lettersLooked)).map(({ id }) => id));
   // One that is known is told from its beginning: its end may have been said, or be said while we begin to listen.
   const filter = { tenant: task.tenant, agent: task.agent, session: task.session };
-  const following = await events.follow(known ? { ...filter, since: known.summary.startedAt } : filter, known !== undefined, onEvent);
+  const following = await events.follow(
+    known ? { ...filter, since: known.summary.startedAt } : filter,
+    known !== undefined,
+    onEvent,
+  );
   let watch: NodeJS.Timeout | undefined;
   let past: NodeJS.Timeout | undefined;
   try {
@@ -116,7 +157,13 @@ export async function runTask(task: Task, { events, tasks, control, waitMs }: Ru
         view.onSilence(task);
       }
       const letters = await events.deadLetters(lettersLooked);
-      const letter = letters.find((one) => one.task === task.id && one.tenant === task.tenant && one.agent === task.agent && !lettersBefore.has(one.id));
+      const letter = letters.find(
+        (one) =>
+          one.task === task.id &&
+          one.tenant === task.tenant &&
+          one.agent === task.agent &&
+          !lettersBefore.has(one.id),
+      );
       if (!letter) return;
       view.onRefused(letter);
       finish(false);
@@ -145,11 +192,18 @@ interface Known {
 }
 
 /** The session of a task that was accepted before. Nothing, too, when nobody can say now: publishing it again does no harm. */
-async function before({ session }: Task, control: Pick<Control, 'ask'>, waitMs: number): Promise<Known | undefined> {
+async function before(
+  { session }: Task,
+  control: Pick<Control, 'ask'>,
+  waitMs: number,
+): Promise<Known | undefined> {
   try {
     const answer = await control.ask('inspect', { session }, waitMs);
     if (!answer.ok) return undefined;
-    const { summary, record } = answer.value as { summary: SessionSummary; record: { output?: string } };
+    const { summary, record } = answer.value as {
+      summary: SessionSummary;
+      record: { output?: string };
+    };
     return { summary, output: record.output };
   } catch (error) {
     if (error instanceof Unavailable) return undefined;

@@ -13,7 +13,11 @@ export interface TailOptions {
   readonly fromStart?: boolean;
 }
 
-export async function tail(session: string | undefined, filter: TailOptions, { options, serverUrl, tell, say, note, withPorts }: Terminal): Promise<void> {
+export async function tail(
+  session: string | undefined,
+  filter: TailOptions,
+  { options, serverUrl, tell, say, note, withPorts }: Terminal,
+): Promise<void> {
   const { prefix, explain } = options();
   if (explain) {
     say(
@@ -24,26 +28,41 @@ export async function tail(session: string | undefined, filter: TailOptions, { o
   await withPorts(async ({ control, events }) => {
     const isJson = options().output === 'json';
     // A name that nobody knows is said now: waiting for it would look like a quiet session.
-    const known = session === undefined ? undefined : await control.ask('inspect', { session }, options().timeout);
+    const known =
+      session === undefined
+        ? undefined
+        : await control.ask('inspect', { session }, options().timeout);
     if (known && !known.ok) throw new Refused(known.code, known.message);
     // Steps of a session stand among those of its agent: read no more of them than it has lived through.
-    const { tenant, agent, startedAt, status } = (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
-    if (status && isFinal(status) && !filter.fromStart) return note(`${session} has ${status} and says nothing more; --from-start shows what it did`);
+    const { tenant, agent, startedAt, status } =
+      (known?.value as { summary: Partial<SessionSummary> } | undefined)?.summary ?? {};
+    if (status && isFinal(status) && !filter.fromStart)
+      return note(`${session} has ${status} and says nothing more; --from-start shows what it did`);
     await new Promise<void>((resolve, reject) => {
       process.once('SIGINT', () => resolve());
       process.once('SIGTERM', () => resolve());
       events
-        .follow({ tenant: filter.tenant ?? tenant, agent: filter.agent ?? agent, session, since: startedAt }, Boolean(filter.fromStart), (event) => {
-          if (isJson) process.stdout.write(`${JSON.stringify(event)}\n`);
-          else tell(eventLine(event));
-          // A session that was named and has ended says nothing more.
-          if (session !== undefined && isEndEvent(event) && isFinal(event.data.status)) resolve();
-        })
+        .follow(
+          {
+            tenant: filter.tenant ?? tenant,
+            agent: filter.agent ?? agent,
+            session,
+            since: startedAt,
+          },
+          Boolean(filter.fromStart),
+          (event) => {
+            if (isJson) process.stdout.write(`${JSON.stringify(event)}\n`);
+            else tell(eventLine(event));
+            // A session that was named and has ended says nothing more.
+            if (session !== undefined && isEndEvent(event) && isFinal(event.data.status)) resolve();
+          },
+        )
         .then(async () => {
           // It may have ended while we began to listen.
           if (session === undefined || filter.fromStart) return;
           const now = await control.ask('inspect', { session }, options().timeout);
-          if (now.ok && isFinal((now.value as { summary: SessionSummary }).summary.status)) resolve();
+          if (now.ok && isFinal((now.value as { summary: SessionSummary }).summary.status))
+            resolve();
         })
         .catch(reject);
     });

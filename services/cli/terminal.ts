@@ -31,9 +31,16 @@ export interface Global {
 export type Terminal = ReturnType<typeof terminalOf>;
 
 /** @param open  connects to a broker */
-export function terminalOf(program: Command, open: (url: string, options: Global) => Promise<CliPorts>) {
+export function terminalOf(
+  program: Command,
+  open: (url: string, options: Global) => Promise<CliPorts>,
+) {
   const options = (): Global => program.opts<Global>();
-  const serverUrl = (): string => options().server ?? process.env.UNDERSTUDY_NATS_URL ?? readStackFile(localFolder(root))?.natsUrl ?? 'nats://127.0.0.1:4222';
+  const serverUrl = (): string =>
+    options().server ??
+    process.env.UNDERSTUDY_NATS_URL ??
+    readStackFile(localFolder(root))?.natsUrl ??
+    'nats://127.0.0.1:4222';
   /** As it is, but for what steers a terminal: what an agent or a publisher says is not ours to word. */
   const tell = (text: string): void => void process.stdout.write(`${printable(text)}\n`);
   /** Our own words. */
@@ -45,7 +52,10 @@ export function terminalOf(program: Command, open: (url: string, options: Global
     else tell(text());
   };
   const fail = ({ code, message, next, exitCode }: Failure, more: object = {}): void => {
-    if (options().output === 'json') process.stderr.write(`${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: hint(next) } : {}) } })}\n`);
+    if (options().output === 'json')
+      process.stderr.write(
+        `${JSON.stringify({ error: { code, message, ...more, ...(next ? { next: hint(next) } : {}) } })}\n`,
+      );
     else note(`error ${code}: ${message}${next ? `\n  next: ${next}` : ''}`);
     process.exitCode = exitCode;
   };
@@ -54,7 +64,10 @@ export function terminalOf(program: Command, open: (url: string, options: Global
     const url = serverUrl();
     for (const one of url.split(',')) {
       if (!/^((nats|tls|ws|wss):\/\/)?[^\s/]+$/.test(one.trim()))
-        throw new Refused('SERVER_INVALID', `"${one}" is no address of a NATS server: nats://host:4222, comma-separated for several`);
+        throw new Refused(
+          'SERVER_INVALID',
+          `"${one}" is no address of a NATS server: nats://host:4222, comma-separated for several`,
+        );
     }
     const ports = await open(url, options());
     try {
@@ -68,7 +81,9 @@ export function terminalOf(program: Command, open: (url: string, options: Global
   const ask = async <Value>(verb: string, body: object): Promise<Value | undefined> => {
     const { prefix, explain, timeout } = options();
     if (explain) {
-      say(`nats --server ${serverUrl()} req ${prefix}.control.${verb} ${quoted(JSON.stringify(body))}`);
+      say(
+        `nats --server ${serverUrl()} req ${prefix}.control.${verb} ${quoted(JSON.stringify(body))}`,
+      );
       return undefined;
     }
     return withPorts(async ({ control }) => {

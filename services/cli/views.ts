@@ -8,9 +8,22 @@ import { hint } from './failure.ts';
 import { table } from './format.ts';
 
 export function sessionTable(sessions: readonly SessionSummary[], now: number): string {
-  if (sessions.length === 0) return hint('no session fits; understudy ps --all shows those that ended too, understudy doctor which agents there are');
+  if (sessions.length === 0)
+    return hint(
+      'no session fits; understudy ps --all shows those that ended too, understudy doctor which agents there are',
+    );
   return table(
-    ['SESSION', 'TENANT', 'STATE', 'WAITING ON', 'SINCE', 'MODEL+TOOL CALLS', 'TOKENS', 'COST', 'AGE'],
+    [
+      'SESSION',
+      'TENANT',
+      'STATE',
+      'WAITING ON',
+      'SINCE',
+      'MODEL+TOOL CALLS',
+      'TOKENS',
+      'COST',
+      'AGE',
+    ],
     sessions.map((one) => [
       one.session,
       one.tenant,
@@ -54,10 +67,27 @@ interface Inspected {
     readonly machine: string;
     readonly machineVersion: number;
     readonly position: { readonly sequence: number; readonly incarnation: number };
-    readonly pending: Readonly<Record<string, { readonly kind: string; readonly what: string; readonly since: number; readonly deadlineAt: number }>>;
+    readonly pending: Readonly<
+      Record<
+        string,
+        {
+          readonly kind: string;
+          readonly what: string;
+          readonly since: number;
+          readonly deadlineAt: number;
+        }
+      >
+    >;
     readonly output?: unknown;
     readonly length: number;
-    readonly context: { readonly limits?: { readonly costMicrosMax: number; readonly tokensMax: number; readonly stepsMax: number; readonly toolCallsMax: number } };
+    readonly context: {
+      readonly limits?: {
+        readonly costMicrosMax: number;
+        readonly tokensMax: number;
+        readonly stepsMax: number;
+        readonly toolCallsMax: number;
+      };
+    };
   };
   readonly approvals: readonly ApprovalSummary[];
   readonly conversation?: readonly {
@@ -68,16 +98,34 @@ interface Inspected {
   }[];
 }
 
-export function inspectText({ summary, shard, owner, isArchived, hash, record, approvals, conversation }: Inspected, now: number): string {
+export function inspectText(
+  { summary, shard, owner, isArchived, hash, record, approvals, conversation }: Inspected,
+  now: number,
+): string {
   const lines: [string, string][] = [
     ['session', summary.session],
-    ['task', `${summary.task} of tenant ${summary.tenant}, agent ${summary.agent} (revision ${record.revision})`],
-    ['state', `${summary.state}, version ${summary.version}${summary.reason ? `: ${summary.reason}` : ''}`],
-    ['waiting on', summary.waitingOn ? `${summary.waitingOn}, for ${age(now - summary.since)}` : 'nothing'],
+    [
+      'task',
+      `${summary.task} of tenant ${summary.tenant}, agent ${summary.agent} (revision ${record.revision})`,
+    ],
+    [
+      'state',
+      `${summary.state}, version ${summary.version}${summary.reason ? `: ${summary.reason}` : ''}`,
+    ],
+    [
+      'waiting on',
+      summary.waitingOn ? `${summary.waitingOn}, for ${age(now - summary.since)}` : 'nothing',
+    ],
     ['owner', isArchived ? 'archived' : `${owner ?? 'nobody'} (shard ${shard})`],
     ['spent', spentText(summary, record.context.limits)],
-    ['machine', `${record.machine} version ${record.machineVersion}, ${record.length} conversation entries`],
-    ['mailbox', `sequence ${record.position.sequence}${record.position.incarnation > 0 ? `, incarnation ${record.position.incarnation}` : ''}`],
+    [
+      'machine',
+      `${record.machine} version ${record.machineVersion}, ${record.length} conversation entries`,
+    ],
+    [
+      'mailbox',
+      `sequence ${record.position.sequence}${record.position.incarnation > 0 ? `, incarnation ${record.position.incarnation}` : ''}`,
+    ],
     ['state hash', hash],
     ['began', `${new Date(summary.startedAt).toISOString()}, ${age(now - summary.startedAt)} ago`],
   ];
@@ -89,7 +137,13 @@ export function inspectText({ summary, shard, owner, isArchived, hash, record, a
       '',
       table(
         ['EFFECT', 'KIND', 'WHAT', 'SINCE', 'DEADLINE IN'],
-        pending.map(([id, note]) => [id, note.kind, note.what, age(now - note.since), age(note.deadlineAt - now)]),
+        pending.map(([id, note]) => [
+          id,
+          note.kind,
+          note.what,
+          age(now - note.since),
+          age(note.deadlineAt - now),
+        ]),
       ),
     );
   if (approvals.length > 0) text.push('', approvalTable(approvals, now));
@@ -102,14 +156,26 @@ export function inspectText({ summary, shard, owner, isArchived, hash, record, a
   return text.join('\n');
 }
 
-function spentText(summary: SessionSummary, limits: Inspected['record']['context']['limits']): string {
-  if (!limits) return `${dollars(summary.costMicros)}, ${summary.tokens} tokens, ${summary.steps} model calls, ${summary.toolCalls} tool calls`;
+function spentText(
+  summary: SessionSummary,
+  limits: Inspected['record']['context']['limits'],
+): string {
+  if (!limits)
+    return `${dollars(summary.costMicros)}, ${summary.tokens} tokens, ${summary.steps} model calls, ${summary.toolCalls} tool calls`;
   return `${dollars(summary.costMicros)} of ${dollars(limits.costMicrosMax)}, ${summary.tokens} of ${limits.tokensMax} tokens, ${summary.steps} of ${limits.stepsMax} model calls, ${summary.toolCalls} of ${limits.toolCallsMax} tool calls`;
 }
 
 export function deadTable(letters: readonly Letter[], now: number): string {
   if (letters.length === 0) return 'no dead letters';
-  const rows = letters.map((one) => [String(one.id), one.tenant, one.agent, one.task ?? '-', one.code, age(now - one.at), cut(one.reason, 80)]);
+  const rows = letters.map((one) => [
+    String(one.id),
+    one.tenant,
+    one.agent,
+    one.task ?? '-',
+    one.code,
+    age(now - one.at),
+    cut(one.reason, 80),
+  ]);
   return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\n${hint('next: understudy requeue <id> [--body <json>]')}`;
 }
 
@@ -125,6 +191,9 @@ const marks = { good: 'ok ', look: 'see', bad: 'BAD' } as const;
 export function doctorText(health: Health): string {
   const next: Partial<Record<Check['what'], string>> = { 'dead letters': ' (understudy dlq)' };
   return checksOf(health)
-    .map(({ verdict, what, text }) => `${marks[verdict]} ${text}${verdict === 'good' ? '' : hint(next[what] ?? '')}`)
+    .map(
+      ({ verdict, what, text }) =>
+        `${marks[verdict]} ${text}${verdict === 'good' ? '' : hint(next[what] ?? '')}`,
+    )
     .join('\n');
 }

@@ -26,10 +26,16 @@ export interface Access {
   enter(token: string, name: string): string | undefined;
 }
 
-export function accessOf({ token, userHeader, localUser }: AccessSettings, clock: () => number): Access {
-  const sign = (text: string) => createHmac('sha256', `console ${token}`).update(text).digest('base64url');
+export function accessOf(
+  { token, userHeader, localUser }: AccessSettings,
+  clock: () => number,
+): Access {
+  const sign = (text: string) =>
+    createHmac('sha256', `console ${token}`).update(text).digest('base64url');
   const equal = (left: string, right: string) => {
-    const [one, other] = [left, right].map((text) => createHmac('sha256', 'compare').update(text).digest());
+    const [one, other] = [left, right].map((text) =>
+      createHmac('sha256', 'compare').update(text).digest(),
+    );
     return timingSafeEqual(one!, other!);
   };
   return {
@@ -37,9 +43,15 @@ export function accessOf({ token, userHeader, localUser }: AccessSettings, clock
     who(headers, cookie) {
       const proven = userHeader && headers.get(userHeader);
       if (proven && namePattern.test(proven)) return proven;
-      if (token === undefined) return userHeader ? undefined : isLoopbackHost(headers.get('host') ?? '') ? localUser : undefined;
+      if (token === undefined)
+        return userHeader
+          ? undefined
+          : isLoopbackHost(headers.get('host') ?? '')
+            ? localUser
+            : undefined;
       const [name = '', until = '', signature = ''] = (cookie ?? '').split('.');
-      if (!equal(signature, sign(`${name}.${until}`)) || !(Number(until) > clock())) return undefined;
+      if (!equal(signature, sign(`${name}.${until}`)) || !(Number(until) > clock()))
+        return undefined;
       return Buffer.from(name, 'base64url').toString('utf8');
     },
     enter(given, name) {
@@ -51,4 +63,5 @@ export function accessOf({ token, userHeader, localUser }: AccessSettings, clock
 }
 
 /** A page of another name that resolves to this machine must not come in as its user. */
-const isLoopbackHost = (host: string): boolean => /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)(:\d+)?$/.test(host);
+const isLoopbackHost = (host: string): boolean =>
+  /^(localhost|127(\.\d{1,3}){3}|\[::1\]|::1)(:\d+)?$/.test(host);

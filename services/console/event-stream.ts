@@ -25,10 +25,17 @@ export function eventStreams(events: Pick<Events, 'follow'>, telemetry: Telemetr
   let open = 0;
   return {
     /** @throws Unavailable when as many are open as there may be */
-    answer(context: Context, session: Pick<SessionSummary, 'tenant' | 'agent' | 'session' | 'startedAt'>): Response {
+    answer(
+      context: Context,
+      session: Pick<SessionSummary, 'tenant' | 'agent' | 'session' | 'startedAt'>,
+    ): Response {
       // HEAD comes here as well, and nobody would read, or end, what it is given.
       if (context.req.method !== 'GET') return context.body(null);
-      if (open >= streamsMax) throw new Unavailable('STREAMS_FULL', `${streamsMax} sessions are being watched: close some pages, or start more consoles`);
+      if (open >= streamsMax)
+        throw new Unavailable(
+          'STREAMS_FULL',
+          `${streamsMax} sessions are being watched: close some pages, or start more consoles`,
+        );
       open += 1;
       return streamSSE(context, async (stream) => {
         const { promise: over, resolve: end } = Promise.withResolvers<void>();
@@ -37,12 +44,16 @@ export function eventStreams(events: Pick<Events, 'follow'>, telemetry: Telemetr
         const tell = (name: string | undefined, id: string | undefined, data: string) => {
           waiting += data.length;
           if (waiting > waitingBytesMax) return stream.abort(); // calls who waits for the abort, too
-          void stream.writeSSE({ ...(name ? { event: name } : {}), ...(id ? { id } : {}), data }).then(() => {
-            waiting -= data.length;
-          });
+          void stream
+            .writeSSE({ ...(name ? { event: name } : {}), ...(id ? { id } : {}), data })
+            .then(() => {
+              waiting -= data.length;
+            });
         };
         // One that comes again has seen what is of lower versions; the rest it knows by its id.
-        const seen = Number(/-(\d+)(?:-end\d+)?$/.exec(context.req.header('last-event-id') ?? '')?.[1] ?? 0);
+        const seen = Number(
+          /-(\d+)(?:-end\d+)?$/.exec(context.req.header('last-event-id') ?? '')?.[1] ?? 0,
+        );
         const onEvent = (event: UnderstudyEvent) => {
           if (event.data.version < seen) return;
           tell(undefined, event.id, JSON.stringify(eventViewOf(event)));
@@ -55,12 +66,24 @@ export function eventStreams(events: Pick<Events, 'follow'>, telemetry: Telemetr
         let following: { stop(): Promise<void> } | undefined;
         let beat: NodeJS.Timeout | undefined;
         try {
-          following = await events.follow({ tenant: session.tenant, agent: session.agent, session: session.session, since: session.startedAt }, true, onEvent);
+          following = await events.follow(
+            {
+              tenant: session.tenant,
+              agent: session.agent,
+              session: session.session,
+              since: session.startedAt,
+            },
+            true,
+            onEvent,
+          );
           if (stream.aborted) return;
           beat = setInterval(() => tell('beat', undefined, '-'), beatMs);
           await over;
         } catch (error) {
-          telemetry.log('warn', 'events of a session cannot be followed', { session: session.session, cause: messageOf(error).slice(0, 200) });
+          telemetry.log('warn', 'events of a session cannot be followed', {
+            session: session.session,
+            cause: messageOf(error).slice(0, 200),
+          });
           stream.abort();
         } finally {
           open -= 1;

@@ -10,16 +10,27 @@ const loginSchema = z.object({ token: z.string().max(512), name: z.string().max(
 const slowMs = 500;
 const waitingMax = 20;
 
-export const userOf = (context: Context, access: Access): string | undefined => access.who(context.req.raw.headers, getCookie(context, cookieName));
+export const userOf = (context: Context, access: Access): string | undefined =>
+  access.who(context.req.raw.headers, getCookie(context, cookieName));
 
 export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
   const routes = new Hono();
   const turns = new Turns();
-  routes.get('/me', (context) => context.json({ user: userOf(context, access) ?? null, asksForToken: access.asksForToken }));
+  routes.get('/me', (context) =>
+    context.json({ user: userOf(context, access) ?? null, asksForToken: access.asksForToken }),
+  );
   routes.post('/login', async (context) => {
     const { token, name } = await bodyOf(context, loginSchema);
     const turn = await turns.take(peerOf(context));
-    if (!turn) return context.json({ code: 'LOGIN_REFUSED', message: 'too many tokens are being given from your address just now: try again in some seconds' }, 429);
+    if (!turn)
+      return context.json(
+        {
+          code: 'LOGIN_REFUSED',
+          message:
+            'too many tokens are being given from your address just now: try again in some seconds',
+        },
+        429,
+      );
     let cookie: string | undefined;
     try {
       cookie = access.enter(token, name);
@@ -34,18 +45,31 @@ export function loginRoutes(access: Access, telemetry: Telemetry): Hono {
         : 'this console has no token: a proxy in front says who you are';
       return context.json({ code: 'LOGIN_REFUSED', message }, 401);
     }
-    setCookie(context, cookieName, cookie, { httpOnly: true, sameSite: 'Strict', path: '/', maxAge: cookieSeconds, secure: isEncrypted(context) });
+    setCookie(context, cookieName, cookie, {
+      httpOnly: true,
+      sameSite: 'Strict',
+      path: '/',
+      maxAge: cookieSeconds,
+      secure: isEncrypted(context),
+    });
     return context.json({ user: name });
   });
   routes.post('/logout', (context) => {
-    setCookie(context, cookieName, '', { httpOnly: true, sameSite: 'Strict', path: '/', maxAge: 0 });
+    setCookie(context, cookieName, '', {
+      httpOnly: true,
+      sameSite: 'Strict',
+      path: '/',
+      maxAge: 0,
+    });
     return context.json({});
   });
   return routes;
 }
 
 /** Of the connection, as its server knows it. */
-const peerOf = (context: Context): string => (context.env as { incoming?: { socket?: { remoteAddress?: string } } } | undefined)?.incoming?.socket?.remoteAddress ?? '';
+const peerOf = (context: Context): string =>
+  (context.env as { incoming?: { socket?: { remoteAddress?: string } } } | undefined)?.incoming
+    ?.socket?.remoteAddress ?? '';
 
 /** Those of one address one after the other, and a wrong one takes its time: guessing is slow, and holds up nobody elsewhere. */
 class Turns {
@@ -71,4 +95,5 @@ class Turns {
   }
 }
 
-const isEncrypted = (context: Context) => context.req.header('x-forwarded-proto') === 'https' || context.req.url.startsWith('https:');
+const isEncrypted = (context: Context) =>
+  context.req.header('x-forwarded-proto') === 'https' || context.req.url.startsWith('https:');

@@ -20,25 +20,32 @@ await runService(async (started) => {
   let whyNotReady = why;
   const probes = await serveProbes(common.httpPort, registry, () => whyNotReady());
   started({ name: 'probes', stop: () => probes.stop() });
-  const nats = await there(() => connectNats({ ...common.nats, name: common.instance, prefix: common.prefix }));
+  const nats = await there(() =>
+    connectNats({ ...common.nats, name: common.instance, prefix: common.prefix }),
+  );
   started({ name: 'nats', stop: () => nats.close() });
   const app = consoleApp({
     questions: questionsOf(natsControl(nats), systemClock.now),
     events: natsEvents(nats),
-    access: accessOf({ token: settings.token, userHeader: settings.userHeader, localUser: actorFrom(process.env) }, systemClock.now),
+    access: accessOf(
+      { token: settings.token, userHeader: settings.userHeader, localUser: actorFrom(process.env) },
+      systemClock.now,
+    ),
     page: loadPage(),
     telemetry,
   });
   const server = await new Promise<{ port: number; close: () => void }>((resolve) => {
-    const listening = serve({ fetch: app.fetch, port: settings.port, hostname: settings.address }, ({ port }) =>
-      resolve({
-        port,
-        close: () => {
-          listening.close();
-          // Who follows a session holds a connection for as long as it looks.
-          if ('closeAllConnections' in listening) listening.closeAllConnections();
-        },
-      }),
+    const listening = serve(
+      { fetch: app.fetch, port: settings.port, hostname: settings.address },
+      ({ port }) =>
+        resolve({
+          port,
+          close: () => {
+            listening.close();
+            // Who follows a session holds a connection for as long as it looks.
+            if ('closeAllConnections' in listening) listening.closeAllConnections();
+          },
+        }),
     );
   });
   started({ name: 'console', stop: () => server.close() });

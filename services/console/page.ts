@@ -20,13 +20,26 @@ export interface Page {
 const services = join(import.meta.dirname, '..');
 const script = 'text/javascript; charset=utf-8';
 /** By the names that the modules import them by. */
-const libraries = { preact: 'preact.js', 'preact/hooks': 'preact-hooks.js', htm: 'htm.js' } as const;
+const libraries = {
+  preact: 'preact.js',
+  'preact/hooks': 'preact-hooks.js',
+  htm: 'htm.js',
+} as const;
 /** Modules outside of `page/` that it imports. */
-const shared = ['core/format.ts', 'core/session/final.ts', 'core/wire/event-end.ts', 'core/wire/health-checks.ts'];
+const shared = [
+  'core/format.ts',
+  'core/session/final.ts',
+  'core/wire/event-end.ts',
+  'core/wire/health-checks.ts',
+];
 
 export function loadPage(): Page {
   const assets = new Map<string, Asset>();
-  for (const [name, file] of Object.entries(libraries)) assets.set(`libraries/${file}`, { type: script, text: readFileSync(fileURLToPath(import.meta.resolve(name)), 'utf8') });
+  for (const [name, file] of Object.entries(libraries))
+    assets.set(`libraries/${file}`, {
+      type: script,
+      text: readFileSync(fileURLToPath(import.meta.resolve(name)), 'utf8'),
+    });
   const own = readdirSync(join(import.meta.dirname, 'page')).map((file) => `console/page/${file}`);
   for (const path of [...own, ...shared]) {
     const text = readFileSync(join(services, path), 'utf8');
@@ -34,9 +47,16 @@ export function loadPage(): Page {
     if (path.endsWith('.css')) assets.set(path, { type: 'text/css; charset=utf-8', text });
     if (path.endsWith('.svg')) assets.set(path, { type: 'image/svg+xml', text });
   }
-  const importMap = JSON.stringify({ imports: Object.fromEntries(Object.entries(libraries).map(([name, file]) => [name, `/assets/libraries/${file}`])) });
+  const importMap = JSON.stringify({
+    imports: Object.fromEntries(
+      Object.entries(libraries).map(([name, file]) => [name, `/assets/libraries/${file}`]),
+    ),
+  });
   return {
-    html: readFileSync(join(import.meta.dirname, 'page/index.html'), 'utf8').replace('IMPORT_MAP', importMap),
+    html: readFileSync(join(import.meta.dirname, 'page/index.html'), 'utf8').replace(
+      'IMPORT_MAP',
+      importMap,
+    ),
     importMapHash: `'sha256-${createHash('sha256').update(importMap).digest('base64')}'`,
     asset: (path) => assets.get(path),
   };

@@ -7,9 +7,15 @@ const sharedMs = 1_000;
 
 export interface Questions {
   /** An answer may be up to a second old. @throws Refused with the runtime's code; Unavailable when none answers */
-  look(verb: 'list' | 'inspect' | 'approvals' | 'dead' | 'doctor' | 'verify', body: object): Promise<unknown>;
+  look(
+    verb: 'list' | 'inspect' | 'approvals' | 'dead' | 'doctor' | 'verify',
+    body: object,
+  ): Promise<unknown>;
   /** Never shared. @throws as above */
-  act(verb: 'pause' | 'resume' | 'halt' | 'approve' | 'reject' | 'requeue', body: object): Promise<unknown>;
+  act(
+    verb: 'pause' | 'resume' | 'halt' | 'approve' | 'reject' | 'requeue',
+    body: object,
+  ): Promise<unknown>;
 }
 
 export function questionsOf(control: Pick<Control, 'ask'>, clock: () => number): Questions {
@@ -27,7 +33,8 @@ export function questionsOf(control: Pick<Control, 'ask'>, clock: () => number):
   return {
     look(verb, body) {
       const now = clock();
-      for (const [key, { answeredAt }] of asked) if (answeredAt !== undefined && now - answeredAt > sharedMs) asked.delete(key);
+      for (const [key, { answeredAt }] of asked)
+        if (answeredAt !== undefined && now - answeredAt > sharedMs) asked.delete(key);
       const question = JSON.stringify([verb, body]);
       const known = asked.get(question);
       if (known) return known.answer;

@@ -36,7 +36,8 @@ export class Refused extends UnderstudyError {}
 export class Defect extends UnderstudyError {}
 
 /** Another replica may be able to: this one is of an older version than what it was given. */
-export const isForAnother = (error: unknown): boolean => error instanceof Unavailable || (error instanceof Refused && error.code === 'BUNDLE_UNREADABLE');
+export const isForAnother = (error: unknown): boolean =>
+  error instanceof Unavailable || (error instanceof Refused && error.code === 'BUNDLE_UNREADABLE');
 
 export function assertNever(value: never): never {
   throw new Defect('NEVER', `unexpected case ${JSON.stringify(value)}`);

@@ -21,9 +21,15 @@ const token = /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/;
 const longToken = /^[A-Za-z0-9][A-Za-z0-9_-]{0,126}$/;
 
 /** The type's brand costs nothing at run time: a `transform` would, several times a message. */
-const named = <Id extends string>(schema: z.ZodString) => schema as unknown as z.ZodType<Id, string>;
+const named = <Id extends string>(schema: z.ZodString) =>
+  schema as unknown as z.ZodType<Id, string>;
 
-const tokenOf = <Id extends string>(what: string, pattern: RegExp) => named<Id>(z.string().regex(pattern, `${what} must be letters, digits, - or _ (no dots), and not too long`));
+const tokenOf = <Id extends string>(what: string, pattern: RegExp) =>
+  named<Id>(
+    z
+      .string()
+      .regex(pattern, `${what} must be letters, digits, - or _ (no dots), and not too long`),
+  );
 
 export const tenantIdSchema = tokenOf<TenantId>('tenant', token);
 export const agentNameSchema = tokenOf<AgentName>('agent name', token);

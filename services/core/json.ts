@@ -40,14 +40,9 @@ export function jsonText(value: unknown): string {
 
 const tooDeep = () => new RangeError(`it is nested deeper than ${limits.nestingMax} levels`);
 
-const [quote, backslash, openList, closeList, openObject, closeObject] = [...'"\\[]{}'].map((character) => character.charCodeAt(0)) as [
-  number,
-  number,
-  number,
-  number,
-  number,
-  number,
-];
+const [quote, backslash, openList, closeList, openObject, closeObject] = [...'"\\[]{}'].map(
+  (character) => character.charCodeAt(0),
+) as [number, number, number, number, number, number];
 
 /** @param text  JSON */
 function isTooDeep(text: string): boolean {
@@ -56,7 +51,8 @@ function isTooDeep(text: string): boolean {
   for (let at = 0; at < text.length; at += 1) {
     const character = text.charCodeAt(at);
     if (character === quote) {
-      for (at += 1; at < text.length && text.charCodeAt(at) !== quote; at += 1) if (text.charCodeAt(at) === backslash) at += 1;
+      for (at += 1; at < text.length && text.charCodeAt(at) !== quote; at += 1)
+        if (text.charCodeAt(at) === backslash) at += 1;
     } else if (character === openList || character === openObject) {
       level += 1;
       if (level > limits.nestingMax) return true;

@@ -30,12 +30,20 @@ await runService(async (started) => {
   let whyNotReady = why;
   const probes = await serveProbes(settings.httpPort, registry, () => whyNotReady());
   started({ name: 'probes', stop: () => probes.stop() });
-  const nats = await there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }));
+  const nats = await there(() =>
+    connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }),
+  );
   started({ name: 'nats', stop: () => nats.close() });
   const { service, idleMs } = settings.sandboxes;
-  const sandboxes = service && settings.namespace ? await podPool(settings.namespace, { ...settings.sandboxes, service }, telemetry) : processSandboxes(claimSandbox);
+  const sandboxes =
+    service && settings.namespace
+      ? await podPool(settings.namespace, { ...settings.sandboxes, service }, telemetry)
+      : processSandboxes(claimSandbox);
   // Sandboxes in pods cannot come to our loopback: without an address of our own there is no way out.
-  const egress = service && settings.egress.address === '127.0.0.1' ? undefined : await serveEgress({ ...settings.egress, telemetry });
+  const egress =
+    service && settings.egress.address === '127.0.0.1'
+      ? undefined
+      : await serveEgress({ ...settings.egress, telemetry });
   started({ name: 'egress', stop: async () => egress?.stop() });
   const runners = [
     builtinRunner(builtinTools(settings.files)),
@@ -44,7 +52,10 @@ await runService(async (started) => {
     await processRunner({ scratch: settings.scratch, instance: settings.instance }),
     sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry, egress }, idleMs),
   ];
-  started({ name: 'tools', stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))) });
+  started({
+    name: 'tools',
+    stop: async () => void (await Promise.all(runners.map((runner) => runner.close?.()))),
+  });
   // A start record names its process, so a second life of the same name does not answer for the first.
   const performer = `${settings.instance}-${process.pid}-${Date.now().toString(36)}`;
   const mailbox = natsMailbox(nats);
@@ -79,6 +90,9 @@ await runService(async (started) => {
 
 /** Loaded only where it is needed: the Kubernetes client costs a second of every start. */
 async function podPool(namespace: string, settings: PoolSettings, telemetry: Telemetry) {
-  const [{ inCluster }, { podSandboxes }] = await Promise.all([import('../adapters/kubernetes/cluster.ts'), import('../adapters/kubernetes/sandboxes.ts')]);
+  const [{ inCluster }, { podSandboxes }] = await Promise.all([
+    import('../adapters/kubernetes/cluster.ts'),
+    import('../adapters/kubernetes/sandboxes.ts'),
+  ]);
   return podSandboxes(inCluster(namespace), settings, claimSandbox, telemetry);
 }

@@ -25,20 +25,33 @@ await runService(async (started) => {
   let whyNotReady = why;
   const probes = await serveProbes(settings.httpPort, registry, () => whyNotReady());
   started({ name: 'probes', stop: () => probes.stop() });
-  const configMaps = settings.namespace ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined;
+  const configMaps = settings.namespace
+    ? await watchedConfigMaps(settings.namespace, settings.instance, telemetry)
+    : undefined;
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
-  const specs = specsOf([folderTexts(settings.specs), ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : [])], settings.specs);
+  const specs = specsOf(
+    [
+      folderTexts(settings.specs),
+      ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : []),
+    ],
+    settings.specs,
+  );
   let { catalog } = await there(() => specs.load());
   const following = specs.follow(
     async (loaded) => {
       catalog = loaded.catalog;
     },
-    (cause) => telemetry.log('error', 'changed specs cannot be taken up now; what is known stays', { cause }),
+    (cause) =>
+      telemetry.log('error', 'changed specs cannot be taken up now; what is known stays', {
+        cause,
+      }),
   );
   started({ name: 'specs', stop: () => following.stop() });
   const store = await there(() => connectedRedis(settings.redisUrl, settings.redisCredentials));
   started({ name: 'redis', stop: () => store.disconnect() });
-  const nats = await there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }));
+  const nats = await there(() =>
+    connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }),
+  );
   started({ name: 'nats', stop: () => nats.close() });
   const mailbox = natsMailbox(nats);
   const taking = await startGateway(
@@ -68,12 +81,16 @@ await runService(async (started) => {
       await taking.stop();
     },
   });
-  whyNotReady = () => (store.status === 'ready' ? mailbox.trouble() : 'the session store does not answer');
+  whyNotReady = () =>
+    store.status === 'ready' ? mailbox.trouble() : 'the session store does not answer';
   telemetry.log('info', 'serving', { port: probes.port });
 });
 
 /** Loaded only where it is needed: the Kubernetes client costs a second of every start. */
 async function watchedConfigMaps(namespace: string, instance: string, telemetry: Telemetry) {
-  const [{ inCluster }, { configMapTexts }] = await Promise.all([import('../adapters/kubernetes/cluster.ts'), import('../adapters/kubernetes/spec-maps.ts')]);
+  const [{ inCluster }, { configMapTexts }] = await Promise.all([
+    import('../adapters/kubernetes/cluster.ts'),
+    import('../adapters/kubernetes/spec-maps.ts'),
+  ]);
   return configMapTexts(inCluster(namespace), instance, telemetry);
 }

@@ -60,7 +60,11 @@ interface Self {
   asking: number;
 }
 
-export async function startGateway(gateway: string, ports: GatewayPorts, concurrency: number = limits.performMax): Promise<Taking> {
+export async function startGateway(
+  gateway: string,
+  ports: GatewayPorts,
+  concurrency: number = limits.performMax,
+): Promise<Taking> {
   const { effects, calls, clock, telemetry } = ports;
   const self: Self = { gateway, claimed: new Map(), asking: 0 };
   const taking = await effects.take(
@@ -77,18 +81,38 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
       } catch (error) {
         if (isForAnother(error)) throw error;
         // It would come to the same with every redelivery, and may be paid for each time.
-        const [code, cause] = [error instanceof Refused ? error.code : 'GATEWAY_DEFECT', messageOf(error)];
-        telemetry.log('error', 'a model call could not be made', { effect: effect.id, session: effect.session, code, cause });
-        const { failure } = failed('permanent', code, `the gateway failed at this call: ${cause.slice(0, 200)}`);
-        await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, self, ports);
+        const [code, cause] = [
+          error instanceof Refused ? error.code : 'GATEWAY_DEFECT',
+          messageOf(error),
+        ];
+        telemetry.log('error', 'a model call could not be made', {
+          effect: effect.id,
+          session: effect.session,
+          code,
+          cause,
+        });
+        const { failure } = failed(
+          'permanent',
+          code,
+          `the gateway failed at this call: ${cause.slice(0, 200)}`,
+        );
+        await mail(
+          effect,
+          signal,
+          { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 },
+          self,
+          ports,
+        );
         return true;
       }
     },
-    (_raw, problem) => telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
+    (_raw, problem) =>
+      telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
   const renewing = clock.every(limits.effectHeartbeatMs, () => {
-    for (const [effect, shard] of self.claimed) calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
+    for (const [effect, shard] of self.claimed)
+      calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
   });
   return {
     ...taking,
@@ -99,33 +123,81 @@ export async function startGateway(gateway: string, ports: GatewayPorts, concurr
   };
 }
 
-async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports: GatewayPorts): Promise<boolean> {
+async function perform(
+  effect: CallModel,
+  signal: AbortSignal,
+  self: Self,
+  ports: GatewayPorts,
+): Promise<boolean> {
   const { calls, shards, telemetry } = ports;
   const { gateway, claimed } = self;
   const shard = shardOf(effect.tenant, effect.session, shards);
-  const entries = await calls.claim({ shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to }, gateway, limits.effectAckWaitMs);
+  const entries = await calls.claim(
+    { shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to },
+    gateway,
+    limits.effectAckWaitMs,
+  );
   // Halted, timed out, answered already; or the store lost it and the fold has not come to it again.
   if (entries === 'settled') return false;
-  if (entries === 'held') throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
+  if (entries === 'held')
+    throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
 
   const from = performance.now();
   claimed.set(effect.id, shard);
   try {
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
-      const failure: Failure = { class: 'permanent', code: 'REVISION_UNKNOWN', message: `no bundle of revision ${effect.revision}` };
-      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }, self, ports);
+      const failure: Failure = {
+        class: 'permanent',
+        code: 'REVISION_UNKNOWN',
+        message: `no bundle of revision ${effect.revision}`,
+      };
+      await mail(
+        effect,
+        signal,
+        { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 },
+        self,
+        ports,
+      );
       return true;
     }
     await throttle(effect, ports);
-    const { outcome, attempts, model } = await askAll(effect, promptOf(effect, bundle, entries), bundle, signal, self, ports);
+    const { outcome, attempts, model } = await askAll(
+      effect,
+      promptOf(effect, bundle, entries),
+      bundle,
+      signal,
+      self,
+      ports,
+    );
     if (signal.aborted) return false; // nobody waits any more
-    telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, (performance.now() - from) / 1_000);
+    telemetry.performed(
+      'model',
+      model,
+      outcome.ok ? 'ok' : outcome.failure.class,
+      (performance.now() - from) / 1_000,
+    );
     if (outcome.ok) {
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
-      telemetry.log('debug', 'model replied', { effect: effect.id, session: effect.session, model, attempts, trace: effect.traceparent });
-      await mail(effect, signal, { kind: 'modelReplied', effect: effect.id, reply: { ...replyThatFits(outcome.value), attempts } }, self, ports);
+      telemetry.log('debug', 'model replied', {
+        effect: effect.id,
+        session: effect.session,
+        model,
+        attempts,
+        trace: effect.traceparent,
+      });
+      await mail(
+        effect,
+        signal,
+        {
+          kind: 'modelReplied',
+          effect: effect.id,
+          reply: { ...replyThatFits(outcome.value), attempts },
+        },
+        self,
+        ports,
+      );
     } else {
       telemetry.log('warn', 'model failed', {
         effect: effect.id,
@@ -136,7 +208,13 @@ async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports
         class: outcome.failure.class,
         trace: effect.traceparent,
       });
-      await mail(effect, signal, { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts }, self, ports);
+      await mail(
+        effect,
+        signal,
+        { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts },
+        self,
+        ports,
+      );
     }
     return true;
   } finally {
@@ -145,42 +223,80 @@ async function perform(effect: CallModel, signal: AbortSignal, self: Self, ports
 }
 
 /** One that is larger than a message may be counts as cut off at its length: what it cost is told, and the model is asked to be brief. */
-function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(reply: Reply): Reply {
-  const characters = reply.calls.reduce((sum, { arguments: args }) => sum + args.length, reply.content.length);
+function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(
+  reply: Reply,
+): Reply {
+  const characters = reply.calls.reduce(
+    (sum, { arguments: args }) => sum + args.length,
+    reply.content.length,
+  );
   if (characters * 6 < limits.replyBytesMax) return reply; // JSON makes six bytes of one at the most
   const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls]));
-  return bytes <= limits.replyBytesMax ? reply : { ...reply, content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
+  return bytes <= limits.replyBytesMax
+    ? reply
+    : { ...reply, content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
 }
 
 /** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */
-const mail = ({ id, tenant, session }: CallModel, signal: AbortSignal, message: Message, self: Self, { mailbox, shards, telemetry, clock }: GatewayPorts): Promise<void> =>
+const mail = (
+  { id, tenant, session }: CallModel,
+  signal: AbortSignal,
+  message: Message,
+  self: Self,
+  { mailbox, shards, telemetry, clock }: GatewayPorts,
+): Promise<void> =>
   patiently(
-    () => mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }, self.asking),
+    () =>
+      mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }, self.asking),
     (cause) => telemetry.log('warn', 'an answer waits to be told', { effect: id, session, cause }),
     clock.sleep,
     () => !signal.aborted,
   );
 
 /** A tenant that has used its share waits in the queue, not in our hands: the others go on. */
-async function throttle(effect: CallModel, { tenants, rates, telemetry }: GatewayPorts): Promise<void> {
+async function throttle(
+  effect: CallModel,
+  { tenants, rates, telemetry }: GatewayPorts,
+): Promise<void> {
   const spec = tenants().get(effect.tenant);
   const charges: Charge[] = [];
-  if (spec?.requestsPerMinute !== undefined) charges.push({ what: 'requests', points: 1, perMinute: spec.requestsPerMinute });
-  if (spec?.tokensPerMinute !== undefined) charges.push({ what: 'tokens', points: effect.tokensReserved, perMinute: spec.tokensPerMinute });
+  if (spec?.requestsPerMinute !== undefined)
+    charges.push({ what: 'requests', points: 1, perMinute: spec.requestsPerMinute });
+  if (spec?.tokensPerMinute !== undefined)
+    charges.push({
+      what: 'tokens',
+      points: effect.tokensReserved,
+      perMinute: spec.tokensPerMinute,
+    });
   const refusal = charges.length > 0 ? await rates.take(effect.tenant, charges) : undefined;
   if (!refusal) return;
   telemetry.log('debug', 'throttled', { tenant: effect.tenant, ...refusal });
-  throw new Later('THROTTLED', `tenant ${effect.tenant} has used its ${refusal.what} for this minute`, Math.min(refusal.waitMs, 5_000) + Math.random() * 500);
+  throw new Later(
+    'THROTTLED',
+    `tenant ${effect.tenant} has used its ${refusal.what} for this minute`,
+    Math.min(refusal.waitMs, 5_000) + Math.random() * 500,
+  );
 }
 
 function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]): Prompt {
   const { agent } = bundle;
-  const common = { temperature: agent.temperature, outputTokensMax: effect.outputTokensMax, traceparent: effect.traceparent };
-  if (effect.purpose === 'input') return { ...common, instructions: agent.instructions, entries: [{ role: 'user', content: effect.prompt ?? '' }], tools: [] };
+  const common = {
+    temperature: agent.temperature,
+    outputTokensMax: effect.outputTokensMax,
+    traceparent: effect.traceparent,
+  };
+  if (effect.purpose === 'input')
+    return {
+      ...common,
+      instructions: agent.instructions,
+      entries: [{ role: 'user', content: effect.prompt ?? '' }],
+      tools: [],
+    };
   if (effect.purpose === 'summary') {
     const ask: Entry = {
       role: 'user',
-      content: 'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount.',
+      content:
+        'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount.',
     };
     return { ...common, instructions: agent.instructions, entries: [...entries, ask], tools: [] };
   }
@@ -195,9 +311,20 @@ function toolsOf(bundle: Bundle): Prompt['tools'] {
     const delegate = {
       name: delegateTool,
       description: `Give a task to another agent and wait for its answer. ${names.map((name) => `${name}: ${bundle.agents[name]!.description}`).join('; ')}`,
-      input: { type: 'object', properties: { agent: { type: 'string', enum: names }, input: { type: 'string' } }, required: ['agent', 'input'] },
+      input: {
+        type: 'object',
+        properties: { agent: { type: 'string', enum: names }, input: { type: 'string' } },
+        required: ['agent', 'input'],
+      },
     };
-    tools = [...Object.entries(bundle.tools).map(([name, { description, input }]) => ({ name, description, input })), ...(names.length > 0 ? [delegate] : [])];
+    tools = [
+      ...Object.entries(bundle.tools).map(([name, { description, input }]) => ({
+        name,
+        description,
+        input,
+      })),
+      ...(names.length > 0 ? [delegate] : []),
+    ];
     toolsByBundle.set(bundle, tools);
   }
   return tools;
@@ -221,7 +348,11 @@ async function askAll(
   self: Self,
   { model, clock, onText }: GatewayPorts,
 ): Promise<{ outcome: Outcome<Omit<ModelReply, 'attempts'>>; attempts: number; model: string }> {
-  let last: Failure = { class: 'permanent', code: 'MODEL_MISSING', message: `agent ${effect.agent} has no model` };
+  let last: Failure = {
+    class: 'permanent',
+    code: 'MODEL_MISSING',
+    message: `agent ${effect.agent} has no model`,
+  };
   let attempts = 0;
   let name = 'none';
   for (const spec of bundle.models) {
@@ -229,19 +360,46 @@ async function askAll(
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       attempts += 1;
       const outcome = await askOne(
-        () => model.complete(spec, prompt, { signal, ...(onText ? { onText: (text: string) => onText(effect.tenant, effect.session, text) } : {}) }),
+        () =>
+          model.complete(spec, prompt, {
+            signal,
+            ...(onText
+              ? { onText: (text: string) => onText(effect.tenant, effect.session, text) }
+              : {}),
+          }),
         self,
       );
-      if (outcome.ok) return { outcome: { ok: true, value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) } }, attempts, model: name };
+      if (outcome.ok)
+        return {
+          outcome: {
+            ok: true,
+            value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) },
+          },
+          attempts,
+          model: name,
+        };
       last = outcome.failure;
       if (signal.aborted || last.class !== 'transient') break;
       if (attempt + 1 < spec.attempts)
-        await clock.sleep(backoffMs({ baseMs: spec.backoffMs, maxMs: 20_000, attempt, retryAfterMs: last.retryAfterMs, chance: Math.random() }), signal);
+        await clock.sleep(
+          backoffMs({
+            baseMs: spec.backoffMs,
+            maxMs: 20_000,
+            attempt,
+            retryAfterMs: last.retryAfterMs,
+            chance: Math.random(),
+          }),
+          signal,
+        );
     }
     if (signal.aborted) break;
   }
   return {
-    outcome: failed(last.class === 'transient' ? 'permanent' : last.class, last.code, `${last.message} (after ${attempts} ${attempts === 1 ? 'try' : 'tries'})`),
+    outcome: failed(
+      last.class === 'transient' ? 'permanent' : last.class,
+      last.code,
+      `${last.message} (after ${attempts} ${attempts === 1 ? 'try' : 'tries'})`,
+    ),
     attempts,
     model: name,
   };

@@ -49,7 +49,11 @@ interface Listed {
 
 const startedAt = Date.now();
 say('Understudy demo: a refund desk whose processes are killed while they work.');
-const desk = await startDesk({ isWiped: true, replicas: { runtime: 2, gateway: 2, executor: 2 }, say: (line) => say(`  ${line}`) }).catch((error: unknown) => {
+const desk = await startDesk({
+  isWiped: true,
+  replicas: { runtime: 2, gateway: 2, executor: 2 },
+  say: (line) => say(`  ${line}`),
+}).catch((error: unknown) => {
   if (!(error instanceof Refused)) throw error;
   say(`  ${error.message} (the demo begins with an empty state: what that stack holds is wiped)`);
   process.exit(1);
@@ -90,8 +94,11 @@ await natsEvents(nats).follow({}, true, (event) => {
   versions.set(data.session, data.version);
   tokens += Number(data.details.promptTokens ?? 0) + Number(data.details.completionTokens ?? 0);
   if (event.type.endsWith('model-replied')) costMicros += Number(data.details.costMicros ?? 0);
-  if (data.details.outcome === 'unknown') unknown.set(String(data.details.code), (unknown.get(String(data.details.code)) ?? 0) + 1);
-  for (const kill of kills) if (kill.sessions.has(data.session) && !kill.resumedAt.has(data.session)) kill.resumedAt.set(data.session, Date.now());
+  if (data.details.outcome === 'unknown')
+    unknown.set(String(data.details.code), (unknown.get(String(data.details.code)) ?? 0) + 1);
+  for (const kill of kills)
+    if (kill.sessions.has(data.session) && !kill.resumedAt.has(data.session))
+      kill.resumedAt.set(data.session, Date.now());
 });
 
 const ask = async <Value>(verb: string, body: unknown): Promise<Value | undefined> => {
@@ -121,11 +128,15 @@ const publisher = startProcess({
   environment: { NATS_URL: stack.nats.url, PER_SECOND: '14' },
   logs: stack.logs,
 });
-const total = readFileSync(join(root, 'examples/refund-desk/data/cases.csv'), 'utf8').trim().split('\n').length - 1;
+const total =
+  readFileSync(join(root, 'examples/refund-desk/data/cases.csv'), 'utf8').trim().split('\n')
+    .length - 1;
 const malformed = 4;
 
 const draw = (listed: readonly Listed[]) => {
-  const waiting = listed.filter(({ agent, waitingOn }) => agent === 'refund-desk' && waitingOn.startsWith('approval')).length;
+  const waiting = listed.filter(
+    ({ agent, waitingOn }) => agent === 'refund-desk' && waitingOn.startsWith('approval'),
+  ).length;
   const active = listed.filter(({ agent }) => agent === 'refund-desk').length - waiting;
   const settled = ends.size + waiting;
   const width = 30;
@@ -138,8 +149,17 @@ const draw = (listed: readonly Listed[]) => {
 const announce = (line: string) => say(`${isTerminal ? '\r\x1b[K' : ''}  ${line}`);
 
 /** kill -9, and put a new one in its place. */
-async function killAndReplace(service: Service, what: string, sessions: ReadonlySet<string>): Promise<void> {
-  kills.push({ what: `${service.instance}, ${what}`, at: Date.now(), sessions, resumedAt: new Map() });
+async function killAndReplace(
+  service: Service,
+  what: string,
+  sessions: ReadonlySet<string>,
+): Promise<void> {
+  kills.push({
+    what: `${service.instance}, ${what}`,
+    at: Date.now(),
+    sessions,
+    resumedAt: new Map(),
+  });
   stack.kill(service);
   announce(`kill -9 ${service.instance} (pid ${service.running.pid}): ${what}`);
   const next = await stack.start(service.kind);
@@ -153,12 +173,20 @@ async function killOwner(): Promise<void> {
   const byHost = new Map<string, string[]>();
   for (const { session, tenant, waitingOn } of listed) {
     if (waitingOn.startsWith('approval')) continue;
-    const host = owners[String(shardOf(tenant as TenantId, session as SessionId, limits.shardsDefault))];
+    const host =
+      owners[String(shardOf(tenant as TenantId, session as SessionId, limits.shardsDefault))];
     if (host) byHost.set(host, [...(byHost.get(host) ?? []), session]);
   }
-  const [host, sessions] = [...byHost].sort((left, right) => right[1].length - left[1].length)[0] ?? [];
-  const victim = stack.of('runtime').find(({ instance }) => instance === host) ?? stack.of('runtime')[0];
-  if (victim) await killAndReplace(victim, `the runtime that owned ${sessions?.length ?? 0} sessions at work`, new Set(sessions));
+  const [host, sessions] =
+    [...byHost].sort((left, right) => right[1].length - left[1].length)[0] ?? [];
+  const victim =
+    stack.of('runtime').find(({ instance }) => instance === host) ?? stack.of('runtime')[0];
+  if (victim)
+    await killAndReplace(
+      victim,
+      `the runtime that owned ${sessions?.length ?? 0} sessions at work`,
+      new Set(sessions),
+    );
 }
 
 async function killExecutor(): Promise<void> {
@@ -169,9 +197,21 @@ async function killExecutor(): Promise<void> {
     if (open) {
       // The start record knows who began it; asking for it with another name changes nothing.
       const start = await starts.create(open.key as EffectId, 'demo', 'keyed');
-      const victim = start.created ? undefined : stack.of('executor').find(({ instance }) => start.first.performer.startsWith(`${instance}-`));
-      if (victim && !start.created && (await starts.isHeld(start.first.performer, open.key as EffectId, 200))) {
-        return killAndReplace(victim, 'in the middle of issue_refund', new Set([open.key.slice(0, open.key.indexOf('_'))]));
+      const victim = start.created
+        ? undefined
+        : stack
+            .of('executor')
+            .find(({ instance }) => start.first.performer.startsWith(`${instance}-`));
+      if (
+        victim &&
+        !start.created &&
+        (await starts.isHeld(start.first.performer, open.key as EffectId, 200))
+      ) {
+        return killAndReplace(
+          victim,
+          'in the middle of issue_refund',
+          new Set([open.key.slice(0, open.key.indexOf('_'))]),
+        );
       }
     }
     await new Promise((resolve) => setTimeout(resolve, 15));
@@ -181,9 +221,19 @@ async function killExecutor(): Promise<void> {
 async function killGateway(): Promise<void> {
   for (let tries = 0; tries < 100; tries += 1) {
     for (const gateway of stack.of('gateway')) {
-      const inFlight = Number(/^understudy_effects_in_flight\{[^}]*\} (\d+)/m.exec(await stack.metrics(gateway))?.[1] ?? 0);
-      const thinking = (await running()).filter(({ waitingOn }) => waitingOn.startsWith('model')).map(({ session }) => session);
-      if (inFlight > 0 && thinking.length > 0) return killAndReplace(gateway, `in the middle of ${inFlight} model ${inFlight === 1 ? 'call' : 'calls'}`, new Set(thinking));
+      const inFlight = Number(
+        /^understudy_effects_in_flight\{[^}]*\} (\d+)/m.exec(await stack.metrics(gateway))?.[1] ??
+          0,
+      );
+      const thinking = (await running())
+        .filter(({ waitingOn }) => waitingOn.startsWith('model'))
+        .map(({ session }) => session);
+      if (inFlight > 0 && thinking.length > 0)
+        return killAndReplace(
+          gateway,
+          `in the middle of ${inFlight} model ${inFlight === 1 ? 'call' : 'calls'}`,
+          new Set(thinking),
+        );
     }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -205,7 +255,10 @@ for (;;) {
     plan.shift();
     await next.kill();
   }
-  quiet = !publisher.isRunning() && active === 0 && plan.length === 0 && ends.size + waiting >= total ? quiet + 1 : 0;
+  quiet =
+    !publisher.isRunning() && active === 0 && plan.length === 0 && ends.size + waiting >= total
+      ? quiet + 1
+      : 0;
   if (quiet >= 2) break;
   if (Date.now() > deadline) {
     announce('the demo did not come to rest in time; what follows is where it stands');
@@ -220,9 +273,17 @@ const listed = (await running()).filter(({ agent }) => agent === 'refund-desk');
 const waiting = listed.filter(({ waitingOn }) => waitingOn.startsWith('approval'));
 const stillRunning = listed.length - waiting.length;
 const dead = (await ask<{ id: number; code: string }[]>('dead', {})) ?? [];
-const byOutcome = (outcome: string) => [...ends.values()].filter((event) => event.type.endsWith(`.${outcome}`)).length;
+const byOutcome = (outcome: string) =>
+  [...ends.values()].filter((event) => event.type.endsWith(`.${outcome}`)).length;
 const accepted = total + malformed;
-const lost = accepted - byOutcome('completed') - byOutcome('failed') - byOutcome('halted') - dead.length - waiting.length - stillRunning;
+const lost =
+  accepted -
+  byOutcome('completed') -
+  byOutcome('failed') -
+  byOutcome('halted') -
+  dead.length -
+  waiting.length -
+  stillRunning;
 
 interface Decision {
   readonly decision: string;
@@ -236,10 +297,15 @@ const decisions = [...ends.values()].flatMap((event): Decision[] => {
     return [];
   }
 });
-const decided = decisions.filter(({ decision }) => decision === 'refunded').reduce((sum, { amountCents }) => sum + amountCents, 0);
+const decided = decisions
+  .filter(({ decision }) => decision === 'refunded')
+  .reduce((sum, { amountCents }) => sum + amountCents, 0);
 const payments = ledger().filter(({ kind }) => kind === 'paid');
 const paid = payments.reduce((sum, { amountCents = 0 }) => sum + amountCents, 0);
-const doubled = payments.length - new Set(payments.map(({ order }) => order)).size + (payments.length - new Set(payments.map(({ key }) => key)).size);
+const doubled =
+  payments.length -
+  new Set(payments.map(({ order }) => order)).size +
+  (payments.length - new Set(payments.map(({ key }) => key)).size);
 const calls = ledger().filter(({ kind }) => kind === 'call').length;
 
 const row = (name: string, value: string) => say(`  ${name.padEnd(34)}${value}`);
@@ -274,24 +340,38 @@ for (const kill of kills)
     `${kill.what.split(',').slice(1).join(',').trim()}: next commit of its sessions ${worst([...kill.resumedAt.values()].map((at) => at - kill.at))}`,
   );
 say('Work');
-row('steps', `${steps}, ${(steps / Math.max(1, (lastAt - firstAt) / 1_000)).toFixed(0)} a second (the model takes its time; make bench measures speed)`);
+row(
+  'steps',
+  `${steps}, ${(steps / Math.max(1, (lastAt - firstAt) / 1_000)).toFixed(0)} a second (the model takes its time; make bench measures speed)`,
+);
 row('tokens, cost', `${tokens}, $${(costMicros / 1_000_000).toFixed(4)}`);
 row('time in all', seconds(Date.now() - startedAt));
 say();
 
-const isGood = lost === 0 && doubled === 0 && paid === decided && stillRunning === 0 && kills.length === 3;
+const isGood =
+  lost === 0 && doubled === 0 && paid === decided && stillRunning === 0 && kills.length === 3;
 const sample = [...ends.keys()][0] ?? '<session>';
 const open = waiting[0]?.session ?? '<session>';
 await nats.close();
 await desk.stop();
-say(isGood ? 'Nothing lost, nothing doubled.' : 'SOMETHING IS WRONG: see the rows above, and the logs in .understudy/local/logs.');
+say(
+  isGood
+    ? 'Nothing lost, nothing doubled.'
+    : 'SOMETHING IS WRONG: see the rows above, and the logs in .understudy/local/logs.',
+);
 say();
 say('Everything has been stopped, and its state is kept. Next:');
-say('  make dev                                       the same stack again, with the sessions that wait and a console to look at them');
+say(
+  '  make dev                                       the same stack again, with the sessions that wait and a console to look at them',
+);
 say('  bin/understudy ps                              who waits on what, since when');
 say(`  bin/understudy inspect ${sample}`);
 say(`  bin/understudy approve ${open}`);
 say(`  bin/understudy verify ${sample}     fold its log again and compare`);
-say(`  nats --server "$(bin/understudy url)" pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`);
-say('  make stop                                      end the stack; make stop WIPE=1 also forgets its state');
+say(
+  `  nats --server "$(bin/understudy url)" pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`,
+);
+say(
+  '  make stop                                      end the stack; make stop WIPE=1 also forgets its state',
+);
 process.exit(isGood ? 0 : 1);

@@ -12,7 +12,11 @@ export interface DeskOptions {
   readonly isDetached?: boolean;
   readonly isCalm?: boolean;
   readonly hasConsole?: boolean;
-  readonly replicas?: { readonly runtime: number; readonly gateway: number; readonly executor: number };
+  readonly replicas?: {
+    readonly runtime: number;
+    readonly gateway: number;
+    readonly executor: number;
+  };
   readonly logLevel?: string;
   readonly latencyMs?: number;
   readonly say?: (line: string) => void;
@@ -32,14 +36,31 @@ export interface Desk {
 
 /** @throws Refused when another stack runs in this folder */
 export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
-  const { folder = localFolder(root), isWiped = false, isDetached = false, logLevel = 'info', say } = options;
+  const {
+    folder = localFolder(root),
+    isWiped = false,
+    isDetached = false,
+    logLevel = 'info',
+    say,
+  } = options;
   const before = readStackFile(folder);
   const running = before ? alive(before) : [];
-  if (running.length > 0) throw new Refused('STACK_RUNNING', `a stack runs in ${folder} already (${running.map(({ name }) => name).join(', ')}): make stop first`);
+  if (running.length > 0)
+    throw new Refused(
+      'STACK_RUNNING',
+      `a stack runs in ${folder} already (${running.map(({ name }) => name).join(', ')}): make stop first`,
+    );
   if (isWiped) rmSync(folder, { recursive: true, force: true });
   const example = join(root, 'examples', 'refund-desk');
   const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };
-  const stack = new Stack({ folder, specs: join(example, 'agents'), files: join(example, 'data'), environment, isDetached, ...(say ? { say } : {}) });
+  const stack = new Stack({
+    folder,
+    specs: join(example, 'agents'),
+    files: join(example, 'data'),
+    environment,
+    isDetached,
+    ...(say ? { say } : {}),
+  });
   try {
     return await fill(stack, environment, options);
   } catch (error) {
@@ -51,14 +72,29 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
 }
 
 /** Servers, the outside world, services. */
-async function fill(stack: Stack, environment: Record<string, string>, options: DeskOptions): Promise<Desk> {
-  const { folder = localFolder(root), isDetached = false, isCalm = false, hasConsole = false, replicas = { runtime: 1, gateway: 1, executor: 1 }, latencyMs = 150 } = options;
+async function fill(
+  stack: Stack,
+  environment: Record<string, string>,
+  options: DeskOptions,
+): Promise<Desk> {
+  const {
+    folder = localFolder(root),
+    isDetached = false,
+    isCalm = false,
+    hasConsole = false,
+    replicas = { runtime: 1, gateway: 1, executor: 1 },
+    latencyMs = 150,
+  } = options;
   const example = join(root, 'examples', 'refund-desk');
   await stack.startServers();
   const ledger = join(folder, 'ledger.jsonl');
   const calm: Record<string, string> = isCalm ? { CALM: '1' } : {};
   const paymentsFile = join(example, 'payments-server.ts');
-  const { running: payments, port: paymentsPort } = await stack.startProgram('payments', paymentsFile, { LEDGER: ledger, ...calm });
+  const { running: payments, port: paymentsPort } = await stack.startProgram(
+    'payments',
+    paymentsFile,
+    { LEDGER: ledger, ...calm },
+  );
   environment.PAYMENTS_URL = `http://127.0.0.1:${paymentsPort}`;
   const { OPENAI_BASE_URL, OPENAI_API_KEY } = process.env;
   const isRealModel = Boolean(OPENAI_BASE_URL && OPENAI_API_KEY);
@@ -66,7 +102,10 @@ async function fill(stack: Stack, environment: Record<string, string>, options: 
     environment.OPENAI_BASE_URL = OPENAI_BASE_URL!;
     environment.OPENAI_API_KEY = OPENAI_API_KEY!;
   } else {
-    const model = await stack.startProgram('model', join(example, 'model-server.ts'), { LATENCY_MS: String(latencyMs), ...calm });
+    const model = await stack.startProgram('model', join(example, 'model-server.ts'), {
+      LATENCY_MS: String(latencyMs),
+      ...calm,
+    });
     environment.OPENAI_BASE_URL = `http://127.0.0.1:${model.port}/v1`;
     environment.OPENAI_API_KEY = 'scripted';
   }
@@ -79,9 +118,19 @@ async function fill(stack: Stack, environment: Record<string, string>, options: 
     console: hasConsole ? `http://127.0.0.1:${consolePort}` : undefined,
     isRealModel,
     save() {
-      const services = stack.services.map(({ instance, port, running }) => ({ name: instance, pid: running.pid, port }));
-      const others = stack.others.filter((other) => other.isRunning()).map(({ name, pid }) => ({ name, pid }));
-      const servers = [stack.nats, stack.redis].map(({ running, port }) => ({ name: running.name, pid: running.pid, port }));
+      const services = stack.services.map(({ instance, port, running }) => ({
+        name: instance,
+        pid: running.pid,
+        port,
+      }));
+      const others = stack.others
+        .filter((other) => other.isRunning())
+        .map(({ name, pid }) => ({ name, pid }));
+      const servers = [stack.nats, stack.redis].map(({ running, port }) => ({
+        name: running.name,
+        pid: running.pid,
+        port,
+      }));
       writeStackFile(folder, {
         natsUrl: stack.nats.url,
         redisUrl: stack.redis.url,
@@ -99,7 +148,11 @@ async function fill(stack: Stack, environment: Record<string, string>, options: 
   const watch = (running: Running) => {
     void running.ended.then(async () => {
       if (isStopping) return;
-      const again = await stack.startProgram('payments', paymentsFile, { LEDGER: ledger, PORT: String(paymentsPort), ...calm });
+      const again = await stack.startProgram('payments', paymentsFile, {
+        LEDGER: ledger,
+        PORT: String(paymentsPort),
+        ...calm,
+      });
       desk.payments = again.running;
       watch(again.running);
     });
@@ -110,7 +163,9 @@ async function fill(stack: Stack, environment: Record<string, string>, options: 
     ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
     ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
     ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
-    ...(hasConsole ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })] : []),
+    ...(hasConsole
+      ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })]
+      : []),
   ]);
   if (!isDetached) watch(payments);
   desk.save();

@@ -11,13 +11,17 @@ function show({ console, natsUrl, redisUrl, pids }: StackFile): void {
   if (console) row('console', console);
   row('NATS', natsUrl);
   row('Redis', redisUrl);
-  for (const { name, port } of pids) if (port !== undefined && !/server$/.test(name)) row(name, `http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);
+  for (const { name, port } of pids)
+    if (port !== undefined && !/server$/.test(name))
+      row(name, `http://127.0.0.1:${port}/metrics  (also /livez, /readyz)`);
 }
 
 const before = readStackFile(folder);
 const running = before ? alive(before) : [];
 if (before && running.length > 0) {
-  const dead = before.pids.filter(({ pid }) => !running.some((one) => one.pid === pid)).map(({ name }) => name);
+  const dead = before.pids
+    .filter(({ pid }) => !running.some((one) => one.pid === pid))
+    .map(({ name }) => name);
   say('A stack runs already.');
   say();
   show(before);
@@ -29,17 +33,28 @@ if (before && running.length > 0) {
   );
   process.exit(dead.length > 0 ? 1 : 0);
 }
-const desk = await startDesk({ folder, isDetached: true, isCalm: true, hasConsole: true, replicas: { runtime: 2, gateway: 2, executor: 2 }, say });
+const desk = await startDesk({
+  folder,
+  isDetached: true,
+  isCalm: true,
+  hasConsole: true,
+  replicas: { runtime: 2, gateway: 2, executor: 2 },
+  say,
+});
 say('Understudy runs. Everything is in .understudy/local.');
 say();
 show(readStackFile(folder)!);
-say(`  model       ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted: it answers like a clerk, and what it costs is made up'}`);
+say(
+  `  model       ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted: it answers like a clerk, and what it costs is made up'}`,
+);
 say();
 say('Try:');
 say(`  bin/understudy run refund-desk '{"case":"C-0001","letter":"letters/C-0001.txt"}'`);
 say('  bin/understudy ps');
 say('  bin/understudy approvals');
 say('  bin/understudy doctor');
-say(`  nats --server ${desk.stack.nats.url} pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0002","letter":"letters/C-0002.txt"}}'`);
+say(
+  `  nats --server ${desk.stack.nats.url} pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0002","letter":"letters/C-0002.txt"}}'`,
+);
 say('  make stop');
 process.exit(0);

@@ -4,7 +4,12 @@ import { httpRunner } from '../adapters/http/tool.ts';
 import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { memoryArchive, memoryEvents } from '../adapters/memory/archive.ts';
 import { memoryMailbox } from '../adapters/memory/mailbox.ts';
-import { memoryControl, memoryEffects, memoryStarts, memoryTasks } from '../adapters/memory/queues.ts';
+import {
+  memoryControl,
+  memoryEffects,
+  memoryStarts,
+  memoryTasks,
+} from '../adapters/memory/queues.ts';
 import { memoryRateLimits } from '../adapters/memory/rate-limits.ts';
 import { memoryStore } from '../adapters/memory/session-store.ts';
 import { countingTelemetry } from '../adapters/memory/telemetry.ts';
@@ -35,7 +40,13 @@ export interface InMemoryOptions {
 }
 
 export async function startInMemory(options: InMemoryOptions) {
-  const { specs, files = process.cwd(), environment = process.env, shards = 4, clock = systemClock } = options;
+  const {
+    specs,
+    files = process.cwd(),
+    environment = process.env,
+    shards = 4,
+    clock = systemClock,
+  } = options;
   const store = memoryStore(clock);
   const mailbox = memoryMailbox(clock);
   const archive = memoryArchive();
@@ -46,7 +57,18 @@ export async function startInMemory(options: InMemoryOptions) {
   const control = memoryControl();
   const telemetry = countingTelemetry();
   const { catalog } = await options.documents.load();
-  const runtimePorts = { mailbox, store, archive, effects, events, leases: store.leases, tasks, control, telemetry, clock };
+  const runtimePorts = {
+    mailbox,
+    store,
+    archive,
+    effects,
+    events,
+    leases: store.leases,
+    tasks,
+    control,
+    telemetry,
+    clock,
+  };
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
   const runtime = await startRuntime(settings, runtimePorts, options.documents);
   const runners = options.runners ?? [
@@ -54,7 +76,10 @@ export async function startInMemory(options: InMemoryOptions) {
     httpRunner(environment),
     mcpRunner(environment),
     await processRunner(),
-    sandboxRunner({ sandboxes: processSandboxes(claimSandbox), workspaces: memoryWorkspaces(), telemetry }, 5_000),
+    sandboxRunner(
+      { sandboxes: processSandboxes(claimSandbox), workspaces: memoryWorkspaces(), telemetry },
+      5_000,
+    ),
   ];
   const gateway = await startGateway('gateway', {
     effects,
@@ -68,8 +93,26 @@ export async function startInMemory(options: InMemoryOptions) {
     clock,
     shards,
   });
-  const pools = new Set(['tools', ...[...catalog.agents.values()].flatMap(({ bundle }) => Object.values(bundle.tools).map(({ pool }) => pool))]);
-  const executors = await Promise.all([...pools].map((pool) => startExecutor(`executor-${pool}`, pool, { effects, starts, mailbox, archive, runners, telemetry, clock, shards })));
+  const pools = new Set([
+    'tools',
+    ...[...catalog.agents.values()].flatMap(({ bundle }) =>
+      Object.values(bundle.tools).map(({ pool }) => pool),
+    ),
+  ]);
+  const executors = await Promise.all(
+    [...pools].map((pool) =>
+      startExecutor(`executor-${pool}`, pool, {
+        effects,
+        starts,
+        mailbox,
+        archive,
+        runners,
+        telemetry,
+        clock,
+        shards,
+      }),
+    ),
+  );
   return {
     store,
     mailbox,

@@ -16,10 +16,19 @@ process.on('exit', () => {
   for (const running of started) running.signal('SIGKILL');
 });
 
-async function outside(name: string, file: string, environment: Record<string, string>): Promise<string> {
+async function outside(
+  name: string,
+  file: string,
+  environment: Record<string, string>,
+): Promise<string> {
   const port = await freePort();
   started.push(
-    startProcess({ name, command: [process.execPath, join(example, file)], environment: { ...environment, PORT: String(port), CALM: '1' }, logs: join(folder, 'logs') }),
+    startProcess({
+      name,
+      command: [process.execPath, join(example, file)],
+      environment: { ...environment, PORT: String(port), CALM: '1' },
+      logs: join(folder, 'logs'),
+    }),
   );
   for (;;) {
     try {
@@ -31,16 +40,27 @@ async function outside(name: string, file: string, environment: Record<string, s
   }
 }
 
-say('Understudy in one process, in memory. NOTHING SURVIVES IT: when this process ends, its sessions are gone.');
-say('(make demo runs the same agents on real servers, and kills them. Without OPENAI_BASE_URL and OPENAI_API_KEY the model is a script, and what it costs is made up.)');
+say(
+  'Understudy in one process, in memory. NOTHING SURVIVES IT: when this process ends, its sessions are gone.',
+);
+say(
+  '(make demo runs the same agents on real servers, and kills them. Without OPENAI_BASE_URL and OPENAI_API_KEY the model is a script, and what it costs is made up.)',
+);
 say();
 const payments = await outside('payments', 'payments-server.ts', { LEDGER: '/dev/null' });
-const model = process.env.OPENAI_BASE_URL && process.env.OPENAI_API_KEY ? process.env.OPENAI_BASE_URL : `${await outside('model', 'model-server.ts', { LATENCY_MS: '40' })}/v1`;
+const model =
+  process.env.OPENAI_BASE_URL && process.env.OPENAI_API_KEY
+    ? process.env.OPENAI_BASE_URL
+    : `${await outside('model', 'model-server.ts', { LATENCY_MS: '40' })}/v1`;
 const specs = join(example, 'agents');
 const system = await startInMemory({
   specs,
   files: join(example, 'data'),
-  environment: { PAYMENTS_URL: payments, OPENAI_BASE_URL: model, OPENAI_API_KEY: process.env.OPENAI_API_KEY ?? 'scripted' },
+  environment: {
+    PAYMENTS_URL: payments,
+    OPENAI_BASE_URL: model,
+    OPENAI_API_KEY: process.env.OPENAI_API_KEY ?? 'scripted',
+  },
   documents: specsOf([folderTexts(specs)], specs),
 });
 let ended = 0;
@@ -52,13 +72,27 @@ await system.events.follow({}, true, (event) => {
     ended += 1;
   }
 });
-for (const id of cases) await system.tasks.publish('acme', 'refund-desk', JSON.stringify({ input: { case: id, letter: `letters/${id}.txt` } }), { 'Nats-Msg-Id': id });
+for (const id of cases)
+  await system.tasks.publish(
+    'acme',
+    'refund-desk',
+    JSON.stringify({ input: { case: id, letter: `letters/${id}.txt` } }),
+    { 'Nats-Msg-Id': id },
+  );
 const deadline = Date.now() + 30_000;
 while (ended < cases.length && Date.now() < deadline) {
-  const waiting = (await system.control.ask('approvals', {}, 1_000)) as { value?: { session: string; tool: string; arguments: string }[] };
+  const waiting = (await system.control.ask('approvals', {}, 1_000)) as {
+    value?: { session: string; tool: string; arguments: string }[];
+  };
   for (const approval of waiting.value ?? []) {
-    say(`  ${approval.tool} ${approval.arguments} needs a person; this once, it is approved by play`);
-    await system.control.ask('approve', { session: approval.session, actor: 'play', reason: 'a first look' }, 5_000);
+    say(
+      `  ${approval.tool} ${approval.arguments} needs a person; this once, it is approved by play`,
+    );
+    await system.control.ask(
+      'approve',
+      { session: approval.session, actor: 'play', reason: 'a first look' },
+      5_000,
+    );
   }
   await new Promise((resolve) => setTimeout(resolve, 50));
 }

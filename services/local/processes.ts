@@ -25,13 +25,23 @@ export interface ProcessSpec {
   readonly isDetached?: boolean;
 }
 
-export function startProcess({ name, command, environment = {}, logs, isDetached = false }: ProcessSpec): Running {
+export function startProcess({
+  name,
+  command,
+  environment = {},
+  logs,
+  isDetached = false,
+}: ProcessSpec): Running {
   mkdirSync(logs, { recursive: true });
   const logFile = join(logs, `${name}.log`);
   const log = openSync(logFile, 'a');
   const [program = '', ...args] = command;
   const { PATH = '', HOME = '' } = process.env;
-  const child: ChildProcess = spawn(program, args, { stdio: ['ignore', log, log], detached: isDetached, env: { PATH, HOME, ...environment } });
+  const child: ChildProcess = spawn(program, args, {
+    stdio: ['ignore', log, log],
+    detached: isDetached,
+    env: { PATH, HOME, ...environment },
+  });
   closeSync(log);
   let isRunning = true;
   const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
@@ -68,16 +78,28 @@ export function freePort(): Promise<number> {
     server.once('error', reject);
     server.listen(0, '127.0.0.1', () => {
       const address = server.address();
-      server.close(() => (typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port'))));
+      server.close(() =>
+        typeof address === 'object' && address
+          ? resolve(address.port)
+          : reject(new Error('no port')),
+      );
     });
   });
 }
 
 /** Wait until an address answers 200. @throws Unavailable with the log file to look at */
-export async function answering(address: string, running: Running, withinMs = 30_000): Promise<void> {
+export async function answering(
+  address: string,
+  running: Running,
+  withinMs = 30_000,
+): Promise<void> {
   const deadline = Date.now() + withinMs;
   while (Date.now() < deadline) {
-    if (!running.isRunning()) throw new Unavailable('PROCESS_ENDED', `${running.name} ended before it was ready; see ${running.logFile}`);
+    if (!running.isRunning())
+      throw new Unavailable(
+        'PROCESS_ENDED',
+        `${running.name} ended before it was ready; see ${running.logFile}`,
+      );
     try {
       if ((await fetch(address)).ok) return;
     } catch {
@@ -85,5 +107,8 @@ export async function answering(address: string, running: Running, withinMs = 30
     }
     await new Promise((resolve) => setTimeout(resolve, 40));
   }
-  throw new Unavailable('PROCESS_NOT_READY', `${running.name} was not ready within ${withinMs} ms; see ${running.logFile}`);
+  throw new Unavailable(
+    'PROCESS_NOT_READY',
+    `${running.name} was not ready within ${withinMs} ms; see ${running.logFile}`,
+  );
 }

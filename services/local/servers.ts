@@ -11,11 +11,19 @@ export interface ServerPrograms {
   readonly redis: string;
 }
 
-const extraPaths = ['/usr/local/bin', '/usr/bin', '/usr/sbin', '/usr/local/sbin', '/opt/homebrew/bin'];
+const extraPaths = [
+  '/usr/local/bin',
+  '/usr/bin',
+  '/usr/sbin',
+  '/usr/local/sbin',
+  '/opt/homebrew/bin',
+];
 
 function find(names: readonly string[]): string | undefined {
   const folders = [...(process.env.PATH ?? '').split(':'), ...extraPaths];
-  for (const name of names) for (const folder of folders) if (folder && existsSync(join(folder, name))) return join(folder, name);
+  for (const name of names)
+    for (const folder of folders)
+      if (folder && existsSync(join(folder, name))) return join(folder, name);
   return undefined;
 }
 
@@ -25,25 +33,41 @@ function find(names: readonly string[]): string | undefined {
  * @throws Refused with the exact line to type
  */
 export function serverPrograms(say: (line: string) => void = () => undefined): ServerPrograms {
-  const look = () => ({ nats: process.env.UNDERSTUDY_NATS_SERVER || find(['nats-server']), redis: process.env.UNDERSTUDY_REDIS_SERVER || find(['redis-server', 'valkey-server']) });
+  const look = () => ({
+    nats: process.env.UNDERSTUDY_NATS_SERVER || find(['nats-server']),
+    redis: process.env.UNDERSTUDY_REDIS_SERVER || find(['redis-server', 'valkey-server']),
+  });
   let found = look();
   if (!found.nats || !found.redis) {
-    const missing = [...(found.nats ? [] : ['nats-server']), ...(found.redis ? [] : ['redis-server'])];
+    const missing = [
+      ...(found.nats ? [] : ['nats-server']),
+      ...(found.redis ? [] : ['redis-server']),
+    ];
     const isRoot = process.getuid?.() === 0;
     if (find(['apt-get']) && isRoot) {
       say(`installing ${missing.join(' and ')} with apt-get`);
       // The packages would start services of their own on the default ports; a local stack brings its own.
       const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' };
       spawnSync('apt-get', ['update', '-qq'], { env: environment, stdio: 'ignore' });
-      spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], { env: environment, stdio: 'ignore' });
+      spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing], {
+        env: environment,
+        stdio: 'ignore',
+      });
     } else if (find(['brew'])) {
       say(`installing ${missing.join(' and ')} with brew`);
-      spawnSync('brew', ['install', ...missing.map((name) => (name === 'redis-server' ? 'redis' : name))], { stdio: 'ignore' });
+      spawnSync(
+        'brew',
+        ['install', ...missing.map((name) => (name === 'redis-server' ? 'redis' : name))],
+        { stdio: 'ignore' },
+      );
     }
     found = look();
   }
   if (!found.nats || !found.redis) {
-    const missing = [...(found.nats ? [] : ['nats-server']), ...(found.redis ? [] : ['redis-server'])];
+    const missing = [
+      ...(found.nats ? [] : ['nats-server']),
+      ...(found.redis ? [] : ['redis-server']),
+    ];
     const line = find(['apt-get'])
       ? `sudo apt-get install -y ${missing.join(' ')}`
       : find(['apk'])
@@ -56,7 +80,10 @@ export function serverPrograms(say: (line: string) => void = () => undefined): S
 
 export const versionOf = (program: string): string => {
   try {
-    return /v?=?(\d+\.\d+\.\d+)/.exec(execFileSync(program, ['--version'], { encoding: 'utf8' }))?.[1] ?? 'unknown';
+    return (
+      /v?=?(\d+\.\d+\.\d+)/.exec(execFileSync(program, ['--version'], { encoding: 'utf8' }))?.[1] ??
+      'unknown'
+    );
   } catch {
     return 'unknown';
   }
@@ -76,7 +103,10 @@ export interface Server {
   readonly running: Running;
 }
 
-export async function startNats(program: string, { folder, logs, port, isDetached = false, isStrict = false }: ServerOptions): Promise<Server> {
+export async function startNats(
+  program: string,
+  { folder, logs, port, isDetached = false, isStrict = false }: ServerOptions,
+): Promise<Server> {
   const chosen = port ?? (await freePort());
   const store = join(folder, 'nats');
   mkdirSync(store, { recursive: true });
@@ -94,12 +124,20 @@ export async function startNats(program: string, { folder, logs, port, isDetache
       '',
     ].join('\n'),
   );
-  const running = startProcess({ name: 'nats-server', command: [program, '-c', config], logs, isDetached });
+  const running = startProcess({
+    name: 'nats-server',
+    command: [program, '-c', config],
+    logs,
+    isDetached,
+  });
   await listening(chosen, running);
   return { url: `nats://127.0.0.1:${chosen}`, port: chosen, running };
 }
 
-export async function startRedis(program: string, { folder, logs, port, isDetached = false }: ServerOptions): Promise<Server> {
+export async function startRedis(
+  program: string,
+  { folder, logs, port, isDetached = false }: ServerOptions,
+): Promise<Server> {
   const chosen = port ?? (await freePort());
   const store = join(folder, 'redis');
   mkdirSync(store, { recursive: true });
@@ -132,7 +170,11 @@ export async function startRedis(program: string, { folder, logs, port, isDetach
 async function listening(port: number, running: Running, withinMs = 15_000): Promise<void> {
   const deadline = Date.now() + withinMs;
   while (Date.now() < deadline) {
-    if (!running.isRunning()) throw new Unavailable('SERVER_ENDED', `${running.name} ended at once; see ${running.logFile}`);
+    if (!running.isRunning())
+      throw new Unavailable(
+        'SERVER_ENDED',
+        `${running.name} ended at once; see ${running.logFile}`,
+      );
     const isOpen = await new Promise<boolean>((resolve) => {
       const socket = connect(port, '127.0.0.1', () => {
         socket.destroy();
@@ -143,5 +185,8 @@ async function listening(port: number, running: Running, withinMs = 15_000): Pro
     if (isOpen) return;
     await new Promise((resolve) => setTimeout(resolve, 30));
   }
-  throw new Unavailable('SERVER_NOT_READY', `${running.name} does not listen on port ${port}; see ${running.logFile}`);
+  throw new Unavailable(
+    'SERVER_NOT_READY',
+    `${running.name} does not listen on port ${port}; see ${running.logFile}`,
+  );
 }

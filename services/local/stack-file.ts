@@ -40,7 +40,10 @@ export function alive(stack: StackFile): StackFile['pids'] {
     try {
       // A pid may have been given to somebody else since: never end what we did not start.
       const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
-      return /understudy|services\/|nats-server|redis-server|valkey|refund-desk/.test(command) || command.includes(name);
+      return (
+        /understudy|services\/|nats-server|redis-server|valkey|refund-desk/.test(command) ||
+        command.includes(name)
+      );
     } catch {
       return process.platform !== 'linux';
     }

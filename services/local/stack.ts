@@ -46,11 +46,22 @@ export class Stack {
 
   async startServers(): Promise<void> {
     const { folder, natsProgram, redisProgram, isDetached, isStrict } = this.options;
-    const found = natsProgram && redisProgram ? { nats: natsProgram, redis: redisProgram } : serverPrograms(this.options.say);
+    const found =
+      natsProgram && redisProgram
+        ? { nats: natsProgram, redis: redisProgram }
+        : serverPrograms(this.options.say);
     this.#programs = { nats: natsProgram ?? found.nats, redis: redisProgram ?? found.redis };
-    const common = { folder, logs: this.logs, ...(isDetached ? { isDetached } : {}), ...(isStrict ? { isStrict } : {}) };
+    const common = {
+      folder,
+      logs: this.logs,
+      ...(isDetached ? { isDetached } : {}),
+      ...(isStrict ? { isStrict } : {}),
+    };
     // Each is known as soon as it runs: should the other fail, it is ended with the rest.
-    const [nats, redis] = await Promise.allSettled([startNats(this.#programs.nats, common), startRedis(this.#programs.redis, common)]);
+    const [nats, redis] = await Promise.allSettled([
+      startNats(this.#programs.nats, common),
+      startRedis(this.#programs.redis, common),
+    ]);
     if (nats.status === 'fulfilled') this.nats = nats.value;
     if (redis.status === 'fulfilled') this.redis = redis.value;
     for (const one of [nats, redis]) if (one.status === 'rejected') throw one.reason;
@@ -61,13 +72,20 @@ export class Stack {
   }
 
   /** Kill a server without warning and start it again on the same port with the same files. */
-  async restartServer(which: 'nats' | 'redis', signal: NodeJS.Signals = 'SIGKILL', downMs = 0): Promise<void> {
+  async restartServer(
+    which: 'nats' | 'redis',
+    signal: NodeJS.Signals = 'SIGKILL',
+    downMs = 0,
+  ): Promise<void> {
     const server = this[which];
     server.running.signal(signal);
     await server.running.ended;
     if (downMs > 0) await new Promise((wait) => setTimeout(wait, downMs));
     const common = { folder: this.options.folder, logs: this.logs, port: server.port };
-    this[which] = which === 'nats' ? await startNats(this.#programs.nats, common) : await startRedis(this.#programs.redis, common);
+    this[which] =
+      which === 'nats'
+        ? await startNats(this.#programs.nats, common)
+        : await startRedis(this.#programs.redis, common);
   }
 
   get environment(): Record<string, string> {
@@ -86,15 +104,28 @@ export class Stack {
   }
 
   /** Start one more service and wait until it is ready. */
-  async start(kind: ServiceKind, environment: Record<string, string> = {}, instance?: string): Promise<Service> {
+  async start(
+    kind: ServiceKind,
+    environment: Record<string, string> = {},
+    instance?: string,
+  ): Promise<Service> {
     const number = (this.#counts.get(kind) ?? 0) + 1;
     this.#counts.set(kind, number);
     const name = instance ?? `${kind}-${number}`;
     const port = await freePort();
     const running = startProcess({
       name,
-      command: [process.execPath, '--disable-warning=ExperimentalWarning', join(root, 'services', kind, 'main.ts')],
-      environment: { ...this.environment, UNDERSTUDY_INSTANCE: name, UNDERSTUDY_HTTP_PORT: String(port), ...environment },
+      command: [
+        process.execPath,
+        '--disable-warning=ExperimentalWarning',
+        join(root, 'services', kind, 'main.ts'),
+      ],
+      environment: {
+        ...this.environment,
+        UNDERSTUDY_INSTANCE: name,
+        UNDERSTUDY_HTTP_PORT: String(port),
+        ...environment,
+      },
       logs: this.logs,
       isDetached: this.options.isDetached ?? false,
     });
@@ -105,7 +136,12 @@ export class Stack {
   }
 
   /** Start a helper program that listens on PORT and answers GET /health (or anything) when ready. */
-  async startProgram(name: string, file: string, environment: Record<string, string>, healthPath = '/health'): Promise<{ running: Running; port: number }> {
+  async startProgram(
+    name: string,
+    file: string,
+    environment: Record<string, string>,
+    healthPath = '/health',
+  ): Promise<{ running: Running; port: number }> {
     const port = Number(environment.PORT ?? (await freePort()));
     const running = startProcess({
       name,
@@ -143,11 +179,21 @@ export class Stack {
 
   async stop(): Promise<void> {
     await Promise.all(this.services.map((service) => service.running.stop()));
-    await Promise.all([...this.others.map((other) => other.stop()), this.nats?.running.stop(), this.redis?.running.stop()]);
+    await Promise.all([
+      ...this.others.map((other) => other.stop()),
+      this.nats?.running.stop(),
+      this.redis?.running.stop(),
+    ]);
   }
 
   /** End everything at once, without asking. */
   abandon(): void {
-    for (const running of [...this.services.map((service) => service.running), ...this.others, this.nats?.running, this.redis?.running]) running?.signal('SIGKILL');
+    for (const running of [
+      ...this.services.map((service) => service.running),
+      ...this.others,
+      this.nats?.running,
+      this.redis?.running,
+    ])
+      running?.signal('SIGKILL');
   }
 }

@@ -20,7 +20,11 @@ for (const isServer of [false, true]) {
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
-say(running.length > 0 ? `Ended ${running.map(({ name }) => name).join(', ')}.` : 'Nothing was running.');
+say(
+  running.length > 0
+    ? `Ended ${running.map(({ name }) => name).join(', ')}.`
+    : 'Nothing was running.',
+);
 if (process.env.WIPE) {
   rmSync(folder, { recursive: true, force: true });
   say('What was in .understudy/local is forgotten.');

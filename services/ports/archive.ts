@@ -29,7 +29,11 @@ export interface Archive {
    * @param onUnreadable  told of each that does not parse
    * @param since  only sessions of which something was written since then, epoch ms
    */
-  latestOf(shard: ShardId, onUnreadable: (session: SessionId, why: string) => void, since?: number): AsyncIterable<Baseline>;
+  latestOf(
+    shard: ShardId,
+    onUnreadable: (session: SessionId, why: string) => void,
+    since?: number,
+  ): AsyncIterable<Baseline>;
   putBundle(revision: Revision, bundle: Bundle): Promise<void>;
   bundle(revision: Revision): Promise<Bundle | undefined>;
 }

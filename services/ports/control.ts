@@ -10,10 +10,14 @@ export interface HandOver {
 }
 
 /** Requests of operators and their answers, by verb. Bodies are JSON; the server parses them with zod. */
-export type ControlAnswer = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly code: string; readonly message: string };
+export type ControlAnswer =
+  | { readonly ok: true; readonly value: unknown }
+  | { readonly ok: false; readonly code: string; readonly message: string };
 
 export interface Control {
-  serve(handlers: Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>): Promise<{ stop(): Promise<void> }>;
+  serve(
+    handlers: Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>,
+  ): Promise<{ stop(): Promise<void> }>;
   /** @throws Unavailable when no runtime answers */
   ask(verb: string, body: unknown, waitMs: number): Promise<ControlAnswer>;
   /** Hint that a shard was released: others look at once instead of at their next heartbeat. */

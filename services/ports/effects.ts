@@ -39,7 +39,12 @@ export interface Effects {
    * @param perform  resolves with true when the result is delivered, with false when there was nothing to do (it may be
    *                 offered again, and then there may be); a rejection offers the effect again
    */
-  take(pool: string, concurrency: number, perform: (taken: Taken) => Promise<boolean>, onRefused: (raw: string, problem: string) => void): Promise<Taking>;
+  take(
+    pool: string,
+    concurrency: number,
+    perform: (taken: Taken) => Promise<boolean>,
+    onRefused: (raw: string, problem: string) => void,
+  ): Promise<Taking>;
   /** Nobody waits for these any more: best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;
   /** Every pool that anybody ever took from. */

@@ -41,7 +41,11 @@ export interface Events {
   /** True when an end with this session, kind and id is there already. */
   has(event: UnderstudyEvent): Promise<boolean>;
   /** @param fromStart  also what happened before now */
-  follow(filter: EventFilter, fromStart: boolean, onEvent: (event: UnderstudyEvent) => void): Promise<{ stop(): Promise<void> }>;
+  follow(
+    filter: EventFilter,
+    fromStart: boolean,
+    onEvent: (event: UnderstudyEvent) => void,
+  ): Promise<{ stop(): Promise<void> }>;
   bury(letter: Omit<DeadLetter, 'id' | 'at'>): Promise<void>;
   deadLetters(max: number): Promise<DeadLetter[]>;
   deadLetter(id: number): Promise<DeadLetter | undefined>;

@@ -26,7 +26,12 @@ export interface Leases {
    * @param durationMs  how long it holds without renewal
    * @returns the lease, or undefined while another host holds it
    */
-  acquire(shard: ShardId, host: HostId, boot: string, durationMs: number): Promise<Lease | undefined>;
+  acquire(
+    shard: ShardId,
+    host: HostId,
+    boot: string,
+    durationMs: number,
+  ): Promise<Lease | undefined>;
   /** @returns false when the lease is no longer ours */
   renew(lease: Lease, durationMs: number): Promise<boolean>;
   /** Give it up at once; does nothing when it is no longer ours. */

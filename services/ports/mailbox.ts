@@ -39,9 +39,19 @@ export interface Mailbox {
    *
    * @param onReset  the log went back or was made anew: nothing more is read, and positions in it mean nothing now
    */
-  read(shard: ShardId, afterSequence: number, onBatch: (batch: MailBatch) => void, onReset?: () => void): Promise<Reading>;
+  read(
+    shard: ShardId,
+    afterSequence: number,
+    onBatch: (batch: MailBatch) => void,
+    onReset?: () => void,
+  ): Promise<Reading>;
   /** Read what a shard holds from after a sequence up to another, and end; what was trimmed meanwhile is not waited for. */
-  readTo(shard: ShardId, afterSequence: number, upTo: number, onBatch: (batch: MailBatch) => void): Promise<void>;
+  readTo(
+    shard: ShardId,
+    afterSequence: number,
+    upTo: number,
+    onBatch: (batch: MailBatch) => void,
+  ): Promise<void>;
   bounds(): Promise<LogBounds>;
   /** The last sequence that a shard has, 0 if none: how far a fold must come to know everything. */
   lastOf(shard: ShardId): Promise<number>;

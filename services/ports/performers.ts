@@ -7,7 +7,11 @@ import type { ToolRun, ToolSpec } from '../core/tools/tool-spec.ts';
 export interface Prompt {
   readonly instructions: string;
   readonly entries: readonly Entry[];
-  readonly tools: readonly { readonly name: string; readonly description: string; readonly input: Record<string, unknown> }[];
+  readonly tools: readonly {
+    readonly name: string;
+    readonly description: string;
+    readonly input: Record<string, unknown>;
+  }[];
   readonly temperature: number;
   readonly outputTokensMax: number;
   readonly traceparent?: string | undefined;
@@ -41,7 +45,11 @@ export interface ToolRunner<Run extends ToolRun = ToolRun> {
   readonly kind: Run['kind'];
   run(job: ToolJob, run: Run, signal: AbortSignal): Promise<Outcome<unknown>>;
   /** Class queryable: did the effect with this key happen? undefined when the tool cannot say. */
-  query?(job: ToolJob, run: Run, signal: AbortSignal): Promise<Outcome<unknown> | 'never' | undefined>;
+  query?(
+    job: ToolJob,
+    run: Run,
+    signal: AbortSignal,
+  ): Promise<Outcome<unknown> | 'never' | undefined>;
   close?(): Promise<void>;
 }
 
@@ -60,5 +68,8 @@ export interface RateLimits {
    *
    * @returns undefined when it may go on, else which rate is used up and how long to wait, ms
    */
-  take(tenant: string, charges: readonly Charge[]): Promise<{ readonly what: Charge['what']; readonly waitMs: number } | undefined>;
+  take(
+    tenant: string,
+    charges: readonly Charge[],
+  ): Promise<{ readonly what: Charge['what']; readonly waitMs: number } | undefined>;
 }

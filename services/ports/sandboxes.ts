@@ -14,7 +14,10 @@ export interface Sandbox {
  * Errors:    Unavailable with code SANDBOX_NONE_FREE when none came free in time.
  */
 export interface Sandboxes {
-  claim(holder: { readonly tenant: string; readonly session: string }, signal: AbortSignal): Promise<Sandbox>;
+  claim(
+    holder: { readonly tenant: string; readonly session: string },
+    signal: AbortSignal,
+  ): Promise<Sandbox>;
   /** Of no more use to anyone. Does not wait, and does not fail. */
   discard(sandbox: Sandbox): void;
   stop(): Promise<void>;
@@ -31,5 +34,11 @@ export interface Sandboxes {
 export interface Workspaces {
   latest(tenant: string, session: string, effect: string): Promise<Checkpoint | undefined>;
   load(tenant: string, session: string, checkpoint: Checkpoint): Promise<Uint8Array>;
-  save(tenant: string, session: string, effect: string, before: Checkpoint | undefined, archive: Uint8Array): Promise<Checkpoint>;
+  save(
+    tenant: string,
+    session: string,
+    effect: string,
+    before: Checkpoint | undefined,
+    archive: Uint8Array,
+  ): Promise<Checkpoint>;
 }

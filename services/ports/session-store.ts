@@ -48,7 +48,12 @@ export interface Commit {
    * Sessions whose mail up to `version` has been archived. One that has not moved since needs no mail any more, and
    * with a summary (it has ended) it is dropped; one that has moved on needs mail from `floor` only.
    */
-  readonly archived: readonly { readonly session: SessionId; readonly version: number; readonly summary: string | undefined; readonly floor: number | undefined }[];
+  readonly archived: readonly {
+    readonly session: SessionId;
+    readonly version: number;
+    readonly summary: string | undefined;
+    readonly floor: number | undefined;
+  }[];
 }
 
 /** committed; fenced: another owns the shard; stale: the store is not where the caller thought (it lost its tail, or the caller erred). */
@@ -89,7 +94,9 @@ export interface SessionStore {
    *
    * @throws Refused (POSITION_POISONED) until its next owner has cleared a position that cannot be read
    */
-  lowest(shard: ShardId): Promise<{ readonly applied: number; readonly floor: number | undefined } | undefined>;
+  lowest(
+    shard: ShardId,
+  ): Promise<{ readonly applied: number; readonly floor: number | undefined } | undefined>;
   /** Removes all floors: the log went back, and what sessions needed of it is gone. Needs the owner token. */
   clearFloors(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
   /** Removes a position that cannot be read. Needs the owner token. */
@@ -107,7 +114,11 @@ export interface ModelCalls {
    *
    * @returns the prompt's entries; 'settled' when nobody waits for the answer any more; 'held' while another calls
    */
-  claim(call: { shard: ShardId; session: SessionId; effect: EffectId; from: number; to: number }, holder: string, durationMs: number): Promise<Entry[] | 'settled' | 'held'>;
+  claim(
+    call: { shard: ShardId; session: SessionId; effect: EffectId; from: number; to: number },
+    holder: string,
+    durationMs: number,
+  ): Promise<Entry[] | 'settled' | 'held'>;
   /** For longer, also where the store has lost the claim meanwhile; not where another holds it now. */
   renew(shard: ShardId, effect: EffectId, holder: string, durationMs: number): Promise<void>;
 }

@@ -25,5 +25,8 @@ export interface Specs {
    * @param onChange   is given the whole again; what was refused stays as it was before. When it fails it is called again
    * @param onTrouble  told why a change cannot be taken up now, when the cause changes
    */
-  follow(onChange: (loaded: LoadedSpecs) => Promise<void>, onTrouble?: (cause: string) => void): { stop(): void };
+  follow(
+    onChange: (loaded: LoadedSpecs) => Promise<void>,
+    onTrouble?: (cause: string) => void,
+  ): { stop(): void };
 }

@@ -13,7 +13,11 @@ export interface Start {
  * Errors:    Unavailable when nobody can say; the caller must not start.
  */
 export interface Starts {
-  create(effect: EffectId, performer: string, toolClass: string): Promise<{ readonly created: true } | { readonly created: false; readonly first: Start }>;
+  create(
+    effect: EffectId,
+    performer: string,
+    toolClass: string,
+  ): Promise<{ readonly created: true } | { readonly created: false; readonly first: Start }>;
   /** Does the performer live and work on this effect now? False too when it does not answer within `waitMs`. */
   isHeld(performer: string, effect: EffectId, waitMs: number): Promise<boolean>;
   /** Answer such questions about this performer. */

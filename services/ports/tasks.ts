@@ -17,7 +17,15 @@ export interface RawTask {
  * Guarantee: a published task is handed to `accept` until it resolves, at least once.
  */
 export interface Tasks {
-  publish(tenant: string, agent: string, body: string, headers: Record<string, string>): Promise<void>;
+  publish(
+    tenant: string,
+    agent: string,
+    body: string,
+    headers: Record<string, string>,
+  ): Promise<void>;
   /** @param capacity  how many tasks may be in hand at a time; 0 stops pulling */
-  take(capacity: () => number, accept: (task: RawTask) => Promise<void>): Promise<{ drain(): Promise<void> }>;
+  take(
+    capacity: () => number,
+    accept: (task: RawTask) => Promise<void>,
+  ): Promise<{ drain(): Promise<void> }>;
 }

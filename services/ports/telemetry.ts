@@ -26,6 +26,16 @@ export interface Telemetry {
   claimed(seconds: number): void;
   /** So many effects wait for their tenant to have room in a pool's queue. */
   effectsWaiting(pool: string, count: number): void;
-  gauge(name: 'actors' | 'shards' | 'outbox' | 'backlog' | 'inFlight' | 'sandboxesFree' | 'sandboxesClaimed', value: number): void;
+  gauge(
+    name:
+      | 'actors'
+      | 'shards'
+      | 'outbox'
+      | 'backlog'
+      | 'inFlight'
+      | 'sandboxesFree'
+      | 'sandboxesClaimed',
+    value: number,
+  ): void;
   log(level: 'debug' | 'info' | 'warn' | 'error', message: string, fields?: Fields): void;
 }

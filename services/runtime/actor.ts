@@ -50,7 +50,9 @@ export class Actor {
   }
 
   get wantsBaseline(): boolean {
-    return this.#mail.length > limits.mailBufferBytes || this.#mail.count > limits.mailBufferMessages;
+    return (
+      this.#mail.length > limits.mailBufferBytes || this.#mail.count > limits.mailBufferMessages
+    );
   }
 
   /** Each as JSON. */

@@ -10,8 +10,16 @@ import type { ApprovalSummary } from '../core/session/summary.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
 import type { Definitions } from './definitions.ts';
 
-export const actSchema = z.object({ session: sessionIdSchema, actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') });
-export const decideSchema = actSchema.extend({ approval: z.string().optional(), hash: z.string().optional(), arguments: z.string().optional() });
+export const actSchema = z.object({
+  session: sessionIdSchema,
+  actor: z.string().min(1).max(128),
+  reason: z.string().max(2_000).default(''),
+});
+export const decideSchema = actSchema.extend({
+  approval: z.string().optional(),
+  hash: z.string().optional(),
+  arguments: z.string().optional(),
+});
 
 export function approvalsOf(record: SessionRecord): ApprovalSummary[] {
   if (record.status !== 'active' && record.status !== 'paused') return [];
@@ -39,7 +47,10 @@ export function approvalsOf(record: SessionRecord): ApprovalSummary[] {
 }
 
 const isDecided = (record: SessionRecord, approval: string): boolean =>
-  record.deferred.some(({ message }) => (message.kind === 'approve' || message.kind === 'reject') && message.approval === approval);
+  record.deferred.some(
+    ({ message }) =>
+      (message.kind === 'approve' || message.kind === 'reject') && message.approval === approval,
+  );
 
 /**
  * The message that tells a session of a decision.
@@ -56,35 +67,68 @@ export async function decisionOf(
   const open = approvalsOf(record);
   const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];
   if (!chosen)
-    throw new Refused('APPROVAL_UNKNOWN', `session ${session} ${input.approval ? `has no open approval ${input.approval}` : `waits for no approval: it is ${record.status}`}`);
+    throw new Refused(
+      'APPROVAL_UNKNOWN',
+      `session ${session} ${input.approval ? `has no open approval ${input.approval}` : `waits for no approval: it is ${record.status}`}`,
+    );
   if (!input.approval && open.length > 1)
-    throw new Refused('APPROVAL_AMBIGUOUS', `session ${session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`);
+    throw new Refused(
+      'APPROVAL_AMBIGUOUS',
+      `session ${session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`,
+    );
   if (input.hash !== undefined && !chosen.hash.startsWith(input.hash)) {
     throw new Refused(
       'APPROVAL_CHANGED',
       `approval ${chosen.id} is for hash ${chosen.hash.slice(0, 12)} now, and the decision is for ${input.hash.slice(0, 12)}: look at it again`,
     );
   }
-  if (chosen.isDecided) throw new Refused('APPROVAL_DECIDED', `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed`);
-  if (kind === 'approve' && input.arguments !== undefined) await checkEdit(record, chosen, input.arguments, definitions);
-  if (chosen.expiresAt <= now) throw new Refused('APPROVAL_EXPIRED', `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`);
-  const decision = { approval: chosen.id as Extract<Message, { kind: 'approve' }>['approval'], hash: chosen.hash, actor: input.actor, reason: input.reason };
-  const edited = kind === 'approve' && input.arguments !== undefined ? { arguments: input.arguments } : {};
+  if (chosen.isDecided)
+    throw new Refused(
+      'APPROVAL_DECIDED',
+      `approval ${chosen.id} has been decided; the session is ${record.status} and hears of it when it is resumed`,
+    );
+  if (kind === 'approve' && input.arguments !== undefined)
+    await checkEdit(record, chosen, input.arguments, definitions);
+  if (chosen.expiresAt <= now)
+    throw new Refused(
+      'APPROVAL_EXPIRED',
+      `approval ${chosen.id} expired at ${new Date(chosen.expiresAt).toISOString()}`,
+    );
+  const decision = {
+    approval: chosen.id as Extract<Message, { kind: 'approve' }>['approval'],
+    hash: chosen.hash,
+    actor: input.actor,
+    reason: input.reason,
+  };
+  const edited =
+    kind === 'approve' && input.arguments !== undefined ? { arguments: input.arguments } : {};
   return { approval: chosen, message: { kind, ...decision, ...edited } };
 }
 
 /** An edit replaces the arguments as a whole; one that the tool would refuse must not use up the approval. */
-async function checkEdit(record: SessionRecord, { tool, kind }: ApprovalSummary, edited: string, definitions: Definitions): Promise<void> {
+async function checkEdit(
+  record: SessionRecord,
+  { tool, kind }: ApprovalSummary,
+  edited: string,
+  definitions: Definitions,
+): Promise<void> {
   if (kind !== 'tool') return;
   let parsed: unknown;
   try {
     parsed = parseJson(edited);
   } catch (error) {
-    throw new Refused('ARGUMENTS_NOT_JSON', `the edited arguments are no JSON that can be read: ${messageOf(error).slice(0, 120)}`, { cause: error });
+    throw new Refused(
+      'ARGUMENTS_NOT_JSON',
+      `the edited arguments are no JSON that can be read: ${messageOf(error).slice(0, 120)}`,
+      { cause: error },
+    );
   }
   const { bundle } = await definitions.get(record.revision);
   const spec = bundle.tools[tool];
   const checked = spec && validatorOf(spec.input)?.safeParse(parsed);
   if (checked && !checked.success)
-    throw new Refused('ARGUMENTS_INVALID', `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${issuesOf(checked.error)}`);
+    throw new Refused(
+      'ARGUMENTS_INVALID',
+      `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${issuesOf(checked.error)}`,
+    );
 }

@@ -100,10 +100,14 @@ export class Baselines {
       actor.isArchiving = true;
       due.push({ actor, record, floor });
     }
-    const isInLog = ({ actor, record }: Due) => !actor.isMailComplete && actor.archivedVersion !== record.version;
+    const isInLog = ({ actor, record }: Due) =>
+      !actor.isMailComplete && actor.archivedVersion !== record.version;
     const read = due.filter(isInLog);
-    const stored = due.filter((one) => !isInLog(one)).map((one) => this.#store(one, () => one.actor.mailUpTo(one.record.version)));
-    for (let from = 0; from < read.length; from += readTogether) await this.#storeFromLog(read.slice(from, from + readTogether));
+    const stored = due
+      .filter((one) => !isInLog(one))
+      .map((one) => this.#store(one, () => one.actor.mailUpTo(one.record.version)));
+    for (let from = 0; from < read.length; from += readTogether)
+      await this.#storeFromLog(read.slice(from, from + readTogether));
     await Promise.all(stored);
   }
 
@@ -120,13 +124,27 @@ export class Baselines {
   }
 
   async #storeFromLog(due: readonly Due[]): Promise<void> {
-    const furthest = due.reduce((last, { record }) => (comparePositions(record.position, last) > 0 ? record.position : last), due[0]!.record.position);
-    const reading = collectMail(this.#shard, new Map(due.map(({ actor, floor }) => [actor.session, floor])), furthest, this.#ports.mailbox);
+    const furthest = due.reduce(
+      (last, { record }) => (comparePositions(record.position, last) > 0 ? record.position : last),
+      due[0]!.record.position,
+    );
+    const reading = collectMail(
+      this.#shard,
+      new Map(due.map(({ actor, floor }) => [actor.session, floor])),
+      furthest,
+      this.#ports.mailbox,
+    );
     const heardBy = async ({ actor, record }: Due): Promise<string[]> => {
-      const heard = ((await reading).get(actor.session)?.mail ?? []).filter(({ position }) => position.sequence <= record.position.sequence);
+      const heard = ((await reading).get(actor.session)?.mail ?? []).filter(
+        ({ position }) => position.sequence <= record.position.sequence,
+      );
       // What stands in the archive is trimmed from the log: a part must never pass for the whole. A message that changed nothing may stand after it.
       const end = heard.at(-1)?.position;
-      if (!end || comparePositions(end, record.position) < 0) throw new Unavailable('MAIL_SHORT', `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`);
+      if (!end || comparePositions(end, record.position) < 0)
+        throw new Unavailable(
+          'MAIL_SHORT',
+          `the log of ${actor.session} was read to ${end?.sequence ?? 'nothing'} only`,
+        );
       return heard.map((incoming) => JSON.stringify(incoming));
     };
     await Promise.all(due.map((one) => this.#store(one, () => heardBy(one))));
@@ -134,13 +152,18 @@ export class Baselines {
 
   async #store({ actor, record }: Due, mailOf: () => string[] | Promise<string[]>): Promise<void> {
     try {
-      if (actor.archivedVersion !== record.version) await this.#ports.archive.append(this.#shard, record, await mailOf());
+      if (actor.archivedVersion !== record.version)
+        await this.#ports.archive.append(this.#shard, record, await mailOf());
       if (!this.#host.isOpen()) return;
       this.#written.push({ actor, version: record.version });
       this.#host.onWritten();
     } catch (error) {
       actor.isArchiving = false;
-      this.#ports.telemetry.log('warn', 'baseline not written; the next sweep tries again', { session: actor.session, shard: this.#shard, cause: messageOf(error) });
+      this.#ports.telemetry.log('warn', 'baseline not written; the next sweep tries again', {
+        session: actor.session,
+        shard: this.#shard,
+        cause: messageOf(error),
+      });
     }
   }
 
@@ -152,14 +175,19 @@ export class Baselines {
   take(): Told[] {
     const written = this.#written;
     this.#written = [];
-    return written.map(({ actor, version }) => ({ actor, version, floor: actor.forgetMail(version) }));
+    return written.map(({ actor, version }) => ({
+      actor,
+      version,
+      floor: actor.forgetMail(version),
+    }));
   }
 
   forCommit(told: readonly Told[]): Commit['archived'] {
     return told.map(({ actor, version, floor }) => ({
       session: actor.session,
       version,
-      summary: actor.record && isEnded(actor.record) ? JSON.stringify(summaryOf(actor.record)) : undefined,
+      summary:
+        actor.record && isEnded(actor.record) ? JSON.stringify(summaryOf(actor.record)) : undefined,
       floor,
     }));
   }
@@ -182,6 +210,7 @@ export class Baselines {
       actor.isGone = true;
       actor.tasksKnown = tasksOf(actor.record);
       this.#residents.forget(actor);
-    } else if (this.#ports.clock.now() - actor.heardAt > limits.idleMs) this.#residents.forget(actor);
+    } else if (this.#ports.clock.now() - actor.heardAt > limits.idleMs)
+      this.#residents.forget(actor);
   }
 }

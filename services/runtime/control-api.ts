@@ -2,7 +2,13 @@
 import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
-import { type SessionId, type ShardId, sessionIdSchema, shardOf, type TenantId } from '../core/ids.ts';
+import {
+  type SessionId,
+  type ShardId,
+  sessionIdSchema,
+  shardOf,
+  type TenantId,
+} from '../core/ids.ts';
 import { jsonStored, parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Entry } from '../core/session/conversation.ts';
@@ -11,7 +17,12 @@ import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
 import { type ApprovalSummary, type SessionSummary, summaryOf } from '../core/session/summary.ts';
-import { type Health, type Requeued, summarySchema, type Verdict } from '../core/wire/control-answers.ts';
+import {
+  type Health,
+  type Requeued,
+  summarySchema,
+  type Verdict,
+} from '../core/wire/control-answers.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
@@ -37,7 +48,11 @@ export interface ControlPorts {
   readonly definitions: Definitions;
   readonly shards: number;
   readonly problems: () => readonly SpecProblem[];
-  readonly agents: () => readonly { readonly name: string; readonly revision: string; readonly tools: number }[];
+  readonly agents: () => readonly {
+    readonly name: string;
+    readonly revision: string;
+    readonly tools: number;
+  }[];
 }
 
 const filterSchema = z.object({
@@ -47,13 +62,26 @@ const filterSchema = z.object({
   ended: z.boolean().default(false),
   max: z.number().int().positive().max(10_000).default(500),
 });
-const sessionSchema = z.object({ tenant: z.string().optional(), session: sessionIdSchema, conversation: z.boolean().default(false) });
+const sessionSchema = z.object({
+  tenant: z.string().optional(),
+  session: sessionIdSchema,
+  conversation: z.boolean().default(false),
+});
 const letterId = z.number().int().positive();
-const deadSchema = z.object({ id: letterId.optional(), max: z.number().int().positive().max(10_000).default(200) });
+const deadSchema = z.object({
+  id: letterId.optional(),
+  max: z.number().int().positive().max(10_000).default(200),
+});
 const requeueSchema = z
   .object({ id: letterId.optional(), all: z.boolean().default(false), body: z.string().optional() })
-  .refine(({ id, all }) => (id !== undefined) !== all, 'name one dead letter by its id, or say all: one of the two')
-  .refine(({ all, body }) => !all || body === undefined, { path: ['body'], message: 'is for one dead letter, not for all of them' });
+  .refine(
+    ({ id, all }) => (id !== undefined) !== all,
+    'name one dead letter by its id, or say all: one of the two',
+  )
+  .refine(({ all, body }) => !all || body === undefined, {
+    path: ['body'],
+    message: 'is for one dead letter, not for all of them',
+  });
 
 type Handlers = Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>;
 
@@ -62,15 +90,23 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     <Shape extends z.ZodType>(schema: Shape, handle: (input: z.infer<Shape>) => Promise<unknown>) =>
     async (body: unknown): Promise<ControlAnswer> => {
       const parsed = schema.safeParse(body);
-      if (!parsed.success) return { ok: false, code: 'REQUEST_INVALID', message: issuesOf(parsed.error) };
+      if (!parsed.success)
+        return { ok: false, code: 'REQUEST_INVALID', message: issuesOf(parsed.error) };
       return { ok: true, value: await handle(parsed.data) };
     };
   const find = (session: SessionId) => findSession(session, ports);
   const send = async (record: SessionRecord, message: Message) => {
-    await ports.mailbox.deliver(shardOf(record.tenant, record.session, ports.shards), { tenant: record.tenant, session: record.session, message });
+    await ports.mailbox.deliver(shardOf(record.tenant, record.session, ports.shards), {
+      tenant: record.tenant,
+      session: record.session,
+      message,
+    });
     return settled(record, ports);
   };
-  const act = (kind: 'pause' | 'resume' | 'halt', isAllowed: (record: SessionRecord) => string | undefined) =>
+  const act = (
+    kind: 'pause' | 'resume' | 'halt',
+    isAllowed: (record: SessionRecord) => string | undefined,
+  ) =>
     answer(actSchema, async ({ session, actor, reason }) => {
       const { record } = await find(session);
       const refusal = isAllowed(record);
@@ -81,7 +117,10 @@ export function controlHandlers(ports: ControlPorts): Handlers {
   const decide = (kind: 'approve' | 'reject') =>
     answer(decideSchema, async (input) => {
       const { record } = await find(input.session);
-      const { approval, message } = await decisionOf(kind, input, record, { definitions: ports.definitions, now: ports.clock.now() });
+      const { approval, message } = await decisionOf(kind, input, record, {
+        definitions: ports.definitions,
+        now: ports.clock.now(),
+      });
       return { approval, session: summaryOf(await send(record, message)) };
     });
 
@@ -98,7 +137,13 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         hash: stateHashOf(record),
         record,
         approvals: approvalsOf(record),
-        ...(conversation ? lastOf(isArchived ? await archivedConversation(record, shard, ports) : await ports.store.conversation(shard, session, 0, record.length)) : {}),
+        ...(conversation
+          ? lastOf(
+              isArchived
+                ? await archivedConversation(record, shard, ports)
+                : await ports.store.conversation(shard, session, 0, record.length),
+            )
+          : {}),
       };
     }),
     pause: act('pause', (record) =>
@@ -107,44 +152,64 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         : `is ${record.status}: only an active session can be paused${record.status === 'parked' ? `; understudy resume ${record.session} lets it go on` : ''}`,
     ),
     resume: act('resume', (record) =>
-      record.status === 'paused' || record.status === 'parked' ? undefined : `is ${record.status}: only a paused or parked session can be resumed`,
+      record.status === 'paused' || record.status === 'parked'
+        ? undefined
+        : `is ${record.status}: only a paused or parked session can be resumed`,
     ),
     halt: act('halt', (record) => (isEnded(record) ? `has ${record.status} already` : undefined)),
     approve: decide('approve'),
     reject: decide('reject'),
     approvals: answer(filterSchema, async (filter) => {
       const found: ApprovalSummary[] = [];
-      for await (const record of allRecords(ports)) if (matches(record, filter)) found.push(...approvalsOf(record).filter(({ isDecided }) => !isDecided));
+      for await (const record of allRecords(ports))
+        if (matches(record, filter))
+          found.push(...approvalsOf(record).filter(({ isDecided }) => !isDecided));
       // What waits longest comes first, and as many as one answer carries: decided ones make room for the next.
-      return fitting(found.sort((left, right) => left.since - right.since).slice(0, filter.max), limits.conversationBytesMax);
+      return fitting(
+        found.sort((left, right) => left.since - right.since).slice(0, filter.max),
+        limits.conversationBytesMax,
+      );
     }),
     // Bodies are large, and of tenants: one is given to who names the letter.
     dead: answer(deadSchema, async ({ id, max }) => {
-      if (id === undefined) return (await ports.events.deadLetters(max)).map(({ body: _body, headers: _headers, ...letter }) => letter);
+      if (id === undefined)
+        return (await ports.events.deadLetters(max)).map(
+          ({ body: _body, headers: _headers, ...letter }) => letter,
+        );
       const letter = await ports.events.deadLetter(id);
       if (!letter) throw unknownLetter(id);
       return [letter];
     }),
     requeue: answer(requeueSchema, async ({ id, body }): Promise<Requeued> => {
-      const letters = id === undefined ? await ports.events.deadLetters(10_000) : [await ports.events.deadLetter(id)];
+      const letters =
+        id === undefined
+          ? await ports.events.deadLetters(10_000)
+          : [await ports.events.deadLetter(id)];
       if (body !== undefined) parseBody(body);
       const requeued: string[] = [];
       const refused: string[] = [];
       for (const letter of letters) {
         if (!letter) throw unknownLetter(id);
         if (!letter.subject) {
-          refused.push(`${letter.id}: it was no task (${letter.code})${letter.session ? `, but for session ${letter.session}` : ''}`);
+          refused.push(
+            `${letter.id}: it was no task (${letter.code})${letter.session ? `, but for session ${letter.session}` : ''}`,
+          );
           continue;
         }
         if (letter.isCut && body === undefined) {
-          refused.push(`${letter.id}: only a part of it was kept: the beginning of its body, or none of its headers; give a whole body with --body`);
+          refused.push(
+            `${letter.id}: only a part of it was kept: the beginning of its body, or none of its headers; give a whole body with --body`,
+          );
           continue;
         }
         const { 'Nats-Msg-Id': _id, ...headers } = letter.headers;
         const [, tenant = '', agent = ''] = letter.subject.split('.').slice(-3);
         // A new message id: the broker would drop the old one as a duplicate. So it lands on a new session, unless a session key addresses it.
         const task = `${(letter.task ?? 'task').replace(/-requeued-\d+$/, '')}-requeued-${letter.id}`;
-        await ports.tasks.publish(tenant, agent, body ?? letter.body, { ...headers, 'Nats-Msg-Id': task });
+        await ports.tasks.publish(tenant, agent, body ?? letter.body, {
+          ...headers,
+          'Nats-Msg-Id': task,
+        });
         await ports.events.unbury(letter.id);
         requeued.push(task);
       }
@@ -154,17 +219,26 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     doctor: answer(z.object({}).loose(), async (): Promise<Health> => {
       const owners = await ports.leases.owners(ports.shards);
       const bounds = await ports.mailbox.bounds();
-      const positions = await Promise.all(Array.from({ length: ports.shards }, (_, shard) => ports.store.lowest(shard as ShardId)));
+      const positions = await Promise.all(
+        Array.from({ length: ports.shards }, (_, shard) => ports.store.lowest(shard as ShardId)),
+      );
       return {
         shards: ports.shards,
         owned: owners.size,
-        orphans: Array.from({ length: ports.shards }, (_, shard) => shard).filter((shard) => !owners.has(shard as ShardId)),
+        orphans: Array.from({ length: ports.shards }, (_, shard) => shard).filter(
+          (shard) => !owners.has(shard as ShardId),
+        ),
         hosts: [...new Set(owners.values())].sort(),
         owners: Object.fromEntries(owners),
         mail: bounds,
-        oldestMailNeeded: Math.min(...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER), bounds.last + 1),
+        oldestMailNeeded: Math.min(
+          ...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER),
+          bounds.last + 1,
+        ),
         deadLetters: (await ports.events.deadLetters(10_000)).length,
-        pools: (await ports.effects.pools()).sort((left, right) => (left.pool < right.pool ? -1 : 1)),
+        pools: (await ports.effects.pools()).sort((left, right) =>
+          left.pool < right.pool ? -1 : 1,
+        ),
         agents: [...ports.agents()],
         problems: [...ports.problems()],
       };
@@ -172,16 +246,25 @@ export function controlHandlers(ports: ControlPorts): Handlers {
   };
 }
 
-async function findSession(session: SessionId, { store, archive, shards }: ControlPorts): Promise<{ record: SessionRecord; shard: ShardId; isArchived: boolean }> {
+async function findSession(
+  session: SessionId,
+  { store, archive, shards }: ControlPorts,
+): Promise<{ record: SessionRecord; shard: ShardId; isArchived: boolean }> {
   // The shard hangs on the tenant, which the asker need not know: look everywhere, the shards are few.
-  const stored = await Promise.all(Array.from({ length: shards }, (_, shard) => store.load(shard as ShardId, session)));
+  const stored = await Promise.all(
+    Array.from({ length: shards }, (_, shard) => store.load(shard as ShardId, session)),
+  );
   const shard = stored.findIndex((text) => text !== undefined);
-  if (shard >= 0) return { record: parseRecord(stored[shard]!), shard: shard as ShardId, isArchived: false };
+  if (shard >= 0)
+    return { record: parseRecord(stored[shard]!), shard: shard as ShardId, isArchived: false };
   for (let other = 0; other < shards; other += 1) {
     const baseline = await archive.latest(other as ShardId, session);
     if (baseline) return { record: baseline.record, shard: other as ShardId, isArchived: true };
   }
-  throw new Refused('SESSION_UNKNOWN', `there is no session ${session}; "understudy ps --all" lists them`);
+  throw new Refused(
+    'SESSION_UNKNOWN',
+    `there is no session ${session}; "understudy ps --all" lists them`,
+  );
 }
 
 async function* allRecords({ store, shards }: ControlPorts): AsyncIterable<SessionRecord> {
@@ -196,10 +279,18 @@ async function* allRecords({ store, shards }: ControlPorts): AsyncIterable<Sessi
   }
 }
 
-const matches = (record: { tenant: string; agent: string; status: string }, filter: { tenant?: string | undefined; agent?: string | undefined; status?: string | undefined }) =>
-  (!filter.tenant || record.tenant === filter.tenant) && (!filter.agent || record.agent === filter.agent) && (!filter.status || record.status === filter.status);
+const matches = (
+  record: { tenant: string; agent: string; status: string },
+  filter: { tenant?: string | undefined; agent?: string | undefined; status?: string | undefined },
+) =>
+  (!filter.tenant || record.tenant === filter.tenant) &&
+  (!filter.agent || record.agent === filter.agent) &&
+  (!filter.status || record.status === filter.status);
 
-async function list(filter: z.infer<typeof filterSchema>, ports: ControlPorts): Promise<SessionSummary[]> {
+async function list(
+  filter: z.infer<typeof filterSchema>,
+  ports: ControlPorts,
+): Promise<SessionSummary[]> {
   const found: SessionSummary[] = [];
   for await (const record of allRecords(ports)) {
     const summary = summaryOf(record);
@@ -216,14 +307,19 @@ async function list(filter: z.infer<typeof filterSchema>, ports: ControlPorts): 
   return found.sort((left, right) => right.changedAt - left.changedAt).slice(0, filter.max);
 }
 
-const unknownLetter = (id: number | undefined) => new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id} (any more)`);
+const unknownLetter = (id: number | undefined) =>
+  new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id} (any more)`);
 
 /** A task that is none would only come back as another dead letter. */
 function parseBody(body: string): void {
   try {
     parseJson(body);
   } catch (error) {
-    throw new Refused('BODY_NOT_JSON', `the body is no JSON that can be read: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`, { cause: error });
+    throw new Refused(
+      'BODY_NOT_JSON',
+      `the body is no JSON that can be read: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`,
+      { cause: error },
+    );
   }
 }
 
@@ -238,23 +334,43 @@ async function settled(before: SessionRecord, ports: ControlPorts): Promise<Sess
 }
 
 /** As much of the end of a conversation as an answer may carry. */
-function lastOf(entries: readonly Entry[]): { conversation: readonly Entry[]; conversationFrom: number } {
+function lastOf(entries: readonly Entry[]): {
+  conversation: readonly Entry[];
+  conversationFrom: number;
+} {
   const last = fitting(entries.toReversed(), limits.conversationBytesMax).reverse();
   return { conversation: last, conversationFrom: entries.length - last.length };
 }
 
 /** The store has dropped it; the log has it. */
-async function archivedConversation(record: SessionRecord, shard: ShardId, ports: ControlPorts): Promise<readonly Entry[]> {
+async function archivedConversation(
+  record: SessionRecord,
+  shard: ShardId,
+  ports: ControlPorts,
+): Promise<readonly Entry[]> {
   const { mail } = await historyOf(shard, record.session, ports, undefined);
-  return (await fold(mail, { tenant: record.tenant, session: record.session }, ports.definitions)).entries;
+  return (await fold(mail, { tenant: record.tenant, session: record.session }, ports.definitions))
+    .entries;
 }
 
 /** Fold the mailbox from the beginning and compare with what is stored. */
 async function verify(session: SessionId, ports: ControlPorts): Promise<Verdict> {
   const { record, shard, isArchived } = await findSession(session, ports);
   const { mail } = await historyOf(shard, session, ports, isArchived ? undefined : record.position);
-  const folded = await fold(mail, { tenant: record.tenant as TenantId, session }, ports.definitions);
+  const folded = await fold(
+    mail,
+    { tenant: record.tenant as TenantId, session },
+    ports.definitions,
+  );
   const stored = stateHashOf(record);
   const computed = folded.record ? stateHashOf(folded.record) : 'nothing';
-  return { session, isEqual: stored === computed, version: record.version, messages: folded.messages, stored, computed, isArchived };
+  return {
+    session,
+    isEqual: stored === computed,
+    version: record.version,
+    messages: folded.messages,
+    stored,
+    computed,
+    isArchived,
+  };
 }

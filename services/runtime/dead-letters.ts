@@ -44,7 +44,19 @@ export class DeadLetters {
   bury(code: string, reason: string, letter: Letter, done: () => void): void {
     const { tenant = 'unknown', agent = 'unknown', ...rest } = letter;
     this.#ports.telemetry.deadLettered(code, { shard: this.#shard, session: rest.session });
-    this.#persist(() => this.#ports.events.bury({ tenant, agent, code, reason: reason.slice(0, 500), subject: '', headers: {}, ...rest }), done);
+    this.#persist(
+      () =>
+        this.#ports.events.bury({
+          tenant,
+          agent,
+          code,
+          reason: reason.slice(0, 500),
+          subject: '',
+          headers: {},
+          ...rest,
+        }),
+      done,
+    );
   }
 
   /** A child that cannot begin must not leave its parent waiting. */
@@ -52,14 +64,32 @@ export class DeadLetters {
     if (message.kind !== 'task' || !message.parent) return done();
     const { tenant, session, effect } = message.parent;
     const spent = { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 };
-    const envelope: Envelope = { tenant, session, message: { kind: 'agentEnded', effect, outcome: 'failed', output: `${code}: ${reason}`, spent } };
-    this.#persist(() => this.#ports.mailbox.deliver(shardOf(tenant, session, this.#ports.shards), envelope), done);
+    const envelope: Envelope = {
+      tenant,
+      session,
+      message: {
+        kind: 'agentEnded',
+        effect,
+        outcome: 'failed',
+        output: `${code}: ${reason}`,
+        spent,
+      },
+    };
+    this.#persist(
+      () => this.#ports.mailbox.deliver(shardOf(tenant, session, this.#ports.shards), envelope),
+      done,
+    );
   }
 
   #persist(attempt: () => Promise<void>, done: () => void): void {
     attempt().then(done, (error: unknown) => {
-      this.#ports.telemetry.log('warn', 'a dead letter is not stored yet; what it was stays where it is until then', { shard: this.#shard, cause: messageOf(error) });
-      if (this.#isOpen()) void this.#ports.clock.sleep(retryMs).then(() => this.#persist(attempt, done));
+      this.#ports.telemetry.log(
+        'warn',
+        'a dead letter is not stored yet; what it was stays where it is until then',
+        { shard: this.#shard, cause: messageOf(error) },
+      );
+      if (this.#isOpen())
+        void this.#ports.clock.sleep(retryMs).then(() => this.#persist(attempt, done));
     });
   }
 }

@@ -33,7 +33,10 @@ export class Definitions {
 
   async #load(revision: Revision): Promise<Definition> {
     const bundle = await this.#archive.bundle(revision);
-    if (!bundle) throw new Refused('REVISION_UNKNOWN', `no bundle of revision ${revision} is stored`, { revision });
+    if (!bundle)
+      throw new Refused('REVISION_UNKNOWN', `no bundle of revision ${revision} is stored`, {
+        revision,
+      });
     return { bundle, machine: await this.#machineOf(bundle) };
   }
 
@@ -42,19 +45,36 @@ export class Definitions {
     if (machine === undefined) return undefined;
     const path = resolve(this.#directory, machine);
     const text = await readFile(path).catch((error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: there is no file ${machine}`, { agent: bundle.name });
-      throw new Unavailable('MACHINE_UNREADABLE', `agent ${bundle.name}: ${machine} cannot be read now`, { cause: error });
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT')
+        throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: there is no file ${machine}`, {
+          agent: bundle.name,
+        });
+      throw new Unavailable(
+        'MACHINE_UNREADABLE',
+        `agent ${bundle.name}: ${machine} cannot be read now`,
+        { cause: error },
+      );
     });
     const hash = createHash('sha256').update(text).digest('hex').slice(0, 16);
     if (bundle.machineHash !== undefined && bundle.machineHash !== hash) {
-      throw new Refused('MACHINE_CHANGED', `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`, {
-        agent: bundle.name,
-      });
+      throw new Refused(
+        'MACHINE_CHANGED',
+        `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`,
+        {
+          agent: bundle.name,
+        },
+      );
     }
-    const module = (await import(`${pathToFileURL(path).href}?v=${hash}`)) as { default?: AnyStateMachine; machine?: AnyStateMachine };
+    const module = (await import(`${pathToFileURL(path).href}?v=${hash}`)) as {
+      default?: AnyStateMachine;
+      machine?: AnyStateMachine;
+    };
     const loaded = module.default ?? module.machine;
     if (!loaded || typeof loaded.transition !== 'function')
-      throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`);
+      throw new Refused(
+        'MACHINE_MISSING',
+        `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`,
+      );
     return loaded;
   }
 }

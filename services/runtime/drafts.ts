@@ -50,7 +50,14 @@ export class Drafts {
     const { record, effects } = stepped;
     let draft = this.#sessions.get(actor.session);
     if (!draft) {
-      draft = { actor, expectedVersion: actor.record?.version ?? 0, record, entries: [], pending: new Map(), resolved: [] };
+      draft = {
+        actor,
+        expectedVersion: actor.record?.version ?? 0,
+        record,
+        entries: [],
+        pending: new Map(),
+        resolved: [],
+      };
       this.#sessions.set(actor.session, draft);
     }
     draft.record = record;
@@ -66,7 +73,8 @@ export class Drafts {
         continue;
       }
       // The index counts within the step, so that a replay that gathers differently gives the end the same id.
-      const event = effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
+      const event =
+        effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
       this.#prompts.push({ tenant: record.tenant, session: record.session, effect, event });
     }
     this.#events.push(stepEventOf(eventOf(record, stepped.happened, effects, incoming.at)));
@@ -89,7 +97,11 @@ export class Drafts {
     const drafts = [...this.#sessions.values()];
     const steps = this.#steps;
     const effects = drafts.flatMap((draft) => [...draft.pending.values()]);
-    const entry: OutboxEntry = { pending: effects.map(({ id }) => id), prompts: this.#prompts, events: this.#events };
+    const entry: OutboxEntry = {
+      pending: effects.map(({ id }) => id),
+      prompts: this.#prompts,
+      events: this.#events,
+    };
     this.#sessions = new Map();
     this.#events = [];
     this.#prompts = [];
@@ -99,7 +111,8 @@ export class Drafts {
       steps,
       effects,
       entry,
-      isQuiet: entry.pending.length === 0 && entry.prompts.length === 0 && entry.events.length === 0,
+      isQuiet:
+        entry.pending.length === 0 && entry.prompts.length === 0 && entry.events.length === 0,
       outboxBody: () => encodeOutbox(entry),
       committed: () => {
         for (const { actor, record } of drafts) actor.committedVersion = record.version;
@@ -110,7 +123,10 @@ export class Drafts {
         version: draft.record.version,
         record: JSON.stringify(draft.record),
         entries: draft.entries,
-        pending: [...draft.pending.values()].map((effect) => ({ id: effect.id, body: JSON.stringify(effect) })),
+        pending: [...draft.pending.values()].map((effect) => ({
+          id: effect.id,
+          body: JSON.stringify(effect),
+        })),
         resolved: draft.resolved,
         wakeAt: wakeAtOf(draft.record),
         floor: floorOf(draft.actor.session),

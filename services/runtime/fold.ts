@@ -19,13 +19,19 @@ export interface Folded {
 }
 
 /** Apply messages in order, from nothing. */
-export async function fold(mail: readonly Incoming[], address: { tenant: TenantId; session: SessionId }, definitions: Definitions): Promise<Folded> {
+export async function fold(
+  mail: readonly Incoming[],
+  address: { tenant: TenantId; session: SessionId },
+  definitions: Definitions,
+): Promise<Folded> {
   let record: SessionRecord | undefined;
   const entries: Entry[] = [];
   const pending = new Map<string, PendingEffect>();
   let messages = 0;
   for (const incoming of mail) {
-    const revision = record?.revision ?? (incoming.message.kind === 'task' ? incoming.message.revision : undefined);
+    const revision =
+      record?.revision ??
+      (incoming.message.kind === 'task' ? incoming.message.revision : undefined);
     if (!revision) continue;
     const stepped = await stepOrPark(record, incoming, revision, address, definitions);
     if (stepped.kind === 'seen') continue;
@@ -70,14 +76,24 @@ export async function historyOf(
   ports: { archive: Archive; mailbox: Mailbox },
   upTo: Position | undefined,
   isBefore = false,
-): Promise<{ mail: Incoming[]; baseline: SessionRecord | undefined; tenant: TenantId | undefined; sequence: number | undefined }> {
+): Promise<{
+  mail: Incoming[];
+  baseline: SessionRecord | undefined;
+  tenant: TenantId | undefined;
+  sequence: number | undefined;
+}> {
   const chain = await ports.archive.chain(shard, session);
   const mail = chain.flatMap((baseline) => [...baseline.mail]);
   const baseline = chain.at(-1)?.record;
   let tenant = baseline?.tenant;
   let sequence: number | undefined;
   if (upTo && (!baseline || comparePositions(baseline.position, upTo) < 0)) {
-    const collected = await collectMail(shard, new Map([[session, baseline?.position.sequence ?? 0]]), upTo, ports.mailbox);
+    const collected = await collectMail(
+      shard,
+      new Map([[session, baseline?.position.sequence ?? 0]]),
+      upTo,
+      ports.mailbox,
+    );
     tenant ??= collected.get(session)?.tenant;
     for (const incoming of collected.get(session)?.mail ?? []) {
       if (isBefore && comparePositions(incoming.position, upTo) >= 0) break;
@@ -104,7 +120,11 @@ export async function collectMail(
       if (!item.ok) return;
       const since = from.get(item.envelope.session);
       if (since === undefined || batch.sequence < since) return;
-      const incoming: Incoming = { message: item.envelope.message, at: batch.at, position: { incarnation: upTo.incarnation, sequence: batch.sequence, index } };
+      const incoming: Incoming = {
+        message: item.envelope.message,
+        at: batch.at,
+        position: { incarnation: upTo.incarnation, sequence: batch.sequence, index },
+      };
       const list = found.get(item.envelope.session);
       if (list) list.mail.push(incoming);
       else found.set(item.envelope.session, { tenant: item.envelope.tenant, mail: [incoming] });

@@ -58,17 +58,26 @@ export class Host {
     const { clock, effects, store, shards } = this.#ports;
     const fixed = await store.fixShards(shards);
     if (fixed !== shards) {
-      throw new Refused('SHARDS_FIXED', `this installation has ${fixed} shards, and this runtime was told ${shards}: set UNDERSTUDY_SHARDS=${fixed}`);
+      throw new Refused(
+        'SHARDS_FIXED',
+        `this installation has ${fixed} shards, and this runtime was told ${shards}: set UNDERSTUDY_SHARDS=${fixed}`,
+      );
     }
     effects.onLost(() => {
       for (const shard of this.#shards.values()) {
         shard
           .releaseAllPending()
-          .catch((error: unknown) => this.#ports.telemetry.log('error', 'what is pending could not be offered again', { shard: shard.id, cause: messageOf(error) }));
+          .catch((error: unknown) =>
+            this.#ports.telemetry.log('error', 'what is pending could not be offered again', {
+              shard: shard.id,
+              cause: messageOf(error),
+            }),
+          );
       }
     });
     this.#control?.onReleased((handOver) => {
-      if (handOver && handOver.host !== this.#settings.host) this.#letGoAt.set(handOver.shard, handOver.silentSince);
+      if (handOver && handOver.host !== this.#settings.host)
+        this.#letGoAt.set(handOver.shard, handOver.silentSince);
       void this.#place();
     });
     await this.#place();
@@ -88,8 +97,10 @@ export class Host {
     if (this.#isDraining) return 'draining';
     const { clock, mailbox } = this.#ports;
     // One that is cut off from the broker sends no heartbeat either.
-    if (this.#isCutOff || clock.now() - this.#mailHeardAt > 2 * limits.mailSilenceMs) return 'the broker does not answer';
-    if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs) return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
+    if (this.#isCutOff || clock.now() - this.#mailHeardAt > 2 * limits.mailSilenceMs)
+      return 'the broker does not answer';
+    if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs)
+      return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
     return mailbox.trouble() || (this.#opening.size > 0 ? 'shards are being opened' : '');
   }
   get shards(): readonly ShardId[] {
@@ -146,7 +157,10 @@ export class Host {
     } catch (error) {
       if (!(error instanceof Unavailable)) throw error;
       this.#refusal = error.message;
-      this.#ports.telemetry.log('warn', 'no heartbeat', { host: this.#settings.host, cause: error.message });
+      this.#ports.telemetry.log('warn', 'no heartbeat', {
+        host: this.#settings.host,
+        cause: error.message,
+      });
     } finally {
       this.#isPlacing = false;
       if (this.#placesAgain) void this.#place();
@@ -172,7 +186,11 @@ export class Host {
       const silentMs = clock.now() - this.#mailHeardAt;
       if (this.#isCutOff || silentMs < limits.mailSilenceMs || this.members.length < 2) return;
       this.#isCutOff = true;
-      telemetry.log('error', 'the broker does not answer: letting all shards go', { host, silentMs, shards: this.#shards.size });
+      telemetry.log('error', 'the broker does not answer: letting all shards go', {
+        host,
+        silentMs,
+        shards: this.#shards.size,
+      });
       for (const [id, shard] of this.#shards) {
         if (this.#opening.has(id)) continue; // it cannot be opened without the broker, and says so itself
         shard.close();
@@ -194,10 +212,15 @@ export class Host {
     try {
       const lease = await this.#leases.acquire(id, host, boot, leaseMs);
       if (!lease) return;
-      const shard = new Shard(lease, this.#ports, (why, detail) => this.#lost(id, shard, why, detail));
+      const shard = new Shard(lease, this.#ports, (why, detail) =>
+        this.#lost(id, shard, why, detail),
+      );
       this.#shards.set(id, shard);
       await shard.open();
-      telemetry.tookOver(id, (performance.now() - from) / 1_000, { host, position: shard.position.sequence });
+      telemetry.tookOver(id, (performance.now() - from) / 1_000, {
+        host,
+        position: shard.position.sequence,
+      });
       const silentMs = this.#ports.clock.now() - (this.#letGoAt.get(id) ?? 0);
       this.#letGoAt.delete(id);
       // An old word is of another hand-over, which somebody else took.
@@ -205,7 +228,10 @@ export class Host {
     } catch (error) {
       this.#shards.get(id)?.close();
       this.#shards.delete(id);
-      telemetry.log('warn', 'a shard could not be opened; trying again', { shard: id, cause: messageOf(error) });
+      telemetry.log('warn', 'a shard could not be opened; trying again', {
+        shard: id,
+        cause: messageOf(error),
+      });
     } finally {
       this.#opening.delete(id);
     }
@@ -213,7 +239,8 @@ export class Host {
 
   #lost(id: ShardId, shard: Shard, why: string, detail: string): void {
     const { telemetry } = this.#ports;
-    if (why === 'fenced') telemetry.fenced({ shard: id, host: this.#settings.host, token: shard.lease.token });
+    if (why === 'fenced')
+      telemetry.fenced({ shard: id, host: this.#settings.host, token: shard.lease.token });
     telemetry.gaveUp(id, why);
     telemetry.log('warn', 'a shard was lost', { shard: id, why, detail });
     if (this.#shards.get(id) === shard) this.#shards.delete(id);
@@ -257,7 +284,14 @@ export class Host {
   #sweep(): void {
     const now = this.#ports.clock.now();
     for (const shard of this.#shards.values()) {
-      shard.sweep(now).catch((error: unknown) => this.#ports.telemetry.log('warn', 'sweep failed', { shard: shard.id, cause: messageOf(error) }));
+      shard
+        .sweep(now)
+        .catch((error: unknown) =>
+          this.#ports.telemetry.log('warn', 'sweep failed', {
+            shard: shard.id,
+            cause: messageOf(error),
+          }),
+        );
     }
   }
 
@@ -265,7 +299,13 @@ export class Host {
     if (this.#isWidening) return;
     this.#isWidening = true;
     // Asked again in a second, if it cannot be said now.
-    await this.#ports.windows.widen().catch((error: unknown) => this.#ports.telemetry.log('debug', 'the pools could not be looked at', { cause: messageOf(error) }));
+    await this.#ports.windows
+      .widen()
+      .catch((error: unknown) =>
+        this.#ports.telemetry.log('debug', 'the pools could not be looked at', {
+          cause: messageOf(error),
+        }),
+      );
     this.#isWidening = false;
   }
 
@@ -299,7 +339,9 @@ export class Host {
       if (this.#trimTo > 1) await mailbox.trim(Math.min(this.#trimTo, needed));
       this.#trimTo = needed;
     } catch (error) {
-      this.#ports.telemetry.log('warn', 'mail not trimmed; the next round tries again', { cause: messageOf(error) });
+      this.#ports.telemetry.log('warn', 'mail not trimmed; the next round tries again', {
+        cause: messageOf(error),
+      });
     }
   }
 }

@@ -7,7 +7,13 @@
 import { z } from 'zod';
 import { narrowed, narrowerLimitsSchema } from '../core/budget/budget.ts';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
-import { agentNameSchema, sessionIdOf, shardOf, taskIdSchema, tenantIdSchema } from '../core/ids.ts';
+import {
+  agentNameSchema,
+  sessionIdOf,
+  shardOf,
+  taskIdSchema,
+  tenantIdSchema,
+} from '../core/ids.ts';
 import { parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Message } from '../core/session/messages.ts';
@@ -18,8 +24,11 @@ import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** A task is any JSON. An object with an `input` says that, and narrower limits, by name, and nothing else; any other is the input itself. */
-const taskSchema = z.object({ input: z.unknown(), limits: narrowerLimitsSchema.optional() }).strict();
-const hasInput = (body: unknown): boolean => typeof body === 'object' && body !== null && !Array.isArray(body) && 'input' in body;
+const taskSchema = z
+  .object({ input: z.unknown(), limits: narrowerLimitsSchema.optional() })
+  .strict();
+const hasInput = (body: unknown): boolean =>
+  typeof body === 'object' && body !== null && !Array.isArray(body) && 'input' in body;
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
 
@@ -37,7 +46,14 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
     const { tenant, session, message } = addressOf(task, ports.catalog());
     await mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message });
     telemetry.accepted();
-    telemetry.log('info', 'task accepted', { tenant, agent: message.agent, session, task: message.task, revision: message.revision, trace: message.traceparent });
+    telemetry.log('info', 'task accepted', {
+      tenant,
+      agent: message.agent,
+      session,
+      task: message.task,
+      revision: message.revision,
+      trace: message.traceparent,
+    });
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     await events.bury({
@@ -60,8 +76,13 @@ function bodyOf(task: RawTask): unknown {
   try {
     return parseJson(task.body);
   } catch (error) {
-    if (error instanceof RangeError) throw new Refused('TASK_INVALID', `the task does not parse: ${error.message}`, { cause: error });
-    throw new Refused('TASK_NOT_JSON', `the task is not JSON: ${messageOf(error).slice(0, 120)}`, { cause: error });
+    if (error instanceof RangeError)
+      throw new Refused('TASK_INVALID', `the task does not parse: ${error.message}`, {
+        cause: error,
+      });
+    throw new Refused('TASK_NOT_JSON', `the task is not JSON: ${messageOf(error).slice(0, 120)}`, {
+      cause: error,
+    });
   }
 }
 
@@ -69,24 +90,54 @@ function bodyOf(task: RawTask): unknown {
 export function addressOf(
   task: RawTask,
   catalog: Catalog,
-): { tenant: ReturnType<typeof tenantIdSchema.parse>; session: ReturnType<typeof sessionIdOf>; message: Extract<Message, { kind: 'task' }> } {
+): {
+  tenant: ReturnType<typeof tenantIdSchema.parse>;
+  session: ReturnType<typeof sessionIdOf>;
+  message: Extract<Message, { kind: 'task' }>;
+} {
   const tenant = tenantIdSchema.safeParse(task.tenant);
-  if (!tenant.success) throw new Refused('TENANT_INVALID', `tenant "${task.tenant.slice(0, 64)}": ${issuesOf(tenant.error)}`);
+  if (!tenant.success)
+    throw new Refused(
+      'TENANT_INVALID',
+      `tenant "${task.tenant.slice(0, 64)}": ${issuesOf(tenant.error)}`,
+    );
   const tenantSpec = catalog.tenants.get(tenant.data);
-  if (!tenantSpec) throw new Refused('TENANT_UNKNOWN', `there is no tenant ${tenant.data}; known: ${[...catalog.tenants.keys()].join(', ') || 'none'}`);
+  if (!tenantSpec)
+    throw new Refused(
+      'TENANT_UNKNOWN',
+      `there is no tenant ${tenant.data}; known: ${[...catalog.tenants.keys()].join(', ') || 'none'}`,
+    );
   const agent = agentNameSchema.safeParse(task.agent);
-  if (!agent.success) throw new Refused('AGENT_INVALID', `agent "${task.agent.slice(0, 64)}": ${issuesOf(agent.error)}`);
+  if (!agent.success)
+    throw new Refused(
+      'AGENT_INVALID',
+      `agent "${task.agent.slice(0, 64)}": ${issuesOf(agent.error)}`,
+    );
   const known = catalog.agents.get(agent.data);
-  if (!known) throw new Refused('AGENT_UNKNOWN', `there is no agent ${agent.data}; known: ${[...catalog.agents.keys()].join(', ') || 'none'}`);
-  if (!tenantSpec.agents.includes('*') && !tenantSpec.agents.includes(agent.data)) throw new Refused('AGENT_FORBIDDEN', `tenant ${tenant.data} may not use agent ${agent.data}`);
+  if (!known)
+    throw new Refused(
+      'AGENT_UNKNOWN',
+      `there is no agent ${agent.data}; known: ${[...catalog.agents.keys()].join(', ') || 'none'}`,
+    );
+  if (!tenantSpec.agents.includes('*') && !tenantSpec.agents.includes(agent.data))
+    throw new Refused('AGENT_FORBIDDEN', `tenant ${tenant.data} may not use agent ${agent.data}`);
   const bytes = Buffer.byteLength(task.body);
-  if (bytes > limits.taskBytesMax) throw new Refused('TASK_TOO_LARGE', `the task has ${bytes} bytes, ${limits.taskBytesMax} are allowed`);
+  if (bytes > limits.taskBytesMax)
+    throw new Refused(
+      'TASK_TOO_LARGE',
+      `the task has ${bytes} bytes, ${limits.taskBytesMax} are allowed`,
+    );
 
-  if (task.headersProblem !== undefined) throw new Refused('TASK_HEADERS_INVALID', `the headers of the task cannot be read: ${task.headersProblem.slice(0, 200)}`);
+  if (task.headersProblem !== undefined)
+    throw new Refused(
+      'TASK_HEADERS_INVALID',
+      `the headers of the task cannot be read: ${task.headersProblem.slice(0, 200)}`,
+    );
 
   const body = bodyOf(task);
   const parsed = taskSchema.safeParse(hasInput(body) ? body : { input: body });
-  if (!parsed.success) throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
+  if (!parsed.success)
+    throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
   const { input, limits: narrower } = parsed.data;
 
   const id = taskIdSchema.safeParse(task.headers['Nats-Msg-Id'] ?? task.sequenceId);

@@ -67,7 +67,10 @@ export class Loader {
         await this.#loadOnce(actor);
         return undefined;
       } catch (error) {
-        if (!(error instanceof Unavailable)) return error instanceof Refused ? error : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error });
+        if (!(error instanceof Unavailable))
+          return error instanceof Refused
+            ? error
+            : new Refused('SESSION_UNREADABLE', messageOf(error), { cause: error });
         await this.#ports.clock.sleep(Math.min(2_000, 50 * 2 ** Math.min(attempt, 6)));
       }
     }
@@ -81,7 +84,8 @@ export class Loader {
       if (actor.isGone) return;
     }
     const first = actor.waiting[0]?.incoming.message;
-    const revision = actor.record?.revision ?? (first?.kind === 'task' ? first.revision : undefined);
+    const revision =
+      actor.record?.revision ?? (first?.kind === 'task' ? first.revision : undefined);
     if (revision && !actor.definition) actor.definition = await definitions.get(revision);
     if (actor.record || !first || first.kind === 'task') return;
     // Late mail for a session that the archive has forgotten, or never knew.
@@ -109,7 +113,10 @@ export class Loader {
         return;
       } catch (error) {
         isPoisoned = true;
-        telemetry.refused('redis', error instanceof Refused ? error.code : 'RECORD_POISONED', { session: actor.session, shard });
+        telemetry.refused('redis', error instanceof Refused ? error.code : 'RECORD_POISONED', {
+          session: actor.session,
+          shard,
+        });
       }
     }
     const latest = await archive.latest(shard, actor.session);
@@ -129,10 +136,27 @@ export class Loader {
     const { shard, token } = this.#lease;
     // What waits is left to be stepped: a fold tells nobody what it wanted.
     const waits = actor.waiting[0]?.incoming.position;
-    const { mail, baseline, sequence, tenant = actor.tenant } = await historyOf(shard, actor.session, this.#ports, waits ?? this.#host.position(), waits !== undefined);
+    const {
+      mail,
+      baseline,
+      sequence,
+      tenant = actor.tenant,
+    } = await historyOf(
+      shard,
+      actor.session,
+      this.#ports,
+      waits ?? this.#host.position(),
+      waits !== undefined,
+    );
     const folded = await fold(mail, { tenant, session: actor.session }, definitions);
-    telemetry.log('warn', 'session rebuilt from its log', { session: actor.session, shard, version: folded.record?.version, messages: folded.messages });
-    if (isPoisoned && (await store.discard(shard, token, actor.session)) === 'fenced') return this.#host.onFenced();
+    telemetry.log('warn', 'session rebuilt from its log', {
+      session: actor.session,
+      shard,
+      version: folded.record?.version,
+      messages: folded.messages,
+    });
+    if (isPoisoned && (await store.discard(shard, token, actor.session)) === 'fenced')
+      return this.#host.onFenced();
     if (!folded.record) return;
     actor.record = folded.record;
     actor.tenant = folded.record.tenant;
@@ -142,7 +166,13 @@ export class Loader {
     baselines.need(actor.session, sequence ?? folded.record.position.sequence);
     drafts.replace(actor, { ...folded, record: folded.record });
     // Nobody may know any more what was asked for: ask again (V2).
-    if (outbox.isHolding) outbox.add({ id: 0, entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] }, effects: folded.pending, actors: [] });
+    if (outbox.isHolding)
+      outbox.add({
+        id: 0,
+        entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] },
+        effects: folded.pending,
+        actors: [],
+      });
     this.#host.onDraft();
   }
 
@@ -159,12 +189,18 @@ export class Loader {
     const { shard } = this.#lease;
     let restored = 0;
     let incarnation = 0;
-    const tellLeft = (session: SessionId, cause: string) => telemetry.log('error', 'a session could not be restored from the archive', { session, shard, cause });
+    const tellLeft = (session: SessionId, cause: string) =>
+      telemetry.log('error', 'a session could not be restored from the archive', {
+        session,
+        shard,
+        cause,
+      });
     for await (const { record: written } of archive.latestOf(shard, tellLeft, since)) {
       // What was written last may be of the past of its session: what has ended stays so, of others the chain is asked.
       const record = isEnded(written) ? written : await this.#latestOf(written);
       incarnation = Math.max(incarnation, record.position.incarnation);
-      if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version))) continue;
+      if (hasState && (await this.#hasNewer(record.session, isEnded(record), record.version)))
+        continue;
       // With a floor it is folded when the shard's unsettled sessions are, and put away for good.
       if (isEnded(record)) continue;
       const actor = new Actor(record.tenant, record.session, clock.now());
@@ -182,14 +218,17 @@ export class Loader {
       actor.isLoading = false;
       restored += 1;
     }
-    if (restored > 0) telemetry.log('warn', 'sessions restored from the archive', { shard, sessions: restored });
+    if (restored > 0)
+      telemetry.log('warn', 'sessions restored from the archive', { shard, sessions: restored });
     return incarnation;
   }
 
   /** One whose chain cannot be read is left as it was found: whoever folds it is told. */
   async #latestOf(written: SessionRecord): Promise<SessionRecord> {
     try {
-      return (await this.#ports.archive.latest(this.#lease.shard, written.session))?.record ?? written;
+      return (
+        (await this.#ports.archive.latest(this.#lease.shard, written.session))?.record ?? written
+      );
     } catch (error) {
       if (error instanceof Unavailable) throw error;
       return written;
@@ -199,7 +238,8 @@ export class Loader {
   /** Which life of the log the records know of, as far as they can be read. @returns undefined where none is stored */
   async latestIncarnation(): Promise<number | undefined> {
     let latest: number | undefined;
-    for await (const { record } of this.#ports.store.records(this.#lease.shard)) latest = Math.max(latest ?? 0, readable(record)?.position.incarnation ?? 0);
+    for await (const { record } of this.#ports.store.records(this.#lease.shard))
+      latest = Math.max(latest ?? 0, readable(record)?.position.incarnation ?? 0);
     return latest;
   }
 
@@ -210,7 +250,8 @@ export class Loader {
     const text = await store.load(shard, session);
     if (text === undefined) return false;
     if (!isOver && (readable(text)?.version ?? 0) >= version) return true;
-    if ((await store.discard(shard, token, session)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${shard} was taken while it was opened`);
+    if ((await store.discard(shard, token, session)) === 'fenced')
+      throw new Unavailable('FENCED_AT_OPEN', `shard ${shard} was taken while it was opened`);
     return false;
   }
 }

@@ -25,7 +25,10 @@ const options = { level: 3, windowBits: 13, memLevel: 6 } as const;
 
 const pack = (kept: readonly Kept[]): Packed => ({
   lastVersion: kept.at(-1)!.version,
-  lines: deflateRawSync(kept.map(({ version, sequence, text }) => `${version} ${sequence} ${text}`).join('\n'), options).toString('latin1'),
+  lines: deflateRawSync(
+    kept.map(({ version, sequence, text }) => `${version} ${sequence} ${text}`).join('\n'),
+    options,
+  ).toString('latin1'),
 });
 
 const unpack = ({ lines }: Packed): Kept[] =>
@@ -34,11 +37,16 @@ const unpack = ({ lines }: Packed): Kept[] =>
     .split('\n')
     .map((line) => {
       const [version, sequence] = line.split(' ', 2);
-      return { version: Number(version), sequence: Number(sequence), text: line.slice(version!.length + sequence!.length + 2) };
+      return {
+        version: Number(version),
+        sequence: Number(sequence),
+        text: line.slice(version!.length + sequence!.length + 2),
+      };
     });
 
 /** How many characters of a session's mail are kept as they are: few where a shard has many sessions in memory, and each must weigh little. */
-export const plainMaxOf = (sessions: number): number => (sessions > limits.mailPlainSessions ? limits.mailPackLength : limits.mailPlainLength);
+export const plainMaxOf = (sessions: number): number =>
+  sessions > limits.mailPlainSessions ? limits.mailPackLength : limits.mailPlainLength;
 
 export class MailBuffer {
   #packed: Packed[] = [];
@@ -74,7 +82,10 @@ export class MailBuffer {
 
   /** A baseline holds those up to this version. @returns the sequence of the first that is left */
   forget(version: number): number | undefined {
-    const left = (this.#packed.at(-1)?.lastVersion ?? 0) <= version ? this.#recent.filter((kept) => kept.version > version) : this.#all().filter((kept) => kept.version > version);
+    const left =
+      (this.#packed.at(-1)?.lastVersion ?? 0) <= version
+        ? this.#recent.filter((kept) => kept.version > version)
+        : this.#all().filter((kept) => kept.version > version);
     this.#packed = [];
     this.#recent = left;
     this.#recentLength = left.reduce((sum, { text }) => sum + text.length, 0);

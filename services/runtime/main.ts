@@ -25,13 +25,21 @@ await runService(async (started) => {
   const { telemetry, registry } = observability('runtime', settings.instance, settings.logLevel);
   let runtime: Runtime | undefined;
   const { why, there } = startingUp(telemetry);
-  const probes = await serveProbes(settings.httpPort, registry, () => runtime?.whyNotReady() ?? why());
+  const probes = await serveProbes(
+    settings.httpPort,
+    registry,
+    () => runtime?.whyNotReady() ?? why(),
+  );
   started({ name: 'probes', stop: () => probes.stop() });
   // All at once: a runtime that comes back reclaims its shards, and they are silent until then.
   const [redis, nats, configMaps] = await Promise.all([
     there(() => connectedRedis(settings.redisUrl, settings.redisCredentials)),
-    there(() => connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix })),
-    settings.namespace ? watchedConfigMaps(settings.namespace, settings.instance, telemetry) : undefined,
+    there(() =>
+      connectNats({ ...settings.nats, name: settings.instance, prefix: settings.prefix }),
+    ),
+    settings.namespace
+      ? watchedConfigMaps(settings.namespace, settings.instance, telemetry)
+      : undefined,
   ]);
   started({ name: 'redis', stop: () => redis.disconnect() });
   started({ name: 'nats', stop: () => nats.close() });
@@ -61,6 +69,9 @@ await runService(async (started) => {
 
 /** Loaded only where it is needed: the Kubernetes client costs a second of every start. */
 async function watchedConfigMaps(namespace: string, instance: string, telemetry: Telemetry) {
-  const [{ inCluster }, { configMapTexts }] = await Promise.all([import('../adapters/kubernetes/cluster.ts'), import('../adapters/kubernetes/spec-maps.ts')]);
+  const [{ inCluster }, { configMapTexts }] = await Promise.all([
+    import('../adapters/kubernetes/cluster.ts'),
+    import('../adapters/kubernetes/spec-maps.ts'),
+  ]);
   return configMapTexts(inCluster(namespace), instance, telemetry);
 }

@@ -22,9 +22,14 @@ export interface Opening {
 const archiveSlackMs = 10 * 60_000; // clocks of brokers lie less apart
 
 /** @param queue  which life of the effect queue it is, epoch ms */
-export function openingOf({ at }: Pick<ShardState, 'at'>, bounds: LogBounds, queue: number): Opening {
+export function openingOf(
+  { at }: Pick<ShardState, 'at'>,
+  bounds: LogBounds,
+  queue: number,
+): Opening {
   const position = at?.position ?? beginning;
-  const isReborn = at !== undefined && (bounds.last < position.sequence || at.log !== bounds.created);
+  const isReborn =
+    at !== undefined && (bounds.last < position.sequence || at.log !== bounds.created);
   const isQueueLost = at !== undefined && at.queue !== queue;
   const readAfter = isReborn ? bounds.first - 1 : position.sequence;
   const isMailShort = at === undefined || readAfter + 1 < bounds.first;
@@ -34,6 +39,8 @@ export function openingOf({ at }: Pick<ShardState, 'at'>, bounds: LogBounds, que
     isReborn,
     readAfter,
     offersAll: isReborn || isQueueLost,
-    archive: isMailShort ? { since: at?.at === undefined ? undefined : at.at - archiveSlackMs } : undefined,
+    archive: isMailShort
+      ? { since: at?.at === undefined ? undefined : at.at - archiveSlackMs }
+      : undefined,
   };
 }

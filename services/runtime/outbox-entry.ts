@@ -26,12 +26,31 @@ export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string 
 
 /** Whom it is about, by what is told of them. */
 export const sessionsOf = ({ prompts, events }: OutboxEntry): Set<SessionId> =>
-  new Set([...prompts.map(({ session }) => session), ...events.map(({ text }) => (JSON.parse(text) as UnderstudyEvent).data.session as SessionId)]);
+  new Set([
+    ...prompts.map(({ session }) => session),
+    ...events.map(({ text }) => (JSON.parse(text) as UnderstudyEvent).data.session as SessionId),
+  ]);
 
-const eventSchema = z.looseObject({ id: z.string(), type: z.string(), data: z.looseObject({ tenant: z.string(), agent: z.string(), session: z.string(), version: z.number() }) });
+const eventSchema = z.looseObject({
+  id: z.string(),
+  type: z.string(),
+  data: z.looseObject({
+    tenant: z.string(),
+    agent: z.string(),
+    session: z.string(),
+    version: z.number(),
+  }),
+});
 const storedSchema = z.object({
   pending: z.array(z.string()),
-  prompts: z.array(z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: promptEffectSchema, event: eventSchema.optional() })),
+  prompts: z.array(
+    z.object({
+      tenant: tenantIdSchema,
+      session: sessionIdSchema,
+      effect: promptEffectSchema,
+      event: eventSchema.optional(),
+    }),
+  ),
   events: z.array(eventSchema),
 });
 
@@ -44,8 +63,14 @@ export function decodeOutbox(text: string): OutboxEntry {
     throw new Refused('OUTBOX_POISONED', 'an outbox entry is not JSON', { cause: error });
   }
   const parsed = storedSchema.safeParse(stored);
-  if (!parsed.success) throw new Refused('OUTBOX_POISONED', `an outbox entry does not parse: ${issuesOf(parsed.error)}`);
+  if (!parsed.success)
+    throw new Refused(
+      'OUTBOX_POISONED',
+      `an outbox entry does not parse: ${issuesOf(parsed.error)}`,
+    );
   // As it was written, to the order of its keys: what is told again is the same text.
-  const { pending, prompts, events } = stored as Omit<OutboxEntry, 'events'> & { events: UnderstudyEvent[] };
+  const { pending, prompts, events } = stored as Omit<OutboxEntry, 'events'> & {
+    events: UnderstudyEvent[];
+  };
   return { pending, prompts, events: events.map(stepEventOf) };
 }

@@ -48,7 +48,12 @@ export class Outbox {
   readonly #unreleased = new Map<SessionId, number>();
   isHolding = false;
 
-  constructor(shard: ShardId, ports: OutboxPorts, isOpen: () => boolean, onReleased: (actors: readonly Actor[]) => void) {
+  constructor(
+    shard: ShardId,
+    ports: OutboxPorts,
+    isOpen: () => boolean,
+    onReleased: (actors: readonly Actor[]) => void,
+  ) {
     this.#shard = shard;
     this.#ports = ports;
     this.#isOpen = isOpen;
@@ -56,13 +61,16 @@ export class Outbox {
   }
 
   /** What an earlier owner committed and did not settle. @returns what cannot be read of it: somebody must be told, and then settle it */
-  restore(entries: readonly { readonly id: number; readonly body: string }[]): { readonly id: number; readonly body: string; readonly problem: string }[] {
+  restore(
+    entries: readonly { readonly id: number; readonly body: string }[],
+  ): { readonly id: number; readonly body: string; readonly problem: string }[] {
     const poisoned: { id: number; body: string; problem: string }[] = [];
     for (const { id, body } of entries) {
       try {
         const entry = decodeOutbox(body);
         const sessions = [...sessionsOf(entry)];
-        for (const session of sessions) this.#unreleased.set(session, (this.#unreleased.get(session) ?? 0) + 1);
+        for (const session of sessions)
+          this.#unreleased.set(session, (this.#unreleased.get(session) ?? 0) + 1);
         this.#held.push({ id, entry, effects: [], actors: [], sessions });
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
@@ -128,7 +136,9 @@ export class Outbox {
     const held = this.#held;
     this.#held = [];
     if (held.length === 0 && !all) return;
-    const pending = new Map((await this.#pendingNow()).map((effect) => [effect.id as string, effect]));
+    const pending = new Map(
+      (await this.#pendingNow()).map((effect) => [effect.id as string, effect]),
+    );
     for (const outgoing of held) {
       const effects = outgoing.entry.pending.flatMap((effect) => pending.get(effect) ?? []);
       void this.#release({ ...outgoing, effects }, true);
@@ -139,12 +149,17 @@ export class Outbox {
   /** The effect queue was lost: offer everything pending again. Receivers drop what they hold. */
   async offerAllPending(): Promise<void> {
     const pending = await this.#pendingNow();
-    this.#ports.telemetry.log('warn', 'the effect queue was lost; offering what is pending again', { shard: this.#shard, effects: pending.length });
+    this.#ports.telemetry.log('warn', 'the effect queue was lost; offering what is pending again', {
+      shard: this.#shard,
+      effects: pending.length,
+    });
     await this.#offer(pending);
   }
 
   async #release(outgoing: Outgoing, isRepeat: boolean): Promise<void> {
-    await this.#persist('release', () => release(outgoing.entry, outgoing.effects, this.#ports, isRepeat));
+    await this.#persist('release', () =>
+      release(outgoing.entry, outgoing.effects, this.#ports, isRepeat),
+    );
     if (!this.#isOpen()) return;
     if (outgoing.id > 0) this.#settled.push(outgoing.id);
     for (const actor of outgoing.actors) actor.unreleased -= 1;
@@ -157,7 +172,9 @@ export class Outbox {
   }
 
   async #offer(effects: readonly PendingEffect[]): Promise<void> {
-    await Promise.all(effects.map((effect) => this.#persist('offer', () => releasePending(effect, this.#ports))));
+    await Promise.all(
+      effects.map((effect) => this.#persist('offer', () => releasePending(effect, this.#ports))),
+    );
   }
 
   /** Try until it is done, or the shard is lost. */
@@ -166,7 +183,11 @@ export class Outbox {
       try {
         return await attempt();
       } catch (error) {
-        this.#ports.telemetry.log('warn', 'not sent; trying again', { what, shard: this.#shard, cause: messageOf(error) });
+        this.#ports.telemetry.log('warn', 'not sent; trying again', {
+          what,
+          shard: this.#shard,
+          cause: messageOf(error),
+        });
         await this.#ports.clock.sleep(retryMs);
       }
     }

@@ -5,7 +5,12 @@
 
 import { assertNever } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
-import { isPending, isPooled, type PendingEffect, type PromptEffect } from '../core/session/effects.ts';
+import {
+  isPending,
+  isPooled,
+  type PendingEffect,
+  type PromptEffect,
+} from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
@@ -25,7 +30,12 @@ export interface ReleasePorts {
  * @param effects   the pending effects that the entry names, as far as they are still pending
  * @param isRepeat  the entry may have been released before: look before telling an end a second time
  */
-export async function release(entry: OutboxEntry, effects: readonly PendingEffect[], ports: ReleasePorts, isRepeat: boolean): Promise<void> {
+export async function release(
+  entry: OutboxEntry,
+  effects: readonly PendingEffect[],
+  ports: ReleasePorts,
+  isRepeat: boolean,
+): Promise<void> {
   const sent: Promise<unknown>[] = [];
   for (const effect of effects) sent.push(releasePending(effect, ports));
   // Steps before ends: who follows a session sees its last step, then its end.
@@ -37,7 +47,10 @@ export async function release(entry: OutboxEntry, effects: readonly PendingEffec
   if (others > 0) ports.telemetry.released('effect', others);
 }
 
-export async function releasePending(effect: PendingEffect, { effects, mailbox, shards }: ReleasePorts): Promise<void> {
+export async function releasePending(
+  effect: PendingEffect,
+  { effects, mailbox, shards }: ReleasePorts,
+): Promise<void> {
   if (isPooled(effect)) return effects.offer(effect);
   if (effect.kind === 'askHuman') return; // nobody performs it: the control API shows it, a person answers
   const message: Message = {
@@ -51,20 +64,33 @@ export async function releasePending(effect: PendingEffect, { effects, mailbox, 
     parent: { tenant: effect.tenant, session: effect.session, effect: effect.id },
     ...(effect.traceparent ? { traceparent: effect.traceparent } : {}),
   };
-  return mailbox.deliver(shardOf(effect.tenant, effect.child, shards), { tenant: effect.tenant, session: effect.child, message });
+  return mailbox.deliver(shardOf(effect.tenant, effect.child, shards), {
+    tenant: effect.tenant,
+    session: effect.child,
+    message,
+  });
 }
 
-async function releasePrompt({ tenant, effect, event }: Prompted, { effects, mailbox, events, telemetry, shards }: ReleasePorts, isRepeat: boolean): Promise<void> {
+async function releasePrompt(
+  { tenant, effect, event }: Prompted,
+  { effects, mailbox, events, telemetry, shards }: ReleasePorts,
+  isRepeat: boolean,
+): Promise<void> {
   switch (effect.kind) {
     case 'cancel': {
       const byPool = new Map<string, string[]>();
-      for (const { id, pool } of effect.effects) byPool.set(pool, [...(byPool.get(pool) ?? []), id]);
+      for (const { id, pool } of effect.effects)
+        byPool.set(pool, [...(byPool.get(pool) ?? []), id]);
       for (const [pool, ids] of byPool) effects.cancel(pool, ids);
       return;
     }
     case 'haltChild': {
       const { child, actor, reason } = effect;
-      return mailbox.deliver(shardOf(tenant, child, shards), { tenant, session: child, message: { kind: 'halt', actor, reason } });
+      return mailbox.deliver(shardOf(tenant, child, shards), {
+        tenant,
+        session: child,
+        message: { kind: 'halt', actor, reason },
+      });
     }
     case 'reply': {
       if (effect.parent) {
@@ -73,7 +99,13 @@ async function releasePrompt({ tenant, effect, event }: Prompted, { effects, mai
         await mailbox.deliver(shardOf(parent.tenant, parent.session, shards), {
           tenant: parent.tenant,
           session: parent.session,
-          message: { kind: 'agentEnded', effect: parent.effect, outcome, output: effect.output || (effect.reason ?? ''), spent: effect.spent },
+          message: {
+            kind: 'agentEnded',
+            effect: parent.effect,
+            outcome,
+            output: effect.output || (effect.reason ?? ''),
+            spent: effect.spent,
+          },
         });
       }
       if (event && !(isRepeat && (await events.has(event)))) {
@@ -87,4 +119,5 @@ async function releasePrompt({ tenant, effect, event }: Prompted, { effects, mai
   }
 }
 
-export const pendingOf = (effects: readonly (PendingEffect | PromptEffect)[]): PendingEffect[] => effects.filter(isPending);
+export const pendingOf = (effects: readonly (PendingEffect | PromptEffect)[]): PendingEffect[] =>
+  effects.filter(isPending);

@@ -51,13 +51,29 @@ const actorsMax = 50_000;
 const intakeMax = 256;
 
 /** @param onHost  hears of the host before it takes its first shard: whoever ends the process meanwhile must drain it */
-export async function startRuntime(settings: RuntimeSettings, ports: RuntimePorts, specs: Specs, onHost: (host: Host) => void = () => undefined): Promise<Runtime> {
+export async function startRuntime(
+  settings: RuntimeSettings,
+  ports: RuntimePorts,
+  specs: Specs,
+  onHost: (host: Host) => void = () => undefined,
+): Promise<Runtime> {
   const { telemetry, tasks, control, clock } = ports;
-  const there = <Value>(attempt: () => Promise<Value>) => patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
+  const there = <Value>(attempt: () => Promise<Value>) =>
+    patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
   const definitions = new Definitions(ports.archive, settings.specs);
   const host = new Host(
-    { host: settings.instance as HostId, boot: randomUUID().slice(0, 8), leaseMs: settings.leaseMs },
-    { ...ports, definitions, shards: settings.shards, windows: new Windows(ports), rounds: new CommitRounds() },
+    {
+      host: settings.instance as HostId,
+      boot: randomUUID().slice(0, 8),
+      leaseMs: settings.leaseMs,
+    },
+    {
+      ...ports,
+      definitions,
+      shards: settings.shards,
+      windows: new Windows(ports),
+      rounds: new CommitRounds(),
+    },
     ports.leases,
     control,
   );
@@ -77,7 +93,12 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
       definitions,
       shards: settings.shards,
       problems: () => current.problems,
-      agents: () => [...current.catalog.agents].map(([name, { bundle, revision }]) => ({ name, revision, tools: Object.keys(bundle.tools).length })),
+      agents: () =>
+        [...current.catalog.agents].map(([name, { bundle, revision }]) => ({
+          name,
+          revision,
+          tools: Object.keys(bundle.tools).length,
+        })),
     }),
   );
   const intake = await tasks.take(
@@ -89,9 +110,16 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
       await announce(changed, ports, current);
       current = changed;
     },
-    (cause) => telemetry.log('error', 'changed specs cannot be taken up now; what is known stays', { cause }),
+    (cause) =>
+      telemetry.log('error', 'changed specs cannot be taken up now; what is known stays', {
+        cause,
+      }),
   );
-  telemetry.log('info', 'runtime started', { instance: settings.instance, shards: settings.shards, agents: current.catalog.agents.size });
+  telemetry.log('info', 'runtime started', {
+    instance: settings.instance,
+    shards: settings.shards,
+    agents: current.catalog.agents.size,
+  });
   return {
     host,
     whyNotReady: () => host.whyNotReady,
@@ -105,17 +133,37 @@ export async function startRuntime(settings: RuntimeSettings, ports: RuntimePort
 }
 
 /** Store the bundle of every new revision before a task can be stamped with it, and say what changed. */
-async function announce({ catalog, problems }: LoadedSpecs, { archive, telemetry }: RuntimePorts, before?: LoadedSpecs): Promise<void> {
+async function announce(
+  { catalog, problems }: LoadedSpecs,
+  { archive, telemetry }: RuntimePorts,
+  before?: LoadedSpecs,
+): Promise<void> {
   const known = new Set(before?.problems.map((problem) => JSON.stringify(problem)));
   for (const problem of problems) {
-    if (!known.has(JSON.stringify(problem))) telemetry.log('error', 'a spec is refused', { file: problem.file, field: problem.field, problem: problem.message });
+    if (!known.has(JSON.stringify(problem)))
+      telemetry.log('error', 'a spec is refused', {
+        file: problem.file,
+        field: problem.field,
+        problem: problem.message,
+      });
   }
   for (const [name, { bundle, revision }] of catalog.agents) {
     if (before?.catalog.agents.get(name)?.revision === revision) continue;
     await archive.putBundle(revision, bundle);
     const tools = Object.keys(bundle.tools).length;
-    if (tools > 12) telemetry.log('warn', 'an agent with so many tools chooses badly', { agent: bundle.name, tools });
-    if (before) telemetry.log('info', 'agent live', { agent: name, revision, before: before.catalog.agents.get(name)?.revision });
+    if (tools > 12)
+      telemetry.log('warn', 'an agent with so many tools chooses badly', {
+        agent: bundle.name,
+        tools,
+      });
+    if (before)
+      telemetry.log('info', 'agent live', {
+        agent: name,
+        revision,
+        before: before.catalog.agents.get(name)?.revision,
+      });
   }
-  for (const name of before?.catalog.agents.keys() ?? []) if (!catalog.agents.has(name)) telemetry.log('warn', 'agent gone: new tasks for it are refused', { agent: name });
+  for (const name of before?.catalog.agents.keys() ?? [])
+    if (!catalog.agents.has(name))
+      telemetry.log('warn', 'agent gone: new tasks for it are refused', { agent: name });
 }

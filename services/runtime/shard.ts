@@ -24,7 +24,12 @@ import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Lease } from '../ports/leases.ts';
 import type { MailBatch, Mailbox, Reading } from '../ports/mailbox.ts';
-import { type Commit, type SessionStore, type ShardPosition, unsent } from '../ports/session-store.ts';
+import {
+  type Commit,
+  type SessionStore,
+  type ShardPosition,
+  unsent,
+} from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import { Arrivals } from './arrivals.ts';
@@ -86,7 +91,11 @@ export class Shard {
   #isOpen = false;
   #isPaused = false;
 
-  constructor(lease: Lease, ports: ShardPorts, onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void) {
+  constructor(
+    lease: Lease,
+    ports: ShardPorts,
+    onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void,
+  ) {
     this.id = lease.shard;
     this.lease = lease;
     this.#ports = ports;
@@ -100,7 +109,12 @@ export class Shard {
         return record === undefined || record.pending[id] !== undefined;
       },
     });
-    this.#outbox = new Outbox(this.id, { ...ports, effects: { ...ports.effects, offer: this.#windows.offer } }, isOpen, (actors) => this.#released(actors));
+    this.#outbox = new Outbox(
+      this.id,
+      { ...ports, effects: { ...ports.effects, offer: this.#windows.offer } },
+      isOpen,
+      (actors) => this.#released(actors),
+    );
     this.#deadLetters = new DeadLetters(this.id, ports, isOpen);
     this.#baselines = new Baselines(this.id, ports, this.#residents, {
       isOpen,
@@ -109,7 +123,12 @@ export class Shard {
       hasUnreleased: (session) => this.#outbox.hasUnreleased(session),
       onWritten: () => this.#schedule(),
     });
-    const rooms = { residents: this.#residents, baselines: this.#baselines, drafts: this.#drafts, outbox: this.#outbox };
+    const rooms = {
+      residents: this.#residents,
+      baselines: this.#baselines,
+      drafts: this.#drafts,
+      outbox: this.#outbox,
+    };
     this.#loader = new Loader(lease, ports, rooms, {
       isOpen,
       position: () => this.#position,
@@ -117,7 +136,12 @@ export class Shard {
       onFenced: () => this.#lose('fenced', 'discard'),
     });
     this.#wakes = new Wakes(this.id, ports, this.#residents);
-    const stepperRooms = { ...rooms, windows: this.#windows, deadLetters: this.#deadLetters, wakes: this.#wakes };
+    const stepperRooms = {
+      ...rooms,
+      windows: this.#windows,
+      deadLetters: this.#deadLetters,
+      wakes: this.#wakes,
+    };
     this.#stepper = new Stepper(this.id, ports.telemetry, stepperRooms, () => this.#schedule());
   }
 
@@ -126,7 +150,12 @@ export class Shard {
   async open(): Promise<void> {
     const { store, mailbox, effects, telemetry } = this.#ports;
     // All at once, after the lease: nobody else writes here any more, and every question sees what the last owner committed.
-    const [state, bounds, queue, last] = await Promise.all([store.open(this.id), mailbox.bounds(), effects.life(), mailbox.lastOf(this.id)]);
+    const [state, bounds, queue, last] = await Promise.all([
+      store.open(this.id),
+      mailbox.bounds(),
+      effects.life(),
+      mailbox.lastOf(this.id),
+    ]);
     if (state.problem !== undefined) await this.#clearPosition(state.problem);
     const opening = openingOf(state, bounds, queue);
     const { isReborn, readAfter } = opening;
@@ -138,8 +167,14 @@ export class Shard {
     this.#offersAll ||= opening.offersAll;
     if (isReborn) {
       const { position, incarnation } = opening;
-      telemetry.log('error', 'the mail stream went back; a new incarnation begins', { shard: this.id, stored: position.sequence, stream: bounds.last, incarnation });
-      if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced') throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
+      telemetry.log('error', 'the mail stream went back; a new incarnation begins', {
+        shard: this.id,
+        stored: position.sequence,
+        stream: bounds.last,
+        incarnation,
+      });
+      if ((await store.clearFloors(this.id, this.lease.token)) === 'fenced')
+        throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
     } else for (const [session, sequence] of state.floors) this.#baselines.need(session, sequence);
     this.#catchUpTo = last;
     this.#outbox.isHolding = true;
@@ -156,10 +191,17 @@ export class Shard {
       this.#offersAll = true;
     }
     if (opening.archive) {
-      this.#incarnation = Math.max(this.#incarnation, await this.#loader.restoreArchived(state.at !== undefined || latest !== undefined, opening.archive.since));
+      this.#incarnation = Math.max(
+        this.#incarnation,
+        await this.#loader.restoreArchived(
+          state.at !== undefined || latest !== undefined,
+          opening.archive.since,
+        ),
+      );
     }
 
-    for (const session of this.#baselines.unsettled()) if (!this.#residents.get(session)) this.#activate(session);
+    for (const session of this.#baselines.unsettled())
+      if (!this.#residents.get(session)) this.#activate(session);
     const reading = await mailbox.read(
       this.id,
       readAfter,
@@ -190,7 +232,12 @@ export class Shard {
   #buryEntry(id: number, body: string, problem: string): void {
     const isCut = body.length > limits.taskBytesMax;
     const letter = { body: body.slice(0, limits.taskBytesMax), ...(isCut ? { isCut } : {}) };
-    this.#deadLetters.bury('OUTBOX_POISONED', `entry ${id} of shard ${this.id}: ${problem}`, letter, () => this.#outbox.settle(id));
+    this.#deadLetters.bury(
+      'OUTBOX_POISONED',
+      `entry ${id} of shard ${this.id}: ${problem}`,
+      letter,
+      () => this.#outbox.settle(id),
+    );
   }
 
   /** Stop at once: the shard is lost. Nothing is written or released any more. */
@@ -241,15 +288,26 @@ export class Shard {
       this.#reading?.pause();
     }
     batch.items.forEach((item, index) => {
-      this.#deliver(item, { incarnation: this.#incarnation, sequence: batch.sequence, index }, batch.at, done);
+      this.#deliver(
+        item,
+        { incarnation: this.#incarnation, sequence: batch.sequence, index },
+        batch.at,
+        done,
+      );
     });
   }
 
   #deliver(item: ParsedEnvelope, position: Position, at: number, done: () => void): void {
-    if (!item.ok) return this.#deadLetters.bury('MAIL_INVALID', item.problem, { body: item.raw }, done);
+    if (!item.ok)
+      return this.#deadLetters.bury('MAIL_INVALID', item.problem, { body: item.raw }, done);
     const { tenant, session, message } = item.envelope;
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
-      return this.#deadLetters.bury('MAIL_MISROUTED', `session ${session} does not belong to shard ${this.id}`, { tenant, session, body: JSON.stringify(item.envelope) }, done);
+      return this.#deadLetters.bury(
+        'MAIL_MISROUTED',
+        `session ${session} does not belong to shard ${this.id}`,
+        { tenant, session, body: JSON.stringify(item.envelope) },
+        done,
+      );
     }
     // Its performer is done with it, whatever its session makes of the answer.
     if ('effect' in message) this.#windows.answered(message.effect, message);
@@ -263,7 +321,12 @@ export class Shard {
   }
 
   #apply(actor: Actor, waiting: Waiting): void {
-    if (actor.isGone) return this.#stepper.tooLate({ tenant: actor.tenant, session: actor.session, message: waiting.incoming.message }, actor.tasksKnown, waiting.done);
+    if (actor.isGone)
+      return this.#stepper.tooLate(
+        { tenant: actor.tenant, session: actor.session, message: waiting.incoming.message },
+        actor.tasksKnown,
+        waiting.done,
+      );
     if (actor.definition) return this.#stepper.apply(actor, waiting);
     actor.isLoading = true;
     actor.waiting.unshift(waiting);
@@ -288,7 +351,8 @@ export class Shard {
       if (actor.isLoading) actor.waiting.push(waiting);
       else this.#apply(actor, waiting);
     }
-    if (actor.isGone || (!actor.record && actor.waiting.length === 0)) this.#residents.forget(actor);
+    if (actor.isGone || (!actor.record && actor.waiting.length === 0))
+      this.#residents.forget(actor);
     else if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
   }
 
@@ -296,7 +360,10 @@ export class Shard {
   async sweep(now: number): Promise<void> {
     if (!this.#isOpen) return;
     const idle = [...this.#residents.all()].filter(
-      (actor) => !actor.isLoading && actor.record && (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs),
+      (actor) =>
+        !actor.isLoading &&
+        actor.record &&
+        (actor.wantsBaseline || isEnded(actor.record) || now - actor.heardAt > limits.idleMs),
     );
     void this.#baselines.writeAll(idle);
     if (!this.#outbox.isHolding) await this.#wakes.tellDue(now);
@@ -324,13 +391,22 @@ export class Shard {
   #reached(): Pick<ShardPosition, 'position' | 'at'> {
     const last = this.#arrivals.takePassed();
     if (!last) return { position: this.#position, at: this.#at?.at };
-    return { position: { incarnation: this.#incarnation, sequence: last.sequence, index: 0 }, at: last.at };
+    return {
+      position: { incarnation: this.#incarnation, sequence: last.sequence, index: 0 },
+      at: last.at,
+    };
   }
 
   async #commit(): Promise<void> {
     if (this.#isCommitting || !this.#isOpen) return;
     const { position: to, at } = this.#reached();
-    if (this.#drafts.size === 0 && !this.#outbox.hasSettled && !this.#baselines.hasWritten && to === this.#position) return;
+    if (
+      this.#drafts.size === 0 &&
+      !this.#outbox.hasSettled &&
+      !this.#baselines.hasWritten &&
+      to === this.#position
+    )
+      return;
     clearTimeout(this.#lazy);
     this.#lazy = undefined;
     this.#isCommitting = true;
@@ -342,7 +418,13 @@ export class Shard {
 
     // While not everything pending has been offered, the next owner must know, for the outbox may not.
     const queue = this.#offersAll || this.#windows.hasUnsent ? unsent : this.#queue;
-    const after: ShardPosition = { position: to, commits: (this.#at?.commits ?? 0) + 1, log: this.#log, queue, at };
+    const after: ShardPosition = {
+      position: to,
+      commits: (this.#at?.commits ?? 0) + 1,
+      log: this.#log,
+      queue,
+      at,
+    };
     const commit: Commit = {
       from: this.#at,
       to: after,
@@ -363,14 +445,19 @@ export class Shard {
     if (!this.#isOpen) return;
     this.#position = to;
     this.#at = after;
-    this.#ports.telemetry.committed(gathered.sessions.length, gathered.steps, (performance.now() - from) / 1_000);
+    this.#ports.telemetry.committed(
+      gathered.sessions.length,
+      gathered.steps,
+      (performance.now() - from) / 1_000,
+    );
     gathered.committed();
     this.#outbox.settled(settled.length);
     this.#baselines.committed(archived);
     const { entry, effects, actors } = gathered;
     if (!gathered.isQuiet) this.#outbox.add({ id: outboxId, entry, effects, actors });
     // Not awaited: this commit's round, and with it other shards, would wait for it.
-    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo) this.#letGo().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
+    if (this.#outbox.isHolding && to.sequence >= this.#catchUpTo)
+      this.#letGo().catch((error: unknown) => this.#lose('unavailable', messageOf(error)));
     if (this.#isPaused && this.#arrivals.isFewAgain) {
       this.#isPaused = false;
       this.#reading?.resume();
@@ -389,7 +476,9 @@ export class Shard {
 
   /** What actors wanted has left: those that have ended can be archived. */
   #released(actors: readonly Actor[]): void {
-    for (const actor of actors) if ((actor.record && isEnded(actor.record)) || actor.wantsBaseline) void this.#baselines.write(actor);
+    for (const actor of actors)
+      if ((actor.record && isEnded(actor.record)) || actor.wantsBaseline)
+        void this.#baselines.write(actor);
     if (this.#outbox.isCrowded) this.#schedule();
     else this.#scheduleLazily();
   }
@@ -398,7 +487,8 @@ export class Shard {
   async #letGo(): Promise<void> {
     await this.#outbox.letGo(this.#offersAll);
     this.#offersAll = false;
-    for (const actor of this.#residents.all()) if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
+    for (const actor of this.#residents.all())
+      if (actor.record && isEnded(actor.record)) void this.#baselines.write(actor);
   }
 
   /** The effect queue was lost. */

@@ -54,7 +54,13 @@ export class Stepper {
     for (let attempt = 0; attempt < limits.stepTries && !stepped; attempt += 1) {
       try {
         // After a crash the snapshot in memory is not trusted: the record is.
-        stepped = step(actor.record, incoming, definition, actor, attempt === 0 ? actor.live : undefined);
+        stepped = step(
+          actor.record,
+          incoming,
+          definition,
+          actor,
+          attempt === 0 ? actor.live : undefined,
+        );
       } catch (error) {
         crash = error;
         if (error instanceof Refused) break;
@@ -80,14 +86,35 @@ export class Stepper {
       done();
     }
     if (!actor.record) this.#rooms.residents.forget(actor);
-    else this.#telemetry.log('error', 'session parked: its definition cannot be loaded', { session: actor.session, shard: this.#shard, code: error.code });
+    else
+      this.#telemetry.log('error', 'session parked: its definition cannot be loaded', {
+        session: actor.session,
+        shard: this.#shard,
+        code: error.code,
+      });
   }
 
   /** Mail for a session that has ended: nothing to do, unless it is a task that nobody has answered. */
-  tooLate({ tenant, session, message }: Envelope, tasksKnown: readonly string[], done: () => void): void {
+  tooLate(
+    { tenant, session, message }: Envelope,
+    tasksKnown: readonly string[],
+    done: () => void,
+  ): void {
     if (message.kind === 'task' && !tasksKnown.includes(message.task)) {
-      const letter = { tenant, agent: message.agent, session, task: message.task, subject: `task.${tenant}.${message.agent}`, body: JSON.stringify(message.input) };
-      return this.#rooms.deadLetters.bury('SESSION_ENDED', `session ${session} has ended, and task ${message.task} came after that`, letter, done);
+      const letter = {
+        tenant,
+        agent: message.agent,
+        session,
+        task: message.task,
+        subject: `task.${tenant}.${message.agent}`,
+        body: JSON.stringify(message.input),
+      };
+      return this.#rooms.deadLetters.bury(
+        'SESSION_ENDED',
+        `session ${session} has ended, and task ${message.task} came after that`,
+        letter,
+        done,
+      );
     }
     this.#telemetry.seen('session-ended');
     done();
@@ -103,17 +130,22 @@ export class Stepper {
     actor.remember(incoming, record.version, plainMaxOf(residents.size));
     baselines.need(actor.session, incoming.position.sequence);
     wakes.stepped(actor.session);
-    this.#telemetry.log(isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug', 'stepped', {
-      session: record.session,
-      version: record.version,
-      shard: this.#shard,
-      kind: stepped.happened.kind,
-      from: stepped.happened.from,
-      to: stepped.happened.to,
-      effect: 'effect' in incoming.message ? incoming.message.effect : undefined,
-      trace: record.traceparent,
-    });
-    if (record.reason?.startsWith('LIMIT_')) this.#telemetry.limited(record.reason.slice(0, record.reason.indexOf(':')));
+    this.#telemetry.log(
+      isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug',
+      'stepped',
+      {
+        session: record.session,
+        version: record.version,
+        shard: this.#shard,
+        kind: stepped.happened.kind,
+        from: stepped.happened.from,
+        to: stepped.happened.to,
+        effect: 'effect' in incoming.message ? incoming.message.effect : undefined,
+        trace: record.traceparent,
+      },
+    );
+    if (record.reason?.startsWith('LIMIT_'))
+      this.#telemetry.limited(record.reason.slice(0, record.reason.indexOf(':')));
     this.#onDraft();
   }
 

@@ -38,8 +38,14 @@ export class Wakes {
     for (const session of await this.#ports.store.due(this.#shard, now, dueMax)) {
       if (now - (this.#told.get(session) ?? 0) < againMs) continue;
       this.#told.set(session, now);
-      const tenant = this.#residents.get(session)?.record?.tenant ?? (await this.#tenantOf(session));
-      if (tenant) await this.#ports.mailbox.deliver(this.#shard, { tenant, session, message: { kind: 'wake' } });
+      const tenant =
+        this.#residents.get(session)?.record?.tenant ?? (await this.#tenantOf(session));
+      if (tenant)
+        await this.#ports.mailbox.deliver(this.#shard, {
+          tenant,
+          session,
+          message: { kind: 'wake' },
+        });
     }
   }
 

@@ -57,7 +57,8 @@ export class Windows {
   /** Effects that wait for their tenant's window, by pool. */
   get waiting(): ReadonlyMap<string, number> {
     const waiting = new Map<string, number>();
-    for (const lane of this.#lanes.values()) waiting.set(lane.pool, (waiting.get(lane.pool) ?? 0) + lane.waiting.size);
+    for (const lane of this.#lanes.values())
+      waiting.set(lane.pool, (waiting.get(lane.pool) ?? 0) + lane.waiting.size);
     return waiting;
   }
 
@@ -69,7 +70,9 @@ export class Windows {
   async widen(): Promise<void> {
     const crowded = [...this.#lanes.values()].filter(({ waiting }) => waiting.size > 0);
     if (crowded.length === 0) return;
-    const queued = new Map((await this.#ports.effects.pools()).map((state) => [state.pool, state.queued]));
+    const queued = new Map(
+      (await this.#ports.effects.pools()).map((state) => [state.pool, state.queued]),
+    );
     for (const lane of crowded) {
       if (queued.get(lane.pool) !== 0) continue;
       lane.window = afterIdle(lane.window, this.#ports.clock.now());
@@ -141,7 +144,12 @@ export class ShardWindows {
     const { lane, offeredAt } = out;
     const performedMs = message && performedMsOf(message);
     if (performedMs !== undefined)
-      lane.window = afterAnswer(lane.window, { offeredAt, now: this.#ports.clock.now(), performedMs, isFull: lane.waiting.size > 0 || lane.out >= lane.window.size });
+      lane.window = afterAnswer(lane.window, {
+        offeredAt,
+        now: this.#ports.clock.now(),
+        performedMs,
+        isFull: lane.waiting.size > 0 || lane.out >= lane.window.size,
+      });
     lane.out -= 1;
     pump(lane);
   }
@@ -184,7 +192,11 @@ export class ShardWindows {
         await effects.offer(effect);
         break;
       } catch (error) {
-        telemetry.log('warn', 'not sent; trying again', { what: 'offer', effect: effect.id, cause: messageOf(error) });
+        telemetry.log('warn', 'not sent; trying again', {
+          what: 'offer',
+          effect: effect.id,
+          cause: messageOf(error),
+        });
         await clock.sleep(retryMs);
       }
     }

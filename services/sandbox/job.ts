@@ -35,9 +35,14 @@ export interface Job {
 const wornOutProcesses = 256;
 export const isWornOut = (): boolean => isPod && baselineOfPod().processes > wornOutProcesses;
 
-export type Done = { readonly ok: true; readonly value: unknown } | { readonly ok: false; readonly code: string; readonly message: string };
+export type Done =
+  | { readonly ok: true; readonly value: unknown }
+  | { readonly ok: false; readonly code: string; readonly message: string };
 
-const mains = { javascript: fileURLToPath(new URL('./javascript.ts', import.meta.url)), mcp: fileURLToPath(new URL('./mcp.ts', import.meta.url)) };
+const mains = {
+  javascript: fileURLToPath(new URL('./javascript.ts', import.meta.url)),
+  mcp: fileURLToPath(new URL('./mcp.ts', import.meta.url)),
+};
 /** Who forks without end makes ten thousand a second, and each stays as a zombie and counts against all sandboxes of the node: this look must come soon. */
 const countMs = 20;
 const looksPerUse = 5;
@@ -54,7 +59,12 @@ function commandOf(job: Job): string[] {
   switch (job.language) {
     case 'javascript':
     case 'mcp':
-      return [isPod ? 'node' : process.execPath, `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`, '--disable-warning=ExperimentalWarning', mains[job.language]];
+      return [
+        isPod ? 'node' : process.execPath,
+        `--max-old-space-size=${Math.floor(job.memoryMiB * 0.75)}`,
+        '--disable-warning=ExperimentalWarning',
+        mains[job.language],
+      ];
     case 'shell':
       return ['/bin/sh', '-c', job.code];
     case 'python':
@@ -64,29 +74,61 @@ function commandOf(job: Job): string[] {
 
 /** As programs look for it; Node has to be told to look. */
 const proxied = (proxy: string | undefined): Record<string, string> =>
-  proxy === undefined ? {} : { HTTP_PROXY: proxy, HTTPS_PROXY: proxy, http_proxy: proxy, https_proxy: proxy, NODE_USE_ENV_PROXY: '1' };
+  proxy === undefined
+    ? {}
+    : {
+        HTTP_PROXY: proxy,
+        HTTPS_PROXY: proxy,
+        http_proxy: proxy,
+        https_proxy: proxy,
+        NODE_USE_ENV_PROXY: '1',
+      };
 
 /** @param onOutput  hears what the job writes, as it comes, up to its limit */
-export async function runJob(job: Job, workspace: string, signal: AbortSignal, onOutput: (stream: 'stdout' | 'stderr', text: string) => void): Promise<Done> {
+export async function runJob(
+  job: Job,
+  workspace: string,
+  signal: AbortSignal,
+  onOutput: (stream: 'stdout' | 'stderr', text: string) => void,
+): Promise<Done> {
   const folder = job.isWorkspace ? workspace : await mkdtemp(join(tmpdir(), 'job-'));
   try {
     return await run(job, folder, signal, onOutput);
   } catch (error) {
     // Code that no command line can hold: a zero byte, or more than the kernel takes.
-    return { ok: false, code: 'SANDBOX_CODE', message: `it could not be started: ${error instanceof Error ? error.message : 'unknown'}` };
+    return {
+      ok: false,
+      code: 'SANDBOX_CODE',
+      message: `it could not be started: ${error instanceof Error ? error.message : 'unknown'}`,
+    };
   } finally {
     if (!job.isWorkspace) await rm(folder, { recursive: true, force: true }).catch(() => undefined);
   }
 }
 
-function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: 'stdout' | 'stderr', text: string) => void): Promise<Done> {
+function run(
+  job: Job,
+  folder: string,
+  signal: AbortSignal,
+  onOutput: (stream: 'stdout' | 'stderr', text: string) => void,
+): Promise<Done> {
   return new Promise((resolve) => {
-    const child = spawn('/bin/sh', ['-c', `ulimit -c 0; ${isPod ? bounded : 'exec '}"$@"`, 'job', ...commandOf(job)], {
-      cwd: folder,
-      detached: true,
-      env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: folder, LANG: 'C.UTF-8', TMPDIR: tmpdir(), ...proxied(job.proxy) },
-      stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
-    });
+    const child = spawn(
+      '/bin/sh',
+      ['-c', `ulimit -c 0; ${isPod ? bounded : 'exec '}"$@"`, 'job', ...commandOf(job)],
+      {
+        cwd: folder,
+        detached: true,
+        env: {
+          PATH: '/usr/local/bin:/usr/bin:/bin',
+          HOME: folder,
+          LANG: 'C.UTF-8',
+          TMPDIR: tmpdir(),
+          ...proxied(job.proxy),
+        },
+        stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
+      },
+    );
     let verdict: Done | undefined;
     const kill = () => {
       try {
@@ -101,17 +143,33 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       verdict ??= { ok: false, code, message };
       kill();
     };
-    const timer = setTimeout(() => stop('SANDBOX_TIMEOUT', `it took longer than ${job.timeoutMs} ms and was ended with all that it had started`), job.timeoutMs);
+    const timer = setTimeout(
+      () =>
+        stop(
+          'SANDBOX_TIMEOUT',
+          `it took longer than ${job.timeoutMs} ms and was ended with all that it had started`,
+        ),
+      job.timeoutMs,
+    );
     const baseline = isPod ? baselineOfPod() : { processes: 0, memoryBytes: 0 };
     let looks = 0;
     const watch = setInterval(() => {
       looks += 1;
-      if (isPod && (looks % looksPerUse === 0 || processesOfPod() - baseline.processes > job.processesMax)) {
+      if (
+        isPod &&
+        (looks % looksPerUse === 0 || processesOfPod() - baseline.processes > job.processesMax)
+      ) {
         const { processes, memoryBytes } = usageOfPod(baseline, job.processesMax);
-        if (processes > job.processesMax) stop('SANDBOX_PROCESSES', `it had more than ${job.processesMax} processes`);
-        if (memoryBytes > job.memoryMiB * 1_048_576) stop('SANDBOX_MEMORY', `it used more than ${job.memoryMiB} MiB of memory`);
+        if (processes > job.processesMax)
+          stop('SANDBOX_PROCESSES', `it had more than ${job.processesMax} processes`);
+        if (memoryBytes > job.memoryMiB * 1_048_576)
+          stop('SANDBOX_MEMORY', `it used more than ${job.memoryMiB} MiB of memory`);
       }
-      if (looks % looksPerDisk === 0 && bytesBelow(folder, job.diskMiB * 1_048_576) > job.diskMiB * 1_048_576) stop('SANDBOX_DISK', `it wrote more than ${job.diskMiB} MiB`);
+      if (
+        looks % looksPerDisk === 0 &&
+        bytesBelow(folder, job.diskMiB * 1_048_576) > job.diskMiB * 1_048_576
+      )
+        stop('SANDBOX_DISK', `it wrote more than ${job.diskMiB} MiB`);
     }, countMs);
     const onAbort = () => stop('SANDBOX_CANCELLED', 'nobody waits for it any more');
     signal.addEventListener('abort', onAbort, { once: true });
@@ -122,7 +180,8 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     let result = '';
     const hear = (stream: 'stdout' | 'stderr') => (text: string) => {
       bytes += Buffer.byteLength(text);
-      if (bytes > job.outputBytesMax) return stop('SANDBOX_OUTPUT', `it wrote more than ${job.outputBytesMax} bytes of output`);
+      if (bytes > job.outputBytesMax)
+        return stop('SANDBOX_OUTPUT', `it wrote more than ${job.outputBytesMax} bytes of output`);
       kept[stream] += text;
       onOutput(stream, text);
     };
@@ -130,7 +189,8 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
     child.stdout.setEncoding('utf8').on('data', hear('stdout'));
     child.stderr.setEncoding('utf8').on('data', hear('stderr'));
     (child.stdio[3] as NodeJS.ReadableStream).setEncoding('utf8').on('data', (text: string) => {
-      if (result.length + text.length > job.outputBytesMax) stop('SANDBOX_OUTPUT', `its result is larger than ${job.outputBytesMax} bytes`);
+      if (result.length + text.length > job.outputBytesMax)
+        stop('SANDBOX_OUTPUT', `its result is larger than ${job.outputBytesMax} bytes`);
       else result += text;
     });
     child.stdin.on('error', () => undefined); // it may end without reading
@@ -146,31 +206,68 @@ function run(job: Job, folder: string, signal: AbortSignal, onOutput: (stream: '
       void quiet().then(() => resolve(verdict ?? outcomeOf(job, code, killedBy, kept, result)));
     };
     child.on('error', (error) => {
-      verdict ??= { ok: false, code: 'SANDBOX_CODE', message: `it could not be started: ${error.message}` };
+      verdict ??= {
+        ok: false,
+        code: 'SANDBOX_CODE',
+        message: `it could not be started: ${error.message}`,
+      };
       settle(null, null);
     });
     // Not `close`: a grandchild may hold the pipes open for ever. Where our loop stood still, what was written meanwhile is read first.
-    child.on('exit', (code, killedBy) => setTimeout(() => setImmediate(() => settle(code, killedBy)), 20));
+    child.on('exit', (code, killedBy) =>
+      setTimeout(() => setImmediate(() => settle(code, killedBy)), 20),
+    );
   });
 }
 
 /** What was killed takes a moment to end, and would be counted as the next job's. Waits 2 s at most. */
 async function quiet(): Promise<void> {
   const nothing = { processes: 0, memoryBytes: 0 };
-  for (let looks = 0; isPod && looks < 100 && usageOfPod(nothing, Number.POSITIVE_INFINITY).processes > 0; looks += 1) await sleep(20);
+  for (
+    let looks = 0;
+    isPod && looks < 100 && usageOfPod(nothing, Number.POSITIVE_INFINITY).processes > 0;
+    looks += 1
+  )
+    await sleep(20);
 }
 
-function outcomeOf(job: Job, code: number | null, killedBy: NodeJS.Signals | null, { stdout, stderr }: { stdout: string; stderr: string }, result: string): Done {
-  if (killedBy) return { ok: false, code: 'SANDBOX_KILLED', message: `it was ended by ${killedBy}; it may have used too much memory` };
+function outcomeOf(
+  job: Job,
+  code: number | null,
+  killedBy: NodeJS.Signals | null,
+  { stdout, stderr }: { stdout: string; stderr: string },
+  result: string,
+): Done {
+  if (killedBy)
+    return {
+      ok: false,
+      code: 'SANDBOX_KILLED',
+      message: `it was ended by ${killedBy}; it may have used too much memory`,
+    };
   if (job.language === 'shell' || job.language === 'python') {
-    if (code === 127 && job.language === 'python') return { ok: false, code: 'SANDBOX_LANGUAGE', message: 'there is no python3 in this sandbox' };
+    if (code === 127 && job.language === 'python')
+      return {
+        ok: false,
+        code: 'SANDBOX_LANGUAGE',
+        message: 'there is no python3 in this sandbox',
+      };
     return { ok: true, value: { exitCode: code, stdout, stderr } };
   }
   try {
     const { value, error } = JSON.parse(result) as { value?: unknown; error?: string };
     if (error !== undefined) return { ok: false, code: 'SANDBOX_CODE', message: error };
-    return { ok: true, value: { result: value ?? null, log: `${stdout}${stderr}`.split('\n').filter(Boolean).slice(0, 200) } };
+    return {
+      ok: true,
+      value: {
+        result: value ?? null,
+        log: `${stdout}${stderr}`.split('\n').filter(Boolean).slice(0, 200),
+      },
+    };
   } catch {
-    return { ok: false, code: 'SANDBOX_CODE', message: `it ended with code ${code} and gave no result${stderr ? `: ${stderr.slice(-300)}` : ''}` };
+    return {
+      ok: false,
+      code: 'SANDBOX_CODE',
+      message: `it ended with code ${code} and gave no result${stderr ? `: ${stderr.slice(-300)}` : ''}`,
+    };
   }
 }

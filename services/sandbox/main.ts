@@ -20,10 +20,18 @@ import { Claims } from './claim.ts';
 import { isWornOut, type Job, runJob } from './job.ts';
 import { emptyWorkspace, receiveWorkspace, sendWorkspace } from './workspace.ts';
 
-const { PORT = '8080', HOST = '0.0.0.0', WORKSPACE = '/workspace', ENDS_WITH_INPUT = '' } = process.env;
+const {
+  PORT = '8080',
+  HOST = '0.0.0.0',
+  WORKSPACE = '/workspace',
+  ENDS_WITH_INPUT = '',
+} = process.env;
 mkdirSync(WORKSPACE, { recursive: true });
 // A container that was started again keeps its volumes: what an earlier life's session left must not meet the next.
-if (process.pid === 1) for (const folder of [WORKSPACE, tmpdir()]) for (const name of readdirSync(folder)) rmSync(join(folder, name), { recursive: true, force: true });
+if (process.pid === 1)
+  for (const folder of [WORKSPACE, tmpdir()])
+    for (const name of readdirSync(folder))
+      rmSync(join(folder, name), { recursive: true, force: true });
 const claims = new Claims();
 let jobs = 0;
 let running = 0;
@@ -41,7 +49,8 @@ async function bodyOf(request: IncomingMessage): Promise<Record<string, unknown>
     chunks.push(chunk as Buffer);
   }
   const value: unknown = JSON.parse(Buffer.concat(chunks).toString('utf8'));
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new TypeError('not an object');
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new TypeError('not an object');
   return value as Record<string, unknown>;
 }
 
@@ -53,12 +62,23 @@ function answer(response: ServerResponse, status: number, value: unknown): void 
 function jobOf(body: Record<string, unknown>): Job {
   const number = (name: string, most: number): number => {
     const value = body[name];
-    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0 || value > most) throw new TypeError(`${name} must be a number up to ${most}`);
+    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0 || value > most)
+      throw new TypeError(`${name} must be a number up to ${most}`);
     return value;
   };
   const { language, code, proxy } = body;
-  if (proxy !== undefined && (typeof proxy !== 'string' || !/^http:\/\/pass:[\w-]+@[\w.:[\]-]+$/.test(proxy))) throw new TypeError('proxy must be an address with a pass');
-  if (language !== 'javascript' && language !== 'shell' && language !== 'python' && language !== 'mcp') throw new TypeError('language must be javascript, shell, python or mcp');
+  if (
+    proxy !== undefined &&
+    (typeof proxy !== 'string' || !/^http:\/\/pass:[\w-]+@[\w.:[\]-]+$/.test(proxy))
+  )
+    throw new TypeError('proxy must be an address with a pass');
+  if (
+    language !== 'javascript' &&
+    language !== 'shell' &&
+    language !== 'python' &&
+    language !== 'mcp'
+  )
+    throw new TypeError('language must be javascript, shell, python or mcp');
   if (typeof code !== 'string') throw new TypeError('code must be text');
   return {
     language,
@@ -77,16 +97,28 @@ function jobOf(body: Record<string, unknown>): Job {
 async function handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
   const what = `${request.method} ${request.url}`;
   if (what === 'GET /readyz') return answer(response, 200, { ok: true });
-  if (what === 'GET /state') return answer(response, 200, { claimed: claims.isClaimed, idleMs: claims.idleMs, jobs, running });
+  if (what === 'GET /state')
+    return answer(response, 200, {
+      claimed: claims.isClaimed,
+      idleMs: claims.idleMs,
+      jobs,
+      running,
+    });
   if (what === 'POST /claim') {
     const { tenant, session } = await bodyOf(request);
     const token = claims.take(String(tenant), String(session));
-    return token === undefined ? answer(response, 409, { error: 'claimed' }) : answer(response, 200, { token });
+    return token === undefined
+      ? answer(response, 409, { error: 'claimed' })
+      : answer(response, 200, { token });
   }
-  if (!claims.isHolder(request.headers.authorization)) return answer(response, 401, { error: 'not yours' });
+  if (!claims.isHolder(request.headers.authorization))
+    return answer(response, 401, { error: 'not yours' });
   claims.heard();
   if (what === 'GET /workspace') return await sendWorkspace(WORKSPACE, response);
-  if (what === 'PUT /workspace') return (await receiveWorkspace(WORKSPACE, request)) ? answer(response, 200, { ok: true }) : answer(response, 422, { error: 'not an archive' });
+  if (what === 'PUT /workspace')
+    return (await receiveWorkspace(WORKSPACE, request))
+      ? answer(response, 200, { ok: true })
+      : answer(response, 422, { error: 'not an archive' });
   if (what !== 'POST /jobs') return answer(response, 404, { error: 'not found' });
 
   const job = jobOf(await bodyOf(request));
@@ -102,12 +134,16 @@ async function handle(request: IncomingMessage, response: ServerResponse): Promi
       response.write(`${JSON.stringify(value)}\n`);
     } catch {
       // A value that is nested deeper than a stack.
-      response.write(`${JSON.stringify({ done: { ok: false, code: 'SANDBOX_CODE', message: 'the result is nested too deep to be told', isWornOut: isWornOut() } })}\n`);
+      response.write(
+        `${JSON.stringify({ done: { ok: false, code: 'SANDBOX_CODE', message: 'the result is nested too deep to be told', isWornOut: isWornOut() } })}\n`,
+      );
     }
   };
   jobs += 1;
   // One after the other: they share a workspace, and what is left of one is killed before the next.
-  const mine = before.then(() => runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text })));
+  const mine = before.then(() =>
+    runJob(job, WORKSPACE, gone.signal, (stream, text) => line({ stream, text })),
+  );
   before = mine.catch(() => undefined);
   running += 1;
   const done = await mine.finally(() => {
@@ -135,11 +171,16 @@ if (ENDS_WITH_INPUT) {
 const server = createServer((request, response) => {
   handle(request, response).catch((error: unknown) => {
     if (response.headersSent) response.destroy();
-    else answer(response, 400, { error: error instanceof Error ? error.message.slice(0, 200) : 'bad request' });
+    else
+      answer(response, 400, {
+        error: error instanceof Error ? error.message.slice(0, 200) : 'bad request',
+      });
   });
 });
 server.keepAliveTimeout = 60_000;
 server.listen(Number(PORT), HOST, () => {
   const address = server.address();
-  process.stdout.write(`${JSON.stringify({ listening: typeof address === 'object' ? address?.port : PORT })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ listening: typeof address === 'object' ? address?.port : PORT })}\n`,
+  );
 });

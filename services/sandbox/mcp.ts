@@ -17,7 +17,12 @@ interface Message {
 }
 
 const { code, input } = JSON.parse(readFileSync(0, 'utf8')) as { code: string; input: unknown };
-const { command, tool, meta, protocol } = JSON.parse(code) as { command: string[]; tool: string; meta: object; protocol: string };
+const { command, tool, meta, protocol } = JSON.parse(code) as {
+  command: string[];
+  tool: string;
+  meta: object;
+  protocol: string;
+};
 const [program = '', ...args] = command;
 const server = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
 
@@ -27,14 +32,18 @@ const end = (answer: unknown): never => {
   server.kill('SIGKILL');
   process.exit(0);
 };
-server.on('error', (error) => end({ error: `the MCP server could not be started: ${error.message}` }));
+server.on('error', (error) =>
+  end({ error: `the MCP server could not be started: ${error.message}` }),
+);
 // Its answer may still be in the pipe when it has ended; a child of its own may hold the pipe open for ever.
-const ended = (status: number | null, signal: string | null) => end({ error: `the MCP server ended (${signal ?? `code ${status}`}) before it answered` });
+const ended = (status: number | null, signal: string | null) =>
+  end({ error: `the MCP server ended (${signal ?? `code ${status}`}) before it answered` });
 server.on('close', ended);
 server.on('exit', (status, signal) => setTimeout(() => ended(status, signal), 500));
 server.stdin.on('error', () => undefined); // its end is told by `exit`
 
-const send = (message: object): void => void server.stdin.write(`${JSON.stringify({ jsonrpc: '2.0', ...message })}\n`);
+const send = (message: object): void =>
+  void server.stdin.write(`${JSON.stringify({ jsonrpc: '2.0', ...message })}\n`);
 const waiting = new Map<number, (message: Message) => void>();
 let last = 0;
 const request = (method: string, params: object): Promise<Message> =>
@@ -58,7 +67,12 @@ createInterface({ input: server.stdout }).on('line', (line) => {
   if (!message) return void process.stderr.write(`${line}\n`); // a stray print of the server
   if (message.method !== undefined) {
     // Requests of the server: we are alive, and have nothing else to offer.
-    if (message.id !== undefined) send(message.method === 'ping' ? { id: message.id, result: {} } : { id: message.id, error: { code: -32_601, message: 'not offered' } });
+    if (message.id !== undefined)
+      send(
+        message.method === 'ping'
+          ? { id: message.id, result: {} }
+          : { id: message.id, error: { code: -32_601, message: 'not offered' } },
+      );
     return;
   }
   const heard = waiting.get(Number(message.id));
@@ -66,8 +80,21 @@ createInterface({ input: server.stdout }).on('line', (line) => {
   heard?.(message);
 });
 
-const hello = await request('initialize', { protocolVersion: protocol, capabilities: {}, clientInfo: { name: 'understudy-sandbox', version: '0.1.0' } });
-if (hello.error) end({ error: `the MCP server refused to begin: ${hello.error.message}`.slice(0, 500) });
+const hello = await request('initialize', {
+  protocolVersion: protocol,
+  capabilities: {},
+  clientInfo: { name: 'understudy-sandbox', version: '0.1.0' },
+});
+if (hello.error)
+  end({ error: `the MCP server refused to begin: ${hello.error.message}`.slice(0, 500) });
 send({ method: 'notifications/initialized' });
-const { result, error } = await request('tools/call', { name: tool, arguments: input ?? {}, _meta: meta });
-end({ value: error ? { error: { code: error.code, message: String(error.message).slice(0, 500) } } : { result } });
+const { result, error } = await request('tools/call', {
+  name: tool,
+  arguments: input ?? {},
+  _meta: meta,
+});
+end({
+  value: error
+    ? { error: { code: error.code, message: String(error.message).slice(0, 500) } }
+    : { result },
+});

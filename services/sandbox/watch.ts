@@ -9,12 +9,16 @@ export interface Usage {
 
 const pageBytes = 4_096;
 
-const fieldsOf = (path: string): number[] => readFileSync(path, 'utf8').trim().split(' ').map(Number);
-const meminfo = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1_024;
+const fieldsOf = (path: string): number[] =>
+  readFileSync(path, 'utf8').trim().split(' ').map(Number);
+const meminfo = (name: string): number =>
+  Number(new RegExp(`${name}:\\s+(\\d+)`).exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) *
+  1_024;
 /** gVisor does not say which pages are shared; but its /proc/meminfo is that of this sandbox alone. */
 const saysShared = (fieldsOf('/proc/self/statm')[2] ?? 0) > 0;
 
-const others = (): string[] => readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+const others = (): string[] =>
+  readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
 
 /**
  * What was there before the job: its part is what came on top. Processes are those of earlier jobs that ended without a parent to fetch
@@ -22,7 +26,10 @@ const others = (): string[] => readdirSync('/proc').filter((name) => /^\d+$/.tes
  *
  * Memory only where the kernel cannot say it of each process.
  */
-export const baselineOfPod = (): Usage => ({ processes: processesOfPod(), memoryBytes: saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree') });
+export const baselineOfPod = (): Usage => ({
+  processes: processesOfPod(),
+  memoryBytes: saysShared ? 0 : meminfo('MemTotal') - meminfo('MemFree'),
+});
 
 /** Those that have ended and nobody has fetched among them. */
 export const processesOfPod = (): number => others().length;
@@ -36,7 +43,8 @@ export const processesOfPod = (): number => others().length;
 export function usageOfPod(baseline: Usage, processesMax: number): Usage {
   const names = others();
   // Too many to look at each: that they are too many is all that matters.
-  if (names.length - baseline.processes > processesMax * 4) return { processes: names.length - baseline.processes, memoryBytes: 0 };
+  if (names.length - baseline.processes > processesMax * 4)
+    return { processes: names.length - baseline.processes, memoryBytes: 0 };
   let processes = 0;
   let memoryBytes = 0;
   for (const name of names) {
@@ -50,7 +58,10 @@ export function usageOfPod(baseline: Usage, processesMax: number): Usage {
       // it has ended in between
     }
   }
-  return { processes, memoryBytes: saysShared ? memoryBytes : baselineOfPod().memoryBytes - baseline.memoryBytes };
+  return {
+    processes,
+    memoryBytes: saysShared ? memoryBytes : baselineOfPod().memoryBytes - baseline.memoryBytes,
+  };
 }
 
 const entryBytes = 4_096; // what an entry takes at the least, folders and empty files as well: a block, or an inode and a name

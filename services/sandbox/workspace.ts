@@ -15,7 +15,11 @@ const pack =
 export async function sendWorkspace(folder: string, response: ServerResponse): Promise<void> {
   await mkdir(folder, { recursive: true });
   await permit(folder);
-  const tar = spawn('/bin/sh', ['-c', pack], { cwd: folder, stdio: ['ignore', 'pipe', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
+  const tar = spawn('/bin/sh', ['-c', pack], {
+    cwd: folder,
+    stdio: ['ignore', 'pipe', 'ignore'],
+    env: { PATH: '/usr/bin:/bin' },
+  });
   response.writeHead(200, { 'content-type': 'application/gzip' });
   tar.stdout.pipe(response, { end: false });
   tar.on('error', () => response.destroy());
@@ -26,7 +30,11 @@ export async function sendWorkspace(folder: string, response: ServerResponse): P
 /** A job may have forbidden us what it made: it is ours to read, to change and to remove. Links are left as they are. */
 const permit = (folder: string): Promise<void> =>
   new Promise((resolve) => {
-    const chmod = spawn('chmod', ['-R', 'u+rwX', '.'], { cwd: folder, stdio: 'ignore', env: { PATH: '/usr/bin:/bin' } });
+    const chmod = spawn('chmod', ['-R', 'u+rwX', '.'], {
+      cwd: folder,
+      stdio: 'ignore',
+      env: { PATH: '/usr/bin:/bin' },
+    });
     chmod.on('error', () => resolve());
     chmod.on('close', () => resolve());
   });
@@ -36,7 +44,8 @@ export async function emptyWorkspace(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true });
   const names = async () => (await readdir(folder)).filter((name) => name !== 'lost+found');
   const remove = async () => {
-    for (const name of await names()) await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
+    for (const name of await names())
+      await rm(join(folder, name), { recursive: true, force: true }).catch(() => undefined);
   };
   await remove();
   if ((await names()).length === 0) return;
@@ -49,7 +58,10 @@ export async function emptyWorkspace(folder: string): Promise<void> {
 export async function receiveWorkspace(folder: string, request: IncomingMessage): Promise<boolean> {
   await emptyWorkspace(folder);
   return new Promise((resolve) => {
-    const tar = spawn('tar', ['-xzf', '-', '--no-same-owner', '-C', folder], { stdio: ['pipe', 'ignore', 'ignore'], env: { PATH: '/usr/bin:/bin' } });
+    const tar = spawn('tar', ['-xzf', '-', '--no-same-owner', '-C', folder], {
+      stdio: ['pipe', 'ignore', 'ignore'],
+      env: { PATH: '/usr/bin:/bin' },
+    });
     tar.stdin.on('error', () => undefined);
     request.pipe(tar.stdin);
     tar.on('error', () => resolve(false));

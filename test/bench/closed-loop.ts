@@ -36,7 +36,10 @@ export class ClosedLoop {
   async rest(): Promise<void> {
     this.#wanted = 0;
     for (const until = Date.now() + restMs; this.ended < this.begun; await sleep(20))
-      if (Date.now() > until) throw new Error(`${this.begun - this.ended} sessions have not ended within ${restMs / 1_000} s`);
+      if (Date.now() > until)
+        throw new Error(
+          `${this.begun - this.ended} sessions have not ended within ${restMs / 1_000} s`,
+        );
   }
 
   #fill(): void {
@@ -48,7 +51,9 @@ export class ClosedLoop {
 }
 
 function abandon(error: unknown): void {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}: what was measured is worth nothing\n`);
+  process.stderr.write(
+    `${error instanceof Error ? error.message : String(error)}: what was measured is worth nothing\n`,
+  );
   process.exit(1);
 }
 
@@ -56,9 +61,21 @@ function abandon(error: unknown): void {
 export async function understudyLoad(url: string): Promise<{ load: ClosedLoop; nats: Nats }> {
   const nats = await connectNats({ url, name: 'bench' });
   const tasks = natsTasks(nats);
-  const load = new ClosedLoop((session) => tasks.publish('bench', 'bench', `{"input":"session-${session}"}`, { 'Nats-Msg-Id': `b-${session}` }));
+  const load = new ClosedLoop((session) =>
+    tasks.publish('bench', 'bench', `{"input":"session-${session}"}`, {
+      'Nats-Msg-Id': `b-${session}`,
+    }),
+  );
   const hear = (end: 'completed' | 'failed', onEnd: (subject: string) => void) =>
-    new OrderedReader(nats, { stream: nats.streams.events, filter: nats.subjects.event('bench', 'bench', '*', end), afterSequence: 0 }, ({ subject }) => onEnd(subject)).start();
+    new OrderedReader(
+      nats,
+      {
+        stream: nats.streams.events,
+        filter: nats.subjects.event('bench', 'bench', '*', end),
+        afterSequence: 0,
+      },
+      ({ subject }) => onEnd(subject),
+    ).start();
   await hear('completed', () => load.end());
   await hear('failed', (subject) => abandon(new Error(`a session failed (${subject})`)));
   return { load, nats };

@@ -22,7 +22,9 @@ const options = optionsOf('compare', {
   'in-flight': wholes([1, 16, 64, 256], 'sessions'),
   partitions: wholes([4, 24], 'of Restate'),
   shards: whole(16, 'of Understudy'),
-  strict: flag('what is accepted is on the disk: NATS syncs every message, and Restate its log; neither does without it'),
+  strict: flag(
+    'what is accepted is on the disk: NATS syncs every message, and Restate its log; neither does without it',
+  ),
   json: text('', 'a file for the rows'),
 });
 const { rounds, seconds, 'in-flight': levels, partitions, strict: isStrict } = options;
@@ -55,15 +57,29 @@ const rig = await openRig({ shards: options.shards, isStrict });
 const { stack, environment } = rig;
 const stubUrl = await startStub(rig, 0);
 environment.OPENAI_BASE_URL = `${stubUrl}/v1`;
-const [runtime, gateway, executor] = await Promise.all([stack.start('runtime'), stack.start('gateway'), stack.start('executor')]);
+const [runtime, gateway, executor] = await Promise.all([
+  stack.start('runtime'),
+  stack.start('gateway'),
+  stack.start('executor'),
+]);
 const contenders: Contender[] = [
   {
     name: 'understudy',
     load: (await understudyLoad(stack.nats.url)).load,
-    pids: { runtime: runtime.running.pid, gateway: gateway.running.pid, executor: executor.running.pid, nats: stack.nats.running.pid, redis: stack.redis.running.pid },
+    pids: {
+      runtime: runtime.running.pid,
+      gateway: gateway.running.pid,
+      executor: executor.running.pid,
+      nats: stack.nats.running.pid,
+      redis: stack.redis.running.pid,
+    },
   },
 ];
-for (const count of partitions) contenders.push({ name: `restate, ${count} partitions`, ...(await startRestate(rig, { stubUrl, partitions: count, isSynced: isStrict })) });
+for (const count of partitions)
+  contenders.push({
+    name: `restate, ${count} partitions`,
+    ...(await startRestate(rig, { stubUrl, partitions: count, isSynced: isStrict })),
+  });
 
 say(
   `nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, restate-server ${restateVersion()}; ${isStrict ? 'NATS and Restate sync every write' : 'nothing waits for the disk'}; ${rounds} windows of ${seconds} s each`,
@@ -90,16 +106,25 @@ async function measure({ load, pids }: Contender, inFlight: number, sum: Sum): P
   sum.sessions += sessions;
   sum.seconds += took;
   sum.rates.push((sessions * stepsOfSession) / took);
-  for (const [index, name] of Object.keys(pids).entries()) sum.cpu[name] = (sum.cpu[name] ?? 0) + cpu[index]! - before.cpu[index]!;
+  for (const [index, name] of Object.keys(pids).entries())
+    sum.cpu[name] = (sum.cpu[name] ?? 0) + cpu[index]! - before.cpu[index]!;
 }
 
 const rows: Row[] = [];
-say('in flight  contender                steps/s (windows)               gap p50/p99 ms  CPU us/step');
+say(
+  'in flight  contender                steps/s (windows)               gap p50/p99 ms  CPU us/step',
+);
 for (const inFlight of levels) {
-  const sums = new Map<Contender, Sum>(contenders.map((contender) => [contender, { sessions: 0, seconds: 0, rates: [], gaps: [], cpu: {} }]));
+  const sums = new Map<Contender, Sum>(
+    contenders.map((contender) => [
+      contender,
+      { sessions: 0, seconds: 0, rates: [], gaps: [], cpu: {} },
+    ]),
+  );
   for (let round = 0; round < rounds; round += 1) {
     const turn = round % contenders.length;
-    for (const contender of [...contenders.slice(turn), ...contenders.slice(0, turn)]) await measure(contender, inFlight, sums.get(contender)!);
+    for (const contender of [...contenders.slice(turn), ...contenders.slice(0, turn)])
+      await measure(contender, inFlight, sums.get(contender)!);
   }
   const rateOf = ({ sessions, seconds: took }: Sum) => (sessions * stepsOfSession) / took;
   const ours = rateOf(sums.get(contenders[0]!)!);
@@ -107,7 +132,9 @@ for (const inFlight of levels) {
     const steps = sum.sessions * stepsOfSession;
     const micros = (cpuSeconds: number) => (cpuSeconds / steps) * 1e6;
     const gaps = sum.gaps.sort((left, right) => left - right);
-    const cpu = Object.fromEntries(Object.entries(sum.cpu).map(([part, used]) => [part, micros(used)]));
+    const cpu = Object.fromEntries(
+      Object.entries(sum.cpu).map(([part, used]) => [part, micros(used)]),
+    );
     const row = {
       inFlight,
       contender: name,
@@ -123,10 +150,13 @@ for (const inFlight of levels) {
     const parts = Object.entries(cpu).map(([part, used]) => `${part} ${used.toFixed(0)}`);
     say(
       `${String(inFlight).padStart(9)}  ${name.padEnd(23)} ${rateOf(sum).toFixed(0).padStart(8)} ${spread.padEnd(22)} ${`${row.gapP50Ms.toFixed(2)} / ${row.gapP99Ms.toFixed(2)}`.padStart(15)}  ${row.cpuMicros.toFixed(0).padStart(11)} (${parts.join(', ')})${
-        name === contenders[0]!.name ? '' : `: understudy does ${(ours / rateOf(sum)).toFixed(2)} times its steps`
+        name === contenders[0]!.name
+          ? ''
+          : `: understudy does ${(ours / rateOf(sum)).toFixed(2)} times its steps`
       }`,
     );
   }
 }
-if (options.json) writeFileSync(options.json, `${JSON.stringify({ isStrict, rounds, seconds, rows }, null, 2)}\n`);
+if (options.json)
+  writeFileSync(options.json, `${JSON.stringify({ isStrict, rounds, seconds, rows }, null, 2)}\n`);
 process.exit(0);

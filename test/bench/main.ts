@@ -29,12 +29,19 @@ const options = optionsOf('bench', {
   class: oneOf('pure', ['pure', 'keyed', 'opaque'], 'of the tool'),
   strict: flag('NATS syncs every message'),
   traffic: flag('also count messages, commands, reads and writes a step'),
-  node: text('', "flags for the node of every service (--node='--cpu-prof --cpu-prof-dir=DIR'); they are stopped in order then, so that they write what they gathered"),
+  node: text(
+    '',
+    "flags for the node of every service (--node='--cpu-prof --cpu-prof-dir=DIR'); they are stopped in order then, so that they write what they gathered",
+  ),
   json: text('', 'a file for the rows'),
 });
 const { seconds, 'in-flight': levels, memory: memoryLevels, node: nodeFlags } = options;
 
-const rig = await openRig({ toolClass: options.class, shards: options.shards, isStrict: options.strict });
+const rig = await openRig({
+  toolClass: options.class,
+  shards: options.shards,
+  isStrict: options.strict,
+});
 const { stack, environment, others } = rig;
 const stubUrl = await startStub(rig, 0);
 environment.OPENAI_BASE_URL = `${stubUrl}/v1`;
@@ -44,7 +51,12 @@ const runtimePort = await freePort();
 const runtime = startProcess({
   name: 'runtime-1',
   command: [process.execPath, '--expose-gc', join(import.meta.dirname, 'measured-runtime.ts')],
-  environment: { ...stack.environment, UNDERSTUDY_INSTANCE: 'runtime-1', UNDERSTUDY_HTTP_PORT: String(runtimePort), HEAP_PORT: String(heapPort) },
+  environment: {
+    ...stack.environment,
+    UNDERSTUDY_INSTANCE: 'runtime-1',
+    UNDERSTUDY_HTTP_PORT: String(runtimePort),
+    HEAP_PORT: String(heapPort),
+  },
   logs: stack.logs,
 });
 others.push(runtime);
@@ -61,7 +73,12 @@ const measured: Readonly<Record<string, number>> = {
 
 const { load, nats } = await understudyLoad(stack.nats.url);
 const counting = await connectedRedis(stack.redis.url);
-const committed = async () => Number(/^understudy_steps_committed_total\{[^}]*\} (\d+)/m.exec(await (await fetch(`http://127.0.0.1:${runtimePort}/metrics`)).text())?.[1] ?? 0);
+const committed = async () =>
+  Number(
+    /^understudy_steps_committed_total\{[^}]*\} (\d+)/m.exec(
+      await (await fetch(`http://127.0.0.1:${runtimePort}/metrics`)).text(),
+    )?.[1] ?? 0,
+  );
 
 interface Row {
   readonly inFlight: number;
@@ -89,11 +106,32 @@ async function floor(inFlight: number): Promise<number> {
       const lease = await leases.acquire(shard, 'floor' as HostId, 'b', 60_000);
       let at: ShardPosition | undefined;
       for (let version = 0; performance.now() < until; version += 1) {
-        const to: ShardPosition = { position: { incarnation: 0, sequence: version + 1, index: 0 }, commits: version + 1, log: 1, queue: 1 };
+        const to: ShardPosition = {
+          position: { incarnation: 0, sequence: version + 1, index: 0 },
+          commits: version + 1,
+          log: 1,
+          queue: 1,
+        };
         const sessions = [
-          { session: 's' as SessionId, expectedVersion: version, version: version + 1, record, entries: [], pending: [], resolved: [], wakeAt: undefined, floor: undefined },
+          {
+            session: 's' as SessionId,
+            expectedVersion: version,
+            version: version + 1,
+            record,
+            entries: [],
+            pending: [],
+            resolved: [],
+            wakeAt: undefined,
+            floor: undefined,
+          },
         ];
-        await store.commit(shard, lease!.token, { from: at, to, sessions, settled: [], archived: [] });
+        await store.commit(shard, lease!.token, {
+          from: at,
+          to,
+          sessions,
+          settled: [],
+          archived: [],
+        });
         at = to;
         commits += 1;
       }
@@ -116,12 +154,28 @@ interface Traffic {
 async function traffic(): Promise<Traffic> {
   const streams: Record<string, number> = {};
   for (const stream of ['mail', 'effects', 'events', 'archive'] as const)
-    streams[stream] = (await ask<{ state: { last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${nats.streams[stream]}`, undefined)).state.last_seq;
+    streams[stream] = (
+      await ask<{ state: { last_seq: number } }>(
+        nats,
+        `$JS.API.STREAM.INFO.${nats.streams[stream]}`,
+        undefined,
+      )
+    ).state.last_seq;
   const stats = await counting.info('commandstats');
-  const callsTo = (name: string) => Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
-  const all = [...stats.matchAll(/cmdstat_[^:]+:calls=(\d+)/g)].reduce((sum, [, calls]) => sum + Number(calls), 0);
+  const callsTo = (name: string) =>
+    Number(new RegExp(`cmdstat_${name}:calls=(\\d+)`).exec(stats)?.[1] ?? 0);
+  const all = [...stats.matchAll(/cmdstat_[^:]+:calls=(\d+)/g)].reduce(
+    (sum, [, calls]) => sum + Number(calls),
+    0,
+  );
   const io = Object.values(measured).map(callsOf);
-  return { streams, scripts: callsTo('evalsha'), commands: all, reads: io.map(({ reads }) => reads), writes: io.map(({ writes }) => writes) };
+  return {
+    streams,
+    scripts: callsTo('evalsha'),
+    commands: all,
+    reads: io.map(({ reads }) => reads),
+    writes: io.map(({ writes }) => writes),
+  };
 }
 
 async function measure(inFlight: number): Promise<Row> {
@@ -137,7 +191,9 @@ async function measure(inFlight: number): Promise<Row> {
     bytes: writtenBy(measured.nats!) + writtenBy(measured.redis!),
   };
   await sleep(seconds * 1_000);
-  const gaps = ((await (await fetch(`${stubUrl}/gaps`)).json()) as number[]).sort((left, right) => left - right);
+  const gaps = ((await (await fetch(`${stubUrl}/gaps`)).json()) as number[]).sort(
+    (left, right) => left - right,
+  );
   const tookSeconds = (performance.now() - before.at) / 1_000;
   // The first step of a session is its task; what is counted are answers and results.
   const steps = (await committed()) - before.steps - (load.ended - before.ended);
@@ -150,8 +206,15 @@ async function measure(inFlight: number): Promise<Row> {
     say(
       `  a step: messages ${Object.entries(streams)
         .map(([name, count]) => `${name} ${per(count, trafficAfter.streams[name]!)}`)
-        .join(', ')}; redis scripts ${per(scripts, trafficAfter.scripts)}, commands ${per(commands, trafficAfter.commands)}; reads/writes ${Object.keys(measured)
-        .map((name, index) => `${name} ${per(reads[index]!, trafficAfter.reads[index]!)}/${per(writes[index]!, trafficAfter.writes[index]!)}`)
+        .join(
+          ', ',
+        )}; redis scripts ${per(scripts, trafficAfter.scripts)}, commands ${per(commands, trafficAfter.commands)}; reads/writes ${Object.keys(
+        measured,
+      )
+        .map(
+          (name, index) =>
+            `${name} ${per(reads[index]!, trafficAfter.reads[index]!)}/${per(writes[index]!, trafficAfter.writes[index]!)}`,
+        )
         .join(', ')}`,
     );
   }
@@ -163,15 +226,21 @@ async function measure(inFlight: number): Promise<Row> {
     gapP50Ms: percentile(gaps, 0.5),
     gapP99Ms: percentile(gaps, 0.99),
     cpuSecondsPer1000: (cpu.reduce((sum, one) => sum + one, 0) / steps) * 1_000,
-    cpu: Object.fromEntries(Object.keys(measured).map((name, index) => [name, (cpu[index]! / steps) * 1e6])),
+    cpu: Object.fromEntries(
+      Object.keys(measured).map((name, index) => [name, (cpu[index]! / steps) * 1e6]),
+    ),
     bytesPerStep: bytes / steps,
     floorStepsPerSecond,
     ofFloor: steps / tookSeconds / floorStepsPerSecond,
   };
 }
 
-say(`nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${options.strict ? ', NATS synced' : ''}`);
-say('in flight  steps/s  gap p50/p99 ms  CPU us/step (runtime gateway executor nats redis)  bytes/step  floor/s  of floor');
+say(
+  `nats-server ${versionOf(stack.programs.nats)}, redis ${versionOf(stack.programs.redis)}, node ${process.version}, ${seconds} s a row${options.strict ? ', NATS synced' : ''}`,
+);
+say(
+  'in flight  steps/s  gap p50/p99 ms  CPU us/step (runtime gateway executor nats redis)  bytes/step  floor/s  of floor',
+);
 const rows: Row[] = [];
 // A service is measured as it runs for weeks: compiled. The first seconds of a process say more about its compiler.
 load.wanted = 128;
@@ -185,7 +254,9 @@ for (const level of levels) {
       row.cpu,
     )
       .map((us) => us.toFixed(0))
-      .join(' ')})`.padEnd(86)}${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
+      .join(' ')})`.padEnd(
+      86,
+    )}${row.bytesPerStep.toFixed(0).padStart(10)}  ${row.floorStepsPerSecond.toFixed(0).padStart(7)}  ${(row.ofFloor * 100).toFixed(0).padStart(7)}%`,
   );
 }
 
@@ -193,7 +264,9 @@ for (const level of levels) {
 const memoryNow = async (): Promise<{ least: number; median: number }> => {
   const looks: number[] = [];
   for (let tries = 0; tries < 15; tries += 1) {
-    looks.push(((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { used: number }).used);
+    looks.push(
+      ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { used: number }).used,
+    );
     await sleep(70);
   }
   looks.sort((left, right) => left - right);
@@ -204,7 +277,11 @@ if (memoryLevels.length > 0) {
   // The same sessions with a model that takes its time: what a waiting session costs the runtime.
   const slowUrl = await startStub(rig, options.latency);
   await gateway.running.stop();
-  await stack.start('gateway', { OPENAI_BASE_URL: `${slowUrl}/v1`, UNDERSTUDY_CONCURRENCY: '6000' }, 'gateway-slow');
+  await stack.start(
+    'gateway',
+    { OPENAI_BASE_URL: `${slowUrl}/v1`, UNDERSTUDY_CONCURRENCY: '6000' },
+    'gateway-slow',
+  );
   const empty = await memoryNow();
   for (const sessions of memoryLevels) {
     load.wanted = sessions;
@@ -219,5 +296,6 @@ if (memoryLevels.length > 0) {
   load.wanted = 0;
 }
 if (options.json) writeFileSync(options.json, `${JSON.stringify({ rows, memory }, null, 2)}\n`);
-if (nodeFlags) await Promise.all([runtime.stop(), ...stack.services.map(({ running }) => running.stop())]);
+if (nodeFlags)
+  await Promise.all([runtime.stop(), ...stack.services.map(({ running }) => running.stop())]);
 process.exit(0);

@@ -10,8 +10,16 @@ const options = {
 };
 
 test('what is not said is as it comes, what is said is read', () => {
-  expect(optionsFrom([], options)).toEqual({ seconds: 5, 'in-flight': [1, 16], strict: false, json: '', class: 'pure' });
-  expect(optionsFrom(['--seconds', '3', '--in-flight', '64,0', '--strict', '--json=out.json'], options)).toEqual({
+  expect(optionsFrom([], options)).toEqual({
+    seconds: 5,
+    'in-flight': [1, 16],
+    strict: false,
+    json: '',
+    class: 'pure',
+  });
+  expect(
+    optionsFrom(['--seconds', '3', '--in-flight', '64,0', '--strict', '--json=out.json'], options),
+  ).toEqual({
     seconds: 3,
     'in-flight': [64],
     strict: true,

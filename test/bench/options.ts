@@ -12,14 +12,34 @@ interface Option<Value> {
 const wholeFrom =
   (least: number) =>
   (text: string): number => {
-    if (!/^\d+$/.test(text) || Number(text) < least) throw new Error(`a whole number from ${least} on`);
+    if (!/^\d+$/.test(text) || Number(text) < least)
+      throw new Error(`a whole number from ${least} on`);
     return Number(text);
   };
 
-export const flag = (about: string): Option<boolean> => ({ kind: 'flag', about, fallback: false, read: () => true });
-export const text = (fallback: string, about: string): Option<string> => ({ kind: 'value', about, fallback, read: (given) => given });
-export const whole = (fallback: number, about: string, least = 1): Option<number> => ({ kind: 'value', about, fallback, read: wholeFrom(least) });
-export const oneOf = (fallback: string, among: readonly string[], about: string): Option<string> => ({
+export const flag = (about: string): Option<boolean> => ({
+  kind: 'flag',
+  about,
+  fallback: false,
+  read: () => true,
+});
+export const text = (fallback: string, about: string): Option<string> => ({
+  kind: 'value',
+  about,
+  fallback,
+  read: (given) => given,
+});
+export const whole = (fallback: number, about: string, least = 1): Option<number> => ({
+  kind: 'value',
+  about,
+  fallback,
+  read: wholeFrom(least),
+});
+export const oneOf = (
+  fallback: string,
+  among: readonly string[],
+  about: string,
+): Option<string> => ({
   kind: 'value',
   about: `${about}: ${among.join(', ')}`,
   fallback,
@@ -36,13 +56,23 @@ export const wholes = (fallback: readonly number[], about: string): Option<reado
   read: (given) => given.split(',').map(wholeFrom(0)).filter(Boolean),
 });
 
-type Values<Options> = { readonly [Name in keyof Options]: Options[Name] extends Option<infer Value> ? Value : never };
+type Values<Options> = {
+  readonly [Name in keyof Options]: Options[Name] extends Option<infer Value> ? Value : never;
+};
 
 /** @throws Error with what is wrong, and what there is */
-export function optionsFrom<const Options extends Readonly<Record<string, Option<unknown>>>>(args: readonly string[], options: Options): Values<Options> {
+export function optionsFrom<const Options extends Readonly<Record<string, Option<unknown>>>>(
+  args: readonly string[],
+  options: Options,
+): Values<Options> {
   const { values } = parseArgs({
     args: [...args],
-    options: Object.fromEntries(Object.entries(options).map(([name, { kind }]) => [name, { type: kind === 'flag' ? ('boolean' as const) : ('string' as const) }])),
+    options: Object.fromEntries(
+      Object.entries(options).map(([name, { kind }]) => [
+        name,
+        { type: kind === 'flag' ? ('boolean' as const) : ('string' as const) },
+      ]),
+    ),
   });
   const read = (name: string, { fallback, read: parse }: Option<unknown>): unknown => {
     const given = values[name];
@@ -53,18 +83,31 @@ export function optionsFrom<const Options extends Readonly<Record<string, Option
       throw new Error(`--${name} ${String(given)}: ${(error as Error).message} is wanted`);
     }
   };
-  return Object.fromEntries(Object.entries(options).map(([name, option]) => [name, read(name, option)])) as Values<Options>;
+  return Object.fromEntries(
+    Object.entries(options).map(([name, option]) => [name, read(name, option)]),
+  ) as Values<Options>;
 }
 
-export function usageOf(target: string, options: Readonly<Record<string, Option<unknown>>>): string {
+export function usageOf(
+  target: string,
+  options: Readonly<Record<string, Option<unknown>>>,
+): string {
   const lines = Object.entries(options).map(
-    ([name, { kind, about, fallback }]) => `  --${name.padEnd(12)} ${about}${kind === 'flag' || fallback === '' ? '' : ` (${String(fallback)})`}`,
+    ([name, { kind, about, fallback }]) =>
+      `  --${name.padEnd(12)} ${about}${kind === 'flag' || fallback === '' ? '' : ` (${String(fallback)})`}`,
   );
-  return [`make ${target} ARGS="--option value ..."`, ...lines, '  --help         print this and end'].join('\n');
+  return [
+    `make ${target} ARGS="--option value ..."`,
+    ...lines,
+    '  --help         print this and end',
+  ].join('\n');
 }
 
 /** Those of this process. Ends it after `--help`, and with 2 for what does not parse. */
-export function optionsOf<const Options extends Readonly<Record<string, Option<unknown>>>>(target: string, options: Options): Values<Options> {
+export function optionsOf<const Options extends Readonly<Record<string, Option<unknown>>>>(
+  target: string,
+  options: Options,
+): Values<Options> {
   const args = process.argv.slice(2);
   if (args.includes('--help')) {
     process.stdout.write(`${usageOf(target, options)}\n`);

@@ -37,7 +37,9 @@ for (let count = 0; count < 3; count += 1) runtimes.push(await stack.start('runt
 await Promise.all([stack.start('gateway'), stack.start('executor')]);
 const redis = await connectedRedis(stack.redis.url);
 const ownedBy = async (host: string): Promise<number[]> => {
-  const owners = await Promise.all(Array.from({ length: shards }, (_, shard) => redis.get(`{understudy:${shard}}:owner`)));
+  const owners = await Promise.all(
+    Array.from({ length: shards }, (_, shard) => redis.get(`{understudy:${shard}}:owner`)),
+  );
   return owners.flatMap((owner, shard) => (owner?.startsWith(`${host}#`) ? [shard] : []));
 };
 
@@ -54,7 +56,9 @@ await natsEvents(nats).follow({}, false, ({ id, data }) => {
     return;
   }
   seen.set(data.session, data.version);
-  heard[shardOf(data.tenant as TenantId, data.session as SessionId, shards)]!.push(performance.now());
+  heard[shardOf(data.tenant as TenantId, data.session as SessionId, shards)]!.push(
+    performance.now(),
+  );
 });
 const { load } = await understudyLoad(stack.nats.url);
 load.wanted = options['in-flight'];
@@ -63,12 +67,22 @@ load.wanted = options['in-flight'];
 function silenceOf(shard: number, from: number, to: number): number {
   const times = heard[shard]!.filter((at) => at >= from && at <= to);
   const before = heard[shard]!.findLast((at) => at < from) ?? from;
-  return Math.max(...[...times, to].map((at, index) => at - (index === 0 ? before : times[index - 1]!)));
+  return Math.max(
+    ...[...times, to].map((at, index) => at - (index === 0 ? before : times[index - 1]!)),
+  );
 }
 
-const silences: Record<string, number[]> = { nobody: [], 'SIGTERM, hand-over': [], 'kill -9, another takes over': [], 'kill -9, back under its name': [] };
+const silences: Record<string, number[]> = {
+  nobody: [],
+  'SIGTERM, hand-over': [],
+  'kill -9, another takes over': [],
+  'kill -9, back under its name': [],
+};
 
-async function round(kind: string, go: (victim: Service) => Promise<() => Promise<void>>): Promise<void> {
+async function round(
+  kind: string,
+  go: (victim: Service) => Promise<() => Promise<void>>,
+): Promise<void> {
   const victim = runtimes.shift()!;
   const owned = await ownedBy(victim.instance);
   for (const times of heard) times.splice(0, Math.max(0, times.length - 100));
@@ -80,8 +94,10 @@ async function round(kind: string, go: (victim: Service) => Promise<() => Promis
   await settle();
   await sleep(2_500); // for the placement to come to rest
 }
-const startAgain = async (name: string): Promise<void> => void runtimes.push(await stack.start('runtime', {}, name));
-const forget = (victim: Service): void => void stack.services.splice(stack.services.indexOf(victim), 1);
+const startAgain = async (name: string): Promise<void> =>
+  void runtimes.push(await stack.start('runtime', {}, name));
+const forget = (victim: Service): void =>
+  void stack.services.splice(stack.services.indexOf(victim), 1);
 
 await sleep(8_000);
 for (let count = 0; count < rounds; count += 1) {
@@ -109,12 +125,23 @@ while (load.ended < load.begun && Date.now() < deadline) await sleep(50);
 
 const rows = Object.entries(silences).map(([who, all]) => {
   const sorted = all.sort((left, right) => left - right);
-  return { who, shards: sorted.length, p50Ms: percentile(sorted, 0.5), p90Ms: percentile(sorted, 0.9), p99Ms: percentile(sorted, 0.99), mostMs: sorted.at(-1) ?? Number.NaN };
+  return {
+    who,
+    shards: sorted.length,
+    p50Ms: percentile(sorted, 0.5),
+    p90Ms: percentile(sorted, 0.9),
+    p99Ms: percentile(sorted, 0.99),
+    mostMs: sorted.at(-1) ?? Number.NaN,
+  };
 });
 say();
 say('who goes                        shards  silent ms: p50      p90      p99     most');
 for (const { who, shards: count, p50Ms, p90Ms, p99Ms, mostMs } of rows)
-  say(`${who.padEnd(30)}  ${String(count).padStart(6)}  ${[p50Ms, p90Ms, p99Ms, mostMs].map((ms) => ms.toFixed(0).padStart(7)).join('  ')}`);
-say(`${load.begun} sessions published, ${load.begun - load.ended} not ended, ${repeated} events told twice (same id)`);
+  say(
+    `${who.padEnd(30)}  ${String(count).padStart(6)}  ${[p50Ms, p90Ms, p99Ms, mostMs].map((ms) => ms.toFixed(0).padStart(7)).join('  ')}`,
+  );
+say(
+  `${load.begun} sessions published, ${load.begun - load.ended} not ended, ${repeated} events told twice (same id)`,
+);
 if (options.json) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`);
 process.exit(load.ended === load.begun ? 0 : 1);

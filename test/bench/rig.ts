@@ -6,9 +6,11 @@ import { answering, freePort, type Running, startProcess } from '../../services/
 import { Stack } from '../../services/local/stack.ts';
 
 export const say = (line = ''): void => void process.stdout.write(`${line}\n`);
-export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+export const sleep = (ms: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, ms));
 /** @param part  0.5 for the median */
-export const percentile = (sorted: readonly number[], part: number): number => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN;
+export const percentile = (sorted: readonly number[], part: number): number =>
+  sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN;
 
 const specsOf = (toolClass: string) => `apiVersion: understudy.dev/v1
 kind: Agent
@@ -40,12 +42,23 @@ export interface Rig {
 }
 
 /** A stack whose servers run; everything ends with this process, whatever happens. */
-export async function openRig({ toolClass = 'pure', shards = 16, isStrict = false }: { toolClass?: string; shards?: number; isStrict?: boolean } = {}): Promise<Rig> {
+export async function openRig({
+  toolClass = 'pure',
+  shards = 16,
+  isStrict = false,
+}: {
+  toolClass?: string;
+  shards?: number;
+  isStrict?: boolean;
+} = {}): Promise<Rig> {
   const folder = mkdtempSync(join(tmpdir(), 'understudy-bench-'));
   const specs = join(folder, 'specs');
   mkdirSync(specs);
   writeFileSync(join(specs, 'bench.yaml'), specsOf(toolClass));
-  const environment: Record<string, string> = { OPENAI_API_KEY: 'stub', UNDERSTUDY_LOG_LEVEL: 'warn' };
+  const environment: Record<string, string> = {
+    OPENAI_API_KEY: 'stub',
+    UNDERSTUDY_LOG_LEVEL: 'warn',
+  };
   const stack = new Stack({ folder, specs, environment, shards, isStrict });
   const others: Running[] = [];
   process.on('exit', () => {

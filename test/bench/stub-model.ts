@@ -9,7 +9,8 @@ const latencyMs = Number(process.env.LATENCY_MS ?? 0);
 const lastCall = new Map<string, number>();
 let gaps: number[] = [];
 
-const answered = (type: string, body: string): string => `HTTP/1.1 200 OK\r\ncontent-type: ${type}\r\ncontent-length: ${body.length}\r\n\r\n${body}`;
+const answered = (type: string, body: string): string =>
+  `HTTP/1.1 200 OK\r\ncontent-type: ${type}\r\ncontent-length: ${body.length}\r\n\r\n${body}`;
 
 const completions = Array.from({ length: 11 }, (_, turn) => {
   const message =
@@ -26,7 +27,8 @@ const completions = Array.from({ length: 11 }, (_, turn) => {
 /** Which of the ten it is, and which session: counted and found in the text, which needs no parsing. */
 function complete(body: string): string {
   let turn = 0;
-  for (let at = body.indexOf('"role":"tool"'); at >= 0; at = body.indexOf('"role":"tool"', at + 1)) turn += 1;
+  for (let at = body.indexOf('"role":"tool"'); at >= 0; at = body.indexOf('"role":"tool"', at + 1))
+    turn += 1;
   const session = /session-(\d+)/.exec(body)?.[1] ?? '';
   const now = performance.now();
   const before = lastCall.get(session);

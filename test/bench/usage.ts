@@ -12,8 +12,12 @@ export const cpuSecondsOf = (pid: number): number => {
 /** System calls that read, and that write. */
 export const callsOf = (pid: number): { reads: number; writes: number } => {
   const text = readFileSync(`/proc/${pid}/io`, 'utf8');
-  return { reads: Number(/syscr: (\d+)/.exec(text)?.[1] ?? 0), writes: Number(/syscw: (\d+)/.exec(text)?.[1] ?? 0) };
+  return {
+    reads: Number(/syscr: (\d+)/.exec(text)?.[1] ?? 0),
+    writes: Number(/syscw: (\d+)/.exec(text)?.[1] ?? 0),
+  };
 };
 
 /** Bytes that went to the disk. */
-export const writtenBy = (pid: number): number => Number(/write_bytes: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? 0);
+export const writtenBy = (pid: number): number =>
+  Number(/write_bytes: (\d+)/.exec(readFileSync(`/proc/${pid}/io`, 'utf8'))?.[1] ?? 0);

@@ -22,7 +22,11 @@ const {
   sessions,
   calls,
   bytes: resultBytes,
-} = optionsOf('volume', { sessions: whole(20_000, 'that finish'), calls: whole(100, 'of the model, in one long session'), bytes: whole(8_000, 'of a tool result') });
+} = optionsOf('volume', {
+  sessions: whole(20_000, 'that finish'),
+  calls: whole(100, 'of the model, in one long session'),
+  bytes: whole(8_000, 'of a tool result'),
+});
 
 const folder = mkdtempSync(join(tmpdir(), 'understudy-volume-'));
 const specs = join(folder, 'specs');
@@ -62,7 +66,10 @@ spec: {}
 );
 
 /** Words that do not compress to nothing: what a page of text looks like. */
-const words = 'the refund order was delivered late and customer asked whether payment could be returned before friday while warehouse said that item had left'.split(' ');
+const words =
+  'the refund order was delivered late and customer asked whether payment could be returned before friday while warehouse said that item had left'.split(
+    ' ',
+  );
 let seed = 7;
 const text = (bytes: number) => {
   let made = '';
@@ -77,7 +84,8 @@ const server = createServer((request, response) => {
   request.on('data', (chunk: Buffer) => chunks.push(chunk));
   request.on('end', () => {
     response.setHeader('content-type', 'application/json');
-    if (request.url?.startsWith('/big')) return void response.end(JSON.stringify({ page: text(resultBytes) }));
+    if (request.url?.startsWith('/big'))
+      return void response.end(JSON.stringify({ page: text(resultBytes) }));
     const body = Buffer.concat(chunks).toString('latin1');
     const turn = body.split('"role":"tool"').length - 1;
     const isWaiting = body.includes('wait for a person');
@@ -85,7 +93,17 @@ const server = createServer((request, response) => {
     const isDone = body.includes('short task') || turn >= calls;
     const message = isDone
       ? { role: 'assistant', content: 'done' }
-      : { role: 'assistant', content: null, tool_calls: [{ id: `c${turn}`, type: 'function', function: { name: tool, arguments: JSON.stringify({ n: turn }) } }] };
+      : {
+          role: 'assistant',
+          content: null,
+          tool_calls: [
+            {
+              id: `c${turn}`,
+              type: 'function',
+              function: { name: tool, arguments: JSON.stringify({ n: turn }) },
+            },
+          ],
+        };
     response.end(
       JSON.stringify({
         model: 'stub',
@@ -98,13 +116,27 @@ const server = createServer((request, response) => {
 await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()));
 const stubUrl = `http://127.0.0.1:${(server.address() as { port: number }).port}`;
 
-const stack = new Stack({ folder, specs, environment: { OPENAI_API_KEY: 'x', OPENAI_BASE_URL: `${stubUrl}/v1`, STUB_URL: stubUrl, UNDERSTUDY_LOG_LEVEL: 'warn' } });
+const stack = new Stack({
+  folder,
+  specs,
+  environment: {
+    OPENAI_API_KEY: 'x',
+    OPENAI_BASE_URL: `${stubUrl}/v1`,
+    STUB_URL: stubUrl,
+    UNDERSTUDY_LOG_LEVEL: 'warn',
+  },
+});
 await stack.startServers();
 const [heapPort, runtimePort] = [await freePort(), await freePort()];
 const runtime = startProcess({
   name: 'runtime-1',
   command: [process.execPath, '--expose-gc', join(import.meta.dirname, 'measured-runtime.ts')],
-  environment: { ...stack.environment, UNDERSTUDY_INSTANCE: 'runtime-1', UNDERSTUDY_HTTP_PORT: String(runtimePort), HEAP_PORT: String(heapPort) },
+  environment: {
+    ...stack.environment,
+    UNDERSTUDY_INSTANCE: 'runtime-1',
+    UNDERSTUDY_HTTP_PORT: String(runtimePort),
+    HEAP_PORT: String(heapPort),
+  },
   logs: stack.logs,
 });
 process.on('exit', () => {
@@ -120,9 +152,17 @@ const nats = await connectNats({ url: stack.nats.url, name: 'volume' });
 const redis = await connectedRedis(stack.redis.url);
 const tasks = natsTasks(nats);
 let ended = 0;
-await new OrderedReader(nats, { stream: nats.streams.events, filter: nats.subjects.event('acme', '*', '*', 'completed'), afterSequence: 0 }, () => {
-  ended += 1;
-}).start();
+await new OrderedReader(
+  nats,
+  {
+    stream: nats.streams.events,
+    filter: nats.subjects.event('acme', '*', '*', 'completed'),
+    afterSequence: 0,
+  },
+  () => {
+    ended += 1;
+  },
+).start();
 
 interface Sizes {
   readonly mail: number;
@@ -134,7 +174,14 @@ interface Sizes {
   readonly heap: number;
 }
 async function sizes(): Promise<Sizes> {
-  const stream = async (name: string) => (await ask<{ state: { bytes: number; messages: number } }>(nats, `$JS.API.STREAM.INFO.${name}`, undefined)).state;
+  const stream = async (name: string) =>
+    (
+      await ask<{ state: { bytes: number; messages: number } }>(
+        nats,
+        `$JS.API.STREAM.INFO.${name}`,
+        undefined,
+      )
+    ).state;
   const mail = await stream(nats.streams.mail);
   return {
     mail: mail.bytes,
@@ -143,7 +190,8 @@ async function sizes(): Promise<Sizes> {
     archive: (await stream(nats.streams.archive)).bytes,
     events: (await stream(nats.streams.events)).bytes,
     redis: Number(/used_memory_dataset:(\d+)/.exec(await redis.info('memory'))?.[1] ?? 0),
-    heap: ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { heapUsed: number }).heapUsed,
+    heap: ((await (await fetch(`http://127.0.0.1:${heapPort}`)).json()) as { heapUsed: number })
+      .heapUsed,
   };
 }
 const kib = (bytes: number) => `${(bytes / 1_024).toFixed(0)}K`.padStart(9);
@@ -156,21 +204,34 @@ for (let mark = 0; mark <= sessions; mark += sessions / 5) {
   while (ended < mark) {
     while (published < mark && published - ended < 256) {
       published += 1;
-      void tasks.publish('acme', 'short', `{"input":"short task ${published}"}`, { 'Nats-Msg-Id': `s-${published}` });
+      void tasks.publish('acme', 'short', `{"input":"short task ${published}"}`, {
+        'Nats-Msg-Id': `s-${published}`,
+      });
     }
     await sleep(5);
   }
   await sleep(12_000); // two rounds of trimming
   const now = await sizes();
-  say(`${String(mark).padStart(9)}  ${String(now.mailMessages).padStart(9)} ${kib(now.mail)} ${kib(now.redis)}     ${kib(now.heap)} ${kib(now.archive)} ${kib(now.events)}`);
+  say(
+    `${String(mark).padStart(9)}  ${String(now.mailMessages).padStart(9)} ${kib(now.mail)} ${kib(now.redis)}     ${kib(now.heap)} ${kib(now.archive)} ${kib(now.events)}`,
+  );
 }
-const waiting = (await natsControl(nats).ask('list', {}, 5_000)) as { ok: boolean; value?: { session: string; waitingOn: string }[] };
+const waiting = (await natsControl(nats).ask('list', {}, 5_000)) as {
+  ok: boolean;
+  value?: { session: string; waitingOn: string }[];
+};
 say(`still waiting: ${waiting.value?.map(({ waitingOn }) => waitingOn).join(', ')}`);
-const verdict = (await natsControl(nats).ask('verify', { session: waiting.value?.[0]?.session }, 10_000)) as { value?: { isEqual: boolean } };
+const verdict = (await natsControl(nats).ask(
+  'verify',
+  { session: waiting.value?.[0]?.session },
+  10_000,
+)) as { value?: { isEqual: boolean } };
 say(`its log folds to its state: ${String(verdict.value?.isEqual)}`);
 
 say();
-say(`one session, ${calls} model calls over a conversation of about ${Math.round((calls * resultBytes) / 4 / 1_000)}k tokens`);
+say(
+  `one session, ${calls} model calls over a conversation of about ${Math.round((calls * resultBytes) / 4 / 1_000)}k tokens`,
+);
 await redis.call('CONFIG', 'SET', 'active-defrag-cycle-min', '1').catch(() => undefined);
 const before = await sizes();
 let most = before;
@@ -181,7 +242,15 @@ while (ended === endedBefore) {
   const now = await sizes();
   if (now.mail + now.redis + now.archive > most.mail + most.redis + most.archive) most = now;
 }
-const total = most.mail - before.mail + most.redis - before.redis + most.archive - before.archive + most.events - before.events;
+const total =
+  most.mail -
+  before.mail +
+  most.redis -
+  before.redis +
+  most.archive -
+  before.archive +
+  most.events -
+  before.events;
 say(`  the conversation itself  ${kib(calls * resultBytes)}`);
 say(`  MAIL                     ${kib(most.mail - before.mail)}`);
 say(`  Redis                    ${kib(most.redis - before.redis)}`);

@@ -13,7 +13,10 @@ const chart = join(root, 'charts/understudy');
 interface Manifest {
   readonly kind: string;
   readonly metadata: { readonly name: string; readonly namespace?: string };
-  readonly spec?: { readonly template?: { readonly spec: PodSpec }; readonly containers?: PodSpec['containers'] } & Partial<PodSpec>;
+  readonly spec?: {
+    readonly template?: { readonly spec: PodSpec };
+    readonly containers?: PodSpec['containers'];
+  } & Partial<PodSpec>;
 }
 interface PodSpec {
   readonly containers: readonly {
@@ -29,17 +32,36 @@ interface PodSpec {
 }
 
 const render = (...args: string[]): Manifest[] => {
-  const { ok, text } = helm('template', 'u', chart, '--namespace', 'n', '--kube-version', '1.34.0', ...args);
+  const { ok, text } = helm(
+    'template',
+    'u',
+    chart,
+    '--namespace',
+    'n',
+    '--kube-version',
+    '1.34.0',
+    ...args,
+  );
   if (!ok) throw new Error(text);
-  return parseAllDocuments(text).flatMap((document) => (document.toJS() ? [document.toJS() as Manifest] : []));
+  return parseAllDocuments(text).flatMap((document) =>
+    document.toJS() ? [document.toJS() as Manifest] : [],
+  );
 };
 const podsOf = (manifests: readonly Manifest[]) =>
   manifests.flatMap(({ kind, metadata, spec }) =>
-    spec?.template ? [{ name: `${kind}/${metadata.name}`, pod: spec.template.spec }] : kind === 'Pod' ? [{ name: `Pod/${metadata.name}`, pod: spec as PodSpec }] : [],
+    spec?.template
+      ? [{ name: `${kind}/${metadata.name}`, pod: spec.template.spec }]
+      : kind === 'Pod'
+        ? [{ name: `Pod/${metadata.name}`, pod: spec as PodSpec }]
+        : [],
   );
 
 test('values.yaml, values.schema.json and docs/values.md are what the schema says', () => {
-  const { status, stderr } = spawnSync(process.execPath, [join(root, 'charts/generate.ts'), '--check'], { encoding: 'utf8' });
+  const { status, stderr } = spawnSync(
+    process.execPath,
+    [join(root, 'charts/generate.ts'), '--check'],
+    { encoding: 'utf8' },
+  );
   expect(stderr.replace(/\(node:.*\n?/g, '')).not.toContain('npm run values');
   expect(status).toBe(0);
 });
@@ -54,24 +76,55 @@ describe.skipIf(!hasHelm)('helm', () => {
     const triggersOf = (...args: string[]) =>
       render('--set', 'autoscaling.enabled=true', ...args)
         .filter(({ kind }) => kind === 'ScaledObject')
-        .map(({ metadata, spec }) => [metadata.name, (spec as unknown as { triggers: { type: string; metadata: Record<string, string> }[] }).triggers] as const);
+        .map(
+          ({ metadata, spec }) =>
+            [
+              metadata.name,
+              (
+                spec as unknown as {
+                  triggers: { type: string; metadata: Record<string, string> }[];
+                }
+              ).triggers,
+            ] as const,
+        );
 
-    expect(triggersOf().map(([name, triggers]) => [name, triggers.map(({ type }) => type)])).toEqual([
+    expect(
+      triggersOf().map(([name, triggers]) => [name, triggers.map(({ type }) => type)]),
+    ).toEqual([
       ['u-executor', ['nats-jetstream']],
       ['u-gateway', ['nats-jetstream']],
     ]);
-    const [[, triggers]] = triggersOf('--set', 'autoscaling.prometheus=http://prometheus:9090') as [ReturnType<typeof triggersOf>[number]];
+    const [[, triggers]] = triggersOf('--set', 'autoscaling.prometheus=http://prometheus:9090') as [
+      ReturnType<typeof triggersOf>[number],
+    ];
     expect(triggers[1]).toEqual({
       type: 'prometheus',
-      metadata: { serverAddress: 'http://prometheus:9090', query: 'sum(understudy_effects_waiting{pool="tools",namespace="n"})', threshold: '50' },
+      metadata: {
+        serverAddress: 'http://prometheus:9090',
+        query: 'sum(understudy_effects_waiting{pool="tools",namespace="n"})',
+        threshold: '50',
+      },
     });
   });
 
   test('renders what a system needs, and nothing when it is not enabled', () => {
     const kinds = render().map(({ kind }) => kind);
-    for (const kind of ['StatefulSet', 'Deployment', 'Service', 'Secret', 'ConfigMap', 'NetworkPolicy', 'PodDisruptionBudget', 'ServiceAccount', 'Role', 'RoleBinding'])
+    for (const kind of [
+      'StatefulSet',
+      'Deployment',
+      'Service',
+      'Secret',
+      'ConfigMap',
+      'NetworkPolicy',
+      'PodDisruptionBudget',
+      'ServiceAccount',
+      'Role',
+      'RoleBinding',
+    ])
       expect(kinds).toContain(kind);
-    expect(kinds.filter((kind) => kind.startsWith('Cluster') || kind === 'CustomResourceDefinition')).toEqual([]);
+    expect(
+      kinds.filter((kind) => kind.startsWith('Cluster') || kind === 'CustomResourceDefinition'),
+    ).toEqual([]);
     expect(render('--set', 'enabled=false')).toEqual([]);
   });
 
@@ -79,22 +132,41 @@ describe.skipIf(!hasHelm)('helm', () => {
     const pods = podsOf(render());
     expect(pods.length).toBeGreaterThan(8);
     for (const { name, pod } of pods) {
-      expect(pod.securityContext, name).toMatchObject({ runAsNonRoot: true, seccompProfile: { type: 'RuntimeDefault' } });
+      expect(pod.securityContext, name).toMatchObject({
+        runAsNonRoot: true,
+        seccompProfile: { type: 'RuntimeDefault' },
+      });
       for (const container of pod.containers) {
-        expect(container.securityContext, name).toMatchObject({ allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ['ALL'] } });
-        expect(container.resources, name).toMatchObject({ requests: expect.anything(), limits: { memory: expect.anything() } });
-        for (const { name: variable, value } of container.env ?? []) if (/PASSWORD|TOKEN|SECRET/.test(variable)) expect(value, `${name} ${variable}`).toBeUndefined();
+        expect(container.securityContext, name).toMatchObject({
+          allowPrivilegeEscalation: false,
+          readOnlyRootFilesystem: true,
+          capabilities: { drop: ['ALL'] },
+        });
+        expect(container.resources, name).toMatchObject({
+          requests: expect.anything(),
+          limits: { memory: expect.anything() },
+        });
+        for (const { name: variable, value } of container.env ?? [])
+          if (/PASSWORD|TOKEN|SECRET/.test(variable))
+            expect(value, `${name} ${variable}`).toBeUndefined();
       }
     }
   });
 
   test('only who talks to the API server has a token', () => {
-    for (const { name, pod } of podsOf(render())) expect(pod.automountServiceAccountToken !== false, name).toBe(/runtime|gateway|executor/.test(name));
+    for (const { name, pod } of podsOf(render()))
+      expect(pod.automountServiceAccountToken !== false, name).toBe(
+        /runtime|gateway|executor/.test(name),
+      );
   });
 
   test('a changed agent rolls the runtimes and gateways', () => {
     const checksum = (...args: string[]) =>
-      JSON.stringify(render(...args).filter(({ kind, metadata }) => kind === 'StatefulSet' && metadata.name === 'u-runtime')).match(/checksum\/specs":"(\w+)/)?.[1];
+      JSON.stringify(
+        render(...args).filter(
+          ({ kind, metadata }) => kind === 'StatefulSet' && metadata.name === 'u-runtime',
+        ),
+      ).match(/checksum\/specs":"(\w+)/)?.[1];
     expect(checksum()).toBeDefined();
     expect(checksum()).not.toBe(checksum('--set', 'example.enabled=false'));
   });
@@ -103,14 +175,33 @@ describe.skipIf(!hasHelm)('helm', () => {
     ['an unknown value', ['--set', 'runtime.replica=3'], /runtime/],
     ['a value of the wrong type', ['--set', 'shards=many'], /shards/],
     ['an agent that is none', ['--set', 'agents.a.modle=x'], /agents/],
-    ['its own NATS without users', ['--set', 'nats.url=nats://mine:4222'], /nats\.existingSecret must name a Secret/],
-    ['its own Redis without users', ['--set', 'redis.url=redis://mine:6379'], /redis\.existingSecret must name a Secret/],
+    [
+      'its own NATS without users',
+      ['--set', 'nats.url=nats://mine:4222'],
+      /nats\.existingSecret must name a Secret/,
+    ],
+    [
+      'its own Redis without users',
+      ['--set', 'redis.url=redis://mine:6379'],
+      /redis\.existingSecret must name a Secret/,
+    ],
     ['three copies on a single server', ['--set', 'nats.streamReplicas=3'], /single server/],
-    ['more warm sandboxes than there may be', ['--set', 'sandbox.warm=9'], /sandbox\.warm \(9\) is more/],
-    ['a header that anybody may write', ['--set', 'console.userHeader=X-User'], /networkPolicy\.console must name the proxy/],
+    [
+      'more warm sandboxes than there may be',
+      ['--set', 'sandbox.warm=9'],
+      /sandbox\.warm \(9\) is more/,
+    ],
+    [
+      'a header that anybody may write',
+      ['--set', 'console.userHeader=X-User'],
+      /networkPolicy\.console must name the proxy/,
+    ],
     [
       'a header that any pod may write',
-      ['--set', 'console.userHeader=X-User,networkPolicy.enabled=false,networkPolicy.console[0].podSelector.matchLabels.app=p'],
+      [
+        '--set',
+        'console.userHeader=X-User,networkPolicy.enabled=false,networkPolicy.console[0].podSelector.matchLabels.app=p',
+      ],
       /networkPolicy\.enabled must be true/,
     ],
     ['more runtimes than shards', ['--set', 'runtime.replicas=17'], /more than shards/],
@@ -121,7 +212,10 @@ describe.skipIf(!hasHelm)('helm', () => {
   });
 
   test('a change of what a NATS user may do restarts the bundled NATS, a new password alone does not', () => {
-    const checksum = (...args: string[]) => JSON.stringify(render(...args).filter(({ metadata }) => metadata.name === 'u-nats')).match(/checksum\/users":"(\w+)/)?.[1];
+    const checksum = (...args: string[]) =>
+      JSON.stringify(render(...args).filter(({ metadata }) => metadata.name === 'u-nats')).match(
+        /checksum\/users":"(\w+)/,
+      )?.[1];
     expect(checksum()).toBeDefined();
     expect(checksum()).toBe(checksum());
     expect(checksum('--set', 'tenants.globex.agents={*}')).not.toBe(checksum());
@@ -130,29 +224,55 @@ describe.skipIf(!hasHelm)('helm', () => {
   test('the console asks for a token that was made for it, for one that is given, or believes a proxy', () => {
     const console = (...args: string[]) => {
       const manifests = render(...args);
-      const container = podsOf(manifests).find(({ name }) => name === 'Deployment/u-console')?.pod.containers[0];
-      const token = container?.env?.find(({ name }) => name === 'UNDERSTUDY_CONSOLE_TOKEN') as { valueFrom?: { secretKeyRef: { name: string } } } | undefined;
-      return { secrets: manifests.filter(({ kind, metadata }) => kind === 'Secret' && metadata.name === 'u-console').length, asks: token?.valueFrom?.secretKeyRef.name };
+      const container = podsOf(manifests).find(({ name }) => name === 'Deployment/u-console')?.pod
+        .containers[0];
+      const token = container?.env?.find(({ name }) => name === 'UNDERSTUDY_CONSOLE_TOKEN') as
+        | { valueFrom?: { secretKeyRef: { name: string } } }
+        | undefined;
+      return {
+        secrets: manifests.filter(
+          ({ kind, metadata }) => kind === 'Secret' && metadata.name === 'u-console',
+        ).length,
+        asks: token?.valueFrom?.secretKeyRef.name,
+      };
     };
     expect(console()).toEqual({ secrets: 1, asks: 'u-console' });
     expect(console('--set', 'console.existingSecret=mine')).toEqual({ secrets: 0, asks: 'mine' });
-    const proxy = ['--set', 'console.userHeader=X-User', '--set-json', 'networkPolicy.console=[{"podSelector":{"matchLabels":{"app":"proxy"}}}]'];
+    const proxy = [
+      '--set',
+      'console.userHeader=X-User',
+      '--set-json',
+      'networkPolicy.console=[{"podSelector":{"matchLabels":{"app":"proxy"}}}]',
+    ];
     expect(console(...proxy)).toEqual({ secrets: 0, asks: undefined });
-    expect(render('--set', 'console.enabled=false', '--set-json', 'networkPolicy.console=[{}]').filter(({ metadata }) => /^u-(to-)?console$/.test(metadata.name))).toEqual([]);
+    expect(
+      render('--set', 'console.enabled=false', '--set-json', 'networkPolicy.console=[{}]').filter(
+        ({ metadata }) => /^u-(to-)?console$/.test(metadata.name),
+      ),
+    ).toEqual([]);
   });
 
   test('authorities that are to be trusted are known to whoever speaks to servers or the world, and to nobody without being asked', () => {
     const knowing = (...args: string[]) =>
       podsOf(render(...args)).flatMap(({ name, pod }) => {
-        const { env = [], volumeMounts = [] } = pod.containers[0] as { env?: { name: string; value?: string }[]; volumeMounts?: { name: string; mountPath: string }[] };
+        const { env = [], volumeMounts = [] } = pod.containers[0] as {
+          env?: { name: string; value?: string }[];
+          volumeMounts?: { name: string; mountPath: string }[];
+        };
         const file = env.find((one) => one.name === 'NODE_EXTRA_CA_CERTS')?.value;
         const mount = volumeMounts.find(({ mountPath }) => file?.startsWith(`${mountPath}/`));
-        const volume = (pod as { volumes?: { name: string; secret?: { secretName: string } }[] }).volumes?.find((one) => one.name === mount?.name);
+        const volume = (
+          pod as { volumes?: { name: string; secret?: { secretName: string } }[] }
+        ).volumes?.find((one) => one.name === mount?.name);
         return file ? [[name.replace(/^.*u-/, ''), file, volume?.secret?.secretName]] : [];
       });
     expect(knowing()).toEqual([]);
     expect(knowing('--set', 'trustedCa.secret=ours,trustedCa.key=all.pem').sort()).toEqual(
-      ['cli', 'console', 'executor', 'gateway', 'runtime', 'test'].map((name) => [name, '/etc/understudy/ca/all.pem', 'ours']),
+      ['cli', 'console', 'executor', 'gateway', 'runtime', 'test'].map((name) => [
+        name,
+        '/etc/understudy/ca/all.pem',
+        'ours',
+      ]),
     );
   });
 
@@ -161,7 +281,13 @@ describe.skipIf(!hasHelm)('helm', () => {
       '--set',
       'nats.url=nats://mine:4222,nats.existingSecret=a,nats.streamReplicas=3,redis.url=redis://mine:6379,redis.existingSecret=b,example.enabled=false',
     ).map(({ kind, metadata }) => `${kind}/${metadata.name}`);
-    expect(names.filter((name) => /u-(nats|redis|payments|model)$|credentials/.test(name) && !name.startsWith('NetworkPolicy'))).toEqual([]);
+    expect(
+      names.filter(
+        (name) =>
+          /u-(nats|redis|payments|model)$|credentials/.test(name) &&
+          !name.startsWith('NetworkPolicy'),
+      ),
+    ).toEqual([]);
   });
 
   test.each([
@@ -170,9 +296,13 @@ describe.skipIf(!hasHelm)('helm', () => {
     ['redis-sentinel://a:26380\\,b#m', [[26_380, 26_379, 6_379]]],
     ['redis-cluster://a:7000\\,b:7001\\,c:7000', [[7_000, 7_001]]],
   ])('lets runtimes out to the ports of Redis at "%s"', (url, ports) => {
-    const policy = render('--set', `redis.url=${url},redis.existingSecret=s`).find(({ kind, metadata }) => kind === 'NetworkPolicy' && metadata.name === 'u-from-runtime');
+    const policy = render('--set', `redis.url=${url},redis.existingSecret=s`).find(
+      ({ kind, metadata }) => kind === 'NetworkPolicy' && metadata.name === 'u-from-runtime',
+    );
     const { egress = [] } = (policy?.spec ?? {}) as { egress?: { ports: { port: number }[] }[] };
-    expect(egress.slice(1, 2).map(({ ports: found }) => found.map(({ port }) => port))).toEqual(ports);
+    expect(egress.slice(1, 2).map(({ ports: found }) => found.map(({ port }) => port))).toEqual(
+      ports,
+    );
   });
 
   test.each([
@@ -180,16 +310,19 @@ describe.skipIf(!hasHelm)('helm', () => {
     ['nats://a:4300,nats://b:4301,c', [4_300, 4_301, 4_222]],
     ['tls://u:p@mine', [4_222]],
   ])('lets runtimes out to the ports of NATS at "%s"', (url, ports) => {
-    const policy = render('--set', `nats.url=${url.replaceAll(',', '\\,')},nats.existingSecret=s`).find(
-      ({ kind, metadata }) => kind === 'NetworkPolicy' && metadata.name === 'u-from-runtime',
-    );
+    const policy = render(
+      '--set',
+      `nats.url=${url.replaceAll(',', '\\,')},nats.existingSecret=s`,
+    ).find(({ kind, metadata }) => kind === 'NetworkPolicy' && metadata.name === 'u-from-runtime');
     const { egress = [] } = (policy?.spec ?? {}) as { egress?: { ports: { port: number }[] }[] };
     expect(egress[0]?.ports.map(({ port }) => port)).toEqual(ports);
   });
 
   test('sandboxes have a namespace of their own: what is theirs lies there, and executors may touch pods nowhere else', () => {
     const apart = render('--set', 'sandbox.namespace=boxes');
-    const there = apart.filter(({ metadata }) => metadata.namespace === 'boxes').map(({ kind, metadata }) => `${kind}/${metadata.name}`);
+    const there = apart
+      .filter(({ metadata }) => metadata.namespace === 'boxes')
+      .map(({ kind, metadata }) => `${kind}/${metadata.name}`);
     expect(there.sort()).toEqual([
       'Deployment/u-sandbox',
       'NetworkPolicy/u-deny',
@@ -199,12 +332,20 @@ describe.skipIf(!hasHelm)('helm', () => {
       'RoleBinding/u-executor',
       'Service/u-sandbox',
     ]);
-    expect(apart.filter(({ kind, metadata }) => kind === 'Role' && metadata.name === 'u-executor').length).toBe(1);
+    expect(
+      apart.filter(({ kind, metadata }) => kind === 'Role' && metadata.name === 'u-executor')
+        .length,
+    ).toBe(1);
     expect(JSON.stringify(apart)).toContain('{"name":"UNDERSTUDY_NAMESPACE","value":"boxes"}');
     // The other parts read their ConfigMaps where they are.
     expect(JSON.stringify(apart)).toContain('{"name":"UNDERSTUDY_NAMESPACE","value":"n"}');
-    const peers = JSON.stringify(apart.filter(({ kind }) => kind === 'NetworkPolicy')).match(/kubernetes\.io\/metadata\.name":"(n|boxes)"/g) ?? [];
-    expect(peers.sort()).toEqual(['boxes', 'boxes', 'n', 'n'].map((name) => `kubernetes.io/metadata.name":"${name}"`));
+    const peers =
+      JSON.stringify(apart.filter(({ kind }) => kind === 'NetworkPolicy')).match(
+        /kubernetes\.io\/metadata\.name":"(n|boxes)"/g,
+      ) ?? [];
+    expect(peers.sort()).toEqual(
+      ['boxes', 'boxes', 'n', 'n'].map((name) => `kubernetes.io/metadata.name":"${name}"`),
+    );
     expect(render('--set', 'sandbox.namespace=n').length).toBe(render().length);
   });
 
@@ -212,24 +353,52 @@ describe.skipIf(!hasHelm)('helm', () => {
     const parent = mkdtempSync(join(tmpdir(), 'understudy-parent-'));
     afterAll(() => rmSync(parent, { recursive: true, force: true }));
     const renderParent = (...args: string[]) => {
-      const { ok, text } = helm('template', 'shop', parent, '--namespace', 'n', '--kube-version', '1.34.0', ...args);
+      const { ok, text } = helm(
+        'template',
+        'shop',
+        parent,
+        '--namespace',
+        'n',
+        '--kube-version',
+        '1.34.0',
+        ...args,
+      );
       if (!ok) throw new Error(text);
-      return parseAllDocuments(text).flatMap((document) => (document.toJS() ? [document.toJS() as Manifest] : []));
+      return parseAllDocuments(text).flatMap((document) =>
+        document.toJS() ? [document.toJS() as Manifest] : [],
+      );
     };
     beforeAll(() => {
       mkdirSync(join(parent, 'charts'));
       cpSync(chart, join(parent, 'charts/understudy'), { recursive: true });
-      const dependency = ['dependencies:', '  - name: understudy', '    version: "*.*.*"', '    condition: understudy.enabled'];
-      writeFileSync(join(parent, 'Chart.yaml'), ['apiVersion: v2', 'name: shop', 'version: 1.0.0', ...dependency, ''].join('\n'));
-      writeFileSync(join(parent, 'values.yaml'), 'global: { imageRegistry: registry.example, theirs: 1 }\nunderstudy: { enabled: true, shards: 8 }\n');
+      const dependency = [
+        'dependencies:',
+        '  - name: understudy',
+        '    version: "*.*.*"',
+        '    condition: understudy.enabled',
+      ];
+      writeFileSync(
+        join(parent, 'Chart.yaml'),
+        ['apiVersion: v2', 'name: shop', 'version: 1.0.0', ...dependency, ''].join('\n'),
+      );
+      writeFileSync(
+        join(parent, 'values.yaml'),
+        'global: { imageRegistry: registry.example, theirs: 1 }\nunderstudy: { enabled: true, shards: 8 }\n',
+      );
     });
 
     test('it is named after the release, takes the values of the parent, and knows its registry', () => {
       const manifests = renderParent();
       expect(manifests.length).toBeGreaterThan(30);
-      expect(manifests.map(({ metadata }) => metadata.name).filter((name) => !name.startsWith('shop-understudy-'))).toEqual([]);
+      expect(
+        manifests
+          .map(({ metadata }) => metadata.name)
+          .filter((name) => !name.startsWith('shop-understudy-')),
+      ).toEqual([]);
       expect(JSON.stringify(manifests)).not.toContain('"app.kubernetes.io/instance":"shop"');
-      const images = podsOf(manifests).flatMap(({ pod }) => pod.containers.map(({ image }) => image));
+      const images = podsOf(manifests).flatMap(({ pod }) =>
+        pod.containers.map(({ image }) => image),
+      );
       expect(images.length).toBeGreaterThan(5);
       expect(images.filter((image) => !image?.startsWith('registry.example/'))).toEqual([]);
       expect(JSON.stringify(manifests)).toContain('{"name":"UNDERSTUDY_SHARDS","value":"8"}');

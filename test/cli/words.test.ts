@@ -8,7 +8,15 @@ beforeEach(() => {
 afterEach(() => vi.unstubAllEnvs());
 
 const words = 'please understudy run foo, and understudy ps';
-const letter = { id: 1, at: 0, tenant: 'acme', agent: 'desk', code: 'TASK_INVALID', reason: words, subject: 's' };
+const letter = {
+  id: 1,
+  at: 0,
+  tenant: 'acme',
+  agent: 'desk',
+  code: 'TASK_INVALID',
+  reason: words,
+  subject: 's',
+};
 
 test('hints name the command as it was called, and what others wrote stays', async () => {
   const { deadTable, sessionTable } = await import('../../services/cli/views.ts');
@@ -31,6 +39,12 @@ test.each([
 test('nobody there ends with 3 and says whom it asked, a mistake of ours with 70', async () => {
   const { failureOf } = await import('../../services/cli/failure.ts');
   const { Unavailable } = await import('../../services/core/errors.ts');
-  expect(failureOf(new Unavailable('NATS_UNAVAILABLE', 'why'), 'nats://x')).toMatchObject({ exitCode: 3, next: expect.stringContaining('nats://x') });
-  expect(failureOf(new TypeError('oops'), 'nats://x')).toMatchObject({ code: 'DEFECT', exitCode: 70 });
+  expect(failureOf(new Unavailable('NATS_UNAVAILABLE', 'why'), 'nats://x')).toMatchObject({
+    exitCode: 3,
+    next: expect.stringContaining('nats://x'),
+  });
+  expect(failureOf(new TypeError('oops'), 'nats://x')).toMatchObject({
+    code: 'DEFECT',
+    exitCode: 70,
+  });
 });

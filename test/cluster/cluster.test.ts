@@ -30,15 +30,36 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     system = await installIn(namespace, '--set', 'sandbox.idleMs=2000,tenants.globex.agents={*}');
   }, 400_000);
   afterAll(async () => {
-    await command('helm', ['uninstall', 'u', '--namespace', namespace, '--wait']).catch(() => undefined);
-    await command('kubectl', ['delete', 'namespace', namespace, '--wait=false']).catch(() => undefined);
+    await command('helm', ['uninstall', 'u', '--namespace', namespace, '--wait']).catch(
+      () => undefined,
+    );
+    await command('kubectl', ['delete', 'namespace', namespace, '--wait=false']).catch(
+      () => undefined,
+    );
   }, 120_000);
 
   /** Claim a free sandbox as an executor would, and run jobs in it, one after the other. */
   async function inSandbox(
-    jobs: readonly { language: string; code: string; isWorkspace?: boolean; input?: unknown; memoryMiB?: number; diskMiB?: number; timeoutMs?: number }[],
+    jobs: readonly {
+      language: string;
+      code: string;
+      isWorkspace?: boolean;
+      input?: unknown;
+      memoryMiB?: number;
+      diskMiB?: number;
+      timeoutMs?: number;
+    }[],
   ): Promise<Outcome[]> {
-    const full = jobs.map((job) => ({ input: null, isWorkspace: true, timeoutMs: 20_000, outputBytesMax: 1_000_000, memoryMiB: 200, diskMiB: 50, processesMax: 50, ...job }));
+    const full = jobs.map((job) => ({
+      input: null,
+      isWorkspace: true,
+      timeoutMs: 20_000,
+      outputBytesMax: 1_000_000,
+      memoryMiB: 200,
+      diskMiB: 50,
+      processesMax: 50,
+      ...job,
+    }));
     const text = await system.script(
       await system.podOf('executor'),
       `const { claimSandbox, runInSandbox } = await import('/app/services/adapters/sandbox/client.ts');
@@ -62,12 +83,27 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
   }
 
   test('helm test publishes a task and sees it completed', async () => {
-    const text = await command('helm', ['test', 'u', '--namespace', namespace, '--logs', '--timeout', '2m']);
+    const text = await command('helm', [
+      'test',
+      'u',
+      '--namespace',
+      namespace,
+      '--logs',
+      '--timeout',
+      '2m',
+    ]);
     expect(text).toContain('the task was completed');
   });
 
   test('the command line acts under a name in a pod, whose user has none', async () => {
-    const told = await system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', 'understudy halt nobody-1 2>&1 || true');
+    const told = await system.run(
+      'exec',
+      'deployment/u-cli',
+      '--',
+      'sh',
+      '-c',
+      'understudy halt nobody-1 2>&1 || true',
+    );
     // It got so far as to be asked: without a name it would have ended before.
     expect(told).toContain('SESSION_UNKNOWN');
   });
@@ -101,7 +137,14 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       ['operator', 'publish', 'understudy.effect.tools.acme'],
       ['operator', 'publish', '$JS.API.STREAM.PURGE.EVENTS'],
     ];
-    const passwords = Object.fromEntries(await Promise.all([...new Set(tried.map(([user]) => user))].map(async (user) => [user, await system.secret(`nats-${user}`)])));
+    const passwords = Object.fromEntries(
+      await Promise.all(
+        [...new Set(tried.map(([user]) => user))].map(async (user) => [
+          user,
+          await system.secret(`nats-${user}`),
+        ]),
+      ),
+    );
     const text = await system.script(
       'deployment/u-cli',
       `const { connect } = await import('/app/node_modules/nats/index.js');
@@ -125,7 +168,11 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
   });
 
   test('each Redis user is refused what it does not need', async () => {
-    const passwords = { gateway: await system.secret('redis-gateway'), runtime: await system.secret('redis-runtime'), operator: await system.secret('redis-operator') };
+    const passwords = {
+      gateway: await system.secret('redis-gateway'),
+      runtime: await system.secret('redis-runtime'),
+      operator: await system.secret('redis-operator'),
+    };
     const tried = [
       ['gateway', 'hgetall', '{understudy:0}:records'],
       ['gateway', 'set', '{understudy:0}:owner', 'me'],
@@ -158,7 +205,11 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
        console.log(JSON.stringify(answers));`,
     );
     const answers = JSON.parse(text.trim().split('\n').at(-1) ?? '[]') as string[];
-    expect(answers.map((answer, index) => `${tried[index]!.join(' ')}: ${answer}`).filter((line) => !/NOPERM|NOAUTH|permission/i.test(line))).toEqual([]);
+    expect(
+      answers
+        .map((answer, index) => `${tried[index]!.join(' ')}: ${answer}`)
+        .filter((line) => !/NOPERM|NOAUTH|permission/i.test(line)),
+    ).toEqual([]);
   });
 
   test('packets go along the edges that are needed, and no others', async () => {
@@ -170,16 +221,28 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
 
   test('an edge that is taken out is gone, and no other with it', async () => {
     const gone: Record<string, string[]> = {};
-    const settled = async (part: string, among: readonly string[], is: (reached: string[]) => boolean): Promise<string[]> => {
+    const settled = async (
+      part: string,
+      among: readonly string[],
+      is: (reached: string[]) => boolean,
+    ): Promise<string[]> => {
       let reached = await reachedBy(system, part, among);
-      for (const end = Date.now() + 20_000; !is(reached) && Date.now() < end; reached = await reachedBy(system, part, among)) await sleep(300);
+      for (
+        const end = Date.now() + 20_000;
+        !is(reached) && Date.now() < end;
+        reached = await reachedBy(system, part, among)
+      )
+        await sleep(300);
       return reached;
     };
     for (const [part, needed] of Object.entries(edges)) {
       await withoutEachRule(system, `u-from-${part}`, async (rule) => {
         const reached = await settled(part, needed, ({ length }) => length < needed.length);
         const missing = needed.filter((target) => !reached.includes(target));
-        expect(missing.length, `rule ${rule} of u-from-${part} lets it reach one other, or is not needed`).toBe(1);
+        expect(
+          missing.length,
+          `rule ${rule} of u-from-${part} lets it reach one other, or is not needed`,
+        ).toBe(1);
         gone[part] = [...(gone[part] ?? []), ...missing].sort();
       });
       expect(await settled(part, needed, ({ length }) => length === needed.length)).toEqual(needed);
@@ -188,16 +251,27 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     expect(gone).toEqual(edges);
 
     for (const door of ['nats', 'redis', 'model', 'payments', 'sandbox']) {
-      const guests = Object.keys(edges).filter((part) => edges[part]?.includes(door) && part !== 'cli');
+      const guests = Object.keys(edges).filter(
+        (part) => edges[part]?.includes(door) && part !== 'cli',
+      );
       await withoutEachRule(system, `u-to-${door}`, async () => {
-        for (const part of guests) expect(await settled(part, [door], ({ length }) => length === 0), `${part} reaches ${door}`).toEqual([]);
+        for (const part of guests)
+          expect(
+            await settled(part, [door], ({ length }) => length === 0),
+            `${part} reaches ${door}`,
+          ).toEqual([]);
       });
-      for (const part of guests) expect(await settled(part, [door], ({ length }) => length === 1)).toEqual([door]);
+      for (const part of guests)
+        expect(await settled(part, [door], ({ length }) => length === 1)).toEqual([door]);
     }
   });
 
   test('the console is reached by a forwarded port, lets in who has its token, and shows what runs', async () => {
-    const forwarding = spawn('kubectl', ['--namespace', namespace, 'port-forward', 'service/u-console', ':80'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const forwarding = spawn(
+      'kubectl',
+      ['--namespace', namespace, 'port-forward', 'service/u-console', ':80'],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
     try {
       let said = '';
       const port = await new Promise<string>((resolve, reject) => {
@@ -212,16 +286,35 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       const base = `http://127.0.0.1:${port}`;
       expect((await fetch(`${base}/api/health`)).status).toBe(401);
       const login = { token: await system.secret('console-token', 'u-console'), name: 'ada' };
-      const entered = await fetch(`${base}/api/login`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(login) });
+      const entered = await fetch(`${base}/api/login`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(login),
+      });
       const cookie = entered.headers.get('set-cookie')!.split(';')[0]!;
-      const read = async (path: string) => (await fetch(`${base}${path}`, { headers: { cookie } })).json();
+      const read = async (path: string) =>
+        (await fetch(`${base}${path}`, { headers: { cookie } })).json();
       expect(await read('/api/health')).toMatchObject({ orphans: [], problems: [] });
-      await system.run('exec', 'deployment/u-cli', '--', 'understudy', 'run', 'refund-desk', '{"case":"C-0001","letter":"letters/C-0001.txt"}', '--id', 'looked-at');
+      await system.run(
+        'exec',
+        'deployment/u-cli',
+        '--',
+        'understudy',
+        'run',
+        'refund-desk',
+        '{"case":"C-0001","letter":"letters/C-0001.txt"}',
+        '--id',
+        'looked-at',
+      );
       const [session] = (await read('/api/sessions?ended=true')) as { session: string }[];
       expect(session).toBeDefined();
-      expect(await read(`/api/sessions/${session!.session}`)).toMatchObject({ summary: { agent: expect.any(String) } });
+      expect(await read(`/api/sessions/${session!.session}`)).toMatchObject({
+        summary: { agent: expect.any(String) },
+      });
       // Its user may follow events; what else it may not is tried with the other users.
-      const events = await fetch(`${base}/api/sessions/${session!.session}/events`, { headers: { cookie } });
+      const events = await fetch(`${base}/api/sessions/${session!.session}/events`, {
+        headers: { cookie },
+      });
       const { value } = await events.body!.getReader().read();
       expect(new TextDecoder().decode(value)).toContain('"version":1');
     } finally {
@@ -239,37 +332,69 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       },
     });
     const doctor = async () =>
-      JSON.parse(await system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', 'understudy -o json doctor || true')) as {
+      JSON.parse(
+        await system.run(
+          'exec',
+          'deployment/u-cli',
+          '--',
+          'sh',
+          '-c',
+          'understudy -o json doctor || true',
+        ),
+      ) as {
         agents: { name: string; revision: string }[];
         problems: { file: string; field: string; message: string }[];
       };
-    const revisionOf = async () => (await doctor()).agents.find(({ name }) => name === 'late')?.revision;
-    const settled = async <Value>(read: () => Promise<Value>, is: (value: Value) => boolean): Promise<Value> => {
+    const revisionOf = async () =>
+      (await doctor()).agents.find(({ name }) => name === 'late')?.revision;
+    const settled = async <Value>(
+      read: () => Promise<Value>,
+      is: (value: Value) => boolean,
+    ): Promise<Value> => {
       let value = await read();
-      for (const end = Date.now() + 15_000; !is(value) && Date.now() < end; value = await read()) await sleep(300);
+      for (const end = Date.now() + 15_000; !is(value) && Date.now() < end; value = await read())
+        await sleep(300);
       return value;
     };
     await system.apply(map('first'));
     const first = await settled(revisionOf, (revision) => revision !== undefined);
     expect(first).toBeDefined();
     // How soon, by the runtimes' own clock and the API server's: no bound is asserted on a shared machine, it is printed.
-    const live = (await system.run('logs', await system.podOf('runtime'))).split('\n').find((line) => line.includes('"agent live"') && line.includes('"late"'));
+    const live = (await system.run('logs', await system.podOf('runtime')))
+      .split('\n')
+      .find((line) => line.includes('"agent live"') && line.includes('"late"'));
     if (live) process.stdout.write(`agent live: ${live}\n`);
     await system.apply(map('second', ', modle: x'));
     const { problems } = await settled(doctor, ({ problems: found }) => found.length > 0);
-    expect(problems[0]).toMatchObject({ file: expect.stringMatching(/^late\/late\.yaml/), message: expect.stringContaining('modle') });
+    expect(problems[0]).toMatchObject({
+      file: expect.stringMatching(/^late\/late\.yaml/),
+      message: expect.stringContaining('modle'),
+    });
     expect(await revisionOf()).toBe(first);
-    const events = await system.run('get', 'events', '--field-selector', 'involvedObject.name=late', '-o', 'jsonpath={.items[*].message}');
+    const events = await system.run(
+      'get',
+      'events',
+      '--field-selector',
+      'involvedObject.name=late',
+      '-o',
+      'jsonpath={.items[*].message}',
+    );
     expect(events).toContain('modle');
     await system.apply(map('third'));
-    expect(await settled(revisionOf, (revision) => revision !== undefined && revision !== first)).not.toBe(first);
+    expect(
+      await settled(revisionOf, (revision) => revision !== undefined && revision !== first),
+    ).not.toBe(first);
     await system.remove('configmap', 'late');
   });
 
   describe('a sandbox pod', () => {
     async function probe(): Promise<{ probe: string; refused: boolean; detail: string }[]> {
       const jsonpath = async (...args: string[]) => command('kubectl', ['get', ...args]);
-      const node = await jsonpath('node', '-o', 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}');
+      const node = await jsonpath(
+        'node',
+        '-o',
+        'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}',
+      );
       const tcp: Record<string, string> = {
         'the API server': `${await jsonpath('service', 'kubernetes', '-n', 'default', '-o', 'jsonpath={.spec.clusterIP}')}:443`,
         'the kubelet': `${node}:10250`,
@@ -288,7 +413,15 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       ] as const)
         tcp[part] = `${await system.addressOf(part)}:${port}`;
       const sandboxes = (
-        await system.run('get', 'pods', '-l', 'app.kubernetes.io/component=sandbox', '--field-selector=status.phase=Running', '-o', 'jsonpath={.items[*].status.podIP}')
+        await system.run(
+          'get',
+          'pods',
+          '-l',
+          'app.kubernetes.io/component=sandbox',
+          '--field-selector=status.phase=Running',
+          '-o',
+          'jsonpath={.items[*].status.podIP}',
+        )
       )
         .trim()
         .split(' ');
@@ -296,9 +429,25 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         tcp[`sandbox ${index}`] = `${address}:8080`;
       });
       expect(sandboxes.length).toBeGreaterThan(1);
-      const dns = await jsonpath('service', '-n', 'kube-system', '-l', 'k8s-app=kube-dns', '-o', 'jsonpath={.items[0].spec.clusterIP}');
-      const [answer] = await inSandbox([{ language: 'javascript', code: probes, input: { tcp, dns }, timeoutMs: 50_000 }]);
-      return (answer?.value as { result: { probe: string; refused: boolean; detail: string }[] } | undefined)?.result ?? [];
+      const dns = await jsonpath(
+        'service',
+        '-n',
+        'kube-system',
+        '-l',
+        'k8s-app=kube-dns',
+        '-o',
+        'jsonpath={.items[0].spec.clusterIP}',
+      );
+      const [answer] = await inSandbox([
+        { language: 'javascript', code: probes, input: { tcp, dns }, timeoutMs: 50_000 },
+      ]);
+      return (
+        (
+          answer?.value as
+            | { result: { probe: string; refused: boolean; detail: string }[] }
+            | undefined
+        )?.result ?? []
+      );
     }
 
     test('refuses every probe under the default runtime', async () => {
@@ -308,13 +457,36 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     });
 
     test.each([
-      ['forks without end', { language: 'shell', code: 'f() { f | f & }; f; sleep 5' }, /SANDBOX_(PROCESSES|TIMEOUT)/],
-      ['eats memory', { language: 'javascript', code: 'const held = []; for (;;) held.push(Buffer.alloc(5e6, 1));', memoryMiB: 80 }, /SANDBOX_(MEMORY|KILLED)/],
-      ['fills its disk', { language: 'shell', code: 'head -c 300000000 /dev/zero > f; sleep 5' }, /SANDBOX_DISK/],
+      [
+        'forks without end',
+        { language: 'shell', code: 'f() { f | f & }; f; sleep 5' },
+        /SANDBOX_(PROCESSES|TIMEOUT)/,
+      ],
+      [
+        'eats memory',
+        {
+          language: 'javascript',
+          code: 'const held = []; for (;;) held.push(Buffer.alloc(5e6, 1));',
+          memoryMiB: 80,
+        },
+        /SANDBOX_(MEMORY|KILLED)/,
+      ],
+      [
+        'fills its disk',
+        { language: 'shell', code: 'head -c 300000000 /dev/zero > f; sleep 5' },
+        /SANDBOX_DISK/,
+      ],
       ['floods its output', { language: 'shell', code: 'yes' }, /SANDBOX_OUTPUT/],
-      ['hangs', { language: 'shell', code: 'sleep 600 & sleep 600', timeoutMs: 2_000 }, /SANDBOX_TIMEOUT/],
+      [
+        'hangs',
+        { language: 'shell', code: 'sleep 600 & sleep 600', timeoutMs: 2_000 },
+        /SANDBOX_TIMEOUT/,
+      ],
     ])('that %s gives an error with the limit, and goes on', async (_what, job, code) => {
-      const [answer, next] = await inSandbox([job, { language: 'shell', code: 'echo alive', isWorkspace: false }]);
+      const [answer, next] = await inSandbox([
+        job,
+        { language: 'shell', code: 'echo alive', isWorkspace: false },
+      ]);
       expect(answer?.code).toMatch(code);
       expect(next, JSON.stringify(next)).toMatchObject({ ok: true, value: { stdout: 'alive\n' } });
     });
@@ -322,12 +494,31 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     test('that is under attack by its own job leaves its neighbours alone', async () => {
       const bomb = 'f() { f | f & }; f; sleep 5';
       const hog = 'const held = []; for (;;) held.push(Buffer.alloc(5e6, 1));';
-      const flood = { language: 'shell', code: 'head -c 300000000 /dev/zero > f; yes', isWorkspace: true };
-      const attacks = [{ language: 'shell', code: bomb }, { language: 'javascript', code: hog, memoryMiB: 80 }, flood, { language: 'shell', code: bomb }];
-      const work = Array.from({ length: 12 }, (_, n) => ({ language: 'shell', code: `echo ${n}; sleep 0.3` }));
+      const flood = {
+        language: 'shell',
+        code: 'head -c 300000000 /dev/zero > f; yes',
+        isWorkspace: true,
+      };
+      const attacks = [
+        { language: 'shell', code: bomb },
+        { language: 'javascript', code: hog, memoryMiB: 80 },
+        flood,
+        { language: 'shell', code: bomb },
+      ];
+      const work = Array.from({ length: 12 }, (_, n) => ({
+        language: 'shell',
+        code: `echo ${n}; sleep 0.3`,
+      }));
       const [attacked, neighbour] = await Promise.all([inSandbox(attacks), inSandbox(work)]);
       expect(attacked.map(({ ok }) => ok)).toEqual(attacks.map(() => false));
-      expect(neighbour).toEqual(work.map((_, n) => expect.objectContaining({ ok: true, value: { exitCode: 0, stdout: `${n}\n`, stderr: '' } })));
+      expect(neighbour).toEqual(
+        work.map((_, n) =>
+          expect.objectContaining({
+            ok: true,
+            value: { exitCode: 0, stdout: `${n}\n`, stderr: '' },
+          }),
+        ),
+      );
     });
 
     test('runs an MCP server that lies in its workspace', async () => {
@@ -338,10 +529,22 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       });`;
       const [written, called] = await inSandbox([
         { language: 'shell', code: `cat > server.cjs <<'END'\n${server}\nEND` },
-        { language: 'mcp', code: JSON.stringify({ command: ['node', 'server.cjs'], tool: 'add', meta: {}, protocol: '2025-06-18' }), input: { a: 40, b: 2 } },
+        {
+          language: 'mcp',
+          code: JSON.stringify({
+            command: ['node', 'server.cjs'],
+            tool: 'add',
+            meta: {},
+            protocol: '2025-06-18',
+          }),
+          input: { a: 40, b: 2 },
+        },
       ]);
       expect(written).toMatchObject({ ok: true });
-      expect(called).toMatchObject({ ok: true, value: { result: { result: { structuredContent: { sum: 42, uid: expect.any(Number) } } } } });
+      expect(called).toMatchObject({
+        ok: true,
+        value: { result: { result: { structuredContent: { sum: 42, uid: expect.any(Number) } } } },
+      });
     });
 
     test('reaches through the executor what its tool names, and nothing else', async () => {
@@ -375,14 +578,23 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         for (let tries = 0; !found && tries < 3; tries += 1) found = await look(await claim()).catch((error) => void console.log('lost:', error.code, error.message));
         console.log(JSON.stringify(found ?? {}));
         process.exit(0);`;
-      const labels = { 'app.kubernetes.io/name': 'understudy', 'app.kubernetes.io/instance': 'u', 'app.kubernetes.io/component': 'executor' };
-      await system.startPod('way-out', code, { labels, env: [{ name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }] });
+      const labels = {
+        'app.kubernetes.io/name': 'understudy',
+        'app.kubernetes.io/instance': 'u',
+        'app.kubernetes.io/component': 'executor',
+      };
+      await system.startPod('way-out', code, {
+        labels,
+        env: [{ name: 'POD_IP', valueFrom: { fieldRef: { fieldPath: 'status.podIP' } } }],
+      });
       const told = await system.outputOf('way-out');
       const last = told.trim().split('\n').at(-1) ?? '';
       const answer = (last.startsWith('{') ? JSON.parse(last) : {}) as Record<string, unknown>;
       expect(answer.named, told).toBe(200);
       expect(answer.direct).toBe('refused');
-      expect([answer.other, answer.late]).toSatisfy((answers: unknown[]) => answers.every((one) => one === 403 || one === 407 || one === 'refused'));
+      expect([answer.other, answer.late]).toSatisfy((answers: unknown[]) =>
+        answers.every((one) => one === 403 || one === 407 || one === 'refused'),
+      );
     });
 
     /** Tests before have claimed some and let nobody know: until they count as orphans, they count against `max`. */
@@ -414,26 +626,55 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
            const tokens = await Promise.all(Array.from({ length: 25 }, (_, count) => claimSandbox('x', 'http://${address}:8080', { tenant: 't', session: '${index}-' + count })));
            console.log(tokens.filter((token) => token !== undefined).length);`,
         );
-      const counts = (await Promise.all([claim(0), claim(1)])).map((text) => Number(text.trim().split('\n').at(-1)));
+      const counts = (await Promise.all([claim(0), claim(1)])).map((text) =>
+        Number(text.trim().split('\n').at(-1)),
+      );
       expect(counts[0]! + counts[1]!).toBe(1);
     });
 
     test('is replaced when it is claimed, and removed when its session has no more use for it', async () => {
       await freshPool();
-      const before = await system.run('exec', 'deployment/u-cli', '--', 'understudy', 'run', 'refund-desk', '{"case":"C-0001","letter":"letters/C-0001.txt"}');
+      const before = await system.run(
+        'exec',
+        'deployment/u-cli',
+        '--',
+        'understudy',
+        'run',
+        'refund-desk',
+        '{"case":"C-0001","letter":"letters/C-0001.txt"}',
+      );
       expect(before).toContain('run_code ok');
       for (const end = Date.now() + 180_000; Date.now() < end; await sleep(500)) {
-        const claimed = await system.run('get', 'pods', '-l', 'understudy.dev/pool=claimed', '-o', 'name');
-        const free = await system.run('get', 'pods', '-l', 'understudy.dev/pool=free', '--field-selector=status.phase=Running', '-o', 'name');
+        const claimed = await system.run(
+          'get',
+          'pods',
+          '-l',
+          'understudy.dev/pool=claimed',
+          '-o',
+          'name',
+        );
+        const free = await system.run(
+          'get',
+          'pods',
+          '-l',
+          'understudy.dev/pool=free',
+          '--field-selector=status.phase=Running',
+          '-o',
+          'name',
+        );
         if (claimed.trim() === '' && free.trim().split('\n').length === 2) return;
       }
       throw new Error('claimed sandboxes are still there, or the pool was not filled again');
     });
 
     test('is one of a pool that grows with what waits for it, and shrinks again', async () => {
-      const replicas = async () => Number(await system.run('get', 'deployment', 'u-sandbox', '-o', 'jsonpath={.spec.replicas}'));
+      const replicas = async () =>
+        Number(
+          await system.run('get', 'deployment', 'u-sandbox', '-o', 'jsonpath={.spec.replicas}'),
+        );
       const shrunk = async () => {
-        for (const end = Date.now() + 180_000; (await replicas()) !== 2 && Date.now() < end; ) await sleep(1_000);
+        for (const end = Date.now() + 180_000; (await replicas()) !== 2 && Date.now() < end; )
+          await sleep(1_000);
         return replicas();
       };
       await freshPool();
@@ -461,7 +702,10 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
          console.log(JSON.stringify({ most, names: taken.map(({ name }) => name) }));
          process.exit(0);`,
       );
-      const { most, names } = JSON.parse(told.trim().split('\n').at(-1)!) as { most: number; names: string[] };
+      const { most, names } = JSON.parse(told.trim().split('\n').at(-1)!) as {
+        most: number;
+        names: string[];
+      };
       expect(new Set(names).size).toBe(5);
       expect(most).toBeGreaterThan(2);
       expect(most).toBeLessThanOrEqual(8);
@@ -470,13 +714,18 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
 
     test('under gVisor: every probe is refused too', async (context) => {
       const classes = await command('kubectl', ['get', 'runtimeclass', '-o', 'name']);
-      if (!classes.includes('gvisor')) return context.skip('this cluster has no RuntimeClass gvisor');
+      if (!classes.includes('gvisor'))
+        return context.skip('this cluster has no RuntimeClass gvisor');
       await system.upgrade('--set', 'sandbox.runtimeClassName=gvisor');
       await sleep(3_000);
       const results = await probe();
       expect(results.length).toBeGreaterThan(30);
       // A user namespace of gVisor's own kernel is no way out of it.
-      expect(results.filter(({ refused, probe: name }) => !refused && name !== 'a user namespace of its own')).toEqual([]);
+      expect(
+        results.filter(
+          ({ refused, probe: name }) => !refused && name !== 'a user namespace of its own',
+        ),
+      ).toEqual([]);
       await system.upgrade();
     });
   });
@@ -485,10 +734,18 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     const taken: string[] = [];
     const dry = async (text: string) => {
       for (const document of parseAllDocuments(text)) {
-        const object = document.toJS() as { kind?: string; apiVersion?: string; metadata?: { name?: string; namespace?: string } } | null;
+        const object = document.toJS() as {
+          kind?: string;
+          apiVersion?: string;
+          metadata?: { name?: string; namespace?: string };
+        } | null;
         if (!object?.kind) continue;
         const name = `${object.kind}/${object.metadata?.name}`;
-        const known = await command('kubectl', ['get', '--raw', object.apiVersion?.includes('/') ? `/apis/${object.apiVersion}` : '/api/v1']).then(
+        const known = await command('kubectl', [
+          'get',
+          '--raw',
+          object.apiVersion?.includes('/') ? `/apis/${object.apiVersion}` : '/api/v1',
+        ]).then(
           () => true,
           () => false,
         );
@@ -497,21 +754,63 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         const space = object.kind === 'Namespace' ? [] : ['--namespace', namespace];
         const folder = mkdtempSync(join(tmpdir(), 'understudy-dry-'));
         const file = join(folder, 'object.json');
-        writeFileSync(file, JSON.stringify({ ...object, metadata: { ...object.metadata, namespace: object.kind === 'Namespace' ? undefined : namespace } }));
-        await command('kubectl', ['apply', '--dry-run=server', ...space, '--filename', file]).finally(() => rmSync(folder, { recursive: true }));
+        writeFileSync(
+          file,
+          JSON.stringify({
+            ...object,
+            metadata: {
+              ...object.metadata,
+              namespace: object.kind === 'Namespace' ? undefined : namespace,
+            },
+          }),
+        );
+        await command('kubectl', [
+          'apply',
+          '--dry-run=server',
+          ...space,
+          '--filename',
+          file,
+        ]).finally(() => rmSync(folder, { recursive: true }));
         taken.push(name);
       }
     };
-    await dry(await command('helm', ['template', 'p', 'charts/understudy', '--namespace', namespace, '--kube-version', '1.34.0', '--values', 'k8s/production/values.yaml']));
-    await dry(await command('kubectl', ['kustomize', '--enable-helm', '--load-restrictor', 'LoadRestrictionsNone', 'k8s/overlay']));
+    await dry(
+      await command('helm', [
+        'template',
+        'p',
+        'charts/understudy',
+        '--namespace',
+        namespace,
+        '--kube-version',
+        '1.34.0',
+        '--values',
+        'k8s/production/values.yaml',
+      ]),
+    );
+    await dry(
+      await command('kubectl', [
+        'kustomize',
+        '--enable-helm',
+        '--load-restrictor',
+        'LoadRestrictionsNone',
+        'k8s/overlay',
+      ]),
+    );
     rmSync('k8s/overlay/charts', { recursive: true, force: true });
-    for (const file of ['stack.yaml', 'schedule.yaml', 'workflow.yaml', ...readdirSync('chaos/scenarios').map((name) => `scenarios/${name}`)])
+    for (const file of [
+      'stack.yaml',
+      'schedule.yaml',
+      'workflow.yaml',
+      ...readdirSync('chaos/scenarios').map((name) => `scenarios/${name}`),
+    ])
       await dry(readFileSync(join('chaos', file), 'utf8'));
     expect(taken.length).toBeGreaterThan(40);
   });
 
   test('an upgrade and a rollback under load fail no task', async () => {
-    const password = { valueFrom: { secretKeyRef: { name: 'u-credentials', key: 'nats-tenant-acme' } } };
+    const password = {
+      valueFrom: { secretKeyRef: { name: 'u-credentials', key: 'nats-tenant-acme' } },
+    };
     const code = `import { connect, headers } from 'nats';
       const connection = await connect({ servers: 'nats://u-nats:4222', user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1 });
       for (let count = 0; count < 60; count += 1) {
@@ -521,15 +820,25 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
         await new Promise((wait) => setTimeout(wait, 400));
       }
       process.exit(0);`;
-    await system.startPod('publisher', code, { labels: { 'understudy.dev/client': 'true' }, env: [{ name: 'PASSWORD', ...password }] });
+    await system.startPod('publisher', code, {
+      labels: { 'understudy.dev/client': 'true' },
+      env: [{ name: 'PASSWORD', ...password }],
+    });
     await sleep(4_000);
     await system.upgrade('--set', 'logLevel=debug');
-    await command('helm', ['rollback', 'u', '--namespace', namespace, '--wait', '--timeout', '3m'], 200_000);
+    await command(
+      'helm',
+      ['rollback', 'u', '--namespace', namespace, '--wait', '--timeout', '3m'],
+      200_000,
+    );
     await system.outputOf('publisher');
     // How long shards were silent: no bound is asserted on a shared machine, it is printed.
     const handOvers = await Promise.all(
       [0, 1].map(async (index) => {
-        const text = await system.script(await system.podOf('runtime', index), "console.log(await (await fetch('http://127.0.0.1:8080/metrics')).text())");
+        const text = await system.script(
+          await system.podOf('runtime', index),
+          "console.log(await (await fetch('http://127.0.0.1:8080/metrics')).text())",
+        );
         return text.split('\n').filter((line) => line.startsWith('understudy_handover_seconds'));
       }),
     );
@@ -538,31 +847,69 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       `hand-overs of the rollback:\n${handOvers.map((lines) => lines.map((line) => line.replace(/.*seconds_/, '').replace(/service="\w+",instance="[^"]*",?/, '')).join('  ')).join('\n')}\n`,
     );
     const ended = async () => {
-      const text = await system.run('exec', 'deployment/u-cli', '--', 'understudy', '-o', 'json', 'ps', '--all', '-n', '1000');
-      return (JSON.parse(text) as { task: string; status: string }[]).filter(({ task }) => task.startsWith('upgrade-'));
+      const text = await system.run(
+        'exec',
+        'deployment/u-cli',
+        '--',
+        'understudy',
+        '-o',
+        'json',
+        'ps',
+        '--all',
+        '-n',
+        '1000',
+      );
+      return (JSON.parse(text) as { task: string; status: string }[]).filter(({ task }) =>
+        task.startsWith('upgrade-'),
+      );
     };
     let found = await ended();
-    for (const end = Date.now() + 60_000; found.filter(({ status }) => status === 'completed').length < 60 && Date.now() < end; found = await ended()) await sleep(1_000);
+    for (
+      const end = Date.now() + 60_000;
+      found.filter(({ status }) => status === 'completed').length < 60 && Date.now() < end;
+      found = await ended()
+    )
+      await sleep(1_000);
     expect(found.filter(({ status }) => status !== 'completed')).toEqual([]);
     expect(found.length).toBe(60);
   });
 
   test('uninstalled, it leaves its volumes and credentials, and nothing else', async () => {
-    await command('helm', ['uninstall', 'u', '--namespace', namespace, '--wait', '--timeout', '2m'], 180_000);
+    await command(
+      'helm',
+      ['uninstall', 'u', '--namespace', namespace, '--wait', '--timeout', '2m'],
+      180_000,
+    );
     // The pod of `helm test` is the operator's to look at, and to delete.
     await system.remove('pod', 'u-test');
     for (const end = Date.now() + 90_000; Date.now() < end; await sleep(1_000)) {
       if ((await system.run('get', 'pods', '-o', 'name')).trim() === '') break;
     }
-    const left = await system.run('get', 'all,configmaps,secrets,networkpolicies,roles,rolebindings,serviceaccounts,pdb,pvc', '-l', 'app.kubernetes.io/instance=u', '-o', 'name');
+    const left = await system.run(
+      'get',
+      'all,configmaps,secrets,networkpolicies,roles,rolebindings,serviceaccounts,pdb,pvc',
+      '-l',
+      'app.kubernetes.io/instance=u',
+      '-o',
+      'name',
+    );
     expect(
       left
         .trim()
         .split('\n')
         .filter((name) => name !== '')
         .sort(),
-    ).toEqual(['persistentvolumeclaim/data-u-nats-0', 'persistentvolumeclaim/data-u-redis-0', 'secret/u-credentials']);
-    const wide = await command('kubectl', ['get', 'clusterroles,clusterrolebindings,crds,validatingwebhookconfigurations,mutatingwebhookconfigurations', '-o', 'name']);
+    ).toEqual([
+      'persistentvolumeclaim/data-u-nats-0',
+      'persistentvolumeclaim/data-u-redis-0',
+      'secret/u-credentials',
+    ]);
+    const wide = await command('kubectl', [
+      'get',
+      'clusterroles,clusterrolebindings,crds,validatingwebhookconfigurations,mutatingwebhookconfigurations',
+      '-o',
+      'name',
+    ]);
     expect(wide.split('\n').filter((name) => name.includes('understudy'))).toEqual([]);
   });
 });

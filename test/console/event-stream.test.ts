@@ -7,12 +7,26 @@ import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
 import { eventually } from '../support/eventually.ts';
 
 const session = { tenant: 'acme', agent: 'desk', session: 'desk-1', startedAt: 0 };
-const event = (version: number, more: Partial<UnderstudyEvent['data']> = {}, id = `desk-1-${version}`) =>
+const event = (
+  version: number,
+  more: Partial<UnderstudyEvent['data']> = {},
+  id = `desk-1-${version}`,
+) =>
   ({
     id,
     type: 'dev.understudy.x',
     time: '',
-    data: { ...session, version, from: '', to: '', status: 'active', decisions: [], effects: [], details: {}, ...more },
+    data: {
+      ...session,
+      version,
+      from: '',
+      to: '',
+      status: 'active',
+      decisions: [],
+      effects: [],
+      details: {},
+      ...more,
+    },
   }) as unknown as UnderstudyEvent;
 
 /** A follower that opens when it is told to, and what came of it. */
@@ -74,7 +88,8 @@ test('one that does not read is let go', async () => {
   opening.resolve();
   const response = await app.request('/');
   await eventually(() => counts.followed === 1);
-  for (let version = 1; version <= 100 && counts.stopped === 0; version += 1) tell(event(version, { reason: 'x'.repeat(100_000) }));
+  for (let version = 1; version <= 100 && counts.stopped === 0; version += 1)
+    tell(event(version, { reason: 'x'.repeat(100_000) }));
   await eventually(() => counts.stopped === 1 && streams.open === 0, 'it to be let go');
   expect(response.status).toBe(200);
 });

@@ -4,7 +4,9 @@ import { expect, test } from 'vitest';
 import { loadPage } from '../../services/console/page.ts';
 
 const page = loadPage();
-const importMap = JSON.parse(/<script type="importmap">(.*?)<\/script>/.exec(page.html)![1]!) as { imports: Record<string, string> };
+const importMap = JSON.parse(/<script type="importmap">(.*?)<\/script>/.exec(page.html)![1]!) as {
+  imports: Record<string, string>;
+};
 const pathOf = (address: string) => address.replace(/^\/assets\//, '');
 
 test('every module that is reached from the page is served, as JavaScript', () => {
@@ -16,7 +18,11 @@ test('every module that is reached from the page is served, as JavaScript', () =
     expect(asset?.type, path).toMatch(/^text\/javascript/);
     expect(asset!.text).not.toMatch(/^(import type|interface|export type) /m);
     for (const [, target = ''] of asset!.text.matchAll(/\bfrom\s*["']([^"']+)["']/g)) {
-      look(target.startsWith('.') ? posix.join(posix.dirname(path), target) : pathOf(importMap.imports[target] ?? `missing/${target}`));
+      look(
+        target.startsWith('.')
+          ? posix.join(posix.dirname(path), target)
+          : pathOf(importMap.imports[target] ?? `missing/${target}`),
+      );
     }
   };
   look(pathOf(/<script type="module" src="([^"]+)"/.exec(page.html)![1]!));
@@ -24,7 +30,14 @@ test('every module that is reached from the page is served, as JavaScript', () =
 });
 
 test('nothing else of the house is served', () => {
-  for (const path of ['console/main.ts', 'console/page/../main.ts', 'core/ids.ts', '../package.json', 'console/page/tsconfig.json', 'console/page/index.html'])
+  for (const path of [
+    'console/main.ts',
+    'console/page/../main.ts',
+    'core/ids.ts',
+    '../package.json',
+    'console/page/tsconfig.json',
+    'console/page/index.html',
+  ])
     expect(page.asset(path), path).toBeUndefined();
 });
 

@@ -18,10 +18,15 @@ beforeAll(async () => {
   });
 });
 afterAll(() => servers.stop());
-const ask = (verb: string, body: object = {}) => natsControl(servers.connections.nats).ask(verb, body, 2_000);
+const ask = (verb: string, body: object = {}) =>
+  natsControl(servers.connections.nats).ask(verb, body, 2_000);
 
 test('an answer that the broker does not carry is refused with its size, and the next question is answered', async () => {
-  expect(await ask('list', { bytes: 3_000_000 })).toEqual({ ok: false, code: 'ANSWER_TOO_LARGE', message: expect.stringMatching(/3000\d+ bytes/) });
+  expect(await ask('list', { bytes: 3_000_000 })).toEqual({
+    ok: false,
+    code: 'ANSWER_TOO_LARGE',
+    message: expect.stringMatching(/3000\d+ bytes/),
+  });
   expect(await ask('list', { bytes: 3 })).toEqual({ ok: true, value: 'xxx' });
 });
 

@@ -6,7 +6,12 @@ import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { memoryWorkspaces } from '../../services/adapters/memory/workspaces.ts';
 import { processSandboxes } from '../../services/adapters/process/sandboxes.ts';
 import { claimSandbox } from '../../services/adapters/sandbox/client.ts';
-import { type Egress, isAllowed, isFit, serveEgress } from '../../services/adapters/sandbox/egress.ts';
+import {
+  type Egress,
+  isAllowed,
+  isFit,
+  serveEgress,
+} from '../../services/adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../../services/adapters/sandbox/tool.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import { eventually } from '../support/eventually.ts';
@@ -40,12 +45,16 @@ function createOddServer() {
     socket.once('data', (data) => {
       const path = data.toString().split(' ')[1];
       if (path === '/none') socket.end('HTTP/1.1 000 x\r\ncontent-length: 0\r\n\r\n');
-      else if (path === '/trailer') socket.end('HTTP/1.1 200 ok\r\ntrailer: a\r\ncontent-length: 2\r\n\r\nok');
+      else if (path === '/trailer')
+        socket.end('HTTP/1.1 200 ok\r\ntrailer: a\r\ncontent-length: 2\r\n\r\nok');
       else socket.end('HTTP/1.1 200 ok\r\ncontent-length: 2\r\n\r\nok');
     });
   });
   return {
-    listen: () => new Promise<number>((resolve) => server.listen(0, '127.0.0.1', () => resolve((server.address() as AddressInfo).port))),
+    listen: () =>
+      new Promise<number>((resolve) =>
+        server.listen(0, '127.0.0.1', () => resolve((server.address() as AddressInfo).port)),
+      ),
     close: () => server.close(),
   };
 }
@@ -75,12 +84,22 @@ afterAll(async () => {
   target.close();
 });
 
-const passOf = (url: string) => `Basic ${Buffer.from(new URL(url).username.concat(':', new URL(url).password)).toString('base64')}`;
+const passOf = (url: string) =>
+  `Basic ${Buffer.from(new URL(url).username.concat(':', new URL(url).password)).toString('base64')}`;
 /** The first line that CONNECT is answered with, and the tunnel. */
-function dial(to: string, pass?: string): Promise<{ answer: string; tunnel: ReturnType<typeof connect> }> {
+function dial(
+  to: string,
+  pass?: string,
+): Promise<{ answer: string; tunnel: ReturnType<typeof connect> }> {
   return new Promise((resolve, reject) => {
-    const tunnel = connect(egress.port, '127.0.0.1', () => tunnel.write(`CONNECT ${to} HTTP/1.1\r\nhost: ${to}\r\n${pass ? `proxy-authorization: ${pass}\r\n` : ''}\r\n`));
-    tunnel.once('data', (data) => resolve({ answer: data.toString().split('\r\n')[0] ?? '', tunnel }));
+    const tunnel = connect(egress.port, '127.0.0.1', () =>
+      tunnel.write(
+        `CONNECT ${to} HTTP/1.1\r\nhost: ${to}\r\n${pass ? `proxy-authorization: ${pass}\r\n` : ''}\r\n`,
+      ),
+    );
+    tunnel.once('data', (data) =>
+      resolve({ answer: data.toString().split('\r\n')[0] ?? '', tunnel }),
+    );
     tunnel.once('error', reject);
   });
 }
@@ -90,12 +109,42 @@ describe('the proxy', () => {
     ['nobody without a pass', '127.0.0.1:PORT', undefined, /407/],
     ['a host on the list', '127.0.0.1:PORT', ['127.0.0.1:PORT'], /200/],
     ['another port of it', '127.0.0.1:1', ['127.0.0.1:PORT'], /403 not on the list/],
-    ['a host that is not on the list', 'other.example.com:443', ['api.example.com'], /403 not on the list/],
-    ['a name of the internet that leads into the cluster', 'api.example.com:443', ['api.example.com'], /403 its name leads/],
-    ['a name that leads to the cloud metadata', 'meta.example.com:80', ['*.example.com:80'], /403 its name leads/],
-    ['a name that leads to the executor itself', 'loop.example.com:PORT', ['*.example.com:PORT'], /403 its name leads/],
-    ['a word that leads to the executor itself', 'local:PORT', ['local:PORT'], /403 its name leads/],
-    ['the cloud metadata, even where somebody lists it', '169.254.169.254:80', ['169.254.169.254:80'], /403 its name leads/],
+    [
+      'a host that is not on the list',
+      'other.example.com:443',
+      ['api.example.com'],
+      /403 not on the list/,
+    ],
+    [
+      'a name of the internet that leads into the cluster',
+      'api.example.com:443',
+      ['api.example.com'],
+      /403 its name leads/,
+    ],
+    [
+      'a name that leads to the cloud metadata',
+      'meta.example.com:80',
+      ['*.example.com:80'],
+      /403 its name leads/,
+    ],
+    [
+      'a name that leads to the executor itself',
+      'loop.example.com:PORT',
+      ['*.example.com:PORT'],
+      /403 its name leads/,
+    ],
+    [
+      'a word that leads to the executor itself',
+      'local:PORT',
+      ['local:PORT'],
+      /403 its name leads/,
+    ],
+    [
+      'the cloud metadata, even where somebody lists it',
+      '169.254.169.254:80',
+      ['169.254.169.254:80'],
+      /403 its name leads/,
+    ],
     ['a name that nobody knows', 'nowhere:443', ['nowhere:443'], /502/],
     ['no host at all', '%00', ['*.com'], /400 no host/],
   ])('%s', async (_what, to, allowed, answer) => {
@@ -129,8 +178,15 @@ describe('the proxy', () => {
           }),
       ),
     );
-    await eventually(() => strangers.filter(({ closed }) => closed).length === 300 - 128, 'those beyond the bound to be refused');
-    await eventually(() => strangers.every(({ closed }) => closed), 'the others to be let go', 10_000);
+    await eventually(
+      () => strangers.filter(({ closed }) => closed).length === 300 - 128,
+      'those beyond the bound to be refused',
+    );
+    await eventually(
+      () => strangers.every(({ closed }) => closed),
+      'the others to be let go',
+      10_000,
+    );
     const pass = egress.open([`127.0.0.1:${port}`], holder);
     const { answer, tunnel } = await dial(`127.0.0.1:${port}`, passOf(pass.url));
     await new Promise((resolve) => setTimeout(resolve, 6_000));
@@ -142,13 +198,20 @@ describe('the proxy', () => {
     const pass = egress.open([`127.0.0.1:${port}`], holder);
     const ask = (url: string) =>
       new Promise<string>((resolve, reject) => {
-        request({ port: egress.port, path: url, headers: { 'proxy-authorization': passOf(pass.url), host: 'x' } }, (answer) => {
-          let text = String(answer.statusCode);
-          answer.on('data', (chunk: Buffer) => {
-            text += ` ${chunk}`;
-          });
-          answer.on('end', () => resolve(text));
-        })
+        request(
+          {
+            port: egress.port,
+            path: url,
+            headers: { 'proxy-authorization': passOf(pass.url), host: 'x' },
+          },
+          (answer) => {
+            let text = String(answer.statusCode);
+            answer.on('data', (chunk: Buffer) => {
+              text += ` ${chunk}`;
+            });
+            answer.on('end', () => resolve(text));
+          },
+        )
           .on('error', reject)
           .end();
       });
@@ -171,7 +234,9 @@ describe('the proxy', () => {
 
   test('one job has no more than its connections, however fast it asks', async () => {
     const pass = egress.open([`127.0.0.1:${port}`, `slow:${port}`], holder);
-    const answers = await Promise.all(Array.from({ length: 100 }, () => dial(`slow:${port}`, passOf(pass.url))));
+    const answers = await Promise.all(
+      Array.from({ length: 100 }, () => dial(`slow:${port}`, passOf(pass.url))),
+    );
     expect(answers.filter(({ answer }) => answer.includes('more than 64')).length).toBe(36);
     pass.close();
   });
@@ -199,13 +264,27 @@ describe('the proxy', () => {
       'GET http://127.0.0.1:PORT/x HTTP/1.1\r\nhost: x\r\ntrailer: a\r\nupgrade: b\r\nconnection: upgrade, te\r\nPASS\r\n\r\n',
       /200/,
     ],
-    ['an answer with a status that does not exist', 'GET http://127.0.0.1:PORT/none HTTP/1.1\r\nhost: x\r\nPASS\r\n\r\n', /502/],
-    ['an answer with headers that contradict each other', 'GET http://127.0.0.1:PORT/trailer HTTP/1.1\r\nhost: x\r\nPASS\r\n\r\n', /200|502/],
+    [
+      'an answer with a status that does not exist',
+      'GET http://127.0.0.1:PORT/none HTTP/1.1\r\nhost: x\r\nPASS\r\n\r\n',
+      /502/,
+    ],
+    [
+      'an answer with headers that contradict each other',
+      'GET http://127.0.0.1:PORT/trailer HTTP/1.1\r\nhost: x\r\nPASS\r\n\r\n',
+      /200|502/,
+    ],
   ])('%s ends nobody', async (_what, text, answer) => {
     const odd = createOddServer();
     const at = await odd.listen();
     const pass = egress.open([`127.0.0.1:${at}`], holder);
-    expect(await raw(text.replace('PORT', String(at)).replace('PASS', `proxy-authorization: ${passOf(pass.url)}`))).toMatch(answer);
+    expect(
+      await raw(
+        text
+          .replace('PORT', String(at))
+          .replace('PASS', `proxy-authorization: ${passOf(pass.url)}`),
+      ),
+    ).toMatch(answer);
     expect((await dial(`127.0.0.1:${at}`, passOf(pass.url))).answer).toMatch(/200/);
     pass.close();
     odd.close();
@@ -215,18 +294,25 @@ describe('the proxy', () => {
     const pass = egress.open([`127.0.0.1:${port}`], holder);
     const before = connections;
     const socket = connect(egress.port, '127.0.0.1', () =>
-      socket.write(`GET http://127.0.0.1:${port}/slow HTTP/1.1\r\nhost: x\r\nproxy-authorization: ${passOf(pass.url)}\r\n\r\n`),
+      socket.write(
+        `GET http://127.0.0.1:${port}/slow HTTP/1.1\r\nhost: x\r\nproxy-authorization: ${passOf(pass.url)}\r\n\r\n`,
+      ),
     );
     await new Promise((resolve) => socket.once('data', resolve));
     expect(connections).toBe(before + 1);
     socket.destroy();
-    for (let looks = 0; looks < 100 && connections > before; looks += 1) await new Promise((wait) => setTimeout(wait, 20));
+    for (let looks = 0; looks < 100 && connections > before; looks += 1)
+      await new Promise((wait) => setTimeout(wait, 20));
     expect(connections).toBe(before);
     pass.close();
   });
 
   test('it ends although somebody holds on', async () => {
-    const other = await serveEgress({ address: '127.0.0.1', port: 0, telemetry: countingTelemetry() });
+    const other = await serveEgress({
+      address: '127.0.0.1',
+      port: 0,
+      telemetry: countingTelemetry(),
+    });
     const socket = connect(other.port, '127.0.0.1');
     socket.on('error', () => undefined);
     await new Promise((resolve) => socket.once('connect', resolve));
@@ -245,17 +331,45 @@ describe('the proxy', () => {
     expect(isFit('orders.example.com', 'fd00::1')).toBe(false);
     expect(isFit('orders.example.com', '93.184.216.34')).toBe(true);
     expect(isFit('orders', 'fe80::1')).toBe(false);
-    for (const address of ['64:ff9b::a00:1', '2002:a00:1::', '::7f00:1', 'fec0::1', '::ffff:7f00:1']) expect(isFit('orders.example.com', address), address).toBe(false);
-    for (const address of ['64:ff9b::a9fe:a9fe', 'fd00:ec2::254', '169.254.1.1']) expect(isFit('orders', address), address).toBe(false);
+    for (const address of [
+      '64:ff9b::a00:1',
+      '2002:a00:1::',
+      '::7f00:1',
+      'fec0::1',
+      '::ffff:7f00:1',
+    ])
+      expect(isFit('orders.example.com', address), address).toBe(false);
+    for (const address of ['64:ff9b::a9fe:a9fe', 'fd00:ec2::254', '169.254.1.1'])
+      expect(isFit('orders', address), address).toBe(false);
   });
 });
 
 describe('a job in a sandbox', () => {
   const never = new AbortController().signal;
-  const toolOf = (hosts: readonly string[]) => toolSpecSchema.parse({ description: 'fetches', class: 'pure', run: { kind: 'sandbox', egress: hosts } });
+  const toolOf = (hosts: readonly string[]) =>
+    toolSpecSchema.parse({
+      description: 'fetches',
+      class: 'pure',
+      run: { kind: 'sandbox', egress: hosts },
+    });
   const call = (spec: ReturnType<typeof toolOf>, code: string, way: Egress | undefined) => {
-    const runner = sandboxRunner({ sandboxes: processSandboxes(claimSandbox), workspaces: memoryWorkspaces(), telemetry: countingTelemetry(), egress: way }, 60_000);
-    const job = { tool: 'fetch', spec, arguments: { code }, tenant: 'acme', session: 's', idempotencyKey: 'e' };
+    const runner = sandboxRunner(
+      {
+        sandboxes: processSandboxes(claimSandbox),
+        workspaces: memoryWorkspaces(),
+        telemetry: countingTelemetry(),
+        egress: way,
+      },
+      60_000,
+    );
+    const job = {
+      tool: 'fetch',
+      spec,
+      arguments: { code },
+      tenant: 'acme',
+      session: 's',
+      idempotencyKey: 'e',
+    };
     return runner.run(job, spec.run as never, never).finally(() => runner.close?.());
   };
 
@@ -268,21 +382,35 @@ describe('a job in a sandbox', () => {
   });
 
   test('is told of no proxy when its tool names nothing', async () => {
-    expect(await call(toolOf([]), 'return process.env.HTTPS_PROXY ?? null;', egress)).toEqual({ ok: true, value: { result: null, log: [] } });
+    expect(await call(toolOf([]), 'return process.env.HTTPS_PROXY ?? null;', egress)).toEqual({
+      ok: true,
+      value: { result: null, log: [] },
+    });
   });
 
   test('that fails may have reached somebody first, when it has a way out', async () => {
-    expect(await call(toolOf([`127.0.0.1:${port}`]), 'throw new Error("after");', egress)).toMatchObject({ ok: false, failure: { code: 'SANDBOX_CODE', hasBegun: true } });
+    expect(
+      await call(toolOf([`127.0.0.1:${port}`]), 'throw new Error("after");', egress),
+    ).toMatchObject({ ok: false, failure: { code: 'SANDBOX_CODE', hasBegun: true } });
     const without = await call(toolOf([]), 'throw new Error("after");', egress);
     expect(without).toMatchObject({ ok: false, failure: { code: 'SANDBOX_CODE' } });
     expect(without).not.toHaveProperty('failure.hasBegun');
   });
 
   test('of class workspace has none: it is run again after a death', () => {
-    expect(toolSpecSchema.safeParse({ description: 'x', class: 'workspace', run: { kind: 'sandbox', egress: ['api.example.com'] } }).error?.message).toContain('run again');
+    expect(
+      toolSpecSchema.safeParse({
+        description: 'x',
+        class: 'workspace',
+        run: { kind: 'sandbox', egress: ['api.example.com'] },
+      }).error?.message,
+    ).toContain('run again');
   });
 
   test('is refused where there is no way out', async () => {
-    expect(await call(toolOf(['api.example.com']), 'return 1;', undefined)).toMatchObject({ ok: false, failure: { class: 'permanent', code: 'EGRESS_OFF' } });
+    expect(await call(toolOf(['api.example.com']), 'return 1;', undefined)).toMatchObject({
+      ok: false,
+      failure: { class: 'permanent', code: 'EGRESS_OFF' },
+    });
   });
 });

@@ -8,7 +8,10 @@ import { eventually } from '../support/eventually.ts';
 /** A broker that acknowledges when it is told to. */
 function broker() {
   const sent: { readonly subject: string; readonly texts: readonly string[] }[] = [];
-  const acks: { readonly resolve: (value?: unknown) => void; readonly reject: (error: Error) => void }[] = [];
+  const acks: {
+    readonly resolve: (value?: unknown) => void;
+    readonly reject: (error: Error) => void;
+  }[] = [];
   const publish = (subject: string, texts: readonly string[]) =>
     new Promise((resolve, reject) => {
       sent.push({ subject, texts });
@@ -152,7 +155,8 @@ test('who has no company does not wait for that of others, and neither does what
   await settled();
   expect(sent.slice(1).map(({ texts }) => texts)).toEqual([['alone'], ['in company']]);
 
-  for (let count = 0; count < 2 * limits.batchMessagesMax + 1; count += 1) void gatherer.add('c', String(count), 5);
+  for (let count = 0; count < 2 * limits.batchMessagesMax + 1; count += 1)
+    void gatherer.add('c', String(count), 5);
   for (const ack of acks) ack.resolve();
   await settled();
   expect(sent.slice(3).map(({ texts }) => texts.length)).toEqual([limits.batchMessagesMax]);
@@ -160,7 +164,11 @@ test('who has no company does not wait for that of others, and neither does what
   await settled();
   acks[4]!.resolve();
   await settled();
-  expect(sent.slice(3).map(({ texts }) => texts.length)).toEqual([limits.batchMessagesMax, limits.batchMessagesMax, 1]);
+  expect(sent.slice(3).map(({ texts }) => texts.length)).toEqual([
+    limits.batchMessagesMax,
+    limits.batchMessagesMax,
+    1,
+  ]);
 });
 
 test('in a waiting room those of a subject leave together, in order, when their time has come', async () => {
@@ -182,7 +190,8 @@ test('in a waiting room those of a subject leave together, in order, when their 
 test('a waiting room is left at once when it is full, or when it is asked for', async () => {
   const { sent, publish } = broker();
   const room = new WaitingRoom(60_000, publish);
-  for (let count = 0; count < limits.batchMessagesMax; count += 1) void room.add('full', String(count));
+  for (let count = 0; count < limits.batchMessagesMax; count += 1)
+    void room.add('full', String(count));
   void room.add('asked', '1');
   void room.add('stays', '1');
 
@@ -210,6 +219,13 @@ test('what gathers for a broker that carries little leaves in messages that it c
   expect(fitting(items, 100)).toBe(2);
   expect(fitting(items, 10)).toBe(1); // alone it goes, and is refused by name
   expect(fitting(items)).toBe(10);
-  const nats = (maxPayload?: number) => ({ connection: { info: maxPayload === undefined ? undefined : { max_payload: maxPayload } } }) as Parameters<typeof batchBytesOf>[0];
-  expect([nats(131_072), nats(8 * 1_048_576), nats()].map(batchBytesOf)).toEqual([65_536, limits.batchBytesMax, limits.batchBytesMax]);
+  const nats = (maxPayload?: number) =>
+    ({
+      connection: { info: maxPayload === undefined ? undefined : { max_payload: maxPayload } },
+    }) as Parameters<typeof batchBytesOf>[0];
+  expect([nats(131_072), nats(8 * 1_048_576), nats()].map(batchBytesOf)).toEqual([
+    65_536,
+    limits.batchBytesMax,
+    limits.batchBytesMax,
+  ]);
 });

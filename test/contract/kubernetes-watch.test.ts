@@ -9,7 +9,10 @@ test.each<[string, (response: ServerResponse) => void, boolean]>([
   ['ends each watch at once', (response) => response.end(), false],
   [
     'says that a watch is too old',
-    (response) => response.end(`${JSON.stringify({ type: 'ERROR', object: { kind: 'Status', code: 410, message: 'too old resource version' } })}\n`),
+    (response) =>
+      response.end(
+        `${JSON.stringify({ type: 'ERROR', object: { kind: 'Status', code: 410, message: 'too old resource version' } })}\n`,
+      ),
     true,
   ],
 ])('an API server that %s is not asked again at once', async (_what, watched, isTrouble) => {
@@ -20,7 +23,14 @@ test.each<[string, (response: ServerResponse) => void, boolean]>([
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const config = new KubeConfig();
-  config.loadFromClusterAndUser({ name: 'fake', server: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, skipTLSVerify: true }, { name: 'user' });
+  config.loadFromClusterAndUser(
+    {
+      name: 'fake',
+      server: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      skipTLSVerify: true,
+    },
+    { name: 'user' },
+  );
   let lists = 0;
   const troubles: string[] = [];
   const holding = hold<{ name: string }>({ config } as unknown as Cluster, {

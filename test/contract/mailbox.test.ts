@@ -14,7 +14,11 @@ let nextShard = 0;
 
 function describeMailbox(
   name: string,
-  open: () => Promise<{ mailbox: Mailbox; inject: (shard: ShardId, text: string | Uint8Array) => Promise<void>; close: () => Promise<void> }>,
+  open: () => Promise<{
+    mailbox: Mailbox;
+    inject: (shard: ShardId, text: string | Uint8Array) => Promise<void>;
+    close: () => Promise<void>;
+  }>,
 ) {
   describe(`mailbox: ${name}`, () => {
     let world: Awaited<ReturnType<typeof open>>;
@@ -23,8 +27,15 @@ function describeMailbox(
     });
     afterAll(() => world.close());
     const shardOfTest = () => nextShard++ as ShardId;
-    const envelope = (session: string, input = 'x') => ({ tenant: 'acme' as TenantId, session: session as SessionId, message: task(input) });
-    const sessionsOf = (batches: readonly MailBatch[]) => batches.flatMap(({ items }) => items.map((item) => (item.ok ? item.envelope.session : 'refused')));
+    const envelope = (session: string, input = 'x') => ({
+      tenant: 'acme' as TenantId,
+      session: session as SessionId,
+      message: task(input),
+    });
+    const sessionsOf = (batches: readonly MailBatch[]) =>
+      batches.flatMap(({ items }) =>
+        items.map((item) => (item.ok ? item.envelope.session : 'refused')),
+      );
 
     test('what was delivered is read in order, from the beginning and from the middle', async () => {
       const shard = shardOfTest();
@@ -36,7 +47,9 @@ function describeMailbox(
       await reading.stop();
 
       const later: MailBatch[] = [];
-      const second = await world.mailbox.read(shard, all[0]!.sequence, (batch) => later.push(batch));
+      const second = await world.mailbox.read(shard, all[0]!.sequence, (batch) =>
+        later.push(batch),
+      );
       await eventually(() => sessionsOf(later).length === 2);
       expect(sessionsOf(later)).toEqual(['b', 'c']);
       await second.stop();
@@ -156,12 +169,21 @@ function describeMailbox(
 
 describeMailbox('memory', async () => {
   const mailbox = memoryMailbox({ now: () => Date.now() });
-  return { mailbox, inject: async (shard, text) => mailbox.inject(shard, String(text)), close: async () => undefined };
+  return {
+    mailbox,
+    inject: async (shard, text) => mailbox.inject(shard, String(text)),
+    close: async () => undefined,
+  };
 });
 describeMailbox('nats', async () => {
   const servers: Servers = await startServers();
   const { nats } = servers.connections;
-  return { mailbox: natsMailbox(nats), inject: async (shard, text) => void (await nats.publisher.publish(nats.subjects.mailBatch(shard), text)), close: () => servers.stop() };
+  return {
+    mailbox: natsMailbox(nats),
+    inject: async (shard, text) =>
+      void (await nats.publisher.publish(nats.subjects.mailBatch(shard), text)),
+    close: () => servers.stop(),
+  };
 });
 
 describe('a stretch of mail that is trimmed', () => {
@@ -172,14 +194,20 @@ describe('a stretch of mail that is trimmed', () => {
   afterAll(() => servers.stop());
 
   /** A connection whose answer to the making of a consumer is tampered with. */
-  const tampered = (work: { before?: () => Promise<void>; after?: (text: string) => string; lateMs?: number }) => {
+  const tampered = (work: {
+    before?: () => Promise<void>;
+    after?: (text: string) => string;
+    lateMs?: number;
+  }) => {
     const { nats } = servers.connections;
     const connection = new Proxy(nats.connection, {
       get: (target, property) => {
         const value: unknown = Reflect.get(target, property);
         if (property === 'subscribe' && work.lateMs !== undefined)
           return (subject: string, { callback }: { callback: (...heard: unknown[]) => void }) =>
-            target.subscribe(subject, { callback: (...heard) => void setTimeout(() => callback(...heard), work.lateMs) });
+            target.subscribe(subject, {
+              callback: (...heard) => void setTimeout(() => callback(...heard), work.lateMs),
+            });
         return typeof value === 'function' ? value.bind(target) : value;
       },
     });
@@ -193,22 +221,34 @@ describe('a stretch of mail that is trimmed', () => {
   };
   const filled = async (shard: ShardId) => {
     const mailbox = natsMailbox(servers.connections.nats);
-    await mailbox.deliver(shard, { tenant: 'acme' as TenantId, session: 's' as SessionId, message: task('x') });
+    await mailbox.deliver(shard, {
+      tenant: 'acme' as TenantId,
+      session: 's' as SessionId,
+      message: task('x'),
+    });
     return { mailbox, end: await mailbox.lastOf(shard) };
   };
 
   test('just before its reader is made is not waited for', async () => {
     const { mailbox, end } = await filled(3 as ShardId);
     const seen: number[] = [];
-    await tampered({ before: () => mailbox.trim(end + 1) }).readTo(3 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
+    await tampered({ before: () => mailbox.trim(end + 1) }).readTo(
+      3 as ShardId,
+      0,
+      end,
+      ({ sequence }) => seen.push(sequence),
+    );
     expect(seen).toEqual([]);
   });
 
   test('is waited for, when only the server of the consumer has not got it yet', async () => {
     const { end } = await filled(4 as ShardId);
     const seen: number[] = [];
-    const behind = (text: string) => JSON.stringify({ ...(JSON.parse(text) as object), num_pending: 0 });
-    await tampered({ after: behind, lateMs: 300 }).readTo(4 as ShardId, 0, end, ({ sequence }) => seen.push(sequence));
+    const behind = (text: string) =>
+      JSON.stringify({ ...(JSON.parse(text) as object), num_pending: 0 });
+    await tampered({ after: behind, lateMs: 300 }).readTo(4 as ShardId, 0, end, ({ sequence }) =>
+      seen.push(sequence),
+    );
     expect(seen).toEqual([end]);
   });
 });
@@ -217,9 +257,18 @@ test('a reader that cannot be started listens to nothing', async () => {
   const servers = await startServers();
   try {
     const { nats } = servers.connections;
-    const listening = () => (nats.connection as unknown as { protocol: { subscriptions: { size(): number } } }).protocol.subscriptions.size();
+    const listening = () =>
+      (
+        nats.connection as unknown as { protocol: { subscriptions: { size(): number } } }
+      ).protocol.subscriptions.size();
     const before = listening();
-    await expect(new OrderedReader(nats, { stream: 'NOWHERE', filter: 'nowhere.>', afterSequence: 0 }, () => undefined).start()).rejects.toThrow();
+    await expect(
+      new OrderedReader(
+        nats,
+        { stream: 'NOWHERE', filter: 'nowhere.>', afterSequence: 0 },
+        () => undefined,
+      ).start(),
+    ).rejects.toThrow();
     expect(listening()).toBe(before);
   } finally {
     await servers.stop();
@@ -238,6 +287,11 @@ describe('the bytes of mail', () => {
   test('what claims to be compressed and is not, is cut, or would never end, is no JSON', () => {
     const packed = encodeMail(page) as Uint8Array;
     const bomb = deflateSync(Buffer.alloc(80 * 1_048_576));
-    for (const bytes of [Buffer.from('x marks the spot'), packed.subarray(0, packed.length / 2), bomb]) expect(() => JSON.parse(decodeMail(bytes))).toThrow();
+    for (const bytes of [
+      Buffer.from('x marks the spot'),
+      packed.subarray(0, packed.length / 2),
+      bomb,
+    ])
+      expect(() => JSON.parse(decodeMail(bytes))).toThrow();
   });
 });

@@ -7,10 +7,15 @@ import { openaiModel } from '../../services/adapters/openai/model.ts';
 import { modelSpecSchema } from '../../services/core/session/specs.ts';
 import type { Prompt } from '../../services/ports/performers.ts';
 
-type Handler = (response: ServerResponse, body: Record<string, unknown>, request: IncomingMessage) => void;
+type Handler = (
+  response: ServerResponse,
+  body: Record<string, unknown>,
+  request: IncomingMessage,
+) => void;
 let handler: Handler = () => undefined;
 let sockets = 0;
-const seen: { url: string; headers: IncomingMessage['headers']; body: Record<string, unknown> }[] = [];
+const seen: { url: string; headers: IncomingMessage['headers']; body: Record<string, unknown> }[] =
+  [];
 const server = createServer((request, response) => {
   let text = '';
   request.on('data', (chunk: Buffer) => {
@@ -50,13 +55,33 @@ const prompt: Prompt = {
 const never = new AbortController().signal;
 const ask = (over: object = {}, signal = never, onText?: (text: string) => void) =>
   openaiModel({ OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: 'secret' }, systemClock).complete(
-    { name: 'm', ...modelSpecSchema.parse({ model: 'x', stream: false, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 }, ...over }) } as never,
+    {
+      name: 'm',
+      ...modelSpecSchema.parse({
+        model: 'x',
+        stream: false,
+        price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 },
+        ...over,
+      }),
+    } as never,
     prompt,
     { signal, ...(onText ? { onText } : {}) },
   );
-const json = (response: ServerResponse, status: number, value: unknown, headers: Record<string, string> = {}) =>
-  response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(value));
-const usage = { prompt_tokens: 12, completion_tokens: 3, total_tokens: 15, prompt_tokens_details: { cached_tokens: 4 } };
+const json = (
+  response: ServerResponse,
+  status: number,
+  value: unknown,
+  headers: Record<string, string> = {},
+) =>
+  response
+    .writeHead(status, { 'content-type': 'application/json', ...headers })
+    .end(JSON.stringify(value));
+const usage = {
+  prompt_tokens: 12,
+  completion_tokens: 3,
+  total_tokens: 15,
+  prompt_tokens_details: { cached_tokens: 4 },
+};
 const call = { id: 'c2', type: 'function', function: { name: 'echo', arguments: '{"n":2}' } };
 const completion = (message: object, finish: string) => ({
   id: 'm',
@@ -81,14 +106,25 @@ const delta = (part: object, finish: string | null = null) => ({
 
 describe('chat completions', () => {
   test('are asked with key, trace, instructions, conversation and tools', async () => {
-    handler = (response) => json(response, 200, completion({ role: 'assistant', content: 'hi' }, 'stop'));
+    handler = (response) =>
+      json(response, 200, completion({ role: 'assistant', content: 'hi' }, 'stop'));
     expect(await ask()).toMatchObject({
       ok: true,
-      value: { content: 'hi', calls: [], finish: 'stop', model: 'x-1', usage: { promptTokens: 12, completionTokens: 3, cachedTokens: 4 } },
+      value: {
+        content: 'hi',
+        calls: [],
+        finish: 'stop',
+        model: 'x-1',
+        usage: { promptTokens: 12, completionTokens: 3, cachedTokens: 4 },
+      },
     });
     expect(seen.at(-1)).toMatchObject({
       url: '/v1/chat/completions',
-      headers: { authorization: 'Bearer secret', 'content-type': 'application/json', traceparent: prompt.traceparent },
+      headers: {
+        authorization: 'Bearer secret',
+        'content-type': 'application/json',
+        traceparent: prompt.traceparent,
+      },
       body: {
         model: 'x',
         temperature: 0.5,
@@ -96,18 +132,43 @@ describe('chat completions', () => {
         messages: [
           { role: 'system', content: 'Be brief.' },
           { role: 'user', content: 'hello' },
-          { role: 'assistant', content: null, tool_calls: [{ id: 'c1', type: 'function', function: { name: 'echo', arguments: '{"n":1}' } }] },
+          {
+            role: 'assistant',
+            content: null,
+            tool_calls: [
+              { id: 'c1', type: 'function', function: { name: 'echo', arguments: '{"n":1}' } },
+            ],
+          },
           { role: 'tool', tool_call_id: 'c1', content: '1' },
         ],
-        tools: [{ type: 'function', function: { name: 'echo', description: 'echoes', parameters: { type: 'object' } } }],
+        tools: [
+          {
+            type: 'function',
+            function: { name: 'echo', description: 'echoes', parameters: { type: 'object' } },
+          },
+        ],
       },
     });
-    expect(Object.keys(seen.at(-1)!.headers).filter((name) => name.startsWith('x-stainless'))).toEqual([]);
+    expect(
+      Object.keys(seen.at(-1)!.headers).filter((name) => name.startsWith('x-stainless')),
+    ).toEqual([]);
   });
 
   test('give the calls that the model wants', async () => {
-    handler = (response) => json(response, 200, completion({ role: 'assistant', content: null, tool_calls: [call] }, 'tool_calls'));
-    expect(await ask()).toMatchObject({ ok: true, value: { content: '', calls: [{ id: 'c2', name: 'echo', arguments: '{"n":2}' }], finish: 'tool_calls' } });
+    handler = (response) =>
+      json(
+        response,
+        200,
+        completion({ role: 'assistant', content: null, tool_calls: [call] }, 'tool_calls'),
+      );
+    expect(await ask()).toMatchObject({
+      ok: true,
+      value: {
+        content: '',
+        calls: [{ id: 'c2', name: 'echo', arguments: '{"n":2}' }],
+        finish: 'tool_calls',
+      },
+    });
   });
 
   test('come as a stream, a character cut in two included', async () => {
@@ -118,26 +179,43 @@ describe('chat completions', () => {
       response.write(text.subarray(0, cut));
       setTimeout(() => {
         response.write(text.subarray(cut));
-        response.write(`data: ${JSON.stringify(delta({ tool_calls: [{ index: 0, id: 'c3', function: { name: 'echo', arguments: '{"n"' } }] }))}\n\n`);
-        response.write(`data: ${JSON.stringify(delta({ tool_calls: [{ index: 0, function: { arguments: ':3}' } }] }, 'tool_calls'))}\n\n`);
-        response.end(`data: ${JSON.stringify({ ...delta({}), choices: [], usage })}\n\ndata: [DONE]\n\n`);
+        response.write(
+          `data: ${JSON.stringify(delta({ tool_calls: [{ index: 0, id: 'c3', function: { name: 'echo', arguments: '{"n"' } }] }))}\n\n`,
+        );
+        response.write(
+          `data: ${JSON.stringify(delta({ tool_calls: [{ index: 0, function: { arguments: ':3}' } }] }, 'tool_calls'))}\n\n`,
+        );
+        response.end(
+          `data: ${JSON.stringify({ ...delta({}), choices: [], usage })}\n\ndata: [DONE]\n\n`,
+        );
       }, 20);
     };
     const heard: string[] = [];
     expect(await ask({ stream: true }, never, (text) => heard.push(text))).toMatchObject({
       ok: true,
-      value: { content: 'für', calls: [{ id: 'c3', name: 'echo', arguments: '{"n":3}' }], finish: 'tool_calls', usage: { promptTokens: 12 } },
+      value: {
+        content: 'für',
+        calls: [{ id: 'c3', name: 'echo', arguments: '{"n":3}' }],
+        finish: 'tool_calls',
+        usage: { promptTokens: 12 },
+      },
     });
     expect(heard).toEqual(['für']);
-    expect(seen.at(-1)?.body).toMatchObject({ stream: true, stream_options: { include_usage: true } });
+    expect(seen.at(-1)?.body).toMatchObject({
+      stream: true,
+      stream_options: { include_usage: true },
+    });
   });
 
   test('share their sockets, also after streams', async () => {
     handler = (response, body) =>
-      body.stream ? events(response, [delta({ content: 'a' }, 'stop')]) : json(response, 200, completion({ role: 'assistant', content: 'hi' }, 'stop'));
+      body.stream
+        ? events(response, [delta({ content: 'a' }, 'stop')])
+        : json(response, 200, completion({ role: 'assistant', content: 'hi' }, 'stop'));
     await ask();
     const before = sockets;
-    for (let count = 0; count < 10; count += 1) expect((await ask({ stream: count % 2 === 0 })).ok).toBe(true);
+    for (let count = 0; count < 10; count += 1)
+      expect((await ask({ stream: count % 2 === 0 })).ok).toBe(true);
     expect(sockets - before).toBeLessThanOrEqual(1);
   });
 
@@ -149,43 +227,118 @@ describe('chat completions', () => {
       { 'retry-after': '7' },
       { class: 'transient', code: 'MODEL_RATE_LIMITED', retryAfterMs: 7_000 },
     ],
-    ['no quota', 429, { error: { message: 'pay', code: 'insufficient_quota' } }, {}, { class: 'permanent', code: 'MODEL_QUOTA' }],
-    ['overloaded', 503, { error: { message: 'busy' } }, {}, { class: 'transient', code: 'MODEL_OVERLOADED' }],
-    ['a proxy with a page', 502, '<html>bad gateway</html>', { 'content-type': 'text/html' }, { class: 'transient', code: 'MODEL_OVERLOADED' }],
-    ['a wrong key', 401, { error: { message: 'no' } }, {}, { class: 'permanent', code: 'MODEL_REFUSED' }],
-    ['too long', 400, { error: { message: 'too long', code: 'context_length_exceeded' } }, {}, { class: 'permanent', code: 'MODEL_CONTEXT_TOO_LONG' }],
-    ['no completion', 200, { hello: 'world' }, {}, { class: 'transient', code: 'MODEL_ANSWER_INVALID' }],
-    ['no JSON', 200, 'fine', { 'content-type': 'text/plain' }, { class: 'transient', code: 'MODEL_ANSWER_INVALID' }],
+    [
+      'no quota',
+      429,
+      { error: { message: 'pay', code: 'insufficient_quota' } },
+      {},
+      { class: 'permanent', code: 'MODEL_QUOTA' },
+    ],
+    [
+      'overloaded',
+      503,
+      { error: { message: 'busy' } },
+      {},
+      { class: 'transient', code: 'MODEL_OVERLOADED' },
+    ],
+    [
+      'a proxy with a page',
+      502,
+      '<html>bad gateway</html>',
+      { 'content-type': 'text/html' },
+      { class: 'transient', code: 'MODEL_OVERLOADED' },
+    ],
+    [
+      'a wrong key',
+      401,
+      { error: { message: 'no' } },
+      {},
+      { class: 'permanent', code: 'MODEL_REFUSED' },
+    ],
+    [
+      'too long',
+      400,
+      { error: { message: 'too long', code: 'context_length_exceeded' } },
+      {},
+      { class: 'permanent', code: 'MODEL_CONTEXT_TOO_LONG' },
+    ],
+    [
+      'no completion',
+      200,
+      { hello: 'world' },
+      {},
+      { class: 'transient', code: 'MODEL_ANSWER_INVALID' },
+    ],
+    [
+      'no JSON',
+      200,
+      'fine',
+      { 'content-type': 'text/plain' },
+      { class: 'transient', code: 'MODEL_ANSWER_INVALID' },
+    ],
   ])('%s is told by its class', async (_what, status, body, headers, failure) => {
-    handler = (response) => (typeof body === 'string' ? response.writeHead(status, headers).end(body) : json(response, status, body, headers));
+    handler = (response) =>
+      typeof body === 'string'
+        ? response.writeHead(status, headers).end(body)
+        : json(response, status, body, headers);
     expect(await ask()).toMatchObject({ ok: false, failure });
     // No word of what the provider said: it may quote the prompt.
     const outcome = await ask();
-    expect(outcome.ok ? '' : outcome.failure.message).not.toMatch(/slow down|bad gateway|too long$/);
+    expect(outcome.ok ? '' : outcome.failure.message).not.toMatch(
+      /slow down|bad gateway|too long$/,
+    );
   });
 
   test.each<[string, Handler, boolean]>([
     ['before it answers', (_response, _body, request) => request.socket.destroy(), false],
-    ['in the middle of an answer', (response) => void response.writeHead(200, { 'content-length': '500' }).write('{"id"', () => response.destroy()), false],
-    ['in the middle of a stream', (response) => void (events(response, [delta({ content: 'a' })], false) ?? setTimeout(() => response.destroy(), 20)), true],
+    [
+      'in the middle of an answer',
+      (response) =>
+        void response
+          .writeHead(200, { 'content-length': '500' })
+          .write('{"id"', () => response.destroy()),
+      false,
+    ],
+    [
+      'in the middle of a stream',
+      (response) =>
+        void (
+          events(response, [delta({ content: 'a' })], false) ??
+          setTimeout(() => response.destroy(), 20)
+        ),
+      true,
+    ],
     ['without a finish reason', (response) => events(response, [delta({ content: 'a' })]), true],
   ])('a provider that hangs up %s is a passing failure', async (_what, hangsUp, stream) => {
     handler = hangsUp;
-    expect(await ask({ stream })).toMatchObject({ ok: false, failure: { class: 'transient', code: expect.stringMatching(/MODEL_(UNREACHABLE|STREAM_BROKEN)/) as string } });
+    expect(await ask({ stream })).toMatchObject({
+      ok: false,
+      failure: {
+        class: 'transient',
+        code: expect.stringMatching(/MODEL_(UNREACHABLE|STREAM_BROKEN)/) as string,
+      },
+    });
   });
 
-  test.each([false, true])('one that does not answer in time is given up (stream: %s)', async (stream) => {
-    let closed = false;
-    handler = (response) => {
-      if (stream) events(response, [delta({ content: 'a' })], false);
-      response.on('close', () => {
-        closed = true;
+  test.each([false, true])(
+    'one that does not answer in time is given up (stream: %s)',
+    async (stream) => {
+      let closed = false;
+      handler = (response) => {
+        if (stream) events(response, [delta({ content: 'a' })], false);
+        response.on('close', () => {
+          closed = true;
+        });
+      };
+      expect(await ask({ stream, timeoutMs: 150 })).toMatchObject({
+        ok: false,
+        failure: { class: 'transient', code: 'MODEL_TIMEOUT' },
       });
-    };
-    expect(await ask({ stream, timeoutMs: 150 })).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MODEL_TIMEOUT' } });
-    for (let looks = 0; looks < 100 && !closed; looks += 1) await new Promise((wait) => setTimeout(wait, 20));
-    expect(closed).toBe(true);
-  });
+      for (let looks = 0; looks < 100 && !closed; looks += 1)
+        await new Promise((wait) => setTimeout(wait, 20));
+      expect(closed).toBe(true);
+    },
+  );
 
   test.each([false, true])('a halt ends the call at the provider (stream: %s)', async (stream) => {
     const controller = new AbortController();
@@ -197,8 +350,12 @@ describe('chat completions', () => {
       });
       setTimeout(() => controller.abort(), 30);
     };
-    expect(await ask({ stream }, controller.signal)).toMatchObject({ ok: false, failure: { code: 'CANCELLED' } });
-    for (let looks = 0; looks < 100 && !closed; looks += 1) await new Promise((wait) => setTimeout(wait, 20));
+    expect(await ask({ stream }, controller.signal)).toMatchObject({
+      ok: false,
+      failure: { code: 'CANCELLED' },
+    });
+    for (let looks = 0; looks < 100 && !closed; looks += 1)
+      await new Promise((wait) => setTimeout(wait, 20));
     expect(closed).toBe(true);
   });
 
@@ -206,7 +363,12 @@ describe('chat completions', () => {
     const mute = createTcpServer(() => undefined);
     await new Promise<void>((resolve) => mute.listen(0, '127.0.0.1', resolve));
     const from = performance.now();
-    expect(await ask({ baseUrl: `https://127.0.0.1:${(mute.address() as AddressInfo).port}/v1`, timeoutMs: 200 })).toMatchObject({ ok: false, failure: { code: 'MODEL_TIMEOUT' } });
+    expect(
+      await ask({
+        baseUrl: `https://127.0.0.1:${(mute.address() as AddressInfo).port}/v1`,
+        timeoutMs: 200,
+      }),
+    ).toMatchObject({ ok: false, failure: { code: 'MODEL_TIMEOUT' } });
     expect(performance.now() - from).toBeLessThan(5_000); // the socket's own time-out is twice that
     mute.close();
   });
@@ -220,7 +382,10 @@ describe('chat completions', () => {
   });
 
   test('nobody there is a passing failure', async () => {
-    expect(await ask({ baseUrl: 'http://127.0.0.1:1/v1' })).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MODEL_UNREACHABLE' } });
+    expect(await ask({ baseUrl: 'http://127.0.0.1:1/v1' })).toMatchObject({
+      ok: false,
+      failure: { class: 'transient', code: 'MODEL_UNREACHABLE' },
+    });
   });
 });
 
@@ -231,7 +396,12 @@ describe('the Responses API', () => {
     model: 'x-1',
     status: 'completed',
     output,
-    usage: { input_tokens: 12, output_tokens: 3, total_tokens: 15, input_tokens_details: { cached_tokens: 4 } },
+    usage: {
+      input_tokens: 12,
+      output_tokens: 3,
+      total_tokens: 15,
+      input_tokens_details: { cached_tokens: 4 },
+    },
     ...over,
   });
 
@@ -242,8 +412,21 @@ describe('the Responses API', () => {
         200,
         answer([
           { type: 'reasoning', id: 'x', summary: [] },
-          { type: 'message', id: 'm', role: 'assistant', status: 'completed', content: [{ type: 'output_text', text: 'hi', annotations: [] }] },
-          { type: 'function_call', id: 'f', call_id: 'c2', name: 'echo', arguments: '{"n":2}', status: 'completed' },
+          {
+            type: 'message',
+            id: 'm',
+            role: 'assistant',
+            status: 'completed',
+            content: [{ type: 'output_text', text: 'hi', annotations: [] }],
+          },
+          {
+            type: 'function_call',
+            id: 'f',
+            call_id: 'c2',
+            name: 'echo',
+            arguments: '{"n":2}',
+            status: 'completed',
+          },
         ]),
       );
     const heard: string[] = [];
@@ -271,7 +454,15 @@ describe('the Responses API', () => {
           { type: 'function_call', call_id: 'c1', name: 'echo', arguments: '{"n":1}' },
           { type: 'function_call_output', call_id: 'c1', output: '1' },
         ],
-        tools: [{ type: 'function', name: 'echo', description: 'echoes', parameters: { type: 'object' }, strict: false }],
+        tools: [
+          {
+            type: 'function',
+            name: 'echo',
+            description: 'echoes',
+            parameters: { type: 'object' },
+            strict: false,
+          },
+        ],
       },
     });
   });
@@ -281,13 +472,30 @@ describe('the Responses API', () => {
       json(
         response,
         200,
-        answer([{ type: 'message', id: 'm', role: 'assistant', status: 'incomplete', content: [{ type: 'output_text', text: 'hal', annotations: [] }] }], { status: 'incomplete' }),
+        answer(
+          [
+            {
+              type: 'message',
+              id: 'm',
+              role: 'assistant',
+              status: 'incomplete',
+              content: [{ type: 'output_text', text: 'hal', annotations: [] }],
+            },
+          ],
+          { status: 'incomplete' },
+        ),
       );
-    expect(await ask({ api: 'responses' })).toMatchObject({ ok: true, value: { content: 'hal', finish: 'length' } });
+    expect(await ask({ api: 'responses' })).toMatchObject({
+      ok: true,
+      value: { content: 'hal', finish: 'length' },
+    });
   });
 
   test('refuses what is no response', async () => {
     handler = (response) => json(response, 200, { hello: 'world' });
-    expect(await ask({ api: 'responses' })).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MODEL_ANSWER_INVALID' } });
+    expect(await ask({ api: 'responses' })).toMatchObject({
+      ok: false,
+      failure: { class: 'transient', code: 'MODEL_ANSWER_INVALID' },
+    });
   });
 });

@@ -8,8 +8,16 @@ const settled = () => new Promise(setImmediate);
 function publisher(window = 1_024) {
   const sent: string[][] = [];
   let isNewTurn = true;
-  let hear: (error: unknown, message: { subject: string; data: Uint8Array; string(): string }) => void = () => undefined;
-  const acknowledge = (number: number) => hear(null, { subject: `inbox.${number.toString(36)}`, data: new Uint8Array(1), string: () => '{"seq":1}' });
+  let hear: (
+    error: unknown,
+    message: { subject: string; data: Uint8Array; string(): string },
+  ) => void = () => undefined;
+  const acknowledge = (number: number) =>
+    hear(null, {
+      subject: `inbox.${number.toString(36)}`,
+      data: new Uint8Array(1),
+      string: () => '{"seq":1}',
+    });
   const connection = {
     subscribe: (_subject: string, { callback }: { callback: typeof hear }) => {
       hear = callback;
@@ -28,7 +36,12 @@ function publisher(window = 1_024) {
       sent.at(-1)!.push(subject);
     },
   };
-  return { sent, connection, acknowledge, publisher: new LeanPublisher(connection as never, 'inbox', window) };
+  return {
+    sent,
+    connection,
+    acknowledge,
+    publisher: new LeanPublisher(connection as never, 'inbox', window),
+  };
 }
 
 test('what nobody waits for leaves with the next publish, and before it', async () => {
@@ -64,19 +77,25 @@ test('what waits for company is told when the publisher is closed', async () => 
   expect(sent).toEqual([]);
 });
 
-test.each([0, 1])('with room for %i more, what was published first leaves first, though it was patient', async (room) => {
-  const { sent, acknowledge, publisher: lean } = publisher(2);
-  const all = Array.from({ length: 2 - room }, (_, index) => lean.publish(`before${index}`, ''));
-  await settled();
-  all.push(lean.publish('steps', '', { pace: 'soon' }), lean.publish('end', ''));
-  for (let number = 0; number < 4 - room; number += 1) {
+test.each([0, 1])(
+  'with room for %i more, what was published first leaves first, though it was patient',
+  async (room) => {
+    const { sent, acknowledge, publisher: lean } = publisher(2);
+    const all = Array.from({ length: 2 - room }, (_, index) => lean.publish(`before${index}`, ''));
     await settled();
-    acknowledge(number);
-  }
-  await Promise.all(all);
-  expect(sent.flat().filter((subject) => !subject.startsWith('before'))).toEqual(['steps', 'end']);
-  lean.close();
-});
+    all.push(lean.publish('steps', '', { pace: 'soon' }), lean.publish('end', ''));
+    for (let number = 0; number < 4 - room; number += 1) {
+      await settled();
+      acknowledge(number);
+    }
+    await Promise.all(all);
+    expect(sent.flat().filter((subject) => !subject.startsWith('before'))).toEqual([
+      'steps',
+      'end',
+    ]);
+    lean.close();
+  },
+);
 
 test('what becomes patient while a turn is on its way leaves with it, though nothing comes after', async () => {
   const { sent, publisher: lean } = publisher();
@@ -91,7 +110,10 @@ test('what becomes patient while a turn is on its way leaves with it, though not
 
 test('what is larger than the broker carries is refused, by its bytes', async () => {
   const { publisher: lean } = publisher();
-  for (const body of ['x'.repeat(1_001), 'ä'.repeat(501), Buffer.alloc(1_001)]) await expect(lean.publish('a.large', body)).rejects.toMatchObject({ code: 'MESSAGE_TOO_LARGE' });
+  for (const body of ['x'.repeat(1_001), 'ä'.repeat(501), Buffer.alloc(1_001)])
+    await expect(lean.publish('a.large', body)).rejects.toMatchObject({
+      code: 'MESSAGE_TOO_LARGE',
+    });
   void lean.publish('fits', 'x'.repeat(1_000)).catch(() => undefined);
   expect(lean.pending).toBe(1);
   lean.close();

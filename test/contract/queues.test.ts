@@ -1,7 +1,12 @@
 /** Effects, start records, archive, events, dead letters, tasks and control: the same promises from memory and from NATS. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
-import { memoryControl, memoryEffects, memoryStarts, memoryTasks } from '../../services/adapters/memory/queues.ts';
+import {
+  memoryControl,
+  memoryEffects,
+  memoryStarts,
+  memoryTasks,
+} from '../../services/adapters/memory/queues.ts';
 import { natsArchive } from '../../services/adapters/nats/archive.ts';
 import { natsControl } from '../../services/adapters/nats/control.ts';
 import { natsEffects } from '../../services/adapters/nats/effects.ts';
@@ -142,7 +147,11 @@ function describeQueues(name: string, open: () => Promise<World>) {
           },
           () => undefined,
         );
-        const [real, idle, last] = [effect(pool, `real${++count}`), effect(pool, `idle${++count}`), effect(pool, `last${++count}`)];
+        const [real, idle, last] = [
+          effect(pool, `real${++count}`),
+          effect(pool, `idle${++count}`),
+          effect(pool, `last${++count}`),
+        ];
         for (const one of [real, idle, real, idle]) {
           await world.effects.offer(one);
           await eventually(() => seen.includes(one.id) && taking.inFlight() === 0);
@@ -162,11 +171,21 @@ function describeQueues(name: string, open: () => Promise<World>) {
           async () => true,
           () => undefined,
         );
-        expect(await eventually(async () => (await world.effects.pools()).find((one) => one.pool === pool && one.asking > 0))).toMatchObject({ pool, queued: 0, inHand: 0 });
+        expect(
+          await eventually(async () =>
+            (await world.effects.pools()).find((one) => one.pool === pool && one.asking > 0),
+          ),
+        ).toMatchObject({ pool, queued: 0, inHand: 0 });
         await taking.drain();
         await taking.stop();
         await world.effects.offer(effect(pool));
-        expect(await eventually(async () => (await world.effects.pools()).find((one) => one.pool === pool && one.asking === 0 && one.queued + one.inHand === 1))).toBeDefined();
+        expect(
+          await eventually(async () =>
+            (await world.effects.pools()).find(
+              (one) => one.pool === pool && one.asking === 0 && one.queued + one.inHand === 1,
+            ),
+          ),
+        ).toBeDefined();
       });
 
       test('cancelled, its signal is aborted', async () => {
@@ -196,16 +215,21 @@ function describeQueues(name: string, open: () => Promise<World>) {
     describe('start records', () => {
       test('of many who would begin an effect one does, and the others learn who', async () => {
         const id = `e${++count}` as EffectId;
-        const tries = await Promise.all(Array.from({ length: 20 }, (_, index) => world.starts.create(id, `x${index}`, 'opaque')));
+        const tries = await Promise.all(
+          Array.from({ length: 20 }, (_, index) => world.starts.create(id, `x${index}`, 'opaque')),
+        );
         const first = tries.findIndex(({ created }) => created);
 
         expect(tries.filter(({ created }) => created)).toHaveLength(1);
-        for (const one of tries) if (!one.created) expect(one.first).toMatchObject({ effect: id, performer: `x${first}` });
+        for (const one of tries)
+          if (!one.created) expect(one.first).toMatchObject({ effect: id, performer: `x${first}` });
       });
 
       test('who holds an effect answers for it, and the dead do not', async () => {
         world.starts.answerHolds('living', (id) => id === 'mine');
-        expect(await eventually(() => world.starts.isHeld('living', 'mine' as EffectId, 500))).toBe(true);
+        expect(await eventually(() => world.starts.isHeld('living', 'mine' as EffectId, 500))).toBe(
+          true,
+        );
         expect(await world.starts.isHeld('living', 'other' as EffectId, 500)).toBe(false);
         expect(await world.starts.isHeld('dead', 'mine' as EffectId, 500)).toBe(false);
       });
@@ -238,14 +262,19 @@ function describeQueues(name: string, open: () => Promise<World>) {
         );
 
         const plain = (value: unknown) => JSON.parse(JSON.stringify(value)) as unknown;
-        expect(await world.archive.chain(shard, first.record.session)).toEqual([plain(first), plain(second)]);
+        expect(await world.archive.chain(shard, first.record.session)).toEqual([
+          plain(first),
+          plain(second),
+        ]);
         expect(await world.archive.latest(shard, first.record.session)).toEqual(plain(second));
         const found = [];
-        for await (const baseline of world.archive.latestOf(shard, () => undefined)) found.push(baseline.record.version);
+        for await (const baseline of world.archive.latestOf(shard, () => undefined))
+          found.push(baseline.record.version);
         expect(found).toEqual([2]);
         const foundSince = async (since: number) => {
           const versions: number[] = [];
-          for await (const baseline of world.archive.latestOf(shard, () => undefined, since)) versions.push(baseline.record.version);
+          for await (const baseline of world.archive.latestOf(shard, () => undefined, since))
+            versions.push(baseline.record.version);
           return versions;
         };
         expect(await foundSince(Date.now() - 60_000)).toEqual([2]);
@@ -257,7 +286,10 @@ function describeQueues(name: string, open: () => Promise<World>) {
           first.mail.map((incoming) => JSON.stringify(incoming)),
         );
         expect(await world.archive.latest(shard, first.record.session)).toEqual(plain(second));
-        expect(await world.archive.chain(shard, first.record.session)).toEqual([plain(first), plain(second)]);
+        expect(await world.archive.chain(shard, first.record.session)).toEqual([
+          plain(first),
+          plain(second),
+        ]);
       });
 
       test('bundles are found by revision', async () => {
@@ -279,7 +311,9 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const event = eventOfStep();
         const [live, all, others]: string[][] = [[], [], []];
         const followers = [
-          await world.events.follow({ session: event.data.session }, false, ({ id }) => live!.push(id)),
+          await world.events.follow({ session: event.data.session }, false, ({ id }) =>
+            live!.push(id),
+          ),
           await world.events.follow({ tenant: 'nobody' }, true, ({ id }) => others!.push(id)),
         ];
         await world.events.publishSteps([stepEventOf(event)]);
@@ -293,16 +327,36 @@ function describeQueues(name: string, open: () => Promise<World>) {
       test('steps of many sessions that are told together are heard by who follows one of them, in order, and its end comes after them', async () => {
         const step = eventOfStep();
         const session = `desk-${String(++count).padStart(20, '0')}`;
-        const of = (name: string, version: number) => ({ ...step, id: `${name}-${version}`, data: { ...step.data, session: name, version } });
-        const steps = Array.from({ length: 300 }, (_, index) => of(index % 2 === 0 ? session : 'another', index + 1));
-        const end = { ...of(session, 299), id: `${session}-299-end0`, type: 'dev.understudy.completed' };
+        const of = (name: string, version: number) => ({
+          ...step,
+          id: `${name}-${version}`,
+          data: { ...step.data, session: name, version },
+        });
+        const steps = Array.from({ length: 300 }, (_, index) =>
+          of(index % 2 === 0 ? session : 'another', index + 1),
+        );
+        const end = {
+          ...of(session, 299),
+          id: `${session}-299-end0`,
+          type: 'dev.understudy.completed',
+        };
         const heard: string[] = [];
-        const following = await world.events.follow({ tenant: step.data.tenant, session }, false, ({ id }) => heard.push(id));
+        const following = await world.events.follow(
+          { tenant: step.data.tenant, session },
+          false,
+          ({ id }) => heard.push(id),
+        );
 
-        await Promise.all([world.events.publishSteps(steps.map(stepEventOf)), world.events.publishEnd(end)]);
+        await Promise.all([
+          world.events.publishSteps(steps.map(stepEventOf)),
+          world.events.publishEnd(end),
+        ]);
         await eventually(() => heard.length === 151);
 
-        expect(heard).toEqual([...steps.filter(({ data }) => data.session === session).map(({ id }) => id), end.id]);
+        expect(heard).toEqual([
+          ...steps.filter(({ data }) => data.session === session).map(({ id }) => id),
+          end.id,
+        ]);
         expect(await world.events.has(end)).toBe(true);
         expect(await world.events.has({ ...end, id: 'another' })).toBe(false);
         await following.stop();
@@ -316,8 +370,12 @@ function describeQueues(name: string, open: () => Promise<World>) {
         const [since, later]: string[][] = [[], []];
 
         const followers = [
-          await world.events.follow({ session, since: Date.now() - 60_000 }, true, ({ id }) => since!.push(id)),
-          await world.events.follow({ session, since: Date.now() + 60_000 }, true, ({ id }) => later!.push(id)),
+          await world.events.follow({ session, since: Date.now() - 60_000 }, true, ({ id }) =>
+            since!.push(id),
+          ),
+          await world.events.follow({ session, since: Date.now() + 60_000 }, true, ({ id }) =>
+            later!.push(id),
+          ),
         ];
         await eventually(() => since!.length === 1);
 
@@ -341,7 +399,13 @@ function describeQueues(name: string, open: () => Promise<World>) {
           return letters.length > 0 ? letters : undefined;
         });
 
-        expect(letter).toMatchObject({ tenant: 'a b.c', code: 'TASK_NOT_JSON', body: '{', headers: { a: 'b' }, subject: 'understudy.task.x.y' });
+        expect(letter).toMatchObject({
+          tenant: 'a b.c',
+          code: 'TASK_NOT_JSON',
+          body: '{',
+          headers: { a: 'b' },
+          subject: 'understudy.task.x.y',
+        });
         expect(await world.events.deadLetter(letter!.id)).toEqual(letter);
         await world.events.unbury(letter!.id);
         expect(await world.events.deadLetter(letter!.id)).toBeUndefined();
@@ -349,15 +413,29 @@ function describeQueues(name: string, open: () => Promise<World>) {
 
       test('a dead letter that no message could carry is stored all the same, cut, and says so', async () => {
         const body = `{"a":"${'\\"'.repeat(131_000)}\u0000é"}`;
-        const letter = { tenant: 'acme', agent: 'clerk', code: 'QUEUE_FULL', reason: 'because', task: 'huge', subject: 'understudy.task.acme.clerk' };
-        await world.events.bury({ ...letter, body: JSON.stringify(JSON.stringify(body)), headers: {} });
+        const letter = {
+          tenant: 'acme',
+          agent: 'clerk',
+          code: 'QUEUE_FULL',
+          reason: 'because',
+          task: 'huge',
+          subject: 'understudy.task.acme.clerk',
+        };
+        await world.events.bury({
+          ...letter,
+          body: JSON.stringify(JSON.stringify(body)),
+          headers: {},
+        });
         await world.events.bury({ ...letter, body, headers: { padding: 'x'.repeat(900_000) } });
         const [cut, bare] = await eventually(async () => {
-          const letters = (await world.events.deadLetters(10)).filter(({ task }) => task === 'huge');
+          const letters = (await world.events.deadLetters(10)).filter(
+            ({ task }) => task === 'huge',
+          );
           return letters.length === 2 ? letters : undefined;
         });
 
-        if (cut!.isCut) expect(JSON.stringify(JSON.stringify(body)).startsWith(cut!.body)).toBe(true);
+        if (cut!.isCut)
+          expect(JSON.stringify(JSON.stringify(body)).startsWith(cut!.body)).toBe(true);
         else expect(cut!.body).toBe(JSON.stringify(JSON.stringify(body)));
         expect(bare!.body).toBe(body);
         for (const { id } of [cut!, bare!]) await world.events.unbury(id);
@@ -378,7 +456,13 @@ function describeQueues(name: string, open: () => Promise<World>) {
       await eventually(() => handed.length === 2);
 
       expect(handed[1]).toEqual(handed[0]);
-      expect(handed[0]).toMatchObject({ tenant: 'acme', agent: 'desk', body: '{"input":1}', headers: { 'Nats-Msg-Id': 'id-1' }, sequenceId: expect.stringMatching(/^task-\d+$/) });
+      expect(handed[0]).toMatchObject({
+        tenant: 'acme',
+        agent: 'desk',
+        body: '{"input":1}',
+        headers: { 'Nats-Msg-Id': 'id-1' },
+        sequenceId: expect.stringMatching(/^task-\d+$/),
+      });
       await taking.drain();
     });
 
@@ -389,10 +473,19 @@ function describeQueues(name: string, open: () => Promise<World>) {
           throw new Refused('NOT_NOW', 'later');
         },
       });
-      expect(await eventually(() => world.control.ask('echo', { a: 1 }, 500))).toEqual({ ok: true, value: { a: 1 } });
-      expect(await world.control.ask('no', {}, 500)).toEqual({ ok: false, code: 'NOT_NOW', message: 'later' });
+      expect(await eventually(() => world.control.ask('echo', { a: 1 }, 500))).toEqual({
+        ok: true,
+        value: { a: 1 },
+      });
+      expect(await world.control.ask('no', {}, 500)).toEqual({
+        ok: false,
+        code: 'NOT_NOW',
+        message: 'later',
+      });
       await serving.stop();
-      await expect(world.control.ask('echo', {}, 200)).rejects.toMatchObject({ code: 'NO_RUNTIME' });
+      await expect(world.control.ask('echo', {}, 200)).rejects.toMatchObject({
+        code: 'NO_RUNTIME',
+      });
     });
   });
 }
@@ -425,7 +518,11 @@ test('who drains hands back what came and was not begun: another does it meanwhi
   try {
     const { nats } = servers.connections;
     const one = (id: string) => runToolOf('late', id);
-    const publish = (body: object) => nats.publisher.publish(nats.subjects.effect('late', 'acme' as TenantId), JSON.stringify(body));
+    const publish = (body: object) =>
+      nats.publisher.publish(
+        nats.subjects.effect('late', 'acme' as TenantId),
+        JSON.stringify(body),
+      );
     // Room for sixteen asks for two messages: one has an effect too many, and the other is alone.
     await publish(Array.from({ length: 17 }, (_, index) => one(`batch-${index}`)));
     await publish(one('alone'));
@@ -469,7 +566,10 @@ test('a baseline in ARCHIVE that does not parse is told of, and the others are r
     await nats.publisher.publish(nats.subjects.archive(3, 'junk-1' as SessionId), 'no baseline');
     const read: string[] = [];
     const unreadable: string[] = [];
-    for await (const { record } of archive.latestOf(3 as ShardId, (session) => unreadable.push(session))) read.push(record.session);
+    for await (const { record } of archive.latestOf(3 as ShardId, (session) =>
+      unreadable.push(session),
+    ))
+      read.push(record.session);
     expect([read, unreadable]).toEqual([[talk.record!.session], ['junk-1']]);
   } finally {
     await servers.stop();

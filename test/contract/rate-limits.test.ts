@@ -18,7 +18,8 @@ describe.each(['memory', 'redis'])('rate limits: %s', (kind) => {
   const tokens = (points: number) => ({ what: 'tokens', points, perMinute: 100 }) as const;
 
   test('goes on until a rate is used up, each tenant by itself', async () => {
-    for (let index = 0; index < 3; index += 1) expect(await rates.take('acme', [requests])).toBeUndefined();
+    for (let index = 0; index < 3; index += 1)
+      expect(await rates.take('acme', [requests])).toBeUndefined();
     const refusal = await rates.take('acme', [requests]);
     expect(refusal?.what).toBe('requests');
     expect(refusal!.waitMs).toBeGreaterThan(0);
@@ -28,7 +29,8 @@ describe.each(['memory', 'redis'])('rate limits: %s', (kind) => {
 
   test('who is told to wait has used nothing, of any rate', async () => {
     expect(await rates.take('careful', [requests, tokens(90)])).toBeUndefined();
-    for (let index = 0; index < 5; index += 1) expect(await rates.take('careful', [requests, tokens(20)])).toMatchObject({ what: 'tokens' });
+    for (let index = 0; index < 5; index += 1)
+      expect(await rates.take('careful', [requests, tokens(20)])).toMatchObject({ what: 'tokens' });
     expect(await rates.take('careful', [requests, tokens(10)])).toBeUndefined();
     expect(await rates.take('careful', [requests])).toBeUndefined();
     expect(await rates.take('careful', [requests])).toMatchObject({ what: 'requests' });

@@ -11,7 +11,12 @@ import type { Commit } from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
 import { startCluster, startSentinels, type Topology } from '../support/redis-topologies.ts';
 
-const at = (commits: number) => ({ position: { incarnation: 0, sequence: commits, index: 0 }, commits, log: 7, queue: 9 });
+const at = (commits: number) => ({
+  position: { incarnation: 0, sequence: commits, index: 0 },
+  commits,
+  log: 7,
+  queue: 9,
+});
 const commitOf = (version: number): Commit => ({
   from: version === 1 ? undefined : at(version - 1),
   to: at(version),
@@ -53,12 +58,22 @@ describe.each([
     const [store, leases] = [redisSessionStore(redis, 'wide'), redisLeases(redis, 'wide')];
     await store.fixShards(16);
     const shards = Array.from({ length: 16 }, (__, shard) => shard as ShardId);
-    const held = await Promise.all(shards.map((shard) => leases.acquire(shard, 'host' as HostId, 'boot', 60_000)));
+    const held = await Promise.all(
+      shards.map((shard) => leases.acquire(shard, 'host' as HostId, 'boot', 60_000)),
+    );
     for (let version = 1; version <= 3; version += 1) {
-      expect(await Promise.all(held.map((lease) => store.commit(lease!.shard, lease!.token, commitOf(version))))).toEqual(shards.map(() => 'committed'));
+      expect(
+        await Promise.all(
+          held.map((lease) => store.commit(lease!.shard, lease!.token, commitOf(version))),
+        ),
+      ).toEqual(shards.map(() => 'committed'));
     }
-    expect(await Promise.all(shards.map((shard) => store.conversation(shard, 's' as SessionId, 0, 3)))).toEqual(
-      shards.map(() => ['entry 1', 'entry 2', 'entry 3'].map((content) => expect.objectContaining({ content }))),
+    expect(
+      await Promise.all(shards.map((shard) => store.conversation(shard, 's' as SessionId, 0, 3))),
+    ).toEqual(
+      shards.map(() =>
+        ['entry 1', 'entry 2', 'entry 3'].map((content) => expect.objectContaining({ content })),
+      ),
     );
     expect((await leases.owners(16)).size).toBe(16);
     const limits = redisRateLimits(redis, 'wide');
@@ -101,14 +116,18 @@ describe('a server that accepts connections and says nothing', () => {
   });
 
   // Without a time-out for each command the package asks others for what it held, time after time: 90 s.
-  test('is given up when it is all that a cluster has of a shard', { timeout: 60_000 }, async () => {
+  test('is given up when it is all that a cluster has of a shard', {
+    timeout: 60_000,
+  }, async () => {
     const topology = await startCluster();
     const redis = await connectedRedis(topology.url);
     try {
       const shard = 5 as ShardId;
       topology.freezeReplicas();
       await topology.takeMasterOf(keysOf('gone', shard).owner, 'SIGSTOP');
-      await expect(redisSessionStore(redis, 'gone').open(shard)).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
+      await expect(redisSessionStore(redis, 'gone').open(shard)).rejects.toMatchObject({
+        code: 'STORE_UNAVAILABLE',
+      });
     } finally {
       await end(topology, redis);
     }
@@ -144,6 +163,15 @@ test.each([
 ])('%s is understood', (text, address) => {
   expect(parseRedisAddress(text)).toMatchObject(address);
 });
-test.each(['', 'http://a', 'redis://', 'redis-sentinel://a:1', 'redis-cluster://a:x', 'redis-cluster://', 'redis-cluster://u:p@a:1', 'redis-raft://a'])('%j is refused', (text) => {
+test.each([
+  '',
+  'http://a',
+  'redis://',
+  'redis-sentinel://a:1',
+  'redis-cluster://a:x',
+  'redis-cluster://',
+  'redis-cluster://u:p@a:1',
+  'redis-raft://a',
+])('%j is refused', (text) => {
   expect(() => parseRedisAddress(text)).toThrow(/redis-sentinel:\/\/a:26379/);
 });

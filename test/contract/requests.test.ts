@@ -13,10 +13,15 @@ test('each request gets its own answer; one that nobody hears fails at once, one
   const requests = new Requests(connection, inbox());
   const held: (() => void)[] = [];
   connection.subscribe('echo', {
-    callback: (_error, message) => (message.string() === 'late' ? held.push(() => message.respond('too late')) : message.respond(`${message.string()}!`)),
+    callback: (_error, message) =>
+      message.string() === 'late'
+        ? held.push(() => message.respond('too late'))
+        : message.respond(`${message.string()}!`),
   });
 
-  expect(await Promise.all(['a', 'b', 'c'].map((text) => requests.ask('echo', text, 1_000)))).toEqual(['a!', 'b!', 'c!']);
+  expect(
+    await Promise.all(['a', 'b', 'c'].map((text) => requests.ask('echo', text, 1_000))),
+  ).toEqual(['a!', 'b!', 'c!']);
   await expect(requests.ask('nobody.is.here', '', 60_000)).rejects.toThrow('nobody listens there');
   await expect(requests.ask('echo', 'late', 50)).rejects.toThrow('no answer within 50 ms');
   // An answer that comes after that is nobody's, and not the next one's.

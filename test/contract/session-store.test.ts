@@ -9,7 +9,12 @@ import { limits } from '../../services/core/limits.ts';
 import type { PendingEffect } from '../../services/core/session/effects.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
 import type { Lease, Leases } from '../../services/ports/leases.ts';
-import type { Commit, ModelCalls, SessionCommit, SessionStore } from '../../services/ports/session-store.ts';
+import type {
+  Commit,
+  ModelCalls,
+  SessionCommit,
+  SessionStore,
+} from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
 import { startCluster, startSlottedServer } from '../support/redis-topologies.ts';
 import { startServers } from '../support/servers.ts';
@@ -17,9 +22,22 @@ import { sessionCommit } from '../support/sessions.ts';
 
 let shardCount = 100;
 /** A position after so many commits, of a log that was made at 7. */
-const at = (sequence: number, commits = sequence) => ({ position: { incarnation: 0, sequence, index: 0 }, commits, log: 7, queue: 9 });
+const at = (sequence: number, commits = sequence) => ({
+  position: { incarnation: 0, sequence, index: 0 },
+  commits,
+  log: 7,
+  queue: 9,
+});
 
-function describeStore(name: string, open: () => Promise<{ store: SessionStore; leases: Leases; calls: ModelCalls; close: () => Promise<void> }>) {
+function describeStore(
+  name: string,
+  open: () => Promise<{
+    store: SessionStore;
+    leases: Leases;
+    calls: ModelCalls;
+    close: () => Promise<void>;
+  }>,
+) {
   describe(`session store, leases and model calls: ${name}`, () => {
     let world: Awaited<ReturnType<typeof open>>;
     beforeAll(async () => {
@@ -32,8 +50,16 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       shardCount += 1;
       return (await world.leases.acquire(shardCount as ShardId, host(id), 'boot1', ms))!;
     };
-    const session = (more: Partial<SessionCommit> = {}) => sessionCommit({ session: 's1' as SessionId, record: '{"n":1}', ...more });
-    const commit = (more: Partial<Commit> = {}): Commit => ({ from: undefined, to: at(1), sessions: [session()], settled: [], archived: [], ...more });
+    const session = (more: Partial<SessionCommit> = {}) =>
+      sessionCommit({ session: 's1' as SessionId, record: '{"n":1}', ...more });
+    const commit = (more: Partial<Commit> = {}): Commit => ({
+      from: undefined,
+      to: at(1),
+      sessions: [session()],
+      settled: [],
+      archived: [],
+      ...more,
+    });
     const effect = (id: string): PendingEffect =>
       ({
         kind: 'callModel',
@@ -58,14 +84,23 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const result = await world.store.commit(
           shard,
           token,
-          commit({ sessions: [session({ entries, pending: [pendingOf('e1')], wakeAt: 50, floor: 1 })], outbox: { id: 1, body: 'out' } }),
+          commit({
+            sessions: [session({ entries, pending: [pendingOf('e1')], wakeAt: 50, floor: 1 })],
+            outbox: { id: 1, body: 'out' },
+          }),
         );
 
         expect(result).toBe('committed');
         expect(await world.store.load(shard, 's1' as SessionId)).toBe('{"n":1}');
-        expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([{ role: 'user', content: 'hi' }]);
+        expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([
+          { role: 'user', content: 'hi' },
+        ]);
         expect(await world.store.pending(shard)).toEqual([effect('e1')]);
-        expect(await world.store.open(shard)).toEqual({ at: at(1), outbox: [{ id: 1, body: 'out' }], floors: new Map([['s1', 1]]) });
+        expect(await world.store.open(shard)).toEqual({
+          at: at(1),
+          outbox: [{ id: 1, body: 'out' }],
+          floors: new Map([['s1', 1]]),
+        });
         expect(await world.store.due(shard, 49, 10)).toEqual([]);
         expect(await world.store.due(shard, 50, 10)).toEqual(['s1']);
         expect(await world.store.lowest(shard)).toEqual({ applied: 1, floor: 1 });
@@ -93,7 +128,13 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit());
 
-        expect(await world.store.commit(shard, token, commit({ sessions: [session({ session: 's2' as SessionId })] }))).toBe('stale');
+        expect(
+          await world.store.commit(
+            shard,
+            token,
+            commit({ sessions: [session({ session: 's2' as SessionId })] }),
+          ),
+        ).toBe('stale');
         expect(await world.store.load(shard, 's2' as SessionId)).toBeUndefined();
       });
 
@@ -101,7 +142,13 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit());
 
-        expect(await world.store.commit(shard, token, commit({ from: at(1, 2), to: at(2, 3), sessions: [] }))).toBe('stale');
+        expect(
+          await world.store.commit(
+            shard,
+            token,
+            commit({ from: at(1, 2), to: at(2, 3), sessions: [] }),
+          ),
+        ).toBe('stale');
       });
 
       test('a first commit that moves no position is followed by others', async () => {
@@ -109,13 +156,26 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const start = at(0, 1);
         expect(await world.store.commit(shard, token, commit({ to: start }))).toBe('committed');
         expect((await world.store.open(shard)).at).toEqual(start);
-        expect(await world.store.commit(shard, token, commit({ from: start, to: at(1, 2), sessions: [] }))).toBe('committed');
+        expect(
+          await world.store.commit(
+            shard,
+            token,
+            commit({ from: start, to: at(1, 2), sessions: [] }),
+          ),
+        ).toBe('committed');
       });
 
       test('one session with an unexpected version refuses the whole batch', async () => {
         const { shard, token } = await lease();
         await world.store.commit(shard, token, commit());
-        const batch = commit({ from: at(1), to: at(2), sessions: [session({ session: 's2' as SessionId }), session({ expectedVersion: 0, version: 1 })] });
+        const batch = commit({
+          from: at(1),
+          to: at(2),
+          sessions: [
+            session({ session: 's2' as SessionId }),
+            session({ expectedVersion: 0, version: 1 }),
+          ],
+        });
 
         expect(await world.store.commit(shard, token, batch)).toBe('stale');
         expect(await world.store.load(shard, 's2' as SessionId)).toBeUndefined();
@@ -127,19 +187,39 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const [good, fenced, stale, alsoGood] = leases.map(({ shard }) => shard);
         const zombie = 'host-z#boot#1' as OwnerToken;
         const full = commit({
-          sessions: [session({ entries: ['{"role":"user","content":"hi"}'], pending: [pendingOf('s1_1_0')], wakeAt: 5, floor: 3 }), session({ session: 's2' as SessionId })],
+          sessions: [
+            session({
+              entries: ['{"role":"user","content":"hi"}'],
+              pending: [pendingOf('s1_1_0')],
+              wakeAt: 5,
+              floor: 3,
+            }),
+            session({ session: 's2' as SessionId }),
+          ],
           outbox: { id: 4, body: 'out' },
         });
 
         const results = await Promise.all(
-          leases.map(({ shard, token }) => world.store.commit(shard, shard === fenced ? zombie : token, shard === stale ? { ...full, from: at(9) } : full)),
+          leases.map(({ shard, token }) =>
+            world.store.commit(
+              shard,
+              shard === fenced ? zombie : token,
+              shard === stale ? { ...full, from: at(9) } : full,
+            ),
+          ),
         );
 
         expect(results).toEqual(['committed', 'fenced', 'stale', 'committed']);
         for (const shard of [good!, alsoGood!]) {
-          expect(await world.store.open(shard)).toEqual({ at: at(1), outbox: [{ id: 4, body: 'out' }], floors: new Map([['s1', 3]]) });
+          expect(await world.store.open(shard)).toEqual({
+            at: at(1),
+            outbox: [{ id: 4, body: 'out' }],
+            floors: new Map([['s1', 3]]),
+          });
           expect(await world.store.load(shard, 's2' as SessionId)).toBe('{"n":1}');
-          expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([{ role: 'user', content: 'hi' }]);
+          expect(await world.store.conversation(shard, 's1' as SessionId, 0, 1)).toEqual([
+            { role: 'user', content: 'hi' },
+          ]);
           expect((await world.store.pending(shard)).map(({ id }) => id)).toEqual(['s1_1_0']);
           expect(await world.store.due(shard, 10, 10)).toEqual(['s1']);
         }
@@ -151,11 +231,25 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('settling removes outbox entries, resolving removes pending effects, a later step overwrites the record', async () => {
         const { shard, token } = await lease();
-        await world.store.commit(shard, token, commit({ sessions: [session({ pending: [pendingOf('e1'), pendingOf('e2')], wakeAt: 5 })], outbox: { id: 1, body: 'one' } }));
         await world.store.commit(
           shard,
           token,
-          commit({ from: at(1), to: at(2), sessions: [session({ expectedVersion: 1, version: 3, record: '{"n":3}', resolved: ['e1'] })], settled: [1] }),
+          commit({
+            sessions: [session({ pending: [pendingOf('e1'), pendingOf('e2')], wakeAt: 5 })],
+            outbox: { id: 1, body: 'one' },
+          }),
+        );
+        await world.store.commit(
+          shard,
+          token,
+          commit({
+            from: at(1),
+            to: at(2),
+            sessions: [
+              session({ expectedVersion: 1, version: 3, record: '{"n":3}', resolved: ['e1'] }),
+            ],
+            settled: [1],
+          }),
         );
 
         expect((await world.store.open(shard)).outbox).toEqual([]);
@@ -166,14 +260,22 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('an effect that is wanted and answered within one commit is not pending after it', async () => {
         const { shard, token } = await lease();
-        await world.store.commit(shard, token, commit({ sessions: [session({ pending: [pendingOf('e1')], resolved: ['e1'] })] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({ sessions: [session({ pending: [pendingOf('e1')], resolved: ['e1'] })] }),
+        );
 
         expect(await world.store.pending(shard)).toEqual([]);
       });
 
       test('an archived session keeps its record and loses its floor; one that ended leaves a summary', async () => {
         const { shard, token } = await lease();
-        const two = session({ session: 's2' as SessionId, floor: 1, entries: [JSON.stringify({ role: 'user', content: 'x' })] });
+        const two = session({
+          session: 's2' as SessionId,
+          floor: 1,
+          entries: [JSON.stringify({ role: 'user', content: 'x' })],
+        });
         await world.store.commit(shard, token, commit({ sessions: [session({ floor: 1 }), two] }));
         await world.store.commit(
           shard,
@@ -198,7 +300,11 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('a session that moved on after its baseline keeps a floor for what came since', async () => {
         const { shard, token } = await lease();
-        await world.store.commit(shard, token, commit({ sessions: [session({ version: 2, floor: 1 })], to: at(2) }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({ sessions: [session({ version: 2, floor: 1 })], to: at(2) }),
+        );
         await world.store.commit(
           shard,
           token,
@@ -216,14 +322,20 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('records can be listed, and one that is broken can be discarded by its owner only', async () => {
         const { shard, token } = await lease();
-        await world.store.commit(shard, token, commit({ sessions: [session(), session({ session: 's2' as SessionId })] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({ sessions: [session(), session({ session: 's2' as SessionId })] }),
+        );
         const listed = async () => {
           const found: string[] = [];
           for await (const { session: id } of world.store.records(shard)) found.push(id);
           return found.sort();
         };
         expect(await listed()).toEqual(['s1', 's2']);
-        expect(await world.store.discard(shard, 'x#y#1' as OwnerToken, 's1' as SessionId)).toBe('fenced');
+        expect(await world.store.discard(shard, 'x#y#1' as OwnerToken, 's1' as SessionId)).toBe(
+          'fenced',
+        );
         expect(await world.store.discard(shard, token, 's1' as SessionId)).toBe('committed');
         expect(await listed()).toEqual(['s2']);
       });
@@ -231,7 +343,16 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       test('discarding takes the pending effects and the wake of that session with it, and of no other', async () => {
         const { shard, token } = await lease();
         const mine = session({ pending: [pendingOf('s1_1_0')], wakeAt: 1 });
-        await world.store.commit(shard, token, commit({ sessions: [mine, session({ session: 's10' as SessionId, pending: [pendingOf('s10_1_0')], wakeAt: 1 })] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({
+            sessions: [
+              mine,
+              session({ session: 's10' as SessionId, pending: [pendingOf('s10_1_0')], wakeAt: 1 }),
+            ],
+          }),
+        );
         await world.store.discard(shard, token, 's1' as SessionId);
 
         expect((await world.store.pending(shard)).map(({ id }) => id)).toEqual(['s10_1_0']);
@@ -246,9 +367,19 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         expect((await world.store.open(shard)).at).toEqual(at(1));
         expect(await world.store.clearPosition(shard, token)).toBe('committed');
 
-        expect(await world.store.open(shard)).toEqual({ at: undefined, outbox: [{ id: 1, body: 'out' }], floors: new Map() });
+        expect(await world.store.open(shard)).toEqual({
+          at: undefined,
+          outbox: [{ id: 1, body: 'out' }],
+          floors: new Map(),
+        });
         expect(await world.store.load(shard, 's1' as SessionId)).toBe('{"n":1}');
-        expect(await world.store.commit(shard, token, commit({ to: at(2), sessions: [session({ expectedVersion: 1, version: 2 })] }))).toBe('committed');
+        expect(
+          await world.store.commit(
+            shard,
+            token,
+            commit({ to: at(2), sessions: [session({ expectedVersion: 1, version: 2 })] }),
+          ),
+        ).toBe('committed');
       });
 
       test('floors are cleared by the owner only', async () => {
@@ -268,7 +399,11 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
     describe('leases', () => {
       test('of many callers one holds a shard', async () => {
         const shard = ++shardCount as ShardId;
-        const won = await Promise.all(Array.from({ length: 20 }, (_, index) => world.leases.acquire(shard, host(`host-${index}`), 'b', 60_000)));
+        const won = await Promise.all(
+          Array.from({ length: 20 }, (_, index) =>
+            world.leases.acquire(shard, host(`host-${index}`), 'b', 60_000),
+          ),
+        );
         expect(won.filter(Boolean)).toHaveLength(1);
       });
 
@@ -276,7 +411,9 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
         const short = await lease('host-a', 150);
         expect(await world.leases.acquire(short.shard, host('host-b'), 'b', 1_000)).toBeUndefined();
         expect(await world.leases.renew(short, 400)).toBe(true);
-        const taken = await eventually(() => world.leases.acquire(short.shard, host('host-b'), 'b', 60_000));
+        const taken = await eventually(() =>
+          world.leases.acquire(short.shard, host('host-b'), 'b', 60_000),
+        );
         expect(taken.host).toBe('host-b');
         expect(await world.leases.renew(short, 1_000)).toBe(false);
       });
@@ -292,7 +429,12 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('a runtime that comes back under its own name takes its shard at once, with a new token', async () => {
         const before = await lease('host-a');
-        const after = await world.leases.acquire(before.shard, host('host-a'), 'another-life', 60_000);
+        const after = await world.leases.acquire(
+          before.shard,
+          host('host-a'),
+          'another-life',
+          60_000,
+        );
         expect(after?.token).toBeDefined();
         expect(after?.token).not.toBe(before.token);
         expect(await world.leases.renew(before, 1_000)).toBe(false);
@@ -300,8 +442,12 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('hosts that say so are alive, those that fall silent are not', async () => {
         await world.leases.heartbeat(host('loud'), 60_000);
-        expect(await world.leases.heartbeat(host('short'), 100)).toEqual(expect.arrayContaining(['loud', 'short']));
-        await eventually(async () => !(await world.leases.heartbeat(host('loud'), 60_000)).includes(host('short')));
+        expect(await world.leases.heartbeat(host('short'), 100)).toEqual(
+          expect.arrayContaining(['loud', 'short']),
+        );
+        await eventually(
+          async () => !(await world.leases.heartbeat(host('loud'), 60_000)).includes(host('short')),
+        );
         await world.leases.leave(host('loud'));
         expect(await world.leases.heartbeat(host('other'), 1_000)).not.toContain('loud');
       });
@@ -311,8 +457,16 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
       const prepared = async () => {
         const { shard, token } = await lease();
         const entries = ['a', 'b', 'c'].map((content) => JSON.stringify({ role: 'user', content }));
-        await world.store.commit(shard, token, commit({ sessions: [session({ entries, pending: [pendingOf('e1')] })] }));
-        return { shard, token, call: { shard, session: 's1' as SessionId, effect: 'e1' as EffectId, from: 0, to: 3 } };
+        await world.store.commit(
+          shard,
+          token,
+          commit({ sessions: [session({ entries, pending: [pendingOf('e1')] })] }),
+        );
+        return {
+          shard,
+          token,
+          call: { shard, session: 's1' as SessionId, effect: 'e1' as EffectId, from: 0, to: 3 },
+        };
       };
 
       test('one gateway claims a call and reads its prompt; another finds it held until the claim runs out', async () => {
@@ -344,15 +498,23 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
 
       test('what is pending is read however deep its arguments are: depth is judged at the doors', async () => {
         const { shard, token } = await lease();
-        const deep = JSON.parse(`{"tree":${'['.repeat(limits.nestingMax)}${']'.repeat(limits.nestingMax)}}`) as object;
+        const deep = JSON.parse(
+          `{"tree":${'['.repeat(limits.nestingMax)}${']'.repeat(limits.nestingMax)}}`,
+        ) as object;
         const body = JSON.stringify({ ...JSON.parse(pendingOf('e1').body), arguments: deep });
-        await world.store.commit(shard, token, commit({ sessions: [session({ pending: [{ id: 'e1' as EffectId, body }] })] }));
+        await world.store.commit(
+          shard,
+          token,
+          commit({ sessions: [session({ pending: [{ id: 'e1' as EffectId, body }] })] }),
+        );
         expect(await world.store.pending(shard)).toHaveLength(1);
       });
 
       test('a call that nobody waits for is settled', async () => {
         const { call } = await prepared();
-        expect(await world.calls.claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200)).toBe('settled');
+        expect(await world.calls.claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200)).toBe(
+          'settled',
+        );
       });
 
       test('calls that are claimed in one turn are judged each for itself', async () => {
@@ -364,20 +526,46 @@ function describeStore(name: string, open: () => Promise<{ store: SessionStore; 
           world.calls.claim({ ...first.call, effect: 'gone' as EffectId }, 'g1', 60_000),
           world.calls.claim({ ...second.call, from: 1, to: 2 }, 'g1', 60_000),
         ]);
-        expect(answers).toMatchObject([[{ content: 'a' }, { content: 'b' }, { content: 'c' }], 'held', 'settled', [{ content: 'b' }]]);
+        expect(answers).toMatchObject([
+          [{ content: 'a' }, { content: 'b' }, { content: 'c' }],
+          'held',
+          'settled',
+          [{ content: 'b' }],
+        ]);
         expect(await world.calls.claim(second.call, 'g2', 60_000)).toBe('held');
       });
 
       test('a part of the conversation is addressed by from and to, and a longer one is read on', async () => {
         const { call, shard, token } = await prepared();
-        expect(await world.calls.claim({ ...call, to: 2 }, 'g1', 60_000)).toMatchObject([{ content: 'a' }, { content: 'b' }]);
+        expect(await world.calls.claim({ ...call, to: 2 }, 'g1', 60_000)).toMatchObject([
+          { content: 'a' },
+          { content: 'b' },
+        ]);
         await world.store.commit(
           shard,
           token,
-          commit({ from: at(1), to: at(2), sessions: [session({ expectedVersion: 1, version: 2, entries: [JSON.stringify({ role: 'user', content: 'd' })] })] }),
+          commit({
+            from: at(1),
+            to: at(2),
+            sessions: [
+              session({
+                expectedVersion: 1,
+                version: 2,
+                entries: [JSON.stringify({ role: 'user', content: 'd' })],
+              }),
+            ],
+          }),
         );
-        expect(await world.calls.claim({ ...call, to: 4 }, 'g1', 60_000)).toMatchObject([{ content: 'a' }, { content: 'b' }, { content: 'c' }, { content: 'd' }]);
-        expect(await world.calls.claim({ ...call, from: 2, to: 4 }, 'g1', 60_000)).toMatchObject([{ content: 'c' }, { content: 'd' }]);
+        expect(await world.calls.claim({ ...call, to: 4 }, 'g1', 60_000)).toMatchObject([
+          { content: 'a' },
+          { content: 'b' },
+          { content: 'c' },
+          { content: 'd' },
+        ]);
+        expect(await world.calls.claim({ ...call, from: 2, to: 4 }, 'g1', 60_000)).toMatchObject([
+          { content: 'c' },
+          { content: 'd' },
+        ]);
       });
     });
   });
@@ -390,32 +578,77 @@ describeStore('memory', async () => {
 describeStore('redis', async () => {
   const servers = await startServers();
   const { redis } = servers.connections;
-  return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close: () => servers.stop() };
+  return {
+    store: redisSessionStore(redis),
+    leases: redisLeases(redis),
+    calls: redisModelCalls(redis),
+    close: () => servers.stop(),
+  };
 });
 
 describe('what is asked of Redis in one turn', () => {
   let servers: Awaited<ReturnType<typeof startServers>>;
   let store: SessionStore;
   let leases: Lease[];
-  const session = (id: string) => sessionCommit({ session: id as SessionId, pending: [{ id: `${id}_1_0` as EffectId, body: '{}' }] });
+  const session = (id: string) =>
+    sessionCommit({
+      session: id as SessionId,
+      pending: [{ id: `${id}_1_0` as EffectId, body: '{}' }],
+    });
   const commitAll = (sessions: readonly SessionCommit[]) =>
-    Promise.allSettled(leases.map(({ shard, token }) => store.commit(shard, token, { from: undefined, to: at(1), sessions, settled: [], archived: [] })));
-  const scriptCalls = async () => Number(/cmdstat_evalsha:calls=(\d+)/.exec(await servers.connections.redis.info('commandstats'))?.[1] ?? 0);
+    Promise.allSettled(
+      leases.map(({ shard, token }) =>
+        store.commit(shard, token, {
+          from: undefined,
+          to: at(1),
+          sessions,
+          settled: [],
+          archived: [],
+        }),
+      ),
+    );
+  const scriptCalls = async () =>
+    Number(
+      /cmdstat_evalsha:calls=(\d+)/.exec(
+        await servers.connections.redis.info('commandstats'),
+      )?.[1] ?? 0,
+    );
 
   beforeEach(async () => {
     servers = await startServers();
     const { redis } = servers.connections;
     store = redisSessionStore(redis);
-    leases = (await Promise.all([1, 2, 3].map((shard) => redisLeases(redis).acquire(shard as ShardId, 'host' as HostId, 'boot', 60_000)))).map((lease) => lease!);
+    leases = (
+      await Promise.all(
+        [1, 2, 3].map((shard) =>
+          redisLeases(redis).acquire(shard as ShardId, 'host' as HostId, 'boot', 60_000),
+        ),
+      )
+    ).map((lease) => lease!);
     // The server learns the script: it is asked by its hash from then on.
-    const other = (await redisLeases(redis).acquire(4 as ShardId, 'host' as HostId, 'boot', 60_000))!;
-    await store.commit(other.shard, other.token, { from: undefined, to: at(1), sessions: [], settled: [], archived: [] });
+    const other = (await redisLeases(redis).acquire(
+      4 as ShardId,
+      'host' as HostId,
+      'boot',
+      60_000,
+    ))!;
+    await store.commit(other.shard, other.token, {
+      from: undefined,
+      to: at(1),
+      sessions: [],
+      settled: [],
+      archived: [],
+    });
   });
   afterEach(() => servers.stop());
 
   test('commits are one call of the script', async () => {
     const before = await scriptCalls();
-    expect((await commitAll([session('s1')])).map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
+    expect((await commitAll([session('s1')])).map(({ status }) => status)).toEqual([
+      'fulfilled',
+      'fulfilled',
+      'fulfilled',
+    ]);
     expect((await scriptCalls()) - before).toBe(1);
   });
 
@@ -428,16 +661,39 @@ describe('what is asked of Redis in one turn', () => {
 
   test('a position that does not parse is told as a problem, with outbox and floors as they are', async () => {
     const { shard, token } = leases[1]!;
-    await store.commit(shard, token, { from: undefined, to: at(1), sessions: [{ ...session('s1'), floor: 3 }], outbox: { id: 1, body: 'out' }, settled: [], archived: [] });
+    await store.commit(shard, token, {
+      from: undefined,
+      to: at(1),
+      sessions: [{ ...session('s1'), floor: 3 }],
+      outbox: { id: 1, body: 'out' },
+      settled: [],
+      archived: [],
+    });
     await servers.connections.redis.set(keysOf('understudy', shard).position, 'no position');
 
-    expect(await store.open(shard)).toEqual({ at: undefined, problem: expect.stringContaining('does not parse'), outbox: [{ id: 1, body: 'out' }], floors: new Map([['s1', 3]]) });
+    expect(await store.open(shard)).toEqual({
+      at: undefined,
+      problem: expect.stringContaining('does not parse'),
+      outbox: [{ id: 1, body: 'out' }],
+      floors: new Map([['s1', 3]]),
+    });
     await expect(store.lowest(shard)).rejects.toMatchObject({ code: 'POSITION_POISONED' });
   });
 
   test('claims of model calls are one call, unless they read more than 512 entries together', async () => {
     const calls = redisModelCalls(servers.connections.redis);
-    const claim = (effect: string, to = 0) => calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: effect as EffectId, from: 0, to }, 'g', 1_000);
+    const claim = (effect: string, to = 0) =>
+      calls.claim(
+        {
+          shard: 1 as ShardId,
+          session: 's1' as SessionId,
+          effect: effect as EffectId,
+          from: 0,
+          to,
+        },
+        'g',
+        1_000,
+      );
     await claim('first');
     const before = await scriptCalls();
     await Promise.all(Array.from({ length: 32 }, (_, index) => claim(`e${index}`)));
@@ -448,7 +704,18 @@ describe('what is asked of Redis in one turn', () => {
 
   test('what is claimed while a call is under way goes with the next', async () => {
     const calls = redisModelCalls(servers.connections.redis);
-    const claim = (effect: string) => calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: effect as EffectId, from: 0, to: 0 }, 'g', 1_000);
+    const claim = (effect: string) =>
+      calls.claim(
+        {
+          shard: 1 as ShardId,
+          session: 's1' as SessionId,
+          effect: effect as EffectId,
+          from: 0,
+          to: 0,
+        },
+        'g',
+        1_000,
+      );
     await claim('first');
     const before = await scriptCalls();
     const claims = [claim('e1')];
@@ -465,20 +732,49 @@ describe('what is asked of Redis in one turn', () => {
     await commitAll([session('s1')]);
     await servers.connections.redis.set(keysOf('understudy', 2).conversation('s1'), 'no list');
     const calls = redisModelCalls(servers.connections.redis);
-    const claim = (shard: number) => calls.claim({ shard: shard as ShardId, session: 's1' as SessionId, effect: 's1_1_0' as EffectId, from: 0, to: 1 }, 'g', 1_000);
+    const claim = (shard: number) =>
+      calls.claim(
+        {
+          shard: shard as ShardId,
+          session: 's1' as SessionId,
+          effect: 's1_1_0' as EffectId,
+          from: 0,
+          to: 1,
+        },
+        'g',
+        1_000,
+      );
 
     const results = await Promise.allSettled([
       claim(2),
-      calls.claim({ shard: 1 as ShardId, session: 's1' as SessionId, effect: 's1_1_0' as EffectId, from: 0, to: 0 }, 'g', 1_000),
+      calls.claim(
+        {
+          shard: 1 as ShardId,
+          session: 's1' as SessionId,
+          effect: 's1_1_0' as EffectId,
+          from: 0,
+          to: 0,
+        },
+        'g',
+        1_000,
+      ),
     ]);
 
-    expect((results[0] as PromiseRejectedResult).reason).toMatchObject({ code: 'STORE_UNAVAILABLE', message: expect.stringContaining('WRONGTYPE') });
+    expect((results[0] as PromiseRejectedResult).reason).toMatchObject({
+      code: 'STORE_UNAVAILABLE',
+      message: expect.stringContaining('WRONGTYPE'),
+    });
     expect(results[1]).toEqual({ status: 'fulfilled', value: [] });
   });
 
   test('commits with long records are several calls', async () => {
     const before = await scriptCalls();
-    await commitAll(Array.from({ length: 20 }, (_, index) => ({ ...session(`s${index}`), record: JSON.stringify('x'.repeat(150_000)) })));
+    await commitAll(
+      Array.from({ length: 20 }, (_, index) => ({
+        ...session(`s${index}`),
+        record: JSON.stringify('x'.repeat(150_000)),
+      })),
+    );
     expect((await scriptCalls()) - before).toBe(3);
   });
 
@@ -488,11 +784,22 @@ describe('what is asked of Redis in one turn', () => {
     const results = await commitAll([session('s1')]);
 
     expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
-    expect((results[1] as PromiseRejectedResult).reason).toMatchObject({ code: 'STORE_UNAVAILABLE', message: expect.stringContaining('WRONGTYPE') });
+    expect((results[1] as PromiseRejectedResult).reason).toMatchObject({
+      code: 'STORE_UNAVAILABLE',
+      message: expect.stringContaining('WRONGTYPE'),
+    });
     expect(await store.load(3 as ShardId, 's1' as SessionId)).toBe('{}');
   });
 });
-test.each(['', '   ', 'no position', '0:1:0:1:7', '0:-5:0:1:7:9', '0:1e3:0:1:7:9', '0:1:0:1:7:9:4:5'])('a position that reads %j is refused', (text) => {
+test.each([
+  '',
+  '   ',
+  'no position',
+  '0:1:0:1:7',
+  '0:-5:0:1:7:9',
+  '0:1e3:0:1:7:9',
+  '0:1:0:1:7:9:4:5',
+])('a position that reads %j is refused', (text) => {
   expect(() => parsePosition(text)).toThrow(expect.objectContaining({ code: 'POSITION_POISONED' }));
 });
 
@@ -501,14 +808,40 @@ test('behind one address there may be slots: what the server refuses together is
   const server = await startSlottedServer();
   const redis = await connectedRedis(server.url);
   try {
-    const [store, leases, calls] = [redisSessionStore(redis), redisLeases(redis), redisModelCalls(redis)];
-    const held = await Promise.all([1, 2, 3].map((shard) => leases.acquire(shard as ShardId, 'host' as HostId, 'boot', 60_000)));
+    const [store, leases, calls] = [
+      redisSessionStore(redis),
+      redisLeases(redis),
+      redisModelCalls(redis),
+    ];
+    const held = await Promise.all(
+      [1, 2, 3].map((shard) => leases.acquire(shard as ShardId, 'host' as HostId, 'boot', 60_000)),
+    );
     for (let commits = 1; commits <= 3; commits += 1) {
-      const commit: Commit = { from: commits === 1 ? undefined : at(commits - 1), to: at(commits), sessions: [], settled: [], archived: [] };
-      expect(await Promise.all(held.map((lease) => store.commit(lease!.shard, lease!.token, commit)))).toEqual(['committed', 'committed', 'committed']);
+      const commit: Commit = {
+        from: commits === 1 ? undefined : at(commits - 1),
+        to: at(commits),
+        sessions: [],
+        settled: [],
+        archived: [],
+      };
+      expect(
+        await Promise.all(held.map((lease) => store.commit(lease!.shard, lease!.token, commit))),
+      ).toEqual(['committed', 'committed', 'committed']);
     }
-    const claim = (shard: number) => calls.claim({ shard: shard as ShardId, session: 's1' as SessionId, effect: 'e' as EffectId, from: 0, to: 1 }, 'g', 1_000);
-    for (let turn = 0; turn < 2; turn += 1) expect(await Promise.all([1, 2, 3].map(claim))).toEqual(['settled', 'settled', 'settled']);
+    const claim = (shard: number) =>
+      calls.claim(
+        {
+          shard: shard as ShardId,
+          session: 's1' as SessionId,
+          effect: 'e' as EffectId,
+          from: 0,
+          to: 1,
+        },
+        'g',
+        1_000,
+      );
+    for (let turn = 0; turn < 2; turn += 1)
+      expect(await Promise.all([1, 2, 3].map(claim))).toEqual(['settled', 'settled', 'settled']);
     // Once for commits, once for claims: all later ones went alone.
     expect(await redis.info('errorstats')).toContain('errorstat_CROSSSLOT:count=2\r');
   } finally {
@@ -524,12 +857,25 @@ describeStore('a Redis cluster', async () => {
     redis.disconnect();
     await topology.stop();
   };
-  return { store: redisSessionStore(redis), leases: redisLeases(redis), calls: redisModelCalls(redis), close };
+  return {
+    store: redisSessionStore(redis),
+    leases: redisLeases(redis),
+    calls: redisModelCalls(redis),
+    close,
+  };
 });
 
 test.each([
-  ['says of when its mail is', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6, at: 7 }, '1:2:3:4:5:6:7'],
-  ['does not, as earlier versions wrote it', { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6 }, '1:2:3:4:5:6'],
+  [
+    'says of when its mail is',
+    { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6, at: 7 },
+    '1:2:3:4:5:6:7',
+  ],
+  [
+    'does not, as earlier versions wrote it',
+    { position: { incarnation: 1, sequence: 2, index: 3 }, commits: 4, log: 5, queue: 6 },
+    '1:2:3:4:5:6',
+  ],
 ])('a position that %s is read as it was written', (_, position, text) => {
   expect(positionText(position)).toBe(text);
   expect(parsePosition(text)).toEqual(position);

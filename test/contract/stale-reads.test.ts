@@ -31,7 +31,9 @@ class Socket {
     }
   }
 }
-const parserInto = (heard: string[]) => ({ parse: (chunk: Uint8Array) => void heard.push(Buffer.from(chunk).toString()) });
+const parserInto = (heard: string[]) => ({
+  parse: (chunk: Uint8Array) => void heard.push(Buffer.from(chunk).toString()),
+});
 /** As the package does: it reads the current socket and feeds whatever parser is there. */
 async function readInto(protocol: Protocol): Promise<void> {
   for await (const chunk of protocol.transport) protocol.parser.parse(chunk);
@@ -84,7 +86,8 @@ test('a socket that was given up and closes late is not the end of the one that 
 test('a connection of the package still has what is guarded, under these names', async () => {
   const servers = await startServers();
   const { protocol } = servers.connections.nats.connection as unknown as { protocol: Protocol };
-  for (const field of ['transport', 'parser'] as const) expect(Object.getOwnPropertyDescriptor(protocol, field)?.set, field).toBeTypeOf('function');
+  for (const field of ['transport', 'parser'] as const)
+    expect(Object.getOwnPropertyDescriptor(protocol, field)?.set, field).toBeTypeOf('function');
   expect(protocol.parser.parse).toBeTypeOf('function');
   expect(protocol.transport[Symbol.asyncIterator]).toBeTypeOf('function');
   expect(protocol.transport.closed).toBeTypeOf('function');
@@ -133,7 +136,12 @@ test('an ack that had not left when the connection was lost does not leave any m
   await declareStreams(nats);
   const tries: number[] = [];
   const leaving: (() => void)[] = [];
-  const slow = { ...nats, publisher: { beside: (send: () => void) => leaving.push(send) } as unknown as typeof nats.publisher };
+  const slow = {
+    ...nats,
+    publisher: {
+      beside: (send: () => void) => leaving.push(send),
+    } as unknown as typeof nats.publisher,
+  };
   const consumer = consumerOf(slow, 'slow', (message) => {
     tries.push(message.tries);
     message.ack();

@@ -2,7 +2,16 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -33,7 +42,8 @@ async function gonePid(): Promise<number> {
   await once(child, 'exit');
   return child.pid!;
 }
-const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) => runner.run(one, one.spec.run as never, signal);
+const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) =>
+  runner.run(one, one.spec.run as never, signal);
 
 describe('process', () => {
   let runner: ToolRunner<never>;
@@ -43,10 +53,19 @@ describe('process', () => {
   afterAll(() => runner.close?.());
   const sandbox = { kind: 'process', command: ['${sandbox}'], memoryMiB: 128 };
   const shell = (script: string) => ({ kind: 'process', command: ['/bin/sh', '-c', script] });
-  const code = (text: string, input?: unknown) => job({ code: text, input }, sandbox, { timeoutMs: 3_000 });
+  const code = (text: string, input?: unknown) =>
+    job({ code: text, input }, sandbox, { timeoutMs: 3_000 });
 
   test('code computes over its input', async () => {
-    expect(await use(runner, code('console.log("adding", input.length); return input.reduce((a, b) => a + b, 0);', [1, 2, 39]))).toEqual({
+    expect(
+      await use(
+        runner,
+        code(
+          'console.log("adding", input.length); return input.reduce((a, b) => a + b, 0);',
+          [1, 2, 39],
+        ),
+      ),
+    ).toEqual({
       ok: true,
       value: { result: 42, log: ['adding 3'] },
     });
@@ -56,7 +75,11 @@ describe('process', () => {
     ['a syntax error', 'return (', 'TOOL_FAILED'],
     ['an exception', 'throw new Error("no such customer")', 'no such customer'],
     ['an endless loop', 'for (;;) {}', 'timed out'],
-    ['reading a file', 'return require("fs").readFileSync("/etc/passwd", "utf8")', 'require is not defined'],
+    [
+      'reading a file',
+      'return require("fs").readFileSync("/etc/passwd", "utf8")',
+      'require is not defined',
+    ],
     ['the process', 'return process.env', 'process is not defined'],
     ['code from text', 'return [].constructor.constructor("return 1")()', 'TOOL_FAILED'],
   ])('%s is a structured error', async (_name, text, message) => {
@@ -67,7 +90,10 @@ describe('process', () => {
 
   test('a program sees no environment but a path and a home of its own', async () => {
     process.env.SECRET_OF_THE_EXECUTOR = 'hidden';
-    const outcome = await use(runner, job({}, shell('env | sort | sed "s/=.*//" | tr "\\n" " " | sed \'s/.*/"&"/\'')));
+    const outcome = await use(
+      runner,
+      job({}, shell('env | sort | sed "s/=.*//" | tr "\\n" " " | sed \'s/.*/"&"/\'')),
+    );
     delete process.env.SECRET_OF_THE_EXECUTOR;
     expect(outcome).toEqual({ ok: true, value: expect.not.stringContaining('SECRET') });
   });
@@ -81,7 +107,10 @@ describe('process', () => {
 
   test('a scratch folder goes when its session has made no call for long, and not before', async () => {
     const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
-    const tidy = (await processRunner({ scratch: parent, scratchIdleMs: 400 })) as ToolRunner<never>;
+    const tidy = (await processRunner({
+      scratch: parent,
+      scratchIdleMs: 400,
+    })) as ToolRunner<never>;
     const folder = join(parent, readdirSync(parent)[0]!, 'acme', 'session-1');
     await use(tidy, job({}, shell('echo 7 > note; echo 1')));
     await use(tidy, job({}, shell('sleep 1; echo 1')));
@@ -102,15 +131,27 @@ describe('process', () => {
       'understudy-scratch-7--1-aaaaaa',
       'mine',
     ];
-    const [living, longer] = [`understudy-scratch-executor-1--${process.ppid}-aaaaaa`, `understudy-scratch-executor-1--b--${await gonePid()}-aaaaaa`];
-    for (const name of [mine, theirs, forgotten, foreign, living, longer]) mkdirSync(join(parent, name));
+    const [living, longer] = [
+      `understudy-scratch-executor-1--${process.ppid}-aaaaaa`,
+      `understudy-scratch-executor-1--b--${await gonePid()}-aaaaaa`,
+    ];
+    for (const name of [mine, theirs, forgotten, foreign, living, longer])
+      mkdirSync(join(parent, name));
     for (const name of [forgotten, foreign]) utimesSync(join(parent, name), old, old);
-    const tidy = (await processRunner({ scratch: parent, instance: 'executor-1' })) as ToolRunner<never>;
-    const own = readdirSync(parent).find((name) => name.startsWith(`understudy-scratch-executor-1--${process.pid}-`))!;
+    const tidy = (await processRunner({
+      scratch: parent,
+      instance: 'executor-1',
+    })) as ToolRunner<never>;
+    const own = readdirSync(parent).find((name) =>
+      name.startsWith(`understudy-scratch-executor-1--${process.pid}-`),
+    )!;
     expect(own).not.toBe(mine);
     expect(readdirSync(parent).sort()).toEqual([foreign, own, theirs, living, longer].sort());
     // Two of one process do not take each other for what an earlier life left.
-    const another = (await processRunner({ scratch: parent, instance: 'executor-1' })) as ToolRunner<never>;
+    const another = (await processRunner({
+      scratch: parent,
+      instance: 'executor-1',
+    })) as ToolRunner<never>;
     expect(readdirSync(parent)).toContain(own);
     await Promise.all([tidy.close?.(), another.close?.()]);
     rmSync(parent, { recursive: true });
@@ -139,7 +180,10 @@ describe('process', () => {
     const parent = mkdtempSync(join(tmpdir(), 'scratch-'));
     const homeless = (await processRunner({ scratch: parent })) as ToolRunner<never>;
     writeFileSync(join(parent, readdirSync(parent)[0]!, 'acme'), 'in the way');
-    expect(await use(homeless, job({}, shell('echo 1')))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'TOOL_NOT_STARTED', hasBegun: false } });
+    expect(await use(homeless, job({}, shell('echo 1')))).toMatchObject({
+      ok: false,
+      failure: { class: 'transient', code: 'TOOL_NOT_STARTED', hasBegun: false },
+    });
     await homeless.close?.();
     rmSync(parent, { recursive: true });
   });
@@ -158,13 +202,16 @@ describe('process', () => {
   test.each([
     ['a little', 'while :; do echo; sleep 0.05; done', { ok: true, value: {} }],
     ['without end', 'exec yes', { ok: false, failure: { code: 'TOOL_OUTPUT_TOO_LARGE' } }],
-  ])('one that it leaves behind and that goes on writing (%s) does not hold it either', async (_what, program, outcome) => {
-    const pidFile = join(mkdtempSync(join(tmpdir(), 'left-')), 'pid');
-    const script = `setsid sh -c 'echo $$ > ${pidFile}; ${program}' & while ! [ -s ${pidFile} ]; do sleep 0.05; done; echo '{}'`;
-    expect(await use(runner, job({}, shell(script)))).toMatchObject(outcome);
-    const left = Number(readFileSync(pidFile, 'utf8'));
-    if (existsSync(`/proc/${left}`)) process.kill(left, 'SIGKILL');
-  });
+  ])(
+    'one that it leaves behind and that goes on writing (%s) does not hold it either',
+    async (_what, program, outcome) => {
+      const pidFile = join(mkdtempSync(join(tmpdir(), 'left-')), 'pid');
+      const script = `setsid sh -c 'echo $$ > ${pidFile}; ${program}' & while ! [ -s ${pidFile} ]; do sleep 0.05; done; echo '{}'`;
+      expect(await use(runner, job({}, shell(script)))).toMatchObject(outcome);
+      const left = Number(readFileSync(pidFile, 'utf8'));
+      if (existsSync(`/proc/${left}`)) process.kill(left, 'SIGKILL');
+    },
+  );
 
   test('an answer is whole though our own loop stands still while it comes', async () => {
     let isOver = false;
@@ -172,8 +219,13 @@ describe('process', () => {
       for (const until = performance.now() + 400; performance.now() < until; );
       if (!isOver) setImmediate(stand);
     };
-    const script = (index: number) => `sleep 0.${index % 10}; head -c 20000 /dev/zero | tr '\\0' 1 | sed 's/^/"/;s/$/"/'`;
-    const outcomes = Promise.all(Array.from({ length: 80 }, (_, index) => use(runner, job({}, shell(script(index)), { outputBytesMax: 30_000, timeoutMs: 60_000 }))));
+    const script = (index: number) =>
+      `sleep 0.${index % 10}; head -c 20000 /dev/zero | tr '\\0' 1 | sed 's/^/"/;s/$/"/'`;
+    const outcomes = Promise.all(
+      Array.from({ length: 80 }, (_, index) =>
+        use(runner, job({}, shell(script(index)), { outputBytesMax: 30_000, timeoutMs: 60_000 })),
+      ),
+    );
     setImmediate(stand);
     const wrong = (await outcomes).filter(({ ok }) => !ok);
     isOver = true;
@@ -182,41 +234,66 @@ describe('process', () => {
 
   test('a time-out ends the whole process group', async () => {
     const marker = join(mkdtempSync(join(tmpdir(), 'group-')), 'alive');
-    const outcome = await use(runner, job({}, shell(`(sleep 1; touch ${marker}) & sleep 30`)), AbortSignal.timeout(200));
+    const outcome = await use(
+      runner,
+      job({}, shell(`(sleep 1; touch ${marker}) & sleep 30`)),
+      AbortSignal.timeout(200),
+    );
     expect(outcome).toMatchObject({ ok: false, failure: { code: 'TOOL_TIMEOUT' } });
     await new Promise((resolve) => setTimeout(resolve, 1_300));
     expect(() => process.getBuiltinModule('node:fs').statSync(marker)).toThrow();
   });
 
   test('a flood of output is cut off and said', async () => {
-    expect(await use(runner, job({}, shell('yes x | head -c 9000000')))).toMatchObject({ ok: false, failure: { code: 'TOOL_OUTPUT_TOO_LARGE' } });
+    expect(await use(runner, job({}, shell('yes x | head -c 9000000')))).toMatchObject({
+      ok: false,
+      failure: { code: 'TOOL_OUTPUT_TOO_LARGE' },
+    });
   });
 
   test('a program that eats memory is ended by its limit', async () => {
-    const hungry = { kind: 'process', command: ['/usr/bin/env', 'python3', '-c', 'x = "a" * (800 * 1024 * 1024); print(1)'], memoryMiB: 200 };
+    const hungry = {
+      kind: 'process',
+      command: ['/usr/bin/env', 'python3', '-c', 'x = "a" * (800 * 1024 * 1024); print(1)'],
+      memoryMiB: 200,
+    };
     expect((await use(runner, job({}, hungry))).ok).toBe(false);
   });
 
   test('what is no JSON, and a program that is not there, are structured errors', async () => {
-    expect(await use(runner, job({}, shell('echo hello')))).toMatchObject({ ok: false, failure: { code: 'TOOL_OUTPUT_NOT_JSON', hasBegun: true } });
-    expect(await use(runner, job({}, { kind: 'process', command: ['/no/such/program'] }))).toMatchObject({ ok: false, failure: { code: 'TOOL_FAILED' } });
+    expect(await use(runner, job({}, shell('echo hello')))).toMatchObject({
+      ok: false,
+      failure: { code: 'TOOL_OUTPUT_NOT_JSON', hasBegun: true },
+    });
+    expect(
+      await use(runner, job({}, { kind: 'process', command: ['/no/such/program'] })),
+    ).toMatchObject({ ok: false, failure: { code: 'TOOL_FAILED' } });
   });
 });
 
 describe('http', () => {
   let server: Server;
   let base: string;
-  const seen: { method: string; url: string; headers: Record<string, unknown>; body: string }[] = [];
+  const seen: { method: string; url: string; headers: Record<string, unknown>; body: string }[] =
+    [];
   beforeAll(async () => {
     server = createServer(async (request, response) => {
       let body = '';
       for await (const chunk of request) body += chunk;
-      seen.push({ method: request.method ?? '', url: request.url ?? '', headers: request.headers, body });
+      seen.push({
+        method: request.method ?? '',
+        url: request.url ?? '',
+        headers: request.headers,
+        body,
+      });
       const status = Number(/status=(\d+)/.exec(request.url ?? '')?.[1] ?? 200);
       if (request.url?.includes('cut')) return void request.socket.destroy();
       if (request.url?.includes('flood')) return void response.end('x'.repeat(2_000_000));
       response
-        .writeHead(status, { 'content-type': 'application/json', ...(status === 429 ? { 'retry-after': '2' } : {}) })
+        .writeHead(status, {
+          'content-type': 'application/json',
+          ...(status === 429 ? { 'retry-after': '2' } : {}),
+        })
         .end(JSON.stringify(status === 200 ? { fine: true } : { error: { code: 'WHY' } }));
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()));
@@ -227,7 +304,18 @@ describe('http', () => {
   const http = (more: object) => ({ kind: 'http', url: '${env:BASE}/x', ...more });
 
   test('arguments fill path, query or body; key, trace and secrets go along as headers', async () => {
-    expect(await use(runner(), job({ id: 'a/b', amount: 5 }, http({ url: '${env:BASE}/things/{id}', headers: { authorization: 'Bearer ${env:TOKEN}' } })))).toEqual({
+    expect(
+      await use(
+        runner(),
+        job(
+          { id: 'a/b', amount: 5 },
+          http({
+            url: '${env:BASE}/things/{id}',
+            headers: { authorization: 'Bearer ${env:TOKEN}' },
+          }),
+        ),
+      ),
+    ).toEqual({
       ok: true,
       value: { fine: true },
     });
@@ -235,9 +323,16 @@ describe('http', () => {
       method: 'POST',
       url: '/things/a%2Fb',
       body: '{"amount":5}',
-      headers: { 'idempotency-key': 'e_1_0', authorization: 'Bearer secret', traceparent: expect.stringContaining('0af765') },
+      headers: {
+        'idempotency-key': 'e_1_0',
+        authorization: 'Bearer secret',
+        traceparent: expect.stringContaining('0af765'),
+      },
     });
-    await use(runner(), job({ id: 1, q: 'a b' }, http({ method: 'GET', url: '${env:BASE}/things/{id}' })));
+    await use(
+      runner(),
+      job({ id: 1, q: 'a b' }, http({ method: 'GET', url: '${env:BASE}/things/{id}' })),
+    );
     expect(seen.at(-1)).toMatchObject({ method: 'GET', url: '/things/1?q=a+b' });
   });
 
@@ -250,29 +345,51 @@ describe('http', () => {
     [403, 'permanent'],
   ])('%i is %s', async (status, failureClass) => {
     const outcome = await use(runner(), job({}, http({ url: `\${env:BASE}/x?status=${status}` })));
-    expect(outcome).toMatchObject({ ok: false, failure: { class: failureClass, code: `HTTP_${status}`, ...(status === 429 ? { retryAfterMs: 2_000 } : {}) } });
+    expect(outcome).toMatchObject({
+      ok: false,
+      failure: {
+        class: failureClass,
+        code: `HTTP_${status}`,
+        ...(status === 429 ? { retryAfterMs: 2_000 } : {}),
+      },
+    });
   });
 
   test('a request that broke off may have taken effect, one that never left has not', async () => {
     const broken = await use(runner(), job({}, http({ url: '${env:BASE}/cut' })));
-    expect(broken).toMatchObject({ ok: false, failure: { class: 'transient', code: 'HTTP_BROKEN' } });
+    expect(broken).toMatchObject({
+      ok: false,
+      failure: { class: 'transient', code: 'HTTP_BROKEN' },
+    });
     expect(broken).not.toHaveProperty('failure.hasBegun');
-    expect(await use(runner(), job({}, { kind: 'http', url: `http://127.0.0.1:${await freePort()}/x` }))).toMatchObject({
+    expect(
+      await use(runner(), job({}, { kind: 'http', url: `http://127.0.0.1:${await freePort()}/x` })),
+    ).toMatchObject({
       ok: false,
       failure: { code: 'HTTP_UNREACHABLE', hasBegun: false },
     });
   });
 
   test('a flood is refused', async () => {
-    expect(await use(runner(), job({}, http({ url: '${env:BASE}/flood' })))).toMatchObject({ ok: false, failure: { code: 'HTTP_TOO_LARGE' } });
+    expect(await use(runner(), job({}, http({ url: '${env:BASE}/flood' })))).toMatchObject({
+      ok: false,
+      failure: { code: 'HTTP_TOO_LARGE' },
+    });
   });
 
   test('asked whether an effect happened, 200 is yes and 404 is never', async () => {
     const asking = httpRunner({ BASE: base });
-    const one = job({}, http({ query: { url: '${env:BASE}/did/{idempotencyKey}' } }), { class: 'queryable' });
-    expect(await asking.query?.(one, one.spec.run as never, never())).toEqual({ ok: true, value: { fine: true } });
+    const one = job({}, http({ query: { url: '${env:BASE}/did/{idempotencyKey}' } }), {
+      class: 'queryable',
+    });
+    expect(await asking.query?.(one, one.spec.run as never, never())).toEqual({
+      ok: true,
+      value: { fine: true },
+    });
     expect(seen.at(-1)?.url).toBe('/did/e_1_0');
-    const gone = job({}, http({ query: { url: '${env:BASE}/did?status=404' } }), { class: 'queryable' });
+    const gone = job({}, http({ query: { url: '${env:BASE}/did?status=404' } }), {
+      class: 'queryable',
+    });
     expect(await asking.query?.(gone, gone.spec.run as never, never())).toBe('never');
   });
 });
@@ -284,27 +401,48 @@ describe('mcp', () => {
   const mcp = (tool: string) => ({ kind: 'mcp', tool, command: [process.execPath, program] });
 
   test('a tool of a server over stdio returns its structured content', async () => {
-    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42 } });
+    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({
+      ok: true,
+      value: { sum: 42 },
+    });
   });
 
   test('a call that is late alone does not end its server, where that still hears', async () => {
     const spec = { kind: 'mcp', tool: 'visit', command: [process.execPath, program, 'own'] };
     const visit = () => use(runner, job({}, spec));
-    expect([await visit(), await visit()]).toEqual([1, 2].map((visits) => ({ ok: true, value: { visits } })));
-    expect(await use(runner, job({}, { ...spec, tool: 'hang' }, { timeoutMs: 500 }))).toMatchObject({ ok: false });
+    expect([await visit(), await visit()]).toEqual(
+      [1, 2].map((visits) => ({ ok: true, value: { visits } })),
+    );
+    expect(await use(runner, job({}, { ...spec, tool: 'hang' }, { timeoutMs: 500 }))).toMatchObject(
+      { ok: false },
+    );
     expect(await visit()).toEqual({ ok: true, value: { visits: 3 } });
   });
 
   test('a server that answers nobody is ended, and the next call begins another', async () => {
-    const [wedged, behind] = await Promise.all([use(runner, job({}, mcp('wedge'), { timeoutMs: 1_000 })), use(runner, job({ a: 1, b: 2 }, mcp('add'), { timeoutMs: 1_000 }))]);
+    const [wedged, behind] = await Promise.all([
+      use(runner, job({}, mcp('wedge'), { timeoutMs: 1_000 })),
+      use(runner, job({ a: 1, b: 2 }, mcp('add'), { timeoutMs: 1_000 })),
+    ]);
     expect([wedged, behind]).toMatchObject([{ ok: false }, { ok: false }]);
-    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42 } });
+    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({
+      ok: true,
+      value: { sum: 42 },
+    });
   });
 
   test('its errors are data, a tool that is not there is refused, a server that is not there is unreachable', async () => {
-    expect(await use(runner, job({}, mcp('fail')))).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'MCP_TOOL_ERROR' } });
-    expect(await use(runner, job({}, mcp('nothing')))).toMatchObject({ ok: false, failure: { class: 'semantic' } });
-    expect(await use(runner, job({}, { kind: 'mcp', command: ['/no/such/server'] }))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE' } });
+    expect(await use(runner, job({}, mcp('fail')))).toMatchObject({
+      ok: false,
+      failure: { class: 'semantic', code: 'MCP_TOOL_ERROR' },
+    });
+    expect(await use(runner, job({}, mcp('nothing')))).toMatchObject({
+      ok: false,
+      failure: { class: 'semantic' },
+    });
+    expect(await use(runner, job({}, { kind: 'mcp', command: ['/no/such/server'] }))).toMatchObject(
+      { ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE' } },
+    );
   });
 });
 
@@ -340,7 +478,12 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
   let port = 0;
   let server: Running;
   const start = async () => {
-    server = startProcess({ name: 'mcp', command: [process.execPath, '--disable-warning=ExperimentalWarning', program], environment: { PORT: String(port) }, logs: folder });
+    server = startProcess({
+      name: 'mcp',
+      command: [process.execPath, '--disable-warning=ExperimentalWarning', program],
+      environment: { PORT: String(port) },
+      logs: folder,
+    });
     await answering(`http://127.0.0.1:${port}/readyz`, server);
   };
   beforeAll(async () => {
@@ -352,14 +495,25 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
     await runner.close?.();
     server.signal('SIGKILL');
   });
-  const mcp = (tool: string, token = '${env:TOKEN}') => ({ kind: 'mcp', tool, url: `http://127.0.0.1:${port}/mcp`, headers: { authorization: `Bearer ${token}` } });
+  const mcp = (tool: string, token = '${env:TOKEN}') => ({
+    kind: 'mcp',
+    tool,
+    url: `http://127.0.0.1:${port}/mcp`,
+    headers: { authorization: `Bearer ${token}` },
+  });
 
   test('a tool is called with the secret of the executor and the key of the effect', async () => {
-    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({ ok: true, value: { sum: 42, key: 'e_1_0' } });
+    expect(await use(runner, job({ a: 40, b: 2 }, mcp('add')))).toEqual({
+      ok: true,
+      value: { sum: 42, key: 'e_1_0' },
+    });
   });
 
   test('a server that wants another secret was not reached, so nothing has begun', async () => {
-    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add', 'wrong')))).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE', hasBegun: false } });
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add', 'wrong')))).toMatchObject({
+      ok: false,
+      failure: { class: 'transient', code: 'MCP_UNREACHABLE', hasBegun: false },
+    });
   });
 
   test('a server that dies in the middle may have done it; started again, it is found again', async () => {
@@ -368,11 +522,17 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
     await new Promise((wait) => setTimeout(wait, 300));
     server.signal('SIGKILL');
     const broken = await hanging;
-    expect(broken).toMatchObject({ ok: false, failure: { class: 'transient', code: 'MCP_BROKEN' } });
+    expect(broken).toMatchObject({
+      ok: false,
+      failure: { class: 'transient', code: 'MCP_BROKEN' },
+    });
     expect(broken).not.toHaveProperty('failure.hasBegun');
     await server.ended;
     await start();
-    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add')))).toMatchObject({ ok: true, value: { sum: 3 } });
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add')))).toMatchObject({
+      ok: true,
+      value: { sum: 3 },
+    });
   });
 });
 
@@ -383,7 +543,13 @@ test('built-in file tools stay in their folder', async () => {
   const read = (path: string) => use(runner, job({ path }, { kind: 'builtin', name: 'read_file' }));
 
   expect(await read('a.txt')).toEqual({ ok: true, value: { path: 'a.txt', text: 'hello' } });
-  expect(await read('../../etc/passwd')).toMatchObject({ ok: false, failure: { code: 'PATH_OUTSIDE' } });
+  expect(await read('../../etc/passwd')).toMatchObject({
+    ok: false,
+    failure: { code: 'PATH_OUTSIDE' },
+  });
   expect(await read('/etc/passwd')).toMatchObject({ ok: false, failure: { code: 'PATH_OUTSIDE' } });
-  expect(await read('missing.txt')).toMatchObject({ ok: false, failure: { class: 'semantic', code: 'ENOENT' } });
+  expect(await read('missing.txt')).toMatchObject({
+    ok: false,
+    failure: { class: 'semantic', code: 'ENOENT' },
+  });
 });

@@ -21,30 +21,39 @@ const brokenHeaders = [
   ['a value with a lone line feed', 'Note: a\nb'],
 ] as const;
 
-test.each(brokenHeaders)('a task whose headers cannot be read (%s) is handed on without them, and the next one too', async (_what, header) => {
-  const { nats } = servers.connections;
-  const tasks = natsTasks(nats);
-  const taken: RawTask[] = [];
-  const taking = await tasks.take(
-    () => 8,
-    async (task) => void taken.push(task),
-  );
-  const lost: string[] = [];
-  nats.onDisconnect(() => lost.push('disconnected'));
-  await publishByHand(servers.nats.url, nats.subjects.task('acme', 'desk'), header, '"broken"');
-  // A task without a body is data all the same, and its headers are no status of the broker.
-  await publishByHand(servers.nats.url, nats.subjects.task('acme', 'desk'), header, '');
-  await tasks.publish('acme', 'desk', '"good"', { traceparent: 't' });
-  await eventually(() => taken.length >= 3, 'all three tasks');
-  await taking.drain();
+test.each(brokenHeaders)(
+  'a task whose headers cannot be read (%s) is handed on without them, and the next one too',
+  async (_what, header) => {
+    const { nats } = servers.connections;
+    const tasks = natsTasks(nats);
+    const taken: RawTask[] = [];
+    const taking = await tasks.take(
+      () => 8,
+      async (task) => void taken.push(task),
+    );
+    const lost: string[] = [];
+    nats.onDisconnect(() => lost.push('disconnected'));
+    await publishByHand(servers.nats.url, nats.subjects.task('acme', 'desk'), header, '"broken"');
+    // A task without a body is data all the same, and its headers are no status of the broker.
+    await publishByHand(servers.nats.url, nats.subjects.task('acme', 'desk'), header, '');
+    await tasks.publish('acme', 'desk', '"good"', { traceparent: 't' });
+    await eventually(() => taken.length >= 3, 'all three tasks');
+    await taking.drain();
 
-  expect(taken.map(({ body, headers, headersProblem }) => ({ body, headers, isProblem: headersProblem !== undefined }))).toEqual([
-    { body: '"broken"', headers: {}, isProblem: true },
-    { body: '', headers: {}, isProblem: true },
-    { body: '"good"', headers: { traceparent: 't' }, isProblem: false },
-  ]);
-  expect(lost).toEqual([]);
-});
+    expect(
+      taken.map(({ body, headers, headersProblem }) => ({
+        body,
+        headers,
+        isProblem: headersProblem !== undefined,
+      })),
+    ).toEqual([
+      { body: '"broken"', headers: {}, isProblem: true },
+      { body: '', headers: {}, isProblem: true },
+      { body: '"good"', headers: { traceparent: 't' }, isProblem: false },
+    ]);
+    expect(lost).toEqual([]);
+  },
+);
 
 test('a cancellation that is none is refused, and the next one is heard', async () => {
   const { nats } = servers.connections;
@@ -65,7 +74,8 @@ test('a cancellation that is none is refused, and the next one is heard', async 
   );
   await effects.offer(runToolOf('garbled', 's_1_0'));
   await eventually(() => taking.inFlight() === 1, 'the effect to be in hand');
-  for (const text of ['{', '{"id":1}', '[7]', '']) await publishByHand(servers.nats.url, nats.subjects.cancel('garbled'), 'My Header: x', text);
+  for (const text of ['{', '{"id":1}', '[7]', ''])
+    await publishByHand(servers.nats.url, nats.subjects.cancel('garbled'), 'My Header: x', text);
   effects.cancel('garbled', ['s_1_0' as never]);
   await eventually(() => isAborted, 'the cancellation');
   await taking.stop();
@@ -90,6 +100,15 @@ test('what a subscriber throws is a warning without the message, and the next on
   process.off('warning', onWarning);
 
   expect(heard).toEqual(['secret words', 'next']);
-  expect(warnings[0]).toMatchObject({ code: 'NATS_MESSAGE_SKIPPED', message: 'a message on garbled.words was skipped, for it could not be handled: TypeError' });
-  expect(warnings.map(({ message, stack, detail }: Error & { detail?: string }) => `${message}${stack}${detail}`).join()).not.toContain('secret');
+  expect(warnings[0]).toMatchObject({
+    code: 'NATS_MESSAGE_SKIPPED',
+    message: 'a message on garbled.words was skipped, for it could not be handled: TypeError',
+  });
+  expect(
+    warnings
+      .map(
+        ({ message, stack, detail }: Error & { detail?: string }) => `${message}${stack}${detail}`,
+      )
+      .join(),
+  ).not.toContain('secret');
 });

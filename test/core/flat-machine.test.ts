@@ -1,6 +1,13 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { type AnyMachineSnapshot, type AnyStateMachine, assign, createMachine, raise, setup } from 'xstate';
+import {
+  type AnyMachineSnapshot,
+  type AnyStateMachine,
+  assign,
+  createMachine,
+  raise,
+  setup,
+} from 'xstate';
 import type { AgentContext } from '../../services/core/session/agent-context.ts';
 import { type AgentEvent, agentMachine } from '../../services/core/session/agent-machine.ts';
 import { driverOf, type Transitioned } from '../../services/core/session/machine-host.ts';
@@ -29,9 +36,25 @@ const contextOf = (more: Partial<AgentContext> = {}) =>
 
 /** An event that answers every guard as it is told to. */
 const eventOf = (type: AgentEvent['type'], says: readonly boolean[]): AgentEvent => {
-  const [stops, loops, escalates, answers, hasCalls, hasApprovals, isStuck, isFull, thinks, summarises] = says;
+  const [
+    stops,
+    loops,
+    escalates,
+    answers,
+    hasCalls,
+    hasApprovals,
+    isStuck,
+    isFull,
+    thinks,
+    summarises,
+  ] = says;
   const open = { call: 'c', tool: 't' };
-  const context = contextOf({ length: 2, calls: hasCalls ? { a: open } : {}, approvals: hasApprovals ? ({ b: open } as never) : {}, failures: isStuck ? 9 : 0 });
+  const context = contextOf({
+    length: 2,
+    calls: hasCalls ? { a: open } : {},
+    approvals: hasApprovals ? ({ b: open } as never) : {},
+    failures: isStuck ? 9 : 0,
+  });
   return {
     type,
     plan: {
@@ -42,11 +65,27 @@ const eventOf = (type: AgentEvent['type'], says: readonly boolean[]): AgentEvent
       ...(loops ? { isLooping: 'the same again' } : {}),
       ...(answers ? { answer: 'done' } : {}),
     },
-    think: () => (thinks ? { ok: true, context: contextOf({ length: 3 }), effect: { kind: 'callModel', id: 'm' } as never } : { ok: false, code: 'LIMIT', reason: 'no more' }),
+    think: () =>
+      thinks
+        ? {
+            ok: true,
+            context: contextOf({ length: 3 }),
+            effect: { kind: 'callModel', id: 'm' } as never,
+          }
+        : { ok: false, code: 'LIMIT', reason: 'no more' },
     isContextFull: () => isFull ?? false,
     summarise: () =>
-      summarises ? { ok: true, context: contextOf({ length: 4 }), effect: { kind: 'callModel', id: 's' } as never } : { ok: false, code: 'LIMIT', reason: 'no more' },
-    escalate: (reason) => ({ context: contextOf({ reason } as never), effect: { kind: 'askHuman', id: 'h' } as never }),
+      summarises
+        ? {
+            ok: true,
+            context: contextOf({ length: 4 }),
+            effect: { kind: 'callModel', id: 's' } as never,
+          }
+        : { ok: false, code: 'LIMIT', reason: 'no more' },
+    escalate: (reason) => ({
+      context: contextOf({ reason } as never),
+      effect: { kind: 'askHuman', id: 'h' } as never,
+    }),
     loop: { failuresMax: 3, escalates: escalates ?? false },
   };
 };
@@ -62,12 +101,25 @@ test('the default agent goes the short way where it goes the long way, from ever
   fc.assert(
     fc.property(
       fc.constantFrom(...states),
-      fc.array(fc.tuple(fc.constantFrom(...events), fc.array(fc.boolean(), { minLength: 10, maxLength: 10 })), { maxLength: 6 }),
+      fc.array(
+        fc.tuple(
+          fc.constantFrom(...events),
+          fc.array(fc.boolean(), { minLength: 10, maxLength: 10 }),
+        ),
+        { maxLength: 6 },
+      ),
       (from, heard) => {
-        const start = { value: from, context: contextOf(), status: machine.states[from]!.type === 'final' ? 'done' : 'active' };
+        const start = {
+          value: from,
+          context: contextOf(),
+          status: machine.states[from]!.type === 'final' ? 'done' : 'active',
+        };
         let [left, right]: AnyMachineSnapshot[] = [short.restore(start), long.restore(start)];
         for (const [type, says] of heard) {
-          const [one, other] = [short.transition(left!, eventOf(type, says) as never), long.transition(right!, eventOf(type, says) as never)];
+          const [one, other] = [
+            short.transition(left!, eventOf(type, says) as never),
+            long.transition(right!, eventOf(type, says) as never),
+          ];
           expect(seen(one)).toEqual(seen(other));
           [left, right] = [one.snapshot, other.snapshot];
         }
@@ -79,10 +131,28 @@ test('the default agent goes the short way where it goes the long way, from ever
 
 test('a machine that does something by itself, or has more than one level, is not taken for a flat one', () => {
   const base = { id: 'm', initial: 'a' };
-  for (const a of [{ entry: 'hello' }, { exit: 'bye' }, { always: 'b' }, { after: { 10: 'b' } }, { invoke: { src: 'tool' } }, { initial: 'c', states: { c: {} } }, { tags: ['t'] }])
-    expect(() => driverOf(createMachine({ ...base, states: { a, b: {} } } as never) as never, true)).toThrow('is not flat');
+  for (const a of [
+    { entry: 'hello' },
+    { exit: 'bye' },
+    { always: 'b' },
+    { after: { 10: 'b' } },
+    { invoke: { src: 'tool' } },
+    { initial: 'c', states: { c: {} } },
+    { tags: ['t'] },
+  ])
+    expect(() =>
+      driverOf(createMachine({ ...base, states: { a, b: {} } } as never) as never, true),
+    ).toThrow('is not flat');
   for (const action of [assign({}), raise({ type: 'go' } as never), () => undefined])
-    expect(() => driverOf(createMachine({ ...base, states: { a: { on: { go: { target: 'b', actions: [action] } } }, b: {} } } as never) as never, true)).toThrow('is not flat');
+    expect(() =>
+      driverOf(
+        createMachine({
+          ...base,
+          states: { a: { on: { go: { target: 'b', actions: [action] } } }, b: {} },
+        } as never) as never,
+        true,
+      ),
+    ).toThrow('is not flat');
   const raises = setup({ actions: { again: raise({ type: 'go' } as never) } }).createMachine({
     ...base,
     states: { a: { on: { go: { target: 'b', actions: ['again'] } } }, b: {} },

@@ -17,17 +17,30 @@ const well: Health = {
 };
 
 test('all is well when each check is', () => {
-  expect([isHealthy(well), checksOf(well).map(({ verdict }) => verdict)]).toEqual([true, ['good', 'good', 'good', 'good', 'good']]);
+  expect([isHealthy(well), checksOf(well).map(({ verdict }) => verdict)]).toEqual([
+    true,
+    ['good', 'good', 'good', 'good', 'good'],
+  ]);
 });
 
 test.each<[string, Partial<Health>, string]>([
   ['a shard without owner', { orphans: [1], owned: 1 }, 'shards'],
   ['no agent', { agents: [] }, 'agents'],
-  ['a pool that nobody asks for work', { pools: [{ pool: 'models', asking: 0, queued: 3, inHand: 0 }] }, 'pool'],
-  ['a document that was refused', { problems: [{ file: 'a.yaml', field: 'spec', message: 'is missing' }] }, 'document'],
+  [
+    'a pool that nobody asks for work',
+    { pools: [{ pool: 'models', asking: 0, queued: 3, inHand: 0 }] },
+    'pool',
+  ],
+  [
+    'a document that was refused',
+    { problems: [{ file: 'a.yaml', field: 'spec', message: 'is missing' }] },
+    'document',
+  ],
 ])('%s is bad, for all who ask', (_what, change, what) => {
   const found = checksOf({ ...well, ...change });
-  expect(found.filter(({ verdict }) => verdict === 'bad').map((check) => check.what)).toEqual([what]);
+  expect(found.filter(({ verdict }) => verdict === 'bad').map((check) => check.what)).toEqual([
+    what,
+  ]);
   expect(isHealthy({ ...well, ...change })).toBe(false);
 });
 
@@ -35,11 +48,17 @@ test.each([
   ['before the first message', 0, 0],
   ['after the last was needed', 8, 7],
 ])('mail is empty %s', (_when, first, last) => {
-  expect(checksOf({ ...well, mail: { first, last } }).find(({ what }) => what === 'mail')?.text).toBe('mail: empty');
+  expect(
+    checksOf({ ...well, mail: { first, last } }).find(({ what }) => what === 'mail')?.text,
+  ).toBe('mail: empty');
 });
 
 test('dead letters are worth a look, and a pool at work without a request is well', () => {
-  const health = { ...well, deadLetters: 3, pools: [{ pool: 'models', asking: 0, queued: 0, inHand: 2 }] };
+  const health = {
+    ...well,
+    deadLetters: 3,
+    pools: [{ pool: 'models', asking: 0, queued: 0, inHand: 2 }],
+  };
   expect(checksOf(health).find(({ what }) => what === 'dead letters')?.verdict).toBe('look');
   expect(isHealthy(health)).toBe(true);
 });

@@ -4,7 +4,17 @@
  */
 
 import { describe, expect, test } from 'vitest';
-import { type AnyStateMachine, assign, createActor, createMachine, fromPromise, initialTransition, raise, setup, transition } from 'xstate';
+import {
+  type AnyStateMachine,
+  assign,
+  createActor,
+  createMachine,
+  fromPromise,
+  initialTransition,
+  raise,
+  setup,
+  transition,
+} from 'xstate';
 import type { AgentName, EffectId, Revision, TaskId } from '../../services/core/ids.ts';
 import { agentMachine } from '../../services/core/session/agent-machine.ts';
 import type { Definition } from '../../services/core/session/draft.ts';
@@ -24,7 +34,10 @@ interface Case {
 
 const s = () =>
   setup({
-    types: { context: {} as Record<string, unknown>, events: {} as { type: string; [field: string]: unknown } },
+    types: {
+      context: {} as Record<string, unknown>,
+      events: {} as { type: string; [field: string]: unknown },
+    },
     actors: {
       model: fromPromise(async () => '' as unknown),
       tool: fromPromise(async () => ({}) as unknown),
@@ -34,7 +47,8 @@ const s = () =>
     guards: { isBig: ({ event }) => Number((event as { output?: unknown }).output) > 10 },
     actions: { count: assign({ n: ({ context }) => Number(context.n ?? 0) + 1 }) },
   });
-const tool = (id: string, onDone: unknown, more: object = {}) => ({ id, src: 'tool' as const, input: { tool: 'look', arguments: {} }, onDone, ...more }) as never;
+const tool = (id: string, onDone: unknown, more: object = {}) =>
+  ({ id, src: 'tool' as const, input: { tool: 'look', arguments: {} }, onDone, ...more }) as never;
 
 const cases: readonly Case[] = [
   {
@@ -45,8 +59,18 @@ const cases: readonly Case[] = [
       initial: 'a',
       output: ({ context }) => context,
       states: {
-        a: { invoke: tool('a', { target: 'b', actions: assign({ a: ({ event }: { event: { output?: unknown } }) => event.output }) }) },
-        b: { invoke: tool('b', { target: 'end', actions: assign({ b: ({ event }: { event: { output?: unknown } }) => event.output }) }) },
+        a: {
+          invoke: tool('a', {
+            target: 'b',
+            actions: assign({ a: ({ event }: { event: { output?: unknown } }) => event.output }),
+          }),
+        },
+        b: {
+          invoke: tool('b', {
+            target: 'end',
+            actions: assign({ b: ({ event }: { event: { output?: unknown } }) => event.output }),
+          }),
+        },
         end: { type: 'final' },
       },
     }),
@@ -58,13 +82,26 @@ const cases: readonly Case[] = [
       id: 'error',
       context: {},
       initial: 'a',
-      states: { a: { invoke: tool('a', 'good', { onError: { target: 'bad', actions: assign({ why: 'failed' }) } }) }, good: { type: 'final' }, bad: { type: 'final' } },
+      states: {
+        a: {
+          invoke: tool('a', 'good', {
+            onError: { target: 'bad', actions: assign({ why: 'failed' }) },
+          }),
+        },
+        good: { type: 'final' },
+        bad: { type: 'final' },
+      },
     }),
     script: [{ error: 'no' }],
   },
   {
     name: 'an error that nobody handles fails the machine',
-    machine: s().createMachine({ id: 'unhandled', context: {}, initial: 'a', states: { a: { invoke: tool('a', 'b') }, b: { type: 'final' } } }),
+    machine: s().createMachine({
+      id: 'unhandled',
+      context: {},
+      initial: 'a',
+      states: { a: { invoke: tool('a', 'b') }, b: { type: 'final' } },
+    }),
     script: [{ error: 'no' }],
   },
   {
@@ -73,7 +110,11 @@ const cases: readonly Case[] = [
       id: 'guards',
       context: {},
       initial: 'a',
-      states: { a: { invoke: tool('a', [{ guard: 'isBig', target: 'big' }, { target: 'small' }]) }, big: { type: 'final' }, small: { type: 'final' } },
+      states: {
+        a: { invoke: tool('a', [{ guard: 'isBig', target: 'big' }, { target: 'small' }]) },
+        big: { type: 'final' },
+        small: { type: 'final' },
+      },
     }),
     script: [{ done: 11 }],
   },
@@ -88,8 +129,14 @@ const cases: readonly Case[] = [
           type: 'parallel',
           onDone: 'end',
           states: {
-            left: { initial: 'l', states: { l: { invoke: tool('l', 'ok') }, ok: { type: 'final' } } },
-            right: { initial: 'r', states: { r: { invoke: tool('r', 'ok') }, ok: { type: 'final' } } },
+            left: {
+              initial: 'l',
+              states: { l: { invoke: tool('l', 'ok') }, ok: { type: 'final' } },
+            },
+            right: {
+              initial: 'r',
+              states: { r: { invoke: tool('r', 'ok') }, ok: { type: 'final' } },
+            },
           },
         },
         end: { type: 'final' },
@@ -109,7 +156,11 @@ const cases: readonly Case[] = [
           exit: 'count',
           initial: 'x',
           onDone: 'end',
-          states: { x: { entry: 'count', exit: 'count', invoke: tool('x', 'y') }, y: { entry: 'count', invoke: tool('y', 'z') }, z: { type: 'final' } },
+          states: {
+            x: { entry: 'count', exit: 'count', invoke: tool('x', 'y') },
+            y: { entry: 'count', invoke: tool('y', 'z') },
+            z: { type: 'final' },
+          },
         },
         end: { type: 'final' },
       },
@@ -123,10 +174,23 @@ const cases: readonly Case[] = [
       context: { n: 0 },
       initial: 'work',
       states: {
-        work: { initial: 'one', states: { one: { invoke: tool('one', 'two') }, two: { invoke: tool('two', '#history.break') }, back: { type: 'history' } } },
+        work: {
+          initial: 'one',
+          states: {
+            one: { invoke: tool('one', 'two') },
+            two: { invoke: tool('two', '#history.break') },
+            back: { type: 'history' },
+          },
+        },
         break: {
           entry: 'count',
-          invoke: tool('rest', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2, target: 'work.back' }, { target: 'end' }]),
+          invoke: tool('rest', [
+            {
+              guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2,
+              target: 'work.back',
+            },
+            { target: 'end' },
+          ]),
         },
         end: { type: 'final' },
       },
@@ -142,11 +206,23 @@ const cases: readonly Case[] = [
       states: {
         work: {
           initial: 'p',
-          states: { p: { initial: 'q', states: { q: { invoke: tool('q', 'r') }, r: { invoke: tool('r', '#deep.break') } } }, back: { type: 'history', history: 'deep' } },
+          states: {
+            p: {
+              initial: 'q',
+              states: { q: { invoke: tool('q', 'r') }, r: { invoke: tool('r', '#deep.break') } },
+            },
+            back: { type: 'history', history: 'deep' },
+          },
         },
         break: {
           entry: 'count',
-          invoke: tool('rest', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2, target: 'work.back' }, { target: 'end' }]),
+          invoke: tool('rest', [
+            {
+              guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 2,
+              target: 'work.back',
+            },
+            { target: 'end' },
+          ]),
         },
         end: { type: 'final' },
       },
@@ -161,7 +237,17 @@ const cases: readonly Case[] = [
       initial: 'a',
       states: {
         a: { invoke: tool('a', { target: 'loop', actions: 'count' }) },
-        loop: { always: [{ guard: ({ context }) => Number(context.n) < 5, target: 'loop', reenter: true, actions: 'count' }, { target: 'end' }] },
+        loop: {
+          always: [
+            {
+              guard: ({ context }) => Number(context.n) < 5,
+              target: 'loop',
+              reenter: true,
+              actions: 'count',
+            },
+            { target: 'end' },
+          ],
+        },
         end: { type: 'final' },
       },
     }),
@@ -169,7 +255,16 @@ const cases: readonly Case[] = [
   },
   {
     name: 'a delayed transition fires when its time has come',
-    machine: s().createMachine({ id: 'delayed', context: {}, initial: 'a', states: { a: { after: { 5000: 'b' } }, b: { after: { 1000: 'end' } }, end: { type: 'final' } } }),
+    machine: s().createMachine({
+      id: 'delayed',
+      context: {},
+      initial: 'a',
+      states: {
+        a: { after: { 5000: 'b' } },
+        b: { after: { 1000: 'end' } },
+        end: { type: 'final' },
+      },
+    }),
     script: [{ waitMs: 5_000 }, { waitMs: 1_000 }],
   },
   {
@@ -193,7 +288,11 @@ const cases: readonly Case[] = [
       id: 'interrupt',
       context: {},
       initial: 'a',
-      states: { a: { invoke: tool('a', 'end'), after: { 1000: 'fallback' } }, fallback: { invoke: tool('f', 'end') }, end: { type: 'final' } },
+      states: {
+        a: { invoke: tool('a', 'end'), after: { 1000: 'fallback' } },
+        fallback: { invoke: tool('f', 'end') },
+        end: { type: 'final' },
+      },
     }),
     script: [{ waitMs: 1_000 }, { done: 'instead' }],
   },
@@ -206,7 +305,14 @@ const cases: readonly Case[] = [
       states: {
         a: {
           entry: 'count',
-          invoke: tool('a', [{ guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 3, target: 'a', reenter: true }, { target: 'end' }]),
+          invoke: tool('a', [
+            {
+              guard: ({ context }: { context: Record<string, unknown> }) => Number(context.n) < 3,
+              target: 'a',
+              reenter: true,
+            },
+            { target: 'end' },
+          ]),
         },
         end: { type: 'final' },
       },
@@ -219,7 +325,10 @@ const cases: readonly Case[] = [
       id: 'raised',
       context: {},
       initial: 'a',
-      states: { a: { invoke: tool('a', { actions: raise({ type: 'GO' }) }), on: { GO: 'end' } }, end: { type: 'final' } },
+      states: {
+        a: { invoke: tool('a', { actions: raise({ type: 'GO' }) }), on: { GO: 'end' } },
+        end: { type: 'final' },
+      },
     }),
     script: [{ done: 1 }],
   },
@@ -230,7 +339,10 @@ const cases: readonly Case[] = [
       context: { kept: 7 },
       initial: 'a',
       output: ({ event }) => ({ got: (event as { output?: unknown }).output }),
-      states: { a: { invoke: tool('a', 'end') }, end: { type: 'final', output: ({ context }) => context.kept } },
+      states: {
+        a: { invoke: tool('a', 'end') },
+        end: { type: 'final', output: ({ context }) => context.kept },
+      },
     }),
     script: [{ done: 1 }],
   },
@@ -239,7 +351,11 @@ const cases: readonly Case[] = [
 /** A plain actor whose invokes are answered by hand and whose clock is turned by hand. */
 class Plain {
   readonly actor;
-  readonly #open: { resolve: (value: unknown) => void; reject: (error: unknown) => void; isOpen: boolean }[] = [];
+  readonly #open: {
+    resolve: (value: unknown) => void;
+    reject: (error: unknown) => void;
+    isOpen: boolean;
+  }[] = [];
   readonly #timers: { at: number; fire: () => void; id: number }[] = [];
   #now = 0;
 
@@ -265,10 +381,15 @@ class Plain {
         if (at >= 0) this.#timers[at]!.at = Number.POSITIVE_INFINITY;
       },
     };
-    this.actor = createActor(machine.provide({ actors: { model: answered, tool: answered, agent: answered, human: answered } } as never), {
-      clock: clock as never,
-      input: {} as never,
-    });
+    this.actor = createActor(
+      machine.provide({
+        actors: { model: answered, tool: answered, agent: answered, human: answered },
+      } as never),
+      {
+        clock: clock as never,
+        input: {} as never,
+      },
+    );
     this.actor.subscribe({ error: () => undefined });
     this.actor.start();
   }
@@ -297,7 +418,14 @@ class Durable {
   readonly #definition: Definition;
   constructor(machine: AnyStateMachine) {
     this.#definition = { bundle: bundleOf(), machine };
-    this.say({ kind: 'task', task: 't' as TaskId, agent: 'clerk' as AgentName, revision: 'r' as Revision, input: '{}', isKeyed: false });
+    this.say({
+      kind: 'task',
+      task: 't' as TaskId,
+      agent: 'clerk' as AgentName,
+      revision: 'r' as Revision,
+      input: '{}',
+      isKeyed: false,
+    });
   }
   get record(): SessionRecord {
     return parseRecord(this.text!);
@@ -319,18 +447,46 @@ class Durable {
       return;
     }
     const effect = Object.keys(this.record.pending)[0] as EffectId;
-    if ('done' in entry) this.say({ kind: 'toolReturned', effect, value: entry.done, bytes: 1, truncated: false, latencyMs: 1, attempts: 1, executor: 'x' });
-    else this.say({ kind: 'toolFailed', effect, failure: { class: 'permanent', code: 'NO', message: entry.error }, latencyMs: 1, attempts: 1, executor: 'x' });
+    if ('done' in entry)
+      this.say({
+        kind: 'toolReturned',
+        effect,
+        value: entry.done,
+        bytes: 1,
+        truncated: false,
+        latencyMs: 1,
+        attempts: 1,
+        executor: 'x',
+      });
+    else
+      this.say({
+        kind: 'toolFailed',
+        effect,
+        failure: { class: 'permanent', code: 'NO', message: entry.error },
+        latencyMs: 1,
+        attempts: 1,
+        executor: 'x',
+      });
   }
 }
 
 const viewOfPlain = ({ actor }: Plain) => {
-  const snapshot = actor.getSnapshot() as { value: unknown; context: unknown; status: string; output: unknown };
+  const snapshot = actor.getSnapshot() as {
+    value: unknown;
+    context: unknown;
+    status: string;
+    output: unknown;
+  };
   return JSON.parse(
     JSON.stringify({
       value: snapshot.value,
       context: snapshot.context,
-      status: snapshot.status === 'done' ? 'completed' : snapshot.status === 'error' ? 'failed' : 'active',
+      status:
+        snapshot.status === 'done'
+          ? 'completed'
+          : snapshot.status === 'error'
+            ? 'failed'
+            : 'active',
       output: snapshot.output ?? null,
     }),
   ) as object;
@@ -340,7 +496,12 @@ const viewOfDurable = ({ record }: Durable, plain: object) => ({
   value: record.status === 'failed' ? (plain as { value: unknown }).value : record.value,
   context: record.context,
   status: record.status,
-  output: record.output === undefined ? null : typeof record.output === 'string' ? tryJson(record.output) : record.output,
+  output:
+    record.output === undefined
+      ? null
+      : typeof record.output === 'string'
+        ? tryJson(record.output)
+        : record.output,
 });
 const tryJson = (text: string): unknown => {
   try {
@@ -351,19 +512,22 @@ const tryJson = (text: string): unknown => {
 };
 
 describe('the durable host and a plain actor agree', () => {
-  test.each(cases.map((one) => [one.name, one] as const))('%s', async (_name, { machine, script }) => {
-    const plain = new Plain(machine);
-    const durable = new Durable(machine);
-    expect(viewOfDurable(durable, viewOfPlain(plain))).toEqual(viewOfPlain(plain));
-
-    for (const entry of script) {
-      await plain.answer(entry);
-      durable.answer(entry);
+  test.each(cases.map((one) => [one.name, one] as const))(
+    '%s',
+    async (_name, { machine, script }) => {
+      const plain = new Plain(machine);
+      const durable = new Durable(machine);
       expect(viewOfDurable(durable, viewOfPlain(plain))).toEqual(viewOfPlain(plain));
-    }
-    expect(durable.record.status).not.toBe('active');
-    expect(durable.record.pending).toEqual({});
-  });
+
+      for (const entry of script) {
+        await plain.answer(entry);
+        durable.answer(entry);
+        expect(viewOfDurable(durable, viewOfPlain(plain))).toEqual(viewOfPlain(plain));
+      }
+      expect(durable.record.status).not.toBe('active');
+      expect(durable.record.pending).toEqual({});
+    },
+  );
 
   test('at least twelve different machines are compared', () => {
     expect(cases.length).toBeGreaterThanOrEqual(12);
@@ -386,11 +550,19 @@ test('the reused scope gives the same snapshots and actions as the public transi
 });
 
 test('the agent machine driven by the reused scope is the agent machine', () => {
-  expect(driverOf(agentMachine).initial({}).snapshot.value).toBe(initialTransition(agentMachine, {} as never)[0].value);
+  expect(driverOf(agentMachine).initial({}).snapshot.value).toBe(
+    initialTransition(agentMachine, {} as never)[0].value,
+  );
 });
 
 test('a machine that invokes an inline actor is refused by name', () => {
-  const machine = createMachine({ id: 'inline', initial: 'a', states: { a: { invoke: { id: 'x', src: fromPromise(async () => 1) } } } });
+  const machine = createMachine({
+    id: 'inline',
+    initial: 'a',
+    states: { a: { invoke: { id: 'x', src: fromPromise(async () => 1) } } },
+  });
 
-  expect(() => new Durable(machine)).toThrow(/an inline actor; a durable machine invokes model, tool, agent, human only/);
+  expect(() => new Durable(machine)).toThrow(
+    /an inline actor; a durable machine invokes model, tool, agent, human only/,
+  );
 });

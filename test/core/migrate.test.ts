@@ -10,16 +10,29 @@ const golden = readFileSync(join(import.meta.dirname, '../golden/records/schema-
 
 test('a record of schema 1 is lifted, and its session goes on where it stopped', () => {
   const record = parseRecord(golden);
-  expect(record).toMatchObject({ schema: 2, position: { incarnation: 0, sequence: 117, index: 0 }, deferred: [], isKeyed: false, version: 3 });
+  expect(record).toMatchObject({
+    schema: 2,
+    position: { incarnation: 0, sequence: 117, index: 0 },
+    deferred: [],
+    isKeyed: false,
+    version: 3,
+  });
 
   const effect = Object.keys(record.pending)[0]!;
   const next = step(
     record,
-    { message: replied(effect, { content: 'done' }), at: 1_793_000_001_000, position: { incarnation: 0, sequence: 118, index: 0 } },
+    {
+      message: replied(effect, { content: 'done' }),
+      at: 1_793_000_001_000,
+      position: { incarnation: 0, sequence: 118, index: 0 },
+    },
     definitionOf(),
     record,
   );
-  expect(next).toMatchObject({ kind: 'applied', record: { status: 'completed', version: 4, output: 'done' } });
+  expect(next).toMatchObject({
+    kind: 'applied',
+    record: { status: 'completed', version: 4, output: 'done' },
+  });
   expect(effect satisfies string as EffectId).toContain('_3_0');
 });
 

@@ -1,21 +1,75 @@
 /** What must hold for any input: found by generation, kept as properties. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { add, costMicrosOf, exceeded, limitsSchema, nothing } from '../../services/core/budget/budget.ts';
+import {
+  add,
+  costMicrosOf,
+  exceeded,
+  limitsSchema,
+  nothing,
+} from '../../services/core/budget/budget.ts';
 import { placementOf } from '../../services/core/cluster/placement.ts';
-import { type AgentName, type EffectId, type HostId, type SessionId, sessionIdOf, shardOf, type TenantId } from '../../services/core/ids.ts';
+import {
+  type AgentName,
+  type EffectId,
+  type HostId,
+  type SessionId,
+  sessionIdOf,
+  shardOf,
+  type TenantId,
+} from '../../services/core/ids.ts';
 import type { Message } from '../../services/core/session/messages.ts';
 import { isEnded, stateHashOf } from '../../services/core/session/record.ts';
 import { step } from '../../services/core/session/step.ts';
 import { capped } from '../../services/core/tools/job.ts';
 import { encodeEnvelope, parseMail } from '../../services/core/wire/envelopes.ts';
-import { address, call, definitionOf, replied, returned, Talk, task, toolFailed } from '../support/sessions.ts';
+import {
+  address,
+  call,
+  definitionOf,
+  replied,
+  returned,
+  Talk,
+  task,
+  toolFailed,
+} from '../support/sessions.ts';
 
 /** What may happen next, as a choice that the session's own state gives a meaning to. */
-type Move = { kind: 'reply' | 'calls' | 'bad' | 'result' | 'fail' | 'pause' | 'resume' | 'halt' | 'wake' | 'repeat' | 'approve' | 'stale'; pick: number };
+type Move = {
+  kind:
+    | 'reply'
+    | 'calls'
+    | 'bad'
+    | 'result'
+    | 'fail'
+    | 'pause'
+    | 'resume'
+    | 'halt'
+    | 'wake'
+    | 'repeat'
+    | 'approve'
+    | 'stale';
+  pick: number;
+};
 const moves = fc.array(
   fc.record({
-    kind: fc.constantFrom<Move['kind']>('calls', 'calls', 'result', 'result', 'result', 'fail', 'bad', 'reply', 'pause', 'resume', 'halt', 'wake', 'repeat', 'approve', 'stale'),
+    kind: fc.constantFrom<Move['kind']>(
+      'calls',
+      'calls',
+      'result',
+      'result',
+      'result',
+      'fail',
+      'bad',
+      'reply',
+      'pause',
+      'resume',
+      'halt',
+      'wake',
+      'repeat',
+      'approve',
+      'stale',
+    ),
     pick: fc.nat(1_000),
   }),
   { maxLength: 40 },
@@ -39,17 +93,30 @@ function messageFor(move: Move, talk: Talk): Message | undefined {
       if (move.kind === 'reply') return replied(effect, { content: 'done' });
       if (move.kind === 'bad') return replied(effect, { calls: [call('pay', '{')] });
       return replied(effect, {
-        calls: Array.from({ length: 1 + (move.pick % 3) }, (_, index) => call(index % 2 ? 'pay' : 'look', { amount: move.pick }, `c${move.pick}-${index}`)),
+        calls: Array.from({ length: 1 + (move.pick % 3) }, (_, index) =>
+          call(index % 2 ? 'pay' : 'look', { amount: move.pick }, `c${move.pick}-${index}`),
+        ),
       });
     }
     case 'result':
     case 'fail': {
       const effect = of(['runTool']);
-      return effect ? (move.kind === 'result' ? returned(effect, { n: move.pick }) : toolFailed(effect, pick(['transient', 'unknown', 'permanent'] as const))) : undefined;
+      return effect
+        ? move.kind === 'result'
+          ? returned(effect, { n: move.pick })
+          : toolFailed(effect, pick(['transient', 'unknown', 'permanent'] as const))
+        : undefined;
     }
     case 'approve': {
       const approval = of(['askHuman']);
-      return approval ? { kind: 'approve', approval: approval as EffectId, hash: talk.context.approvals[approval]?.hash ?? '', ...by } : undefined;
+      return approval
+        ? {
+            kind: 'approve',
+            approval: approval as EffectId,
+            hash: talk.context.approvals[approval]?.hash ?? '',
+            ...by,
+          }
+        : undefined;
     }
     case 'pause':
     case 'resume':
@@ -67,7 +134,13 @@ function messageFor(move: Move, talk: Talk): Message | undefined {
 
 const spec = {
   approvals: [{ tool: 'pay', when: { argument: 'amount', above: 500 }, expiresMs: 3_600_000 }],
-  limits: { stepsMax: 8, toolCallsMax: 12, tokensMax: 20_000, costMicrosMax: 40_000, wallClockMs: 3_600_000 },
+  limits: {
+    stepsMax: 8,
+    toolCallsMax: 12,
+    tokensMax: 20_000,
+    costMicrosMax: 40_000,
+    wallClockMs: 3_600_000,
+  },
 };
 
 function play(script: readonly Move[]): Talk {
@@ -105,7 +178,8 @@ describe('step', () => {
     fc.assert(
       fc.property(moves, (script) => {
         const talk = play(script);
-        for (const incoming of talk.heard) expect(step(talk.record, incoming, talk.definition, address).kind).toBe('seen');
+        for (const incoming of talk.heard)
+          expect(step(talk.record, incoming, talk.definition, address).kind).toBe('seen');
       }),
       { numRuns: 60 },
     );
@@ -135,7 +209,10 @@ describe('step', () => {
         const replies = talk.effects.filter(({ kind }) => kind === 'reply').length;
         expect(replies).toBe(isEnded(talk.record!) ? 1 : 0);
         if (isEnded(talk.record!)) expect(talk.record).toMatchObject({ pending: {}, timers: {} });
-        else expect(talk.pending.length + (talk.record!.status === 'active' ? 0 : 1)).toBeGreaterThan(0);
+        else
+          expect(talk.pending.length + (talk.record!.status === 'active' ? 0 : 1)).toBeGreaterThan(
+            0,
+          );
       }),
       { numRuns: 150 },
     );
@@ -151,7 +228,12 @@ describe('wire', () => {
           { ...address, message: returned('clerk-1_2_0', value) },
         ];
         const parsed = parseMail(`[${envelopes.map(encodeEnvelope).join(',')}]`);
-        expect(parsed).toEqual(envelopes.map((envelope) => ({ ok: true, envelope: { v: 1, ...(JSON.parse(JSON.stringify(envelope)) as object) } })));
+        expect(parsed).toEqual(
+          envelopes.map((envelope) => ({
+            ok: true,
+            envelope: { v: 1, ...(JSON.parse(JSON.stringify(envelope)) as object) },
+          })),
+        );
       }),
     );
   });
@@ -168,14 +250,18 @@ describe('wire', () => {
 });
 
 describe('placement', () => {
-  const hosts = fc.uniqueArray(fc.stringMatching(/^[a-z]{1,8}-[0-9]{1,3}$/), { minLength: 1, maxLength: 9 }).map((names) => names as HostId[]);
+  const hosts = fc
+    .uniqueArray(fc.stringMatching(/^[a-z]{1,8}-[0-9]{1,3}$/), { minLength: 1, maxLength: 9 })
+    .map((names) => names as HostId[]);
 
   test('every shard has one host, none has much more than its share, and order does not matter', () => {
     fc.assert(
       fc.property(hosts, fc.integer({ min: 1, max: 64 }), (names, shards) => {
         const placement = placementOf(names, shards);
         expect(placement.size).toBe(shards);
-        const most = Math.max(...names.map((name) => [...placement.values()].filter((host) => host === name).length));
+        const most = Math.max(
+          ...names.map((name) => [...placement.values()].filter((host) => host === name).length),
+        );
         expect(most).toBeLessThanOrEqual(Math.ceil((shards / names.length) * 1.25));
         expect(placementOf([...names].reverse(), shards)).toEqual(placement);
       }),
@@ -186,14 +272,23 @@ describe('placement', () => {
     const names = ['a', 'b', 'c', 'd'] as HostId[];
     const before = placementOf(names, 64);
     const after = placementOf(names.slice(1), 64);
-    const moved = [...before].filter(([shard, host]) => host !== 'a' && after.get(shard) !== host).length;
+    const moved = [...before].filter(
+      ([shard, host]) => host !== 'a' && after.get(shard) !== host,
+    ).length;
 
     expect(moved).toBeLessThanOrEqual(10);
   });
 
   test('sessions spread evenly over shards', () => {
     const counts = new Array<number>(16).fill(0);
-    for (let index = 0; index < 16_000; index += 1) counts[shardOf('acme' as TenantId, sessionIdOf('acme' as TenantId, 'desk' as AgentName, `t${index}`), 16)]! += 1;
+    for (let index = 0; index < 16_000; index += 1)
+      counts[
+        shardOf(
+          'acme' as TenantId,
+          sessionIdOf('acme' as TenantId, 'desk' as AgentName, `t${index}`),
+          16,
+        )
+      ]! += 1;
 
     expect(Math.min(...counts)).toBeGreaterThan(800);
     expect(Math.max(...counts)).toBeLessThan(1_200);
@@ -202,7 +297,8 @@ describe('placement', () => {
   test('two tenants never share a session id', () => {
     fc.assert(
       fc.property(fc.string({ minLength: 1 }), (id) => {
-        const of = (tenant: string): SessionId => sessionIdOf(tenant as TenantId, 'desk' as AgentName, id);
+        const of = (tenant: string): SessionId =>
+          sessionIdOf(tenant as TenantId, 'desk' as AgentName, id);
         expect(of('a')).not.toBe(of('b'));
         expect(of('a')).toBe(of('a'));
       }),
@@ -211,35 +307,60 @@ describe('placement', () => {
 });
 
 describe('budget', () => {
-  const price = { inputMicrosPerMillion: 250_000, outputMicrosPerMillion: 2_000_000, cachedMicrosPerMillion: 25_000 };
+  const price = {
+    inputMicrosPerMillion: 250_000,
+    outputMicrosPerMillion: 2_000_000,
+    cachedMicrosPerMillion: 25_000,
+  };
 
   test('a cost is a whole number, never less than the exact one, and less than one micro-dollar more', () => {
     fc.assert(
-      fc.property(fc.nat(2_000_000), fc.nat(100_000), fc.nat(2_000_000), (promptTokens, completionTokens, cachedTokens) => {
-        const cost = costMicrosOf(price, { promptTokens, completionTokens, cachedTokens });
-        const cached = Math.min(cachedTokens, promptTokens);
-        const exact = ((promptTokens - cached) * 250_000 + cached * 25_000 + completionTokens * 2_000_000) / 1e6;
-        expect(Number.isInteger(cost)).toBe(true);
-        expect(cost).toBeGreaterThanOrEqual(exact);
-        expect(cost).toBeLessThan(exact + 1);
-      }),
+      fc.property(
+        fc.nat(2_000_000),
+        fc.nat(100_000),
+        fc.nat(2_000_000),
+        (promptTokens, completionTokens, cachedTokens) => {
+          const cost = costMicrosOf(price, { promptTokens, completionTokens, cachedTokens });
+          const cached = Math.min(cachedTokens, promptTokens);
+          const exact =
+            ((promptTokens - cached) * 250_000 + cached * 25_000 + completionTokens * 2_000_000) /
+            1e6;
+          expect(Number.isInteger(cost)).toBe(true);
+          expect(cost).toBeGreaterThanOrEqual(exact);
+          expect(cost).toBeLessThan(exact + 1);
+        },
+      ),
     );
   });
 
   test('what fits under every limit is allowed, one more is not', () => {
     const limits = limitsSchema.parse({ stepsMax: 2 });
-    expect(exceeded(limits, { ...nothing, steps: 1 }, nothing, { ...nothing, steps: 1 })).toBeUndefined();
-    expect(exceeded(limits, { ...nothing, steps: 1 }, { ...nothing, steps: 1 }, { ...nothing, steps: 1 })).toBe('steps');
+    expect(
+      exceeded(limits, { ...nothing, steps: 1 }, nothing, { ...nothing, steps: 1 }),
+    ).toBeUndefined();
+    expect(
+      exceeded(
+        limits,
+        { ...nothing, steps: 1 },
+        { ...nothing, steps: 1 },
+        { ...nothing, steps: 1 },
+      ),
+    ).toBe('steps');
   });
 
   test('a capped result is within its limit, and says when it is a part', () => {
     fc.assert(
-      fc.property(fc.string({ maxLength: 3_000, unit: 'grapheme' }), fc.integer({ min: 10, max: 1_000 }), (text, max) => {
-        const { value, truncated, bytes } = capped(text, max);
-        expect(truncated).toBe(bytes > max);
-        if (truncated) expect(Buffer.byteLength((value as { kept: string }).kept)).toBeLessThanOrEqual(max);
-        else expect(value).toBe(text);
-      }),
+      fc.property(
+        fc.string({ maxLength: 3_000, unit: 'grapheme' }),
+        fc.integer({ min: 10, max: 1_000 }),
+        (text, max) => {
+          const { value, truncated, bytes } = capped(text, max);
+          expect(truncated).toBe(bytes > max);
+          if (truncated)
+            expect(Buffer.byteLength((value as { kept: string }).kept)).toBeLessThanOrEqual(max);
+          else expect(value).toBe(text);
+        },
+      ),
     );
   });
 });

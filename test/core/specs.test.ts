@@ -13,7 +13,8 @@ import { eventually } from '../support/eventually.ts';
 
 const desk = join(import.meta.dirname, '../../examples/refund-desk/agents');
 const parse = (yaml: string) => parseSpecs(yaml, 'a.yaml');
-const documents = (yaml: string) => parse(yaml).map(({ document }) => ({ document: document as SpecDocument, file: 'a.yaml' }));
+const documents = (yaml: string) =>
+  parse(yaml).map(({ document }) => ({ document: document as SpecDocument, file: 'a.yaml' }));
 
 const whole = `
 apiVersion: understudy.dev/v1
@@ -40,16 +41,28 @@ describe('specs', () => {
   });
 
   test('temperature is 0 unless an agent says otherwise', () => {
-    expect(catalogOf(documents(whole)).catalog.agents.get('clerk' as AgentName)!.bundle.agent.temperature).toBe(0);
+    expect(
+      catalogOf(documents(whole)).catalog.agents.get('clerk' as AgentName)!.bundle.agent
+        .temperature,
+    ).toBe(0);
   });
 
   test('a wrong field is named with its file and line', () => {
-    const [wrong] = parse('apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: clerk }\nspec:\n  model: m\n  limits:\n    stepsMax: many\n');
-    expect(wrong).toMatchObject({ document: undefined, problems: [{ file: 'a.yaml:7', field: 'spec.limits.stepsMax' }] });
+    const [wrong] = parse(
+      'apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: clerk }\nspec:\n  model: m\n  limits:\n    stepsMax: many\n',
+    );
+    expect(wrong).toMatchObject({
+      document: undefined,
+      problems: [{ file: 'a.yaml:7', field: 'spec.limits.stepsMax' }],
+    });
   });
 
   test('a field that does not exist is refused, not ignored', () => {
-    expect(parse('apiVersion: understudy.dev/v1\nkind: Tenant\nmetadata: { name: acme }\nspec: { agent: [x] }\n')[0]).toMatchObject({
+    expect(
+      parse(
+        'apiVersion: understudy.dev/v1\nkind: Tenant\nmetadata: { name: acme }\nspec: { agent: [x] }\n',
+      )[0],
+    ).toMatchObject({
       document: undefined,
       problems: [{ message: expect.stringContaining('agent') }],
     });
@@ -57,13 +70,18 @@ describe('specs', () => {
 
   test('broken YAML names the line, and the other documents stand', () => {
     const parsed = parse(`a: [1\n---\n${whole}`);
-    expect(parsed[0]).toMatchObject({ document: undefined, problems: [{ file: expect.stringMatching(/^a\.yaml:\d+$/) }] });
+    expect(parsed[0]).toMatchObject({
+      document: undefined,
+      problems: [{ file: expect.stringMatching(/^a\.yaml:\d+$/) }],
+    });
     expect(parsed.filter(({ document }) => document)).toHaveLength(3);
   });
 
   test('an agent that names what is not there is left out and reported; the others stand', () => {
     const { catalog, problems } = catalogOf(
-      documents(`${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: lost }\nspec: { model: none, tools: [hammer], agents: [ghost] }\n`),
+      documents(
+        `${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: lost }\nspec: { model: none, tools: [hammer], agents: [ghost] }\n`,
+      ),
     );
     expect([...catalog.agents.keys()]).toEqual(['clerk']);
     expect(problems.map(({ message }) => message)).toEqual([
@@ -85,7 +103,9 @@ describe('specs', () => {
   test('the revision is the content: equal specs agree, a changed word does not', () => {
     const bundle = catalogOf(documents(whole)).catalog.agents.get('clerk' as AgentName)!.bundle;
     expect(revisionOf(JSON.parse(JSON.stringify(bundle)))).toBe(revisionOf(bundle));
-    expect(revisionOf({ ...bundle, agent: { ...bundle.agent, instructions: 'other' } })).not.toBe(revisionOf(bundle));
+    expect(revisionOf({ ...bundle, agent: { ...bundle.agent, instructions: 'other' } })).not.toBe(
+      revisionOf(bundle),
+    );
   });
 });
 
@@ -93,20 +113,45 @@ const nested = (levels: number): string => '['.repeat(levels) + ']'.repeat(level
 
 describe('the front door', () => {
   const { catalog } = catalogOf(documents(whole));
-  const task = (more: object = {}) => ({ tenant: 'acme', agent: 'clerk', subject: 's', body: '{"input":"x"}', headers: {}, sequenceId: 'task-7', ...more });
+  const task = (more: object = {}) => ({
+    tenant: 'acme',
+    agent: 'clerk',
+    subject: 's',
+    body: '{"input":"x"}',
+    headers: {},
+    sequenceId: 'task-7',
+    ...more,
+  });
 
   test.each<[string, object, string]>([
     ['not JSON', { body: '{' }, 'TASK_NOT_JSON'],
     ['nested deeper than a stack', { body: nested(5_000) }, 'TASK_INVALID'],
-    ['an input nested deeper than a stack', { body: `{"input":{"tree":${nested(5_000)}}}` }, 'TASK_INVALID'],
+    [
+      'an input nested deeper than a stack',
+      { body: `{"input":{"tree":${nested(5_000)}}}` },
+      'TASK_INVALID',
+    ],
     ['nested deeper than is allowed', { body: nested(limits.nestingMax + 1) }, 'TASK_INVALID'],
     ['a field beside its input', { body: '{"input":"x","limit":{}}' }, 'TASK_INVALID'],
     ...['"abc"', '"2"', '-5', '1.5', '0'].map(
-      (value) => [`a limit of ${value}`, { body: `{"input":"x","limits":{"stepsMax":${value}}}` }, 'TASK_INVALID'] satisfies [string, object, string],
+      (value) =>
+        [
+          `a limit of ${value}`,
+          { body: `{"input":"x","limits":{"stepsMax":${value}}}` },
+          'TASK_INVALID',
+        ] satisfies [string, object, string],
     ),
-    ['a limit that there is none of', { body: '{"input":"x","limits":{"stepMax":3}}' }, 'TASK_INVALID'],
+    [
+      'a limit that there is none of',
+      { body: '{"input":"x","limits":{"stepMax":3}}' },
+      'TASK_INVALID',
+    ],
     ['limits that are none', { body: '{"input":"x","limits":5}' }, 'TASK_INVALID'],
-    ['headers that could not be read', { headersProblem: "' ' is not a valid character" }, 'TASK_HEADERS_INVALID'],
+    [
+      'headers that could not be read',
+      { headersProblem: "' ' is not a valid character" },
+      'TASK_HEADERS_INVALID',
+    ],
     ['too large', { body: JSON.stringify('x'.repeat(262_144)) }, 'TASK_TOO_LARGE'],
     ['an unknown agent', { agent: 'nobody' }, 'AGENT_UNKNOWN'],
     ['an unknown tenant', { tenant: 'nobody' }, 'TENANT_UNKNOWN'],
@@ -117,18 +162,30 @@ describe('the front door', () => {
   });
 
   test('what is nested as deep as is allowed is taken, and brackets in a text are none', () => {
-    for (const body of [nested(limits.nestingMax), JSON.stringify({ input: `\\"${'['.repeat(5_000)}` })]) expect(() => addressOf(task({ body }), catalog)).not.toThrow();
+    for (const body of [
+      nested(limits.nestingMax),
+      JSON.stringify({ input: `\\"${'['.repeat(5_000)}` }),
+    ])
+      expect(() => addressOf(task({ body }), catalog)).not.toThrow();
   });
 
   test('the session derives from the task id, and without one from the place in the stream', () => {
     const first = addressOf(task({ headers: { 'Nats-Msg-Id': 'A' } }), catalog);
-    expect(addressOf(task({ headers: { 'Nats-Msg-Id': 'A' }, sequenceId: 'task-9' }), catalog).session).toBe(first.session);
+    expect(
+      addressOf(task({ headers: { 'Nats-Msg-Id': 'A' }, sequenceId: 'task-9' }), catalog).session,
+    ).toBe(first.session);
     expect(addressOf(task(), catalog).message.task).toBe('task-7');
   });
 
   test('a session key addresses the same session for different tasks', () => {
-    const one = addressOf(task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '1' } }), catalog);
-    const two = addressOf(task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '2' } }), catalog);
+    const one = addressOf(
+      task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '1' } }),
+      catalog,
+    );
+    const two = addressOf(
+      task({ headers: { 'Understudy-Session': 'k', 'Nats-Msg-Id': '2' } }),
+      catalog,
+    );
     expect([one.session === two.session, one.message.isKeyed]).toEqual([true, true]);
   });
 
@@ -143,14 +200,23 @@ describe('the front door', () => {
   });
 
   test('a task may ask for less than its agent allows, never for more', () => {
-    const { message } = addressOf(task({ body: JSON.stringify({ input: 'x', limits: { stepsMax: 3, tokensMax: 99_000_000 } }) }), catalog);
+    const { message } = addressOf(
+      task({
+        body: JSON.stringify({ input: 'x', limits: { stepsMax: 3, tokensMax: 99_000_000 } }),
+      }),
+      catalog,
+    );
     expect(message.limits).toEqual({ stepsMax: 3, tokensMax: 500_000 });
   });
 
   test('a traceparent goes along, anything else under that name does not', () => {
     const good = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
-    expect(addressOf(task({ headers: { traceparent: good } }), catalog).message.traceparent).toBe(good);
-    expect(addressOf(task({ headers: { traceparent: 'x; drop' } }), catalog).message.traceparent).toBeUndefined();
+    expect(addressOf(task({ headers: { traceparent: good } }), catalog).message.traceparent).toBe(
+      good,
+    );
+    expect(
+      addressOf(task({ headers: { traceparent: 'x; drop' } }), catalog).message.traceparent,
+    ).toBeUndefined();
   });
 });
 
@@ -160,8 +226,10 @@ test('a wrong environment variable is named', () => {
 });
 
 describe('specs that change', () => {
-  const agent = (name: string, extra = '') => `apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: ${name} }\nspec: { instructions: i, model: m${extra} }\n`;
-  const model = 'apiVersion: understudy.dev/v1\nkind: Model\nmetadata: { name: m }\nspec: { model: x, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } }\n';
+  const agent = (name: string, extra = '') =>
+    `apiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: ${name} }\nspec: { instructions: i, model: m${extra} }\n`;
+  const model =
+    'apiVersion: understudy.dev/v1\nkind: Model\nmetadata: { name: m }\nspec: { model: x, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } }\n';
   function source(texts: Record<string, string>) {
     const told: { name: string; messages: string[] }[] = [];
     return {
@@ -169,7 +237,8 @@ describe('specs that change', () => {
       told,
       read: async () => new Map(Object.entries(texts)),
       follow: () => ({ stop: () => undefined }),
-      refuse: async (name: string, problems: readonly { message: string }[]) => void told.push({ name, messages: problems.map(({ message }) => message) }),
+      refuse: async (name: string, problems: readonly { message: string }[]) =>
+        void told.push({ name, messages: problems.map(({ message }) => message) }),
     };
   }
 
@@ -194,20 +263,40 @@ describe('specs that change', () => {
 
   test('a text that cannot be read is refused, and one that was read stays what it was', async () => {
     const texts: Record<string, SpecText> = { 'a.yaml': agent('a'), 'm.yaml': model };
-    const specs = specsOf([{ read: async () => new Map(Object.entries(texts)), follow: () => ({ stop: () => undefined }) }], '.');
+    const specs = specsOf(
+      [
+        {
+          read: async () => new Map(Object.entries(texts)),
+          follow: () => ({ stop: () => undefined }),
+        },
+      ],
+      '.',
+    );
     await specs.load();
     texts['a.yaml'] = { unreadable: 'it cannot be read (EACCES)' };
     texts['b.yaml'] = { unreadable: 'it cannot be read (ENOENT)' };
     const { catalog, problems } = await specs.load();
     expect([...catalog.agents.keys()]).toEqual(['a']);
-    expect(problems).toEqual(['a.yaml', 'b.yaml'].map((file) => ({ file, field: '', message: expect.stringContaining('cannot be read') })));
+    expect(problems).toEqual(
+      ['a.yaml', 'b.yaml'].map((file) => ({
+        file,
+        field: '',
+        message: expect.stringContaining('cannot be read'),
+      })),
+    );
   });
 
   test('an alias without its anchor is refused with its line, and the others go on', async () => {
-    const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model, 'b.yaml': `# a comment\n${agent('b').replace('instructions: i', 'instructions: *important')}` });
+    const maps = source({
+      'a.yaml': agent('a'),
+      'm.yaml': model,
+      'b.yaml': `# a comment\n${agent('b').replace('instructions: i', 'instructions: *important')}`,
+    });
     const { catalog, problems } = await specsOf([maps], '.').load();
     expect([...catalog.agents.keys()]).toEqual(['a']);
-    expect(problems).toEqual([{ file: 'b.yaml:2', field: '', message: expect.stringContaining('important') }]);
+    expect(problems).toEqual([
+      { file: 'b.yaml:2', field: '', message: expect.stringContaining('important') },
+    ]);
   });
 
   test('of a folder what an editor keeps is none, and a link to nowhere is a problem of its own', async () => {
@@ -219,7 +308,9 @@ describe('specs that change', () => {
     symlinkSync('nowhere', join(folder, 'gone.yaml'));
     const { catalog, problems } = await loadSpecs(folder);
     expect([...catalog.agents.keys()]).toEqual(['a']);
-    expect(problems).toEqual([{ file: 'gone.yaml', field: '', message: 'it cannot be read (ENOENT)' }]);
+    expect(problems).toEqual([
+      { file: 'gone.yaml', field: '', message: 'it cannot be read (ENOENT)' },
+    ]);
     rmSync(folder, { recursive: true });
   });
 
@@ -243,7 +334,11 @@ describe('specs that change', () => {
   });
 
   test('what is taken away is gone, and a document that never was good is only refused', async () => {
-    const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model, 'c.yaml': agent('c', ', tools: [none]') });
+    const maps = source({
+      'a.yaml': agent('a'),
+      'm.yaml': model,
+      'c.yaml': agent('c', ', tools: [none]'),
+    });
     const specs = specsOf([maps], '.');
     expect([...(await specs.load()).catalog.agents.keys()]).toEqual(['a']);
     delete maps.texts['a.yaml'];
@@ -254,9 +349,15 @@ describe('specs that change', () => {
 test('a console that others can reach wants to know who they are', () => {
   const open = { UNDERSTUDY_CONSOLE_ADDRESS: '0.0.0.0' };
   expect(() => settingsFrom(open)).toThrow(/UNDERSTUDY_CONSOLE_TOKEN/);
-  expect(() => settingsFrom({ ...open, UNDERSTUDY_CONSOLE_TOKEN: 'short' })).toThrow(/16 characters/);
-  expect(settingsFrom({ ...open, UNDERSTUDY_CONSOLE_TOKEN: 'sixteen letters!' }).console.token).toBe('sixteen letters!');
-  expect(settingsFrom({ ...open, UNDERSTUDY_CONSOLE_USER_HEADER: 'X-User' }).console.userHeader).toBe('X-User');
+  expect(() => settingsFrom({ ...open, UNDERSTUDY_CONSOLE_TOKEN: 'short' })).toThrow(
+    /16 characters/,
+  );
+  expect(
+    settingsFrom({ ...open, UNDERSTUDY_CONSOLE_TOKEN: 'sixteen letters!' }).console.token,
+  ).toBe('sixteen letters!');
+  expect(
+    settingsFrom({ ...open, UNDERSTUDY_CONSOLE_USER_HEADER: 'X-User' }).console.userHeader,
+  ).toBe('X-User');
   expect(settingsFrom({}).console.address).toBe('127.0.0.1');
 });
 

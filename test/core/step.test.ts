@@ -3,7 +3,16 @@ import { add } from '../../services/core/budget/budget.ts';
 import type { EffectId, SessionId, TaskId } from '../../services/core/ids.ts';
 import { isEnded, stateHashOf, wakeAtOf } from '../../services/core/session/record.ts';
 import { park, step } from '../../services/core/session/step.ts';
-import { address, call, definitionOf, replied, returned, Talk, task, toolFailed } from '../support/sessions.ts';
+import {
+  address,
+  call,
+  definitionOf,
+  replied,
+  returned,
+  Talk,
+  task,
+  toolFailed,
+} from '../support/sessions.ts';
 
 const thinking = (spec = {}) => {
   const talk = new Talk(definitionOf(spec));
@@ -21,7 +30,9 @@ describe('a turn', () => {
     const talk = thinking();
 
     expect(talk.state).toBe('thinking');
-    expect(talk.wants).toMatchObject([{ kind: 'callModel', id: 'clerk-1_1_0', from: 0, to: 1, purpose: 'turn' }]);
+    expect(talk.wants).toMatchObject([
+      { kind: 'callModel', id: 'clerk-1_1_0', from: 0, to: 1, purpose: 'turn' },
+    ]);
     expect(talk.entries).toEqual([{ role: 'user', content: 'hello' }]);
   });
 
@@ -41,7 +52,13 @@ describe('a turn', () => {
     const talk = thinking();
     talk.say(replied(talk.pendingOf('callModel'), { content: 'done' }));
 
-    expect(talk.record).toMatchObject({ status: 'completed', value: 'completed', output: 'done', pending: {}, timers: {} });
+    expect(talk.record).toMatchObject({
+      status: 'completed',
+      value: 'completed',
+      output: 'done',
+      pending: {},
+      timers: {},
+    });
     expect(talk.wants).toMatchObject([{ kind: 'reply', outcome: 'completed', output: 'done' }]);
   });
 
@@ -49,7 +66,10 @@ describe('a turn', () => {
     const talk = acting();
     talk.say(toolFailed(talk.pendingOf('runTool'), 'unknown'));
 
-    expect(talk.entries.at(-1)).toMatchObject({ role: 'tool', content: expect.stringContaining('"class":"unknown"') });
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'tool',
+      content: expect.stringContaining('"class":"unknown"'),
+    });
     expect(talk.state).toBe('thinking');
   });
 });
@@ -61,7 +81,11 @@ describe('exactly once', () => {
     talk.say(returned(effect));
     const version = talk.record!.version;
 
-    expect(talk.say(returned(effect))).toEqual({ kind: 'seen', code: 'not-pending', why: `effect ${effect} is not pending` });
+    expect(talk.say(returned(effect))).toEqual({
+      kind: 'seen',
+      code: 'not-pending',
+      why: `effect ${effect} is not pending`,
+    });
     expect(talk.record!.version).toBe(version);
   });
 
@@ -69,7 +93,11 @@ describe('exactly once', () => {
     const talk = acting();
     const again = talk.heard[0]!;
 
-    expect(step(talk.record, again, talk.definition, address)).toEqual({ kind: 'seen', code: 'applied-before', why: 'applied before' });
+    expect(step(talk.record, again, talk.definition, address)).toEqual({
+      kind: 'seen',
+      code: 'applied-before',
+      why: 'applied before',
+    });
   });
 
   test('the same task on the same session is dropped', () => {
@@ -102,24 +130,39 @@ describe('exactly once', () => {
 describe('bad model output', () => {
   test.each([
     ['arguments that are no JSON', call('pay', '{"amount": 5,,}'), 'ARGUMENTS_NOT_JSON'],
-    ['arguments nested deeper than a stack', call('pay', `{"amount":${'['.repeat(5_000)}${']'.repeat(5_000)}}`), 'ARGUMENTS_NOT_JSON'],
+    [
+      'arguments nested deeper than a stack',
+      call('pay', `{"amount":${'['.repeat(5_000)}${']'.repeat(5_000)}}`),
+      'ARGUMENTS_NOT_JSON',
+    ],
     ['arguments that break the schema', call('pay', { amount: 'much' }), 'ARGUMENTS_INVALID'],
     ['arguments that are no object', call('pay', '[1]'), 'ARGUMENTS_NOT_OBJECT'],
     ['a tool that does not exist', call('fly'), 'TOOL_UNKNOWN'],
-    ['an agent that does not exist', call('delegate', { agent: 'nobody', input: 'x' }), 'AGENT_UNKNOWN'],
+    [
+      'an agent that does not exist',
+      call('delegate', { agent: 'nobody', input: 'x' }),
+      'AGENT_UNKNOWN',
+    ],
   ])('%s go back to the model with the error', (_name, bad, code) => {
     const talk = acting([bad]);
 
     expect(talk.state).toBe('thinking');
     expect(talk.kinds).toEqual(['callModel']);
-    expect(talk.entries.at(-1)).toMatchObject({ role: 'tool', content: expect.stringContaining(code) });
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'tool',
+      content: expect.stringContaining(code),
+    });
   });
 
   test('after five useless answers in a row the session fails and says so', () => {
     const talk = thinking();
-    for (let turn = 0; turn < 5; turn += 1) talk.say(replied(talk.pendingOf('callModel'), { calls: [call('fly', { turn })] }));
+    for (let turn = 0; turn < 5; turn += 1)
+      talk.say(replied(talk.pendingOf('callModel'), { calls: [call('fly', { turn })] }));
 
-    expect(talk.record).toMatchObject({ status: 'failed', reason: expect.stringContaining('MODEL_MALFORMED') });
+    expect(talk.record).toMatchObject({
+      status: 'failed',
+      reason: expect.stringContaining('MODEL_MALFORMED'),
+    });
   });
 
   test('an answer that was cut off is asked for again', () => {
@@ -144,9 +187,14 @@ describe('limits', () => {
   });
 
   test('tool calls beyond the limit are not begun', () => {
-    const talk = acting([call('look', {}, 'a'), call('look', { b: 1 }, 'b')], { limits: { toolCallsMax: 1 } as never });
+    const talk = acting([call('look', {}, 'a'), call('look', { b: 1 }, 'b')], {
+      limits: { toolCallsMax: 1 } as never,
+    });
 
-    expect(talk.record).toMatchObject({ status: 'failed', reason: expect.stringContaining('LIMIT_TOOLCALLS') });
+    expect(talk.record).toMatchObject({
+      status: 'failed',
+      reason: expect.stringContaining('LIMIT_TOOLCALLS'),
+    });
     expect(talk.kinds).toEqual(['reply']);
   });
 
@@ -154,7 +202,10 @@ describe('limits', () => {
     const talk = acting([call('look')], { limits: { wallClockMs: 1_000 } as never });
     talk.say({ kind: 'wake' }, 2_000);
 
-    expect(talk.record).toMatchObject({ status: 'failed', reason: expect.stringContaining('LIMIT_WALLCLOCK') });
+    expect(talk.record).toMatchObject({
+      status: 'failed',
+      reason: expect.stringContaining('LIMIT_WALLCLOCK'),
+    });
     expect(talk.kinds).toEqual(['cancel', 'reply']);
   });
 
@@ -175,7 +226,10 @@ describe('limits', () => {
     }
     talk.say(replied(talk.pendingOf('callModel'), { calls: [call('look', { b: 2, a: 1 })] }));
 
-    expect(talk.record).toMatchObject({ status: 'failed', reason: expect.stringContaining('LOOP: look was called 3 times') });
+    expect(talk.record).toMatchObject({
+      status: 'failed',
+      reason: expect.stringContaining('LOOP: look was called 3 times'),
+    });
   });
 
   test('a loop can be escalated to a person, who lets it go on', () => {
@@ -185,10 +239,19 @@ describe('limits', () => {
     talk.say(replied(talk.pendingOf('callModel'), { calls: [call('look')] }));
     expect(talk.state).toBe('waiting');
     const approval = talk.pendingOf('askHuman');
-    talk.say({ kind: 'approve', approval: approval as EffectId, hash: talk.context.approvals[approval]!.hash, actor: 'ann', reason: 'try the other list' });
+    talk.say({
+      kind: 'approve',
+      approval: approval as EffectId,
+      hash: talk.context.approvals[approval]!.hash,
+      actor: 'ann',
+      reason: 'try the other list',
+    });
 
     expect(talk.state).toBe('thinking');
-    expect(talk.entries.at(-1)).toMatchObject({ role: 'user', content: expect.stringContaining('try the other list') });
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'user',
+      content: expect.stringContaining('try the other list'),
+    });
   });
 
   test('turns in which everything failed are no progress', () => {
@@ -198,12 +261,17 @@ describe('limits', () => {
       talk.say(toolFailed(talk.pendingOf('runTool')));
     }
 
-    expect(talk.record).toMatchObject({ status: 'failed', reason: expect.stringContaining('2 turns in a row') });
+    expect(talk.record).toMatchObject({
+      status: 'failed',
+      reason: expect.stringContaining('2 turns in a row'),
+    });
   });
 });
 
 describe('people', () => {
-  const rule = { approvals: [{ tool: 'pay', when: { argument: 'amount', above: 100 }, expiresMs: 60_000 }] };
+  const rule = {
+    approvals: [{ tool: 'pay', when: { argument: 'amount', above: 100 }, expiresMs: 60_000 }],
+  };
   const asked = (amount: number) => acting([call('pay', { amount })], rule);
   const hashOf = (talk: Talk) => talk.context.approvals[talk.pendingOf('askHuman')]!.hash;
 
@@ -215,34 +283,73 @@ describe('people', () => {
 
   test('approved, exactly what was shown runs', () => {
     const talk = asked(500);
-    talk.say({ kind: 'approve', approval: talk.pendingOf('askHuman') as EffectId, hash: hashOf(talk), actor: 'ann', reason: '' });
+    talk.say({
+      kind: 'approve',
+      approval: talk.pendingOf('askHuman') as EffectId,
+      hash: hashOf(talk),
+      actor: 'ann',
+      reason: '',
+    });
 
-    expect(talk.wants).toMatchObject([{ kind: 'runTool', tool: 'pay', arguments: { amount: 500 } }]);
+    expect(talk.wants).toMatchObject([
+      { kind: 'runTool', tool: 'pay', arguments: { amount: 500 } },
+    ]);
     expect(talk.state).toBe('acting');
   });
 
   test('a decision for another payload changes nothing', () => {
     const talk = asked(500);
 
-    expect(talk.say({ kind: 'approve', approval: talk.pendingOf('askHuman') as EffectId, hash: 'f'.repeat(64), actor: 'ann', reason: '' })).toMatchObject({ kind: 'seen' });
+    expect(
+      talk.say({
+        kind: 'approve',
+        approval: talk.pendingOf('askHuman') as EffectId,
+        hash: 'f'.repeat(64),
+        actor: 'ann',
+        reason: '',
+      }),
+    ).toMatchObject({ kind: 'seen' });
     expect(talk.state).toBe('waiting');
   });
 
   test('edited, the edited arguments run, if the tool accepts them', () => {
     const talk = asked(500);
-    talk.say({ kind: 'approve', approval: talk.pendingOf('askHuman') as EffectId, hash: hashOf(talk), actor: 'ann', reason: '', arguments: '{"amount": 50}' });
+    talk.say({
+      kind: 'approve',
+      approval: talk.pendingOf('askHuman') as EffectId,
+      hash: hashOf(talk),
+      actor: 'ann',
+      reason: '',
+      arguments: '{"amount": 50}',
+    });
     expect(talk.wants).toMatchObject([{ kind: 'runTool', arguments: { amount: 50 } }]);
 
     const wrong = asked(500);
-    wrong.say({ kind: 'approve', approval: wrong.pendingOf('askHuman') as EffectId, hash: hashOf(wrong), actor: 'ann', reason: '', arguments: '{"amount": "fifty"}' });
+    wrong.say({
+      kind: 'approve',
+      approval: wrong.pendingOf('askHuman') as EffectId,
+      hash: hashOf(wrong),
+      actor: 'ann',
+      reason: '',
+      arguments: '{"amount": "fifty"}',
+    });
     expect(wrong.kinds).toEqual(['callModel']);
   });
 
   test('rejected, the model is told why', () => {
     const talk = asked(500);
-    talk.say({ kind: 'reject', approval: talk.pendingOf('askHuman') as EffectId, hash: hashOf(talk), actor: 'ann', reason: 'too much' });
+    talk.say({
+      kind: 'reject',
+      approval: talk.pendingOf('askHuman') as EffectId,
+      hash: hashOf(talk),
+      actor: 'ann',
+      reason: 'too much',
+    });
 
-    expect(talk.entries.at(-1)).toMatchObject({ role: 'tool', content: expect.stringContaining('too much') });
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'tool',
+      content: expect.stringContaining('too much'),
+    });
     expect(talk.state).toBe('thinking');
   });
 
@@ -256,7 +363,9 @@ describe('people', () => {
   });
 
   test('an argument that is no number cannot be shown to be small: it needs a person', () => {
-    const talk = acting([call('look', { amount: 'lots' })], { approvals: [{ tool: 'look', when: { argument: 'amount', above: 100 }, expiresMs: 1_000 }] });
+    const talk = acting([call('look', { amount: 'lots' })], {
+      approvals: [{ tool: 'look', when: { argument: 'amount', above: 100 }, expiresMs: 1_000 }],
+    });
 
     expect(talk.state).toBe('waiting');
   });
@@ -287,10 +396,17 @@ describe('pause, resume, halt', () => {
   });
 
   test('halting ends the session, cancels its calls and halts its children', () => {
-    const talk = acting([call('look', {}, 'a'), call('delegate', { agent: 'helper', input: 'x' }, 'b')]);
+    const talk = acting([
+      call('look', {}, 'a'),
+      call('delegate', { agent: 'helper', input: 'x' }, 'b'),
+    ]);
     talk.say({ kind: 'halt', ...by });
 
-    expect(talk.record).toMatchObject({ status: 'halted', pending: {}, reason: 'halted by ann: lunch' });
+    expect(talk.record).toMatchObject({
+      status: 'halted',
+      pending: {},
+      reason: 'halted by ann: lunch',
+    });
     expect(talk.kinds).toEqual(['cancel', 'haltChild', 'reply']);
   });
 
@@ -304,7 +420,12 @@ describe('pause, resume, halt', () => {
 
   test('with onModelFailure pause, a failed model call pauses the session with the next try planned', () => {
     const talk = thinking({ onModelFailure: 'pause' });
-    talk.say({ kind: 'modelFailed', effect: talk.pendingOf('callModel') as EffectId, failure: { class: 'permanent', code: 'MODEL_OVERLOADED', message: 'busy' }, attempts: 4 });
+    talk.say({
+      kind: 'modelFailed',
+      effect: talk.pendingOf('callModel') as EffectId,
+      failure: { class: 'permanent', code: 'MODEL_OVERLOADED', message: 'busy' },
+      attempts: 4,
+    });
 
     expect(talk.record).toMatchObject({ status: 'paused', reason: 'MODEL_OVERLOADED: busy' });
   });
@@ -312,9 +433,13 @@ describe('pause, resume, halt', () => {
 
 describe('children', () => {
   test('a child gets a part of what its parent has left, and the parent holds it back', () => {
-    const talk = acting([call('delegate', { agent: 'helper', input: 'check it' })], { limits: { stepsMax: 3 } as never });
+    const talk = acting([call('delegate', { agent: 'helper', input: 'check it' })], {
+      limits: { stepsMax: 3 } as never,
+    });
 
-    expect(talk.wants).toMatchObject([{ kind: 'startAgent', childAgent: 'helper', input: 'check it', limits: { stepsMax: 2 } }]);
+    expect(talk.wants).toMatchObject([
+      { kind: 'startAgent', childAgent: 'helper', input: 'check it', limits: { stepsMax: 2 } },
+    ]);
     expect(talk.context.reserved.steps).toBe(2);
   });
 
@@ -328,9 +453,17 @@ describe('children', () => {
       spent: { steps: 2, toolCalls: 1, tokens: 50, costMicros: 7 },
     });
 
-    expect(talk.context.spent).toMatchObject({ steps: 3, toolCalls: 2, tokens: 160, costMicros: 127 });
+    expect(talk.context.spent).toMatchObject({
+      steps: 3,
+      toolCalls: 2,
+      tokens: 160,
+      costMicros: 127,
+    });
     expect(talk.context.reserved.steps).toBe(1); // the model call under way
-    expect(talk.entries.at(-1)).toMatchObject({ role: 'tool', content: expect.stringContaining('clear') });
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'tool',
+      content: expect.stringContaining('clear'),
+    });
   });
 });
 
@@ -357,7 +490,10 @@ describe('keyed sessions', () => {
     expect(talk.kinds).toEqual([]);
     talk.say(replied(talk.pendingOf('callModel'), { content: 'one' }));
 
-    expect(talk.wants).toMatchObject([{ kind: 'reply', task: 't1', output: 'one' }, { kind: 'callModel' }]);
+    expect(talk.wants).toMatchObject([
+      { kind: 'reply', task: 't1', output: 'one' },
+      { kind: 'callModel' },
+    ]);
     expect(talk.record).toMatchObject({ task: 't2', value: 'thinking' });
   });
 
@@ -367,14 +503,22 @@ describe('keyed sessions', () => {
     talk.say({ kind: 'halt', actor: 'ann', reason: '' });
 
     expect(isEnded(talk.record!)).toBe(true);
-    expect(talk.wants.filter(({ kind }) => kind === 'reply')).toMatchObject([{ task: 't1' }, { task: 't2' }]);
+    expect(talk.wants.filter(({ kind }) => kind === 'reply')).toMatchObject([
+      { task: 't1' },
+      { task: 't2' },
+    ]);
   });
 });
 
 test('a long conversation is summarised before it outgrows the context, and the prompt then begins with the summary', () => {
   const talk = thinking({ contextTokensMax: 1_000 });
   for (let turn = 0; turn < 2; turn += 1) {
-    talk.say(replied(talk.pendingOf('callModel'), { calls: [call('look', { turn })], usage: { promptTokens: 600 + turn * 500, completionTokens: 10, cachedTokens: 0 } }));
+    talk.say(
+      replied(talk.pendingOf('callModel'), {
+        calls: [call('look', { turn })],
+        usage: { promptTokens: 600 + turn * 500, completionTokens: 10, cachedTokens: 0 },
+      }),
+    );
     talk.say(returned(talk.pendingOf('runTool')));
   }
   expect(talk.state).toBe('compacting');
@@ -401,7 +545,12 @@ test('the event of a step carries the choice and what stood beside it', () => {
       kind: 'model-replied',
       from: 'thinking',
       to: 'acting',
-      choices: [{ chosen: 'hasOpenCalls -> acting', options: expect.arrayContaining(['mustStop -> failed', 'hasAnswer -> completed']) }],
+      choices: [
+        {
+          chosen: 'hasOpenCalls -> acting',
+          options: expect.arrayContaining(['mustStop -> failed', 'hasAnswer -> completed']),
+        },
+      ],
     },
   });
 });
@@ -435,7 +584,9 @@ describe('what went wrong once', () => {
     talk.say(keyedTask('a'));
     talk.say({ kind: 'halt', ...by });
 
-    expect(() => talk.say(keyedTask('b'))).toThrow(expect.objectContaining({ code: 'SESSION_ENDED' }));
+    expect(() => talk.say(keyedTask('b'))).toThrow(
+      expect.objectContaining({ code: 'SESSION_ENDED' }),
+    );
     expect(talk.say(keyedTask('a'))).toMatchObject({ kind: 'seen' });
   });
 
@@ -446,15 +597,27 @@ describe('what went wrong once', () => {
     for (const id of ['b', 'c']) talk.say(keyedTask(id));
     talk.say({ kind: 'halt', ...by });
 
-    expect(talk.wants.filter(({ kind }) => kind === 'reply').map((effect) => (effect as { task: string }).task)).toEqual(['a', 'b', 'c']);
+    expect(
+      talk.wants
+        .filter(({ kind }) => kind === 'reply')
+        .map((effect) => (effect as { task: string }).task),
+    ).toEqual(['a', 'b', 'c']);
   });
 
-  const answersOf = (talk: Talk) => talk.effects.flatMap((effect) => (effect.kind === 'reply' ? [[effect.task, effect.outcome]] : []));
+  const answersOf = (talk: Talk) =>
+    talk.effects.flatMap((effect) =>
+      effect.kind === 'reply' ? [[effect.task, effect.outcome]] : [],
+    );
 
   test('tasks that wait are refused one after the other when none can begin, and none is left behind', () => {
     const talk = new Talk(definitionOf({ limits: { tokensMax: 4_000 } as never }));
     for (const id of ['a', 'b', 'c', 'd']) talk.say(keyedTask(id));
-    talk.say(replied(talk.pendingOf('callModel'), { content: 'done', usage: { promptTokens: 3_500, completionTokens: 10, cachedTokens: 0 } }));
+    talk.say(
+      replied(talk.pendingOf('callModel'), {
+        content: 'done',
+        usage: { promptTokens: 3_500, completionTokens: 10, cachedTokens: 0 },
+      }),
+    );
 
     expect(answersOf(talk)).toEqual([
       ['a', 'completed'],
@@ -466,10 +629,17 @@ describe('what went wrong once', () => {
   });
 
   test('a resume that finds no budget left ends its task, and goes on with those that wait and those that were kept', () => {
-    const talk = new Talk(definitionOf({ onModelFailure: 'pause', limits: { stepsMax: 1 } as never }));
+    const talk = new Talk(
+      definitionOf({ onModelFailure: 'pause', limits: { stepsMax: 1 } as never }),
+    );
     talk.say(keyedTask('a'));
     talk.say(keyedTask('b'));
-    talk.say({ kind: 'modelFailed', effect: talk.pendingOf('callModel') as EffectId, failure: { class: 'transient', code: 'PROVIDER', message: 'away' }, attempts: 3 });
+    talk.say({
+      kind: 'modelFailed',
+      effect: talk.pendingOf('callModel') as EffectId,
+      failure: { class: 'transient', code: 'PROVIDER', message: 'away' },
+      attempts: 3,
+    });
     talk.say(keyedTask('c'));
     talk.say({ kind: 'resume', ...by });
     expect(talk.record).toMatchObject({ status: 'active', value: 'thinking', task: 'b' });
@@ -484,9 +654,17 @@ describe('what went wrong once', () => {
   });
 
   test('each task of a keyed session has the limits that it asks for, also after it waited, and else those of its agent', () => {
-    const talk = new Talk(definitionOf({ limits: { stepsMax: 9, costMicrosMax: 900_000 } as never }));
+    const talk = new Talk(
+      definitionOf({ limits: { stepsMax: 9, costMicrosMax: 900_000 } as never }),
+    );
     talk.say(task('a', { isKeyed: true, task: 'a' as TaskId, limits: { stepsMax: 2 } }));
-    talk.say(task('b', { isKeyed: true, task: 'b' as TaskId, limits: { costMicrosMax: 700_000, wallClockMs: 5_000, stepsMax: 99 } }));
+    talk.say(
+      task('b', {
+        isKeyed: true,
+        task: 'b' as TaskId,
+        limits: { costMicrosMax: 700_000, wallClockMs: 5_000, stepsMax: 99 },
+      }),
+    );
     talk.say(keyedTask('c'));
     expect(talk.context.limits).toMatchObject({ stepsMax: 2, costMicrosMax: 900_000 });
     talk.say(replied(talk.pendingOf('callModel'), { content: 'one' }));
@@ -500,23 +678,39 @@ describe('what went wrong once', () => {
   });
 
   test('a parent that ends while a child works tells what the child may have spent', () => {
-    const parent = { tenant: address.tenant, session: 'boss-1' as SessionId, effect: 'boss-1_1_0' as EffectId };
+    const parent = {
+      tenant: address.tenant,
+      session: 'boss-1' as SessionId,
+      effect: 'boss-1_1_0' as EffectId,
+    };
     const talk = new Talk();
     talk.say(task('hello', { parent }));
-    talk.say(replied(talk.pendingOf('callModel'), { calls: [call('delegate', { agent: 'helper', input: 'x' })] }));
+    talk.say(
+      replied(talk.pendingOf('callModel'), {
+        calls: [call('delegate', { agent: 'helper', input: 'x' })],
+      }),
+    );
     const { reserved, spent } = talk.context;
     expect(reserved.tokens).toBeGreaterThan(0);
     talk.say({ kind: 'wake' }, 2 * 86_400_000);
 
-    expect(talk.wants.find(({ kind }) => kind === 'reply')).toMatchObject({ outcome: 'failed', spent: add(spent, reserved) });
+    expect(talk.wants.find(({ kind }) => kind === 'reply')).toMatchObject({
+      outcome: 'failed',
+      spent: add(spent, reserved),
+    });
   });
 
   test('a child that meets its deadline counts as having spent what it was given', () => {
-    const talk = acting([call('delegate', { agent: 'helper', input: 'x' })], { limits: { wallClockMs: 10 * 86_400_000 } as never });
+    const talk = acting([call('delegate', { agent: 'helper', input: 'x' })], {
+      limits: { wallClockMs: 10 * 86_400_000 } as never,
+    });
     const { reserved, spent } = talk.context;
     talk.say({ kind: 'wake' }, 2 * 86_400_000);
 
-    expect(talk.entries.at(-1)).toMatchObject({ role: 'tool', content: expect.stringContaining('DEADLINE') });
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'tool',
+      content: expect.stringContaining('DEADLINE'),
+    });
     expect(talk.context.spent).toEqual(add(spent, reserved));
   });
 
@@ -536,7 +730,11 @@ describe('what went wrong once', () => {
     const looped = thinking({ loop: { sameCallMax: 2, failuresMax: 5, verdict: 'escalate' } });
     looped.say(replied(looped.pendingOf('callModel'), { calls: [call('look', {}, 'one')] }));
     looped.say(returned(looped.pendingOf('runTool')));
-    looped.say(replied(looped.pendingOf('callModel'), { calls: [call('look', {}, 'two'), call('pay', { amount: 1 }, 'three')] }));
+    looped.say(
+      replied(looped.pendingOf('callModel'), {
+        calls: [call('look', {}, 'two'), call('pay', { amount: 1 }, 'three')],
+      }),
+    );
     const keyed = new Talk(definitionOf({ limits: { wallClockMs: 1_000 } as never }));
     keyed.say(keyedTask('a'));
     keyed.say(replied(keyed.pendingOf('callModel'), { calls: [call('look', {}, 'four')] }));
@@ -573,15 +771,32 @@ describe('what went wrong once', () => {
   });
 
   test('an approval after its deadline is no approval, even before the wake', () => {
-    const talk = acting([call('pay', { amount: 5 })], { approvals: [{ tool: 'pay', expiresMs: 1_000 }] });
+    const talk = acting([call('pay', { amount: 5 })], {
+      approvals: [{ tool: 'pay', expiresMs: 1_000 }],
+    });
     const approval = talk.pendingOf('askHuman');
 
-    expect(talk.say({ kind: 'approve', approval: approval as EffectId, hash: talk.context.approvals[approval]!.hash, ...by }, 2_000)).toMatchObject({ kind: 'seen' });
+    expect(
+      talk.say(
+        {
+          kind: 'approve',
+          approval: approval as EffectId,
+          hash: talk.context.approvals[approval]!.hash,
+          ...by,
+        },
+        2_000,
+      ),
+    ).toMatchObject({ kind: 'seen' });
   });
 
   test('a session that paused for its model asks again when it is resumed, and not before', () => {
     const talk = thinking({ onModelFailure: 'pause' });
-    talk.say({ kind: 'modelFailed', effect: talk.pendingOf('callModel') as EffectId, failure: { class: 'permanent', code: 'BUSY', message: 'busy' }, attempts: 4 });
+    talk.say({
+      kind: 'modelFailed',
+      effect: talk.pendingOf('callModel') as EffectId,
+      failure: { class: 'permanent', code: 'BUSY', message: 'busy' },
+      attempts: 4,
+    });
     expect(talk.kinds).toEqual([]);
     talk.say({ kind: 'resume', ...by });
 
@@ -592,19 +807,49 @@ describe('what went wrong once', () => {
   test('a parked session keeps what comes until it is resumed', () => {
     const talk = acting();
     const effect = talk.pendingOf('runTool');
-    const parked = park(talk.record!, { message: { kind: 'wake' }, at: talk.at + 1, position: { incarnation: 0, sequence: 50, index: 0 } }, new Error('boom'), address);
+    const parked = park(
+      talk.record!,
+      {
+        message: { kind: 'wake' },
+        at: talk.at + 1,
+        position: { incarnation: 0, sequence: 50, index: 0 },
+      },
+      new Error('boom'),
+      address,
+    );
     if (parked.kind !== 'applied') throw new Error('not parked');
     expect(parked.record).toMatchObject({ status: 'parked', reason: 'STEP_CRASHED: boom' });
-    const kept = step(parked.record, { message: returned(effect), at: talk.at + 2, position: { incarnation: 0, sequence: 51, index: 0 } }, talk.definition, address);
-    expect(kept).toMatchObject({ kind: 'applied', record: { status: 'parked', deferred: [{}] }, effects: [] });
+    const kept = step(
+      parked.record,
+      {
+        message: returned(effect),
+        at: talk.at + 2,
+        position: { incarnation: 0, sequence: 51, index: 0 },
+      },
+      talk.definition,
+      address,
+    );
+    expect(kept).toMatchObject({
+      kind: 'applied',
+      record: { status: 'parked', deferred: [{}] },
+      effects: [],
+    });
     const resumed = step(
       (kept as unknown as { record: never }).record,
-      { message: { kind: 'resume', ...by }, at: talk.at + 3, position: { incarnation: 0, sequence: 52, index: 0 } },
+      {
+        message: { kind: 'resume', ...by },
+        at: talk.at + 3,
+        position: { incarnation: 0, sequence: 52, index: 0 },
+      },
       talk.definition,
       address,
     );
 
-    expect(resumed).toMatchObject({ kind: 'applied', record: { status: 'active', value: 'thinking' }, effects: [{ kind: 'callModel' }] });
+    expect(resumed).toMatchObject({
+      kind: 'applied',
+      record: { status: 'active', value: 'thinking' },
+      effects: [{ kind: 'callModel' }],
+    });
   });
 
   test('a result of another kind settles nothing: a tool cannot answer for a model', () => {

@@ -7,7 +7,8 @@ import { bytesBelow } from '../../services/sandbox/watch.ts';
 test('folders, links and empty files take room as well, and what is looked at is bounded', () => {
   const folder = mkdtempSync(join(tmpdir(), 'watch-'));
   for (let count = 0; count < 100; count += 1) mkdirSync(join(folder, `d${count}`));
-  for (let count = 0; count < 100; count += 1) writeFileSync(join(folder, `d${count}`, 'empty'), '');
+  for (let count = 0; count < 100; count += 1)
+    writeFileSync(join(folder, `d${count}`, 'empty'), '');
   symlinkSync('/', join(folder, 'link'));
   expect(bytesBelow(folder, 10_000_000)).toBe(201 * 4_096);
   const found = bytesBelow(folder, 10_000);

@@ -16,9 +16,19 @@ import type { ToolRunner } from '../../services/ports/performers.ts';
 import { eventually } from '../support/eventually.ts';
 
 const done: Outcome<unknown> = { ok: true, value: 'done' };
-const fails = (failureClass: Failure['class'], hasBegun?: boolean, retryAfterMs?: number): Outcome<unknown> => ({
+const fails = (
+  failureClass: Failure['class'],
+  hasBegun?: boolean,
+  retryAfterMs?: number,
+): Outcome<unknown> => ({
   ok: false,
-  failure: { class: failureClass, code: 'T', message: 'it failed', ...(hasBegun === undefined ? {} : { hasBegun }), ...(retryAfterMs === undefined ? {} : { retryAfterMs }) },
+  failure: {
+    class: failureClass,
+    code: 'T',
+    message: 'it failed',
+    ...(hasBegun === undefined ? {} : { hasBegun }),
+    ...(retryAfterMs === undefined ? {} : { retryAfterMs }),
+  },
 });
 const brokeOff = fails('transient');
 /** More patience than the session has. */
@@ -27,7 +37,10 @@ const neverLeft = fails('transient', false);
 const refused = fails('semantic');
 const forbidden = fails('permanent');
 /** JSON that is well-formed, and deeper than a stack. */
-const nested: Outcome<unknown> = { ok: true, value: JSON.parse('['.repeat(5_000) + ']'.repeat(5_000)) };
+const nested: Outcome<unknown> = {
+  ok: true,
+  value: JSON.parse('['.repeat(5_000) + ']'.repeat(5_000)),
+};
 const noJson: Outcome<unknown> = { ok: true, value: 1n };
 
 interface Case {
@@ -49,7 +62,16 @@ interface Case {
 
 let lastRuns = 0;
 
-async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, cancelAfter, logAway = 0, bundleIs }: Case): Promise<{ told: Message; runs: number }> {
+async function resultOf({
+  class: toolClass,
+  tries,
+  asked,
+  output,
+  isTakenOver,
+  cancelAfter,
+  logAway = 0,
+  bundleIs,
+}: Case): Promise<{ told: Message; runs: number }> {
   const id = 's_1_0' as EffectId;
   const spec = toolSpecSchema.parse({
     description: 'scripted',
@@ -87,7 +109,10 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, c
     starts,
     mailbox: {
       ...mailbox,
-      deliver: (shard, envelope) => (away-- > 0 ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away')) : mailbox.deliver(shard, envelope)),
+      deliver: (shard, envelope) =>
+        away-- > 0
+          ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away'))
+          : mailbox.deliver(shard, envelope),
     },
     archive: {
       bundle: async () => {
@@ -114,34 +139,98 @@ async function resultOf({ class: toolClass, tries, asked, output, isTakenOver, c
     arguments: {},
   };
   await effects.offer(effect as unknown as RunTool);
-  const [message] = await eventually(() => (told.length > 0 ? told : undefined), 'the result', cancelAfter ? 1_000 : undefined);
+  const [message] = await eventually(
+    () => (told.length > 0 ? told : undefined),
+    'the result',
+    cancelAfter ? 1_000 : undefined,
+  );
   await taking.stop();
   await reading.stop();
   return { told: message!, runs };
 }
 
 const unknown = { kind: 'toolFailed', failure: { class: 'unknown' } };
-const failedAs = (failureClass: string) => ({ kind: 'toolFailed', failure: { class: failureClass } });
+const failedAs = (failureClass: string) => ({
+  kind: 'toolFailed',
+  failure: { class: failureClass },
+});
 
 describe('what a session is told', () => {
   test.each<[string, Case, object, number]>([
     ['keyed: all tries broke off', { class: 'keyed', tries: [brokeOff] }, unknown, 3],
-    ['keyed: one broke off, and the last never left', { class: 'keyed', tries: [brokeOff, neverLeft] }, unknown, 3],
-    ['keyed: one broke off, and then it was forbidden', { class: 'keyed', tries: [brokeOff, forbidden] }, unknown, 2],
-    ['keyed: one broke off, and then it was refused', { class: 'keyed', tries: [brokeOff, refused] }, unknown, 2],
-    ['keyed: one broke off, and then it worked', { class: 'keyed', tries: [brokeOff, done] }, { kind: 'toolReturned' }, 2],
+    [
+      'keyed: one broke off, and the last never left',
+      { class: 'keyed', tries: [brokeOff, neverLeft] },
+      unknown,
+      3,
+    ],
+    [
+      'keyed: one broke off, and then it was forbidden',
+      { class: 'keyed', tries: [brokeOff, forbidden] },
+      unknown,
+      2,
+    ],
+    [
+      'keyed: one broke off, and then it was refused',
+      { class: 'keyed', tries: [brokeOff, refused] },
+      unknown,
+      2,
+    ],
+    [
+      'keyed: one broke off, and then it worked',
+      { class: 'keyed', tries: [brokeOff, done] },
+      { kind: 'toolReturned' },
+      2,
+    ],
     ['keyed: none ever left', { class: 'keyed', tries: [neverLeft] }, failedAs('transient'), 3],
     ['keyed: refused at once', { class: 'keyed', tries: [refused] }, failedAs('semantic'), 1],
-    ['keyed: begun by one that is gone, then none ever left', { class: 'keyed', tries: [neverLeft], isTakenOver: true }, unknown, 3],
-    ['keyed: it answered what its schema does not allow', { class: 'keyed', tries: [done], output: { type: 'object' } }, unknown, 1],
+    [
+      'keyed: begun by one that is gone, then none ever left',
+      { class: 'keyed', tries: [neverLeft], isTakenOver: true },
+      unknown,
+      3,
+    ],
+    [
+      'keyed: it answered what its schema does not allow',
+      { class: 'keyed', tries: [done], output: { type: 'object' } },
+      unknown,
+      1,
+    ],
     ['pure: all tries broke off', { class: 'pure', tries: [brokeOff] }, failedAs('transient'), 3],
-    ['pure: it answered what its schema does not allow', { class: 'pure', tries: [done], output: { type: 'object' } }, failedAs('permanent'), 1],
-    ['pure: it is to be asked after the deadline of its session', { class: 'pure', tries: [muchLater] }, failedAs('transient'), 1],
-    ['pure: it answered what is nested too deep', { class: 'pure', tries: [nested] }, failedAs('permanent'), 1],
-    ['opaque: it answered what is nested too deep', { class: 'opaque', tries: [nested] }, unknown, 1],
+    [
+      'pure: it answered what its schema does not allow',
+      { class: 'pure', tries: [done], output: { type: 'object' } },
+      failedAs('permanent'),
+      1,
+    ],
+    [
+      'pure: it is to be asked after the deadline of its session',
+      { class: 'pure', tries: [muchLater] },
+      failedAs('transient'),
+      1,
+    ],
+    [
+      'pure: it answered what is nested too deep',
+      { class: 'pure', tries: [nested] },
+      failedAs('permanent'),
+      1,
+    ],
+    [
+      'opaque: it answered what is nested too deep',
+      { class: 'opaque', tries: [nested] },
+      unknown,
+      1,
+    ],
     [
       'opaque: it answered what is nested too deep for its schema',
-      { class: 'opaque', tries: [nested], output: { $ref: '#/$defs/tree', $defs: { tree: { type: 'array', items: { $ref: '#/$defs/tree' } } } } },
+      {
+        class: 'opaque',
+        tries: [nested],
+        output: {
+          $ref: '#/$defs/tree',
+          $defs: { tree: { type: 'array', items: { $ref: '#/$defs/tree' } } },
+        },
+      },
       unknown,
       1,
     ],
@@ -152,34 +241,83 @@ describe('what a session is told', () => {
       { kind: 'toolReturned' },
       1,
     ],
-    ['queryable: it broke off, happened, and says so nested too deep', { class: 'queryable', tries: [brokeOff], asked: nested }, unknown, 1],
-    ['queryable: it broke off, and asking crashes', { class: 'queryable', tries: [brokeOff], asked: new TypeError('broken') }, unknown, 1],
+    [
+      'queryable: it broke off, happened, and says so nested too deep',
+      { class: 'queryable', tries: [brokeOff], asked: nested },
+      unknown,
+      1,
+    ],
+    [
+      'queryable: it broke off, and asking crashes',
+      { class: 'queryable', tries: [brokeOff], asked: new TypeError('broken') },
+      unknown,
+      1,
+    ],
     ['opaque: it broke off', { class: 'opaque', tries: [brokeOff] }, unknown, 1],
-    ['opaque: never left, and then it broke off', { class: 'opaque', tries: [neverLeft, brokeOff] }, unknown, 2],
-    ['opaque: it worked, and the log was away when it was to be told', { class: 'opaque', tries: [done], logAway: 2 }, { kind: 'toolReturned' }, 1],
+    [
+      'opaque: never left, and then it broke off',
+      { class: 'opaque', tries: [neverLeft, brokeOff] },
+      unknown,
+      2,
+    ],
+    [
+      'opaque: it worked, and the log was away when it was to be told',
+      { class: 'opaque', tries: [done], logAway: 2 },
+      { kind: 'toolReturned' },
+      1,
+    ],
     ['opaque: never left', { class: 'opaque', tries: [neverLeft] }, failedAs('transient'), 3],
-    ['queryable: it broke off and happened', { class: 'queryable', tries: [brokeOff], asked: done }, { kind: 'toolReturned' }, 1],
-    ['queryable: it broke off and never happened', { class: 'queryable', tries: [brokeOff], asked: 'never' }, failedAs('transient'), 3],
-    ['queryable: it broke off and cannot be asked', { class: 'queryable', tries: [brokeOff] }, unknown, 1],
+    [
+      'queryable: it broke off and happened',
+      { class: 'queryable', tries: [brokeOff], asked: done },
+      { kind: 'toolReturned' },
+      1,
+    ],
+    [
+      'queryable: it broke off and never happened',
+      { class: 'queryable', tries: [brokeOff], asked: 'never' },
+      failedAs('transient'),
+      3,
+    ],
+    [
+      'queryable: it broke off and cannot be asked',
+      { class: 'queryable', tries: [brokeOff] },
+      unknown,
+      1,
+    ],
   ])('%s', async (_what, given, told, runs) => {
     const result = await resultOf(given);
     expect(result.told).toMatchObject(told);
     expect(result.runs).toBe(runs);
   });
 
-  test.each<ToolSpec['class']>(['opaque', 'keyed', 'pure'])('a mistake of ours before the call of an %s tool has begun leaves no doubt', async (toolClass) => {
-    const { told, runs } = await resultOf({ class: toolClass, tries: [done], bundleIs: new TypeError('broken') });
-    expect(told).toMatchObject({ kind: 'toolFailed', failure: { class: 'permanent', code: 'EXECUTOR_DEFECT' } });
-    expect(runs).toBe(0);
-  });
+  test.each<ToolSpec['class']>(['opaque', 'keyed', 'pure'])(
+    'a mistake of ours before the call of an %s tool has begun leaves no doubt',
+    async (toolClass) => {
+      const { told, runs } = await resultOf({
+        class: toolClass,
+        tries: [done],
+        bundleIs: new TypeError('broken'),
+      });
+      expect(told).toMatchObject({
+        kind: 'toolFailed',
+        failure: { class: 'permanent', code: 'EXECUTOR_DEFECT' },
+      });
+      expect(runs).toBe(0);
+    },
+  );
 
   test('what is cancelled between two tries is not tried again, and nobody is told', async () => {
-    const cancelled = await resultOf({ class: 'keyed', tries: [brokeOff], cancelAfter: 1 }).catch((error: Error) => error.message);
+    const cancelled = await resultOf({ class: 'keyed', tries: [brokeOff], cancelAfter: 1 }).catch(
+      (error: Error) => error.message,
+    );
     expect(cancelled).toContain('the result');
     expect(lastRuns).toBe(1);
   });
 
   test('a tool that crashes in our own hands may have taken effect', async () => {
-    expect((await resultOf({ class: 'opaque', tries: [new Error('broken')] })).told).toMatchObject({ failure: { class: 'unknown', code: 'TOOL_CRASHED' } });
+    expect((await resultOf({ class: 'opaque', tries: [new Error('broken')] })).told).toMatchObject({
+      failure: { class: 'unknown', code: 'TOOL_CRASHED' },
+    });
   });
 });

@@ -28,9 +28,26 @@ const call = {
   outputTokensMax: 10,
   tokensReserved: 10,
 } as unknown as CallModel;
-const model = { name: 'm', attempts: 1, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } };
-const bundle = { agent: { instructions: '' }, models: [model], tools: {}, agents: {} } as unknown as Bundle;
-const reply = { model: 'm', content: 'yes', calls: [], finish: 'stop', usage: { promptTokens: 1, completionTokens: 1, cachedTokens: 0 }, costMicros: 0, latencyMs: 1 };
+const model = {
+  name: 'm',
+  attempts: 1,
+  price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 },
+};
+const bundle = {
+  agent: { instructions: '' },
+  models: [model],
+  tools: {},
+  agents: {},
+} as unknown as Bundle;
+const reply = {
+  model: 'm',
+  content: 'yes',
+  calls: [],
+  finish: 'stop',
+  usage: { promptTokens: 1, completionTokens: 1, cachedTokens: 0 },
+  costMicros: 0,
+  latencyMs: 1,
+};
 
 test('an answer that the log cannot take is told later, and the model is not asked, and paid, again', async () => {
   const effects = memoryEffects(systemClock);
@@ -44,7 +61,13 @@ test('an answer that the log cannot take is told later, and the model is not ask
   const taking = await startGateway('g', {
     effects,
     calls: { claim: async () => [], renew: async () => undefined },
-    mailbox: { ...mailbox, deliver: (shard, envelope) => (away-- > 0 ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away')) : mailbox.deliver(shard, envelope)) },
+    mailbox: {
+      ...mailbox,
+      deliver: (shard, envelope) =>
+        away-- > 0
+          ? Promise.reject(new Unavailable('NATS_UNAVAILABLE', 'away'))
+          : mailbox.deliver(shard, envelope),
+    },
     archive: { bundle: async () => bundle },
     model: {
       complete: async () => {
@@ -152,7 +175,8 @@ test('an answer is told with how many more are on the way: calls that are being 
     clock: systemClock,
     shards: 1,
   });
-  for (const name of ['first', 'second', 'failing', 'last']) await effects.offer({ ...call, id: name, traceparent: name } as unknown as CallModel);
+  for (const name of ['first', 'second', 'failing', 'last'])
+    await effects.offer({ ...call, id: name, traceparent: name } as unknown as CallModel);
   await eventually(() => asked.length === 4);
 
   answers.get('failing')!(failed('transient', 'MODEL_OVERLOADED', 'busy'));
@@ -212,14 +236,30 @@ test('what another replica may be able to do is left to it', async () => {
 
 test('an answer that no message can hold is told as cut off, with what it cost', async () => {
   const usage = { promptTokens: 7, completionTokens: 600_000, cachedTokens: 0 };
-  const told = await toldOf({ model: { complete: async () => ({ ok: true, value: { ...reply, usage, content: 'x'.repeat(limits.replyBytesMax + 1) } }) } });
-  expect(told).toMatchObject({ kind: 'modelReplied', reply: { content: 'x'.repeat(1_000), calls: [], finish: 'length', usage } });
+  const told = await toldOf({
+    model: {
+      complete: async () => ({
+        ok: true,
+        value: { ...reply, usage, content: 'x'.repeat(limits.replyBytesMax + 1) },
+      }),
+    },
+  });
+  expect(told).toMatchObject({
+    kind: 'modelReplied',
+    reply: { content: 'x'.repeat(1_000), calls: [], finish: 'length', usage },
+  });
 });
 
 test.each([
-  ['what is refused', new Refused('CONVERSATION_POISONED', 'entry 3 does not parse'), 'CONVERSATION_POISONED'],
+  [
+    'what is refused',
+    new Refused('CONVERSATION_POISONED', 'entry 3 does not parse'),
+    'CONVERSATION_POISONED',
+  ],
   ['a mistake of ours', new TypeError('x is undefined'), 'GATEWAY_DEFECT'],
 ])('%s ends the call with its reason, and is not tried for ever', async (_what, error, code) => {
-  const told = await toldOf({ calls: { claim: () => Promise.reject(error), renew: async () => undefined } });
+  const told = await toldOf({
+    calls: { claim: () => Promise.reject(error), renew: async () => undefined },
+  });
   expect(told).toMatchObject({ kind: 'modelFailed', failure: { class: 'permanent', code } });
 });

@@ -12,7 +12,8 @@ import { type Bundle, revisionOf } from '../../services/core/session/specs.ts';
 import { foldStory, type Story } from './story.ts';
 
 const folders = readdirSync(import.meta.dirname).filter((name) => name.startsWith('behaviour-'));
-const read = <Content>(folder: string, file: string): Content => JSON.parse(readFileSync(join(import.meta.dirname, folder, file), 'utf8')) as Content;
+const read = <Content>(folder: string, file: string): Content =>
+  JSON.parse(readFileSync(join(import.meta.dirname, folder, file), 'utf8')) as Content;
 
 describe.each(folders)('%s', (folder) => {
   const stories = read<Story[]>(folder, 'stories.json');
@@ -33,19 +34,24 @@ describe.each(folders)('%s', (folder) => {
       expect(folded.folds).toEqual(folds);
       if (record) {
         const stored = parseRecord(JSON.stringify(record));
-        expect(JSON.parse(JSON.stringify(folded.record))).toEqual(JSON.parse(JSON.stringify(stored)));
+        expect(JSON.parse(JSON.stringify(folded.record))).toEqual(
+          JSON.parse(JSON.stringify(stored)),
+        );
         expect(stateHashOf(stored)).toBe(folds.hash);
       }
     },
   );
 
-  test.each(baselines.map((one) => [one.story, one.body] as const))('the baseline of "%s" holds its record and its mail', async (name, body) => {
-    const { folds, mail } = stories.find((story) => story.name === name)!;
-    const baseline = unpack(Buffer.from(body, 'base64'));
+  test.each(baselines.map((one) => [one.story, one.body] as const))(
+    'the baseline of "%s" holds its record and its mail',
+    async (name, body) => {
+      const { folds, mail } = stories.find((story) => story.name === name)!;
+      const baseline = unpack(Buffer.from(body, 'base64'));
 
-    expect(stateHashOf(baseline.record)).toBe(folds.hash);
-    expect(baseline.mail.at(-1)?.position.sequence).toBe(mail.at(-1)?.sequence);
-  });
+      expect(stateHashOf(baseline.record)).toBe(folds.hash);
+      expect(baseline.mail.at(-1)?.position.sequence).toBe(mail.at(-1)?.sequence);
+    },
+  );
 
   test('bundles keep their revision', () => {
     for (const { bundle, revision } of stories) {
@@ -56,8 +62,12 @@ describe.each(folders)('%s', (folder) => {
 
 test('every schema of a record that was ever stored is read', () => {
   for (let schema = 1; schema <= recordSchemaVersion; schema += 1) {
-    const record = schema === 1 ? undefined : read<Story[]>('behaviour-1', 'stories.json')[0]!.record;
-    const text = record === undefined ? readFileSync(join(import.meta.dirname, 'records/schema-1.json'), 'utf8') : JSON.stringify(record);
+    const record =
+      schema === 1 ? undefined : read<Story[]>('behaviour-1', 'stories.json')[0]!.record;
+    const text =
+      record === undefined
+        ? readFileSync(join(import.meta.dirname, 'records/schema-1.json'), 'utf8')
+        : JSON.stringify(record);
     expect(parseRecord(text).schema).toBe(recordSchemaVersion);
   }
 });

@@ -38,7 +38,11 @@ export interface Story {
   readonly bundle: Bundle;
   readonly revision: string;
   /** As it stands in MAIL: sequence, the broker's time (epoch ms), and one envelope or an array. */
-  readonly mail: readonly { readonly sequence: number; readonly at: number; readonly text: string }[];
+  readonly mail: readonly {
+    readonly sequence: number;
+    readonly at: number;
+    readonly text: string;
+  }[];
   readonly folds: Folds;
   /** The record as it was stored last, JSON. Left out where its hash says enough. */
   readonly record?: unknown;
@@ -46,7 +50,8 @@ export interface Story {
 
 const nameOf = (effect: Effect): string => ('id' in effect ? effect.id : effect.kind);
 
-const linesOf = (values: readonly unknown[]): string => sha256(values.map((value) => JSON.stringify(value)).join('\n'));
+const linesOf = (values: readonly unknown[]): string =>
+  sha256(values.map((value) => JSON.stringify(value)).join('\n'));
 
 export const machineHashOf = (file: string): string =>
   createHash('sha256')
@@ -54,10 +59,15 @@ export const machineHashOf = (file: string): string =>
     .digest('hex')
     .slice(0, 16);
 
-export const definitionsOf = (bundle: unknown): Definitions => new Definitions({ bundle: async () => bundleSchema.parse(bundle) }, machines);
+export const definitionsOf = (bundle: unknown): Definitions =>
+  new Definitions({ bundle: async () => bundleSchema.parse(bundle) }, machines);
 
 /** Fold what MAIL holds, through JSON after every step, as after a restart. */
-export async function foldStory(bundle: unknown, revision: string, mail: Story['mail']): Promise<{ folds: Folds; record: SessionRecord }> {
+export async function foldStory(
+  bundle: unknown,
+  revision: string,
+  mail: Story['mail'],
+): Promise<{ folds: Folds; record: SessionRecord }> {
   const definition = await definitionsOf(bundle).get(revision as Revision);
   let record: SessionRecord | undefined;
   const entries: unknown[] = [];
@@ -119,7 +129,10 @@ export class Teller {
   }
 
   /** @param tools  more of them, as the keyed tool `pay` */
-  static async of(spec: Parameters<typeof bundleOf>[0] = {}, tools: readonly string[] = []): Promise<Teller> {
+  static async of(
+    spec: Parameters<typeof bundleOf>[0] = {},
+    tools: readonly string[] = [],
+  ): Promise<Teller> {
     const machine = spec.machine ? { machineHash: machineHashOf(spec.machine) } : {};
     const bundle = { ...bundleOf(spec), ...machine };
     for (const name of tools) bundle.tools[name] = bundle.tools.pay!;

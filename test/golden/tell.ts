@@ -35,7 +35,8 @@ const decide = (teller: Teller, kind: 'approve' | 'reject', edited?: string): Me
   if (kind === 'reject') return { kind, approval, hash, ...by };
   return { kind, approval, hash, ...by, ...(edited ? { arguments: edited } : {}) };
 };
-const reply = (teller: Teller, more: Parameters<typeof replied>[1]) => replied(teller.one('callModel'), more);
+const reply = (teller: Teller, more: Parameters<typeof replied>[1]) =>
+  replied(teller.one('callModel'), more);
 const orderTools = ['reserve', 'ship', 'cancel'];
 const guarded = { approvals: [{ tool: 'pay', when: { argument: 'amount', above: 50 } }] } as never;
 
@@ -89,7 +90,11 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
   'waits for a person': async () => {
     const teller = await Teller.of(guarded);
     teller.say(task('pay 60'));
-    return teller.say(reply(teller, { calls: [call('pay', { amount: 'sixty' }), call('pay', { amount: 61 }, 'c2')] }));
+    return teller.say(
+      reply(teller, {
+        calls: [call('pay', { amount: 'sixty' }), call('pay', { amount: 61 }, 'c2')],
+      }),
+    );
   },
   delegates: async () => {
     const teller = await Teller.of({ agents: ['helper'] } as never);
@@ -133,7 +138,9 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
     return teller.say(reply(teller, { calls: [call('look', { a: 1 }, 'again')] }));
   },
   'is stuck, escalates, goes on': async () => {
-    const teller = await Teller.of({ loop: { sameCallMax: 9, failuresMax: 1, verdict: 'escalate' } });
+    const teller = await Teller.of({
+      loop: { sameCallMax: 9, failuresMax: 1, verdict: 'escalate' },
+    });
     teller.say(task('x'));
     teller.say(reply(teller, { calls: [call('look', { a: 1 })] }));
     teller.say(toolFailed(teller.one('runTool')));
@@ -196,7 +203,11 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
   'halted with all kinds open': async () => {
     const teller = await Teller.of({ ...(guarded as object), agents: ['helper'] } as never);
     teller.say(task('x'));
-    const calls = [call('look'), call('pay', { amount: 99 }), call('delegate', { agent: 'helper', input: '' }, 'd')];
+    const calls = [
+      call('look'),
+      call('pay', { amount: 99 }),
+      call('delegate', { agent: 'helper', input: '' }, 'd'),
+    ];
     teller.say(reply(teller, { calls }));
     return teller.say({ kind: 'halt', ...by });
   },
@@ -294,7 +305,12 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
     const first = teller.one('askHuman') as never;
     teller.say({ kind: 'approve', approval: first, hash: '', ...by, arguments: 'yes' });
     teller.say({ kind: 'wake' }, 5_000);
-    return teller.say({ kind: 'approve', approval: teller.one('askHuman') as never, hash: '', ...by });
+    return teller.say({
+      kind: 'approve',
+      approval: teller.one('askHuman') as never,
+      hash: '',
+      ...by,
+    });
   },
   'branches: a child that is too late, a model that fails': async () => {
     const teller = await Teller.of({ machine: 'branches.machine.ts' });
@@ -346,13 +362,16 @@ async function walk(seed: number): Promise<Teller> {
   };
   teller.say(isKeyed ? keyed('t0') : task('begin'));
   for (let move = 0; move < 26; move += 1) {
-    const [model, tool, child, person] = ['callModel', 'runTool', 'startAgent', 'askHuman'].map(some);
+    const [model, tool, child, person] = ['callModel', 'runTool', 'startAgent', 'askHuman'].map(
+      some,
+    );
     const kind = random(16);
     if (kind < 5 && model) {
       const names = ['look', 'pay', 'pay', 'delegate', 'nonesuch'] as const;
       const calls = Array.from({ length: 1 + random(3) }, (_, index) => {
         const name = names[random(names.length)]!;
-        const args = name === 'delegate' ? { agent: 'helper', input: 'x' } : { amount: random(100) };
+        const args =
+          name === 'delegate' ? { agent: 'helper', input: 'x' } : { amount: random(100) };
         return call(name, args, `c${move}-${index}`);
       });
       teller.say(replied(model, { calls }));
@@ -360,9 +379,11 @@ async function walk(seed: number): Promise<Teller> {
     else if (kind === 6 && model) teller.say(modelFailed(model, 1 + random(4)));
     else if (kind < 10 && tool) teller.say(returned(tool, { n: random(1_000) }));
     else if (kind === 10 && tool) teller.say(toolFailed(tool, random(2) ? 'unknown' : 'permanent'));
-    else if (kind === 11 && child) teller.say(agentEnded(child, random(2) ? 'completed' : 'failed'));
+    else if (kind === 11 && child)
+      teller.say(agentEnded(child, random(2) ? 'completed' : 'failed'));
     else if (kind === 12 && person) teller.say(decide(teller, random(3) ? 'approve' : 'reject'));
-    else if (kind === 13) teller.say({ kind: random(2) ? 'pause' : 'resume', ...by }, random(9_000));
+    else if (kind === 13)
+      teller.say({ kind: random(2) ? 'pause' : 'resume', ...by }, random(9_000));
     else if (kind === 14) teller.say({ kind: 'wake' }, random(40_000));
     else if (kind === 15 && isKeyed) teller.say(keyed(`t${random(6)}`));
     else if (kind === 15 && random(4) === 0) teller.say({ kind: 'halt', ...by });
@@ -386,7 +407,9 @@ async function baselinesOf(all: readonly Story[]): Promise<object[]> {
   for (const { name, record, mail } of all) {
     const heard = mail.flatMap(({ sequence, at, text }) => {
       const parsed = JSON.parse(text) as { message: unknown } | { message: unknown }[];
-      return (Array.isArray(parsed) ? parsed : [parsed]).map(({ message }, index) => JSON.stringify({ message, at, position: { incarnation: 0, sequence, index } }));
+      return (Array.isArray(parsed) ? parsed : [parsed]).map(({ message }, index) =>
+        JSON.stringify({ message, at, position: { incarnation: 0, sequence, index } }),
+      );
     });
     await archive.append(0 as ShardId, record as never, heard);
     baselines.push({ story: name, ...kept.splice(0)[0] });
@@ -405,6 +428,8 @@ function write(file: string, content: unknown): void {
 const told: Story[] = [];
 for (const [name, tell] of Object.entries(stories)) told.push(await (await tell()).end(name));
 write('stories.json', told);
-const walks = Array.from({ length: 40 }, async (_, index) => (await walk(1_000 + index)).end(`walk ${index}`, false));
+const walks = Array.from({ length: 40 }, async (_, index) =>
+  (await walk(1_000 + index)).end(`walk ${index}`, false),
+);
 write('walks.json', await Promise.all(walks));
 write('baselines.json', await baselinesOf(told));

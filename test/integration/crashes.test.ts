@@ -17,14 +17,22 @@ const open = async (options?: SystemOptions) => {
 };
 afterEach(() => system?.stop());
 
-const many = (count: number, prefix = 't') => Array.from({ length: count }, (_, index) => `${prefix}${index}`);
+const many = (count: number, prefix = 't') =>
+  Array.from({ length: count }, (_, index) => `${prefix}${index}`);
 const workScript = script('pure', 'keyed', 'pure', 'keyed', 'pure');
 
 /** All tasks end well, nothing happened twice, and every log folds to its state. */
 async function allIsWell(tasks: readonly string[], keyedPerTask = 2): Promise<void> {
-  for (const task of tasks) expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done 5' });
-  expect(system.world.doubled().filter((key) => system.world.effects.find((effect) => effect.key === key)?.tool !== 'pure')).toEqual([]);
-  expect(new Set(system.world.effects.filter(({ tool }) => tool === 'keyed').map(({ key }) => key)).size).toBe(keyedPerTask * tasks.length);
+  for (const task of tasks)
+    expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done 5' });
+  expect(
+    system.world
+      .doubled()
+      .filter((key) => system.world.effects.find((effect) => effect.key === key)?.tool !== 'pure'),
+  ).toEqual([]);
+  expect(
+    new Set(system.world.effects.filter(({ tool }) => tool === 'keyed').map(({ key }) => key)).size,
+  ).toBe(keyedPerTask * tasks.length);
   const ended = system.ends().map(({ data }) => data.task);
   expect([...ended].sort()).toEqual([...new Set(ended)].sort());
   await system.verifyAll(tasks.slice(0, 5));
@@ -71,7 +79,9 @@ test('half of the runtimes are killed at once: the others take all their shards'
 
   await allIsWell(tasks);
   await eventually(async () => {
-    const owned = await Promise.all(system.of('runtime').map((runtime) => system.metric(runtime, 'understudy_shards_owned')));
+    const owned = await Promise.all(
+      system.of('runtime').map((runtime) => system.metric(runtime, 'understudy_shards_owned')),
+    );
     return owned.every((count) => count > 0) && owned.reduce((sum, count) => sum + count, 0) === 16;
   }, 'every shard to have one owner');
 });
@@ -81,7 +91,11 @@ test('a paused owner wakes: all its writes are refused and counted, the others h
   system.world.beforeMs = 150;
   const tasks = many(24);
   const [frozen, other] = system.of('runtime');
-  await eventually(async () => (await system.metric(frozen!, 'understudy_shards_owned')) > 0 && (await system.metric(other!, 'understudy_shards_owned')) > 0);
+  await eventually(
+    async () =>
+      (await system.metric(frozen!, 'understudy_shards_owned')) > 0 &&
+      (await system.metric(other!, 'understudy_shards_owned')) > 0,
+  );
   for (const task of tasks) await system.publish(task, workScript);
   await eventually(() => system.events.length > 40);
   frozen!.running.signal('SIGSTOP');
@@ -90,7 +104,10 @@ test('a paused owner wakes: all its writes are refused and counted, the others h
   frozen!.running.signal('SIGCONT');
   // It still holds results that it read before, and tries to commit them under a token that is no longer the owner.
   await eventually(
-    async () => (await system.metric(frozen!, 'understudy_fenced_total')) + (await system.metric(frozen!, 'understudy_shards_lost_total')) > 0,
+    async () =>
+      (await system.metric(frozen!, 'understudy_fenced_total')) +
+        (await system.metric(frozen!, 'understudy_shards_lost_total')) >
+      0,
     'the zombie to be refused',
   );
   await allIsWell(tasks);
@@ -114,7 +131,11 @@ test('on SIGTERM shards are handed over at once, and no task fails', async () =>
   expect(health.hosts).not.toContain(leaving.instance);
   // Each was announced and taken, none waited for its lease to run out.
   expect(held).toBeGreaterThan(0);
-  await eventually(async () => (await system.metric(staying, 'understudy_handover_seconds_count')) - before === held, `${held} hand-overs to be counted`);
+  await eventually(
+    async () =>
+      (await system.metric(staying, 'understudy_handover_seconds_count')) - before === held,
+    `${held} hand-overs to be counted`,
+  );
   await allIsWell(tasks);
 });
 
@@ -129,23 +150,32 @@ test('a gateway killed in the middle of a stream: another calls again, one answe
 
   expect((await system.endOf('g1')).data).toMatchObject({ to: 'completed', output: 'done 0' });
   const session = await system.sessionOf('g1');
-  expect(system.stepsOf(session).filter(({ type }) => type.endsWith('model-replied'))).toHaveLength(1);
+  expect(system.stepsOf(session).filter(({ type }) => type.endsWith('model-replied'))).toHaveLength(
+    1,
+  );
   expect(system.world.modelCalls).toBe(2);
 });
 
 describe('an executor dies after the start record', () => {
   /** Publish one call, wait until the world has seen it, kill the executor in the middle. */
-  async function killInTheMiddle(tool: string, hold: { beforeMs?: number; afterMs?: number }): Promise<string> {
+  async function killInTheMiddle(
+    tool: string,
+    hold: { beforeMs?: number; afterMs?: number },
+  ): Promise<string> {
     await open({ executors: 1 });
     Object.assign(system.world, hold);
     await system.publish('x', script(tool));
-    await eventually(() => (hold.afterMs ? system.world.effects.length === 1 : system.world.calls.length === 1));
+    await eventually(() =>
+      hold.afterMs ? system.world.effects.length === 1 : system.world.calls.length === 1,
+    );
     system.stack.kill(system.of('executor')[0]!);
     Object.assign(system.world, { beforeMs: 0, afterMs: 0 });
     await system.stack.start('executor');
     await system.endOf('x');
     const session = await system.sessionOf('x');
-    const [result] = system.stepsOf(session).filter(({ type }) => /tool-(returned|failed)$/.test(type));
+    const [result] = system
+      .stepsOf(session)
+      .filter(({ type }) => /tool-(returned|failed)$/.test(type));
     return `${result!.type.split('.').at(-1)} ${String(result!.data.details.outcome)}`;
   }
 
@@ -156,7 +186,10 @@ describe('an executor dies after the start record', () => {
 
   test('keyed: it is run again with the same key, and happens once', async () => {
     expect(await killInTheMiddle('keyed', { afterMs: 2_000 })).toBe('tool-returned ok');
-    expect(system.world.calls.map(({ key }) => key)).toEqual([system.world.calls[0]!.key, system.world.calls[0]!.key]);
+    expect(system.world.calls.map(({ key }) => key)).toEqual([
+      system.world.calls[0]!.key,
+      system.world.calls[0]!.key,
+    ]);
     expect(system.world.effects).toHaveLength(1);
   });
 
@@ -256,7 +289,14 @@ describe('servers with copies: the one that leads is killed under load, another 
   test('a NATS cluster with three copies of each stream', async () => {
     const cluster = await startNatsCluster();
     try {
-      await open({ runtimes: 2, gateways: 2, executors: 2, shards: 8, natsUrl: cluster.url, replicas: 3 });
+      await open({
+        runtimes: 2,
+        gateways: 2,
+        executors: 2,
+        shards: 8,
+        natsUrl: cluster.url,
+        replicas: 3,
+      });
       system.world.beforeMs = 10;
       const tasks = many(60);
       for (const task of tasks) await system.publish(task, workScript);
@@ -276,28 +316,39 @@ describe('servers with copies: the one that leads is killed under load, another 
 });
 
 describe('a runtime that is cut off from', () => {
-  test.each(['nats', 'redis'] as const)('%s only lets its shards go, and the others finish the work while it is', async (which) => {
-    await open({ runtimes: 1, gateways: 1, executors: 1, shards: 8 });
-    const proxy = new FreezingProxy();
-    await proxy.start(system.stack[which].port);
-    try {
-      const scheme: Record<string, string> =
-        which === 'nats' ? { UNDERSTUDY_NATS_URL: `nats://127.0.0.1:${proxy.port}` } : { UNDERSTUDY_REDIS_URL: `redis://127.0.0.1:${proxy.port}` };
-      const second = await system.stack.start('runtime', scheme, 'cut-off');
-      await eventually(async () => (await system.metric(second, 'understudy_shards_owned')) === 4, 'the second runtime to have its shards');
-      system.world.beforeMs = 20;
-      const tasks = many(40);
-      for (const task of tasks) await system.publish(task, workScript);
-      await eventually(() => system.ends().length > 3);
-      proxy.freeze();
-      await allIsWell(tasks);
-      proxy.thaw();
-      await eventually(async () => (await system.metric(second, 'understudy_shards_owned')) === 4, 'the second runtime to come back');
-    } finally {
-      proxy.thaw();
-      await proxy.stop();
-    }
-  });
+  test.each(['nats', 'redis'] as const)(
+    '%s only lets its shards go, and the others finish the work while it is',
+    async (which) => {
+      await open({ runtimes: 1, gateways: 1, executors: 1, shards: 8 });
+      const proxy = new FreezingProxy();
+      await proxy.start(system.stack[which].port);
+      try {
+        const scheme: Record<string, string> =
+          which === 'nats'
+            ? { UNDERSTUDY_NATS_URL: `nats://127.0.0.1:${proxy.port}` }
+            : { UNDERSTUDY_REDIS_URL: `redis://127.0.0.1:${proxy.port}` };
+        const second = await system.stack.start('runtime', scheme, 'cut-off');
+        await eventually(
+          async () => (await system.metric(second, 'understudy_shards_owned')) === 4,
+          'the second runtime to have its shards',
+        );
+        system.world.beforeMs = 20;
+        const tasks = many(40);
+        for (const task of tasks) await system.publish(task, workScript);
+        await eventually(() => system.ends().length > 3);
+        proxy.freeze();
+        await allIsWell(tasks);
+        proxy.thaw();
+        await eventually(
+          async () => (await system.metric(second, 'understudy_shards_owned')) === 4,
+          'the second runtime to come back',
+        );
+      } finally {
+        proxy.thaw();
+        await proxy.stop();
+      }
+    },
+  );
 });
 
 test('everything dies at once, the memory of the broker included: what was pending is offered again', async () => {
@@ -305,11 +356,18 @@ test('everything dies at once, the memory of the broker included: what was pendi
   await system.publish('all', script('opaque', 'keyed'));
   await eventually(() => system.events.some(({ type }) => type.endsWith('model-replied')));
   // Past the lazy commit that settles: the effect is nowhere but in Redis and in the queue.
-  await eventually(async () => (await system.metric(system.of('runtime')[0]!, 'understudy_outbox_entries')) === 0, 'the outbox to be empty');
+  await eventually(
+    async () => (await system.metric(system.of('runtime')[0]!, 'understudy_outbox_entries')) === 0,
+    'the outbox to be empty',
+  );
   for (const service of [...system.stack.services]) system.stack.kill(service);
   await system.stack.restartServer('nats');
   await system.stack.restartServer('redis');
-  await Promise.all([system.stack.start('runtime'), system.stack.start('gateway'), system.stack.start('executor')]);
+  await Promise.all([
+    system.stack.start('runtime'),
+    system.stack.start('gateway'),
+    system.stack.start('executor'),
+  ]);
 
   expect((await system.endOf('all')).data).toMatchObject({ to: 'completed', output: 'done 2' });
   expect(system.world.doubled()).toEqual([]);
@@ -319,10 +377,18 @@ test('a service that starts while the broker is away waits, says for what, and s
   await open();
   system.stack.nats.running.signal('SIGKILL');
   await system.stack.nats.running.ended;
-  const started = Promise.all((['runtime', 'gateway', 'executor'] as const).map((kind) => system.stack.start(kind)));
-  const readiness = async ({ port }: Service) => (await fetch(`http://127.0.0.1:${port}/readyz`)).text();
+  const started = Promise.all(
+    (['runtime', 'gateway', 'executor'] as const).map((kind) => system.stack.start(kind)),
+  );
+  const readiness = async ({ port }: Service) =>
+    (await fetch(`http://127.0.0.1:${port}/readyz`)).text();
   for (const kind of ['runtime', 'gateway', 'executor'] as const)
-    await eventually(async () => /^starting \(no NATS server answers/.test(await readiness(system.of(kind).at(-1)!)), `a ${kind} to say what it waits for`, 25_000);
+    await eventually(
+      async () =>
+        /^starting \(no NATS server answers/.test(await readiness(system.of(kind).at(-1)!)),
+      `a ${kind} to say what it waits for`,
+      25_000,
+    );
   await system.stack.restartServer('nats');
   await started;
   await system.watch();
@@ -340,7 +406,9 @@ test('a tenant floods: its own queue grows, and another tenant is served all the
   const ofFlood = () => system.world.effects.filter(({ tenant }) => tenant === 'acme').length;
   for (const task of flood) await system.publish(task, calls);
   await eventually(() => ofFlood() >= 8);
-  await eventually(async () => (await system.metric(system.of('runtime')[0]!, 'understudy_effects_waiting')) > 0);
+  await eventually(
+    async () => (await system.metric(system.of('runtime')[0]!, 'understudy_effects_waiting')) > 0,
+  );
 
   const [before, calm] = [ofFlood(), many(3, 'calm')];
   for (const task of calm) await system.publish(task, calls, { tenant: 'globex' });

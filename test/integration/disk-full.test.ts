@@ -9,11 +9,13 @@ let system: System;
 afterEach(() => system?.stop());
 
 const work = script('pure', 'keyed', 'pure', 'keyed', 'pure');
-const readiness = async ({ port }: Service) => (await fetch(`http://127.0.0.1:${port}/readyz`)).text();
+const readiness = async ({ port }: Service) =>
+  (await fetch(`http://127.0.0.1:${port}/readyz`)).text();
 
 /** Every task (but one that got no answer, and may be there or not) ended well and once, did each side effect once, and folds to what is stored. */
 async function allIsWell(tasks: readonly string[], unsure?: string): Promise<void> {
-  for (const task of tasks) expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done 5' });
+  for (const task of tasks)
+    expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done 5' });
   const keyed = system.world.effects.filter(({ tool }) => tool === 'keyed').map(({ key }) => key);
   expect(new Set(keyed).size).toBeGreaterThanOrEqual(2 * tasks.length); // the unsure one may be at work
   expect(system.world.doubled().filter((key) => keyed.includes(key))).toEqual([]);
@@ -31,14 +33,23 @@ describe.skipIf(!canMount)('a full disk (needs the right to mount a small file s
     await eventually(() => system.world.effects.length > 5);
 
     system.disk!.fill();
-    for (const runtime of system.of('runtime')) await eventually(async () => (await readiness(runtime)).includes('MISCONF'), 'readiness to fail');
+    for (const runtime of system.of('runtime'))
+      await eventually(
+        async () => (await readiness(runtime)).includes('MISCONF'),
+        'readiness to fail',
+      );
     // The log takes what the store cannot: it is applied later.
     for (const task of tasks.slice(6)) await system.publish(task, work);
     await new Promise((wait) => setTimeout(wait, 2_000));
     expect(system.ends().length).toBeLessThan(10);
 
     system.disk!.free();
-    for (const runtime of system.of('runtime')) await eventually(async () => (await readiness(runtime)) === 'ok\n', 'readiness to come back', 30_000);
+    for (const runtime of system.of('runtime'))
+      await eventually(
+        async () => (await readiness(runtime)) === 'ok\n',
+        'readiness to come back',
+        30_000,
+      );
     await allIsWell(tasks);
   });
 
@@ -53,7 +64,10 @@ describe.skipIf(!canMount)('a full disk (needs the right to mount a small file s
     const publish = (id: string) =>
       system.nats.connection
         .jetstream()
-        .publish('understudy.task.acme.desk', JSON.stringify({ input: work }), { msgID: id, timeout: 2_000 })
+        .publish('understudy.task.acme.desk', JSON.stringify({ input: work }), {
+          msgID: id,
+          timeout: 2_000,
+        })
         .then(
           () => 'accepted',
           () => 'refused',
@@ -68,14 +82,21 @@ describe.skipIf(!canMount)('a full disk (needs the right to mount a small file s
     }, 'a task to be refused');
     // Whoever has something to store says so; a service with nothing to do cannot know.
     await eventually(async () => {
-      const whys = await Promise.all([...system.of('runtime'), ...system.of('gateway'), ...system.of('executor')].map(readiness));
+      const whys = await Promise.all(
+        [...system.of('runtime'), ...system.of('gateway'), ...system.of('executor')].map(readiness),
+      );
       return whys.some((why) => /is its disk full|the broker does not answer/.test(why));
     }, 'readiness to fail');
 
     system.disk!.free();
     await system.stack.restartServer('nats');
     await system.watch();
-    for (const runtime of system.of('runtime')) await eventually(async () => (await readiness(runtime)) === 'ok\n', 'readiness to come back', 60_000);
+    for (const runtime of system.of('runtime'))
+      await eventually(
+        async () => (await readiness(runtime)) === 'ok\n',
+        'readiness to come back',
+        60_000,
+      );
     await allIsWell([...tasks, ...accepted], next());
   });
 });

@@ -20,7 +20,11 @@ afterAll(() => system.stop());
 const run = promisify(execFile);
 async function understudy(...args: string[]): Promise<{ code: number; out: string; err: string }> {
   try {
-    const { stdout, stderr } = await run(join(import.meta.dirname, '../../bin/understudy'), ['--server', system.stack.nats.url, ...args], { timeout: 30_000 });
+    const { stdout, stderr } = await run(
+      join(import.meta.dirname, '../../bin/understudy'),
+      ['--server', system.stack.nats.url, ...args],
+      { timeout: 30_000 },
+    );
     return { code: 0, out: stdout, err: stderr };
   } catch (error) {
     const { code, stdout, stderr } = error as { code: number; stdout: string; stderr: string };
@@ -28,7 +32,11 @@ async function understudy(...args: string[]): Promise<{ code: number; out: strin
   }
 }
 const deadOf = async (task: string) =>
-  eventually(async () => (await natsEvents(system.nats).deadLetters(1_000)).find((letter) => letter.task === task), `the dead letter of ${task}`);
+  eventually(
+    async () =>
+      (await natsEvents(system.nats).deadLetters(1_000)).find((letter) => letter.task === task),
+    `the dead letter of ${task}`,
+  );
 
 test('a task runs to its answer, and the trace of its publisher reaches the tool', async () => {
   const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
@@ -36,7 +44,9 @@ test('a task runs to its answer, and the trace of its publisher reaches the tool
 
   expect((await system.endOf('traced')).data).toMatchObject({ to: 'completed', output: 'done 2' });
   const session = await system.sessionOf('traced');
-  expect(system.world.calls.filter((call) => call.session === session).map((call) => call.traceparent)).toEqual([traceparent, traceparent]);
+  expect(
+    system.world.calls.filter((call) => call.session === session).map((call) => call.traceparent),
+  ).toEqual([traceparent, traceparent]);
   expect(system.stepsOf(session).every((event) => event.traceparent === traceparent)).toBe(true);
 });
 
@@ -47,19 +57,32 @@ test('one event per step, versions without a gap, each with its decision', async
 
   expect(steps.map(({ data }) => data.version)).toEqual([1, 2, 3, 4, 5, 6]);
   expect(steps.filter(({ data }) => data.decisions.length === 0)).toEqual([]);
-  expect(steps[1]!.data.details).toMatchObject({ model: 'stub', promptTokens: expect.any(Number), latencyMs: expect.any(Number) });
+  expect(steps[1]!.data.details).toMatchObject({
+    model: 'stub',
+    promptTokens: expect.any(Number),
+    latencyMs: expect.any(Number),
+  });
 });
 
 test('the same task published again lands on the same session and is dropped, after its end as well', async () => {
   await system.publish('twice', script('opaque'));
   await system.endOf('twice');
   const session = await system.sessionOf('twice');
-  await eventually(async () => (await system.ask<{ isArchived: boolean }>('inspect', { session })).isArchived, 'the session to be archived');
+  await eventually(
+    async () => (await system.ask<{ isArchived: boolean }>('inspect', { session })).isArchived,
+    'the session to be archived',
+  );
   // Past the broker's own window for duplicates: by another subject header it looks new to the stream.
   const { headers } = await import('nats');
   const header = headers();
   header.set('Nats-Msg-Id', 'twice');
-  await system.nats.connection.jetstream().publish(system.nats.subjects.task('acme', 'desk'), JSON.stringify({ input: script('opaque') }), { headers: header });
+  await system.nats.connection
+    .jetstream()
+    .publish(
+      system.nats.subjects.task('acme', 'desk'),
+      JSON.stringify({ input: script('opaque') }),
+      { headers: header },
+    );
   await system.publish('after-twice', script('pure'));
   await system.endOf('after-twice');
 
@@ -92,14 +115,20 @@ test('a keyed session is addressed again and again, and keeps its conversation',
 test("a user's own machine runs durably: tools, a timer, a person, and a runtime killed in between", async () => {
   await system.publish('order-1', { order: 'o-1' }, { agent: 'pipeline' });
   const session = await system.sessionOf('order-1');
-  await eventually(async () => (await system.ask<{ id: string }[]>('approvals', { agent: 'pipeline' })).length > 0, 'the question to be asked');
+  await eventually(
+    async () => (await system.ask<{ id: string }[]>('approvals', { agent: 'pipeline' })).length > 0,
+    'the question to be asked',
+  );
   const victim = system.of('runtime')[0]!;
   system.stack.kill(victim);
   await system.stack.start('runtime');
   await system.ask('approve', { session, actor: 'ann', reason: 'fine' });
 
   const end = await system.endOf('order-1');
-  expect(JSON.parse(end.data.output!)).toEqual({ order: 'o-1', steps: ['reserved', 'cooled', 'shipped'] });
+  expect(JSON.parse(end.data.output!)).toEqual({
+    order: 'o-1',
+    steps: ['reserved', 'cooled', 'shipped'],
+  });
   await system.verifyAll(['order-1']);
 });
 
@@ -108,29 +137,51 @@ describe('people', () => {
     await system.publish('guard-1', script('guarded'));
     const session = await system.sessionOf('guard-1');
     const [approval] = await eventually(async () => {
-      const found = (await system.ask<{ session: string; tool: string; arguments: string; hash: string }[]>('approvals')).filter((one) => one.session === session);
+      const found = (
+        await system.ask<{ session: string; tool: string; arguments: string; hash: string }[]>(
+          'approvals',
+        )
+      ).filter((one) => one.session === session);
       return found.length > 0 ? found : undefined;
     });
-    expect(approval).toMatchObject({ tool: 'guarded', arguments: '{"n":0}', hash: expect.stringMatching(/^[0-9a-f]{64}$/) });
-    await expect(system.ask('approve', { session, actor: 'ann', hash: 'abc' })).rejects.toMatchObject({ code: 'APPROVAL_CHANGED' });
+    expect(approval).toMatchObject({
+      tool: 'guarded',
+      arguments: '{"n":0}',
+      hash: expect.stringMatching(/^[0-9a-f]{64}$/),
+    });
+    await expect(
+      system.ask('approve', { session, actor: 'ann', hash: 'abc' }),
+    ).rejects.toMatchObject({ code: 'APPROVAL_CHANGED' });
     await system.ask('approve', { session, actor: 'ann', hash: approval!.hash.slice(0, 12) });
     await system.endOf('guard-1');
 
     expect(system.world.effects.filter((effect) => effect.session === session)).toHaveLength(1);
-    await expect(system.ask('approve', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'APPROVAL_UNKNOWN' });
+    await expect(system.ask('approve', { session, actor: 'ann' })).rejects.toMatchObject({
+      code: 'APPROVAL_UNKNOWN',
+    });
   });
 
   test('an edit that the tool would refuse leaves the approval open, and a second decision is refused', async () => {
     await system.publish('guard-3', { calls: [{ tool: 'guarded', arguments: { n: 3 } }] });
     const session = await system.sessionOf('guard-3');
     await eventually(() => system.stepsOf(session).some(({ data }) => data.to === 'waiting'));
-    await expect(system.ask('approve', { session, actor: 'ann', arguments: '{bad' })).rejects.toMatchObject({ code: 'ARGUMENTS_NOT_JSON' });
+    await expect(
+      system.ask('approve', { session, actor: 'ann', arguments: '{bad' }),
+    ).rejects.toMatchObject({ code: 'ARGUMENTS_NOT_JSON' });
     await system.ask('pause', { session, actor: 'ann' });
     await system.ask('approve', { session, actor: 'ann' });
-    await expect(system.ask('reject', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'APPROVAL_DECIDED' });
+    await expect(system.ask('reject', { session, actor: 'ann' })).rejects.toMatchObject({
+      code: 'APPROVAL_DECIDED',
+    });
     // It is in nobody's inbox any more, and whoever looks at the session sees why it still waits.
-    expect((await system.ask<{ session: string }[]>('approvals')).filter((one) => one.session === session)).toEqual([]);
-    expect(await system.ask('inspect', { session })).toMatchObject({ approvals: [{ isDecided: true }] });
+    expect(
+      (await system.ask<{ session: string }[]>('approvals')).filter(
+        (one) => one.session === session,
+      ),
+    ).toEqual([]);
+    expect(await system.ask('inspect', { session })).toMatchObject({
+      approvals: [{ isDecided: true }],
+    });
     await system.ask('resume', { session, actor: 'ann' });
     await system.endOf('guard-3');
 
@@ -155,10 +206,17 @@ describe('steering', () => {
     const session = await system.sessionOf('pause-1');
     await eventually(() => system.world.calls.some((call) => call.session === session));
     await system.ask('pause', { session, actor: 'ann', reason: 'lunch' });
-    await eventually(async () => (await system.ask<{ record: { deferred: unknown[] } }>('inspect', { session })).record.deferred.length === 1, 'the result to be kept for later');
+    await eventually(
+      async () =>
+        (await system.ask<{ record: { deferred: unknown[] } }>('inspect', { session })).record
+          .deferred.length === 1,
+      'the result to be kept for later',
+    );
     system.world.beforeMs = 0;
     expect(system.world.calls.filter((call) => call.session === session)).toHaveLength(1);
-    await expect(system.ask('pause', { session, actor: 'ann' })).rejects.toMatchObject({ code: 'NOT_NOW' });
+    await expect(system.ask('pause', { session, actor: 'ann' })).rejects.toMatchObject({
+      code: 'NOT_NOW',
+    });
     await system.ask('resume', { session, actor: 'ann' });
 
     expect((await system.endOf('pause-1')).data.to).toBe('completed');
@@ -171,18 +229,33 @@ describe('steering', () => {
     await eventually(() => system.world.heldStreams.length > 0);
     await system.ask('halt', { session, actor: 'ann', reason: 'stop' });
     const gateway = system.of('gateway')[0]!;
-    await eventually(async () => (await system.metric(gateway, 'understudy_effects_in_flight')) === 0, 'the stream to be let go');
+    await eventually(
+      async () => (await system.metric(gateway, 'understudy_effects_in_flight')) === 0,
+      'the stream to be let go',
+    );
     system.world.releaseStreams();
 
-    expect((await system.endOf('halt-1')).data).toMatchObject({ to: 'halted', reason: 'halted by ann: stop' });
+    expect((await system.endOf('halt-1')).data).toMatchObject({
+      to: 'halted',
+      reason: 'halted by ann: stop',
+    });
     expect(system.world.calls.filter((call) => call.session === session)).toEqual([]);
   });
 
   test('a limit ends a session before the call that would break it', async () => {
     await system.publish('bounded-1', script('pure', 'pure', 'pure'), { agent: 'bounded' });
 
-    expect((await system.endOf('bounded-1')).data).toMatchObject({ to: 'failed', reason: expect.stringContaining('LIMIT_STEPS') });
-    expect(system.world.calls.filter((call) => call.session === system.events.find(({ data }) => data.task === 'bounded-1')!.data.session)).toHaveLength(2);
+    expect((await system.endOf('bounded-1')).data).toMatchObject({
+      to: 'failed',
+      reason: expect.stringContaining('LIMIT_STEPS'),
+    });
+    expect(
+      system.world.calls.filter(
+        (call) =>
+          call.session ===
+          system.events.find(({ data }) => data.task === 'bounded-1')!.data.session,
+      ),
+    ).toHaveLength(2);
   });
 });
 
@@ -191,7 +264,9 @@ describe('bad input loses nothing and blocks nobody', () => {
     const { headers } = await import('nats');
     const header = headers();
     header.set('Nats-Msg-Id', id);
-    await system.nats.connection.jetstream().publish(`understudy.task.${tenant}.${agent}`, body, { headers: header });
+    await system.nats.connection
+      .jetstream()
+      .publish(`understudy.task.${tenant}.${agent}`, body, { headers: header });
   };
 
   test.each([
@@ -209,31 +284,60 @@ describe('bad input loses nothing and blocks nobody', () => {
   });
 
   test('headers that cannot be read make a dead letter, and nobody is deaf', async () => {
-    await publishByHand(system.stack.nats.url, 'understudy.task.acme.desk', 'My Header: x', '"unreadable"');
+    await publishByHand(
+      system.stack.nats.url,
+      'understudy.task.acme.desk',
+      'My Header: x',
+      '"unreadable"',
+    );
     await system.publish('after-unreadable', script());
 
     expect((await system.endOf('after-unreadable')).data.to).toBe('completed');
-    const letter = await eventually(async () => (await natsEvents(system.nats).deadLetters(1_000)).find(({ code }) => code === 'TASK_HEADERS_INVALID'), 'the dead letter');
-    expect(letter).toMatchObject({ body: '"unreadable"', headers: {}, reason: expect.stringContaining('header key') });
+    const letter = await eventually(
+      async () =>
+        (await natsEvents(system.nats).deadLetters(1_000)).find(
+          ({ code }) => code === 'TASK_HEADERS_INVALID',
+        ),
+      'the dead letter',
+    );
+    expect(letter).toMatchObject({
+      body: '"unreadable"',
+      headers: {},
+      reason: expect.stringContaining('header key'),
+    });
   });
 
   test('a dead letter can be mended and published again', async () => {
     await raw('desk', '{oops', 'mend-me');
     const letter = await deadOf('mend-me');
     // What is no JSON would only come back as another letter.
-    await expect(system.ask('requeue', { id: letter.id, body: '{still bad' })).rejects.toMatchObject({ code: 'BODY_NOT_JSON' });
+    await expect(
+      system.ask('requeue', { id: letter.id, body: '{still bad' }),
+    ).rejects.toMatchObject({ code: 'BODY_NOT_JSON' });
     expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
-    expect(await system.ask('requeue', { id: letter.id, body: JSON.stringify({ input: script('pure') }) })).toMatchObject({ tasks: [`mend-me-requeued-${letter.id}`] });
+    expect(
+      await system.ask('requeue', {
+        id: letter.id,
+        body: JSON.stringify({ input: script('pure') }),
+      }),
+    ).toMatchObject({ tasks: [`mend-me-requeued-${letter.id}`] });
 
     expect((await system.endOf(`mend-me-requeued-${letter.id}`)).data.to).toBe('completed');
-    await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({ code: 'DEAD_LETTER_UNKNOWN' });
+    await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({
+      code: 'DEAD_LETTER_UNKNOWN',
+    });
   });
 
   test('requeue names one letter or all of them, and a body is for one', async () => {
     await raw('desk', '{oops', 'keep-me');
     const letter = await deadOf('keep-me');
-    for (const body of [{}, { id: letter.id, all: true }, { all: true, body: '1' }]) await expect(system.ask('requeue', body)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
-    for (const args of [['requeue'], ['requeue', String(letter.id), '--all'], ['requeue', '--all', '--body', '1']])
+    for (const body of [{}, { id: letter.id, all: true }, { all: true, body: '1' }])
+      await expect(system.ask('requeue', body)).rejects.toMatchObject({ code: 'REQUEST_INVALID' });
+    for (const args of [
+      ['requeue'],
+      ['requeue', String(letter.id), '--all'],
+      ['requeue', '--all', '--body', '1'],
+    ])
       expect(await understudy(...args)).toMatchObject({ code: 2, out: '' });
     expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
   });
@@ -241,19 +345,26 @@ describe('bad input loses nothing and blocks nobody', () => {
   test('a letter whose body was too large to keep is not requeued in parts', async () => {
     await raw('desk', JSON.stringify('y'.repeat(270_000)), 'too-large-to-keep');
     const letter = await deadOf('too-large-to-keep');
-    const done = await system.ask<{ requeued: number; refused: string[] }>('requeue', { id: letter.id });
+    const done = await system.ask<{ requeued: number; refused: string[] }>('requeue', {
+      id: letter.id,
+    });
 
     expect(done).toMatchObject({ requeued: 0, refused: [expect.stringContaining('--body')] });
     expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
   });
 
   test('mail and effects that do not parse are refused, and the next ones go on', async () => {
-    for (let shard = 0; shard < 4; shard += 1) await system.nats.publisher.publish(`understudy.mail.${shard}.batch`, '[{"v":1},"x"]');
+    for (let shard = 0; shard < 4; shard += 1)
+      await system.nats.publisher.publish(`understudy.mail.${shard}.batch`, '[{"v":1},"x"]');
     await system.nats.publisher.publish('understudy.effect.tools.acme', '{"kind":"runTool"}');
     await system.publish('after-junk', script('pure'));
 
     expect((await system.endOf('after-junk')).data.to).toBe('completed');
-    expect((await natsEvents(system.nats).deadLetters(1_000)).filter(({ code }) => code === 'MAIL_INVALID').length).toBeGreaterThanOrEqual(4);
+    expect(
+      (await natsEvents(system.nats).deadLetters(1_000)).filter(
+        ({ code }) => code === 'MAIL_INVALID',
+      ).length,
+    ).toBeGreaterThanOrEqual(4);
   });
 
   test('a poisoned record in Redis is built again from the log', async () => {
@@ -269,7 +380,11 @@ describe('bad input loses nothing and blocks nobody', () => {
     const owner = system.of('runtime').find(({ instance }) => instance === owners[String(shard)])!;
     system.stack.kill(owner);
     await system.stack.start('runtime');
-    await eventually(async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined), 'the session to be readable again', 40_000);
+    await eventually(
+      async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined),
+      'the session to be readable again',
+      40_000,
+    );
 
     expect((await system.endOf('poison-1')).data.to).toBe('completed');
     await system.verifyAll(['poison-1']);
@@ -281,31 +396,56 @@ describe('bad input loses nothing and blocks nobody', () => {
     await eventually(() => system.stepsOf(session).some(({ data }) => data.to === 'waiting'));
     const redis = await connectedRedis(system.stack.redis.url);
     for (const runtime of system.of('runtime')) system.stack.kill(runtime);
-    for (let shard = 0; shard < 4; shard += 1) await redis.set(keysOf('understudy', shard as ShardId).position, 'no position');
+    for (let shard = 0; shard < 4; shard += 1)
+      await redis.set(keysOf('understudy', shard as ShardId).position, 'no position');
     redis.disconnect();
     await system.stack.start('runtime');
     const tasks = ['position-2', 'position-3', 'position-4', 'position-5'];
     await Promise.all(tasks.map((id) => system.publish(id, script('pure'))));
 
     for (const id of tasks) expect((await system.endOf(id)).data.to).toBe('completed');
-    await eventually(async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined), 'the waiting session to be there again', 40_000);
+    await eventually(
+      async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined),
+      'the waiting session to be there again',
+      40_000,
+    );
     expect((await system.endOf('position-1')).data.to).toBe('completed');
     await system.verifyAll(['position-1', ...tasks]);
   });
 
   test('a poisoned outbox entry in Redis is a dead letter with its text, and its shard goes on', async () => {
     const redis = await connectedRedis(system.stack.redis.url);
-    for (let shard = 0; shard < 4; shard += 1) await redis.hset(keysOf('understudy', shard as ShardId).outbox, '1', '{"pending":"nonsense"}');
+    for (let shard = 0; shard < 4; shard += 1)
+      await redis.hset(
+        keysOf('understudy', shard as ShardId).outbox,
+        '1',
+        '{"pending":"nonsense"}',
+      );
     for (const runtime of system.of('runtime')) system.stack.kill(runtime);
     await system.stack.start('runtime');
-    await Promise.all(['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4'].map((id) => system.publish(id, script('pure'))));
+    await Promise.all(
+      ['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4'].map((id) =>
+        system.publish(id, script('pure')),
+      ),
+    );
 
-    for (const id of ['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4']) expect((await system.endOf(id)).data.to).toBe('completed');
+    for (const id of ['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4'])
+      expect((await system.endOf(id)).data.to).toBe('completed');
     await eventually(async () => {
-      const letters = (await natsEvents(system.nats).deadLetters(1_000)).filter(({ code }) => code === 'OUTBOX_POISONED');
+      const letters = (await natsEvents(system.nats).deadLetters(1_000)).filter(
+        ({ code }) => code === 'OUTBOX_POISONED',
+      );
       return letters.length >= 4 && letters.every(({ body }) => body === '{"pending":"nonsense"}');
     });
-    await eventually(async () => (await Promise.all([0, 1, 2, 3].map((shard) => redis.hexists(keysOf('understudy', shard as ShardId).outbox, '1')))).every((held) => held === 0));
+    await eventually(async () =>
+      (
+        await Promise.all(
+          [0, 1, 2, 3].map((shard) =>
+            redis.hexists(keysOf('understudy', shard as ShardId).outbox, '1'),
+          ),
+        )
+      ).every((held) => held === 0),
+    );
     redis.disconnect();
   });
 });
@@ -315,36 +455,83 @@ describe('the command line', () => {
     const ran = await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-1');
     expect(ran).toMatchObject({ code: 0, out: expect.stringContaining('done 1') });
     const session = await system.sessionOf('cli-1');
-    expect((await understudy('ps', '--all', '-o', 'json').then(({ out }) => JSON.parse(out) as { session: string }[])).map((one) => one.session)).toContain(session);
+    expect(
+      (
+        await understudy('ps', '--all', '-o', 'json').then(
+          ({ out }) => JSON.parse(out) as { session: string }[],
+        )
+      ).map((one) => one.session),
+    ).toContain(session);
     expect((await understudy('inspect', session)).out).toMatch(/state +completed, version 4/);
     expect((await understudy('inspect', session, '--conversation')).out).toContain('done 1');
-    expect((await understudy('tail', session, '--from-start')).out).toMatch(/task-received[\s\S]*completed/);
-    expect(await understudy('verify', session)).toMatchObject({ code: 0, out: expect.stringContaining('equal: 4 messages') });
+    expect((await understudy('tail', session, '--from-start')).out).toMatch(
+      /task-received[\s\S]*completed/,
+    );
+    expect(await understudy('verify', session)).toMatchObject({
+      code: 0,
+      out: expect.stringContaining('equal: 4 messages'),
+    });
   });
 
   test('what is refused exits with 1 and says why; nobody there exits with 3; wrong usage with 2', async () => {
-    expect(await understudy('tail', 'desk-0000')).toMatchObject({ code: 1, err: expect.stringContaining('SESSION_UNKNOWN') });
-    expect(await understudy('inspect', 'desk-0000')).toMatchObject({ code: 1, err: expect.stringContaining('SESSION_UNKNOWN') });
-    for (const wrong of [['frobnicate'], ['approve'], ['ps', '-n', '0'], ['-o', 'yaml', 'ps'], ['ps', '--status', 'bogus']])
+    expect(await understudy('tail', 'desk-0000')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('SESSION_UNKNOWN'),
+    });
+    expect(await understudy('inspect', 'desk-0000')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('SESSION_UNKNOWN'),
+    });
+    for (const wrong of [
+      ['frobnicate'],
+      ['approve'],
+      ['ps', '-n', '0'],
+      ['-o', 'yaml', 'ps'],
+      ['ps', '--status', 'bogus'],
+    ])
       expect(await understudy(...wrong)).toMatchObject({ code: 2 });
-    expect(JSON.parse((await understudy('-o', 'json', 'inspect', 'desk-0000')).err)).toMatchObject({ error: { code: 'SESSION_UNKNOWN' } });
-    expect(await understudy('--server', 'http://foo', 'ps')).toMatchObject({ code: 2, err: expect.stringContaining('SERVER_INVALID') });
-    expect(await understudy('inspect', 'a b')).toMatchObject({ code: 2, err: expect.stringContaining('REQUEST_INVALID') });
+    expect(JSON.parse((await understudy('-o', 'json', 'inspect', 'desk-0000')).err)).toMatchObject({
+      error: { code: 'SESSION_UNKNOWN' },
+    });
+    expect(await understudy('--server', 'http://foo', 'ps')).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('SERVER_INVALID'),
+    });
+    expect(await understudy('inspect', 'a b')).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('REQUEST_INVALID'),
+    });
     expect(await understudy('requeue')).toMatchObject({ code: 2 });
-    expect(await understudy('--server', 'nats://127.0.0.1:1', '--timeout', '300', 'ps')).toMatchObject({ code: 3, err: expect.stringContaining('NATS_UNAVAILABLE') });
-    expect(await understudy('run', 'desk', '{"calls":[]}', '--tenant', 'stranger')).toMatchObject({ code: 4, err: expect.stringContaining('TENANT_UNKNOWN') });
+    expect(
+      await understudy('--server', 'nats://127.0.0.1:1', '--timeout', '300', 'ps'),
+    ).toMatchObject({ code: 3, err: expect.stringContaining('NATS_UNAVAILABLE') });
+    expect(await understudy('run', 'desk', '{"calls":[]}', '--tenant', 'stranger')).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('TENANT_UNKNOWN'),
+    });
   });
 
   test('run with an id that was accepted before says so, and tells its result again', async () => {
     await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-again');
     const session = await system.sessionOf('cli-again');
-    const again = await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-again');
-    expect(again).toMatchObject({ code: 0, out: expect.stringContaining('done 1'), err: expect.stringContaining(`accepted before: its session ${session} is completed`) });
+    const again = await understudy(
+      'run',
+      'desk',
+      JSON.stringify(script('pure')),
+      '--id',
+      'cli-again',
+    );
+    expect(again).toMatchObject({
+      code: 0,
+      out: expect.stringContaining('done 1'),
+      err: expect.stringContaining(`accepted before: its session ${session} is completed`),
+    });
     expect(system.stepsOf(session)).toHaveLength(4);
   });
 
   test('what can be no task is refused before anything is published, with exit code 2', async () => {
-    const last = async () => (await system.nats.manager.streams.info(system.nats.streams.tasks)).state.last_seq;
+    const last = async () =>
+      (await system.nats.manager.streams.info(system.nats.streams.tasks)).state.last_seq;
     const before = await last();
     for (const [args, code] of [
       [['a b', 'hello'], 'AGENT_INVALID'],
@@ -353,46 +540,97 @@ describe('the command line', () => {
       [['desk', '{bad'], 'TASK_NOT_JSON'],
       [['desk', 'hello', '--id', ''], 'TASK_ID_INVALID'],
     ] as const)
-      expect(await understudy('run', ...args), code).toMatchObject({ code: 2, err: expect.stringContaining(code) });
+      expect(await understudy('run', ...args), code).toMatchObject({
+        code: 2,
+        err: expect.stringContaining(code),
+      });
     expect(await last()).toBe(before);
   });
 
   test('run --detach says the session; tail of what is over says that it is; hints name the command as it was called', async () => {
-    const detached = await understudy('run', 'desk', JSON.stringify(script('pure')), '--id', 'cli-detached', '--detach', '-o', 'json');
+    const detached = await understudy(
+      'run',
+      'desk',
+      JSON.stringify(script('pure')),
+      '--id',
+      'cli-detached',
+      '--detach',
+      '-o',
+      'json',
+    );
     const session = await system.sessionOf('cli-detached');
     expect(JSON.parse(detached.out)).toEqual({ task: 'cli-detached', session });
     await system.endOf('cli-detached');
-    expect(await eventually(async () => [await understudy('tail', session)].find(({ err }) => err.includes('has completed')), 'the session to be over')).toMatchObject({
+    expect(
+      await eventually(
+        async () =>
+          [await understudy('tail', session)].find(({ err }) => err.includes('has completed')),
+        'the session to be over',
+      ),
+    ).toMatchObject({
       code: 0,
       out: '',
     });
     expect((await understudy('ps', '--agent', 'nobody')).out).toMatch(/bin\/understudy ps --all/);
     expect(JSON.parse((await understudy('-o', 'json', 'run', 'nobody', 'x')).err)).toMatchObject({
-      error: { code: 'AGENT_UNKNOWN', letter: expect.any(Number), next: expect.stringContaining('doctor') },
+      error: {
+        code: 'AGENT_UNKNOWN',
+        letter: expect.any(Number),
+        next: expect.stringContaining('doctor'),
+      },
     });
   });
 
   test('an answer that is larger than a pipe takes at once comes whole', async () => {
     await system.publish('long-said', { calls: [], say: 'z'.repeat(150_000) });
     await system.endOf('long-said');
-    const { out } = await understudy('inspect', await system.sessionOf('long-said'), '--conversation', '-o', 'json');
+    const { out } = await understudy(
+      'inspect',
+      await system.sessionOf('long-said'),
+      '--conversation',
+      '-o',
+      'json',
+    );
     expect(out.length).toBeGreaterThan(300_000);
     expect(JSON.parse(out)).toMatchObject({ summary: { status: 'completed' } });
   });
 
   test('a list that is cut says so', async () => {
-    expect((await understudy('ps', '--all', '-n', '1')).out).toContain('the last 1; there are more');
+    expect((await understudy('ps', '--all', '-n', '1')).out).toContain(
+      'the last 1; there are more',
+    );
     const all = await understudy('ps', '--all', '-n', '10000');
     expect(all).toMatchObject({ code: 0, out: expect.stringContaining('completed') });
     expect(all.out).not.toContain('there are more');
   });
 
   test('--explain prints the nats command instead of doing it', async () => {
-    expect((await understudy('--explain', 'halt', 'desk-1', '-r', 'x')).out).toContain('req understudy.control.halt \'{"session":"desk-1"');
+    expect((await understudy('--explain', 'halt', 'desk-1', '-r', 'x')).out).toContain(
+      'req understudy.control.halt \'{"session":"desk-1"',
+    );
     // What it prints is for a shell, whatever was typed.
-    const { out } = await understudy('--explain', 'run', 'desk', "it's; touch /tmp/x", '--id', 'e', '--session', "k'1");
-    const { stdout } = await run('sh', ['-c', `nats() { for word; do echo "[$word]"; done; }; ${out}`]);
-    expect(stdout.split('\n')).toEqual(expect.arrayContaining(["[Understudy-Session:k'1]", '[Nats-Msg-Id:e]', '[understudy.task.acme.desk]', '[{"input":"it\'s; touch /tmp/x"}]']));
+    const { out } = await understudy(
+      '--explain',
+      'run',
+      'desk',
+      "it's; touch /tmp/x",
+      '--id',
+      'e',
+      '--session',
+      "k'1",
+    );
+    const { stdout } = await run('sh', [
+      '-c',
+      `nats() { for word; do echo "[$word]"; done; }; ${out}`,
+    ]);
+    expect(stdout.split('\n')).toEqual(
+      expect.arrayContaining([
+        "[Understudy-Session:k'1]",
+        '[Nats-Msg-Id:e]',
+        '[understudy.task.acme.desk]',
+        '[{"input":"it\'s; touch /tmp/x"}]',
+      ]),
+    );
   });
 
   test('doctor finds every shard owned', async () => {
@@ -400,20 +638,30 @@ describe('the command line', () => {
       const { code, out } = await understudy('doctor', '-o', 'json');
       return code === 0 ? (JSON.parse(out) as { owned: number; shards: number }) : undefined;
     });
-    expect(health).toMatchObject({ owned: 4, shards: 4, pools: [{ pool: 'models' }, { pool: 'tools' }] });
+    expect(health).toMatchObject({
+      owned: 4,
+      shards: 4,
+      pools: [{ pool: 'models' }, { pool: 'tools' }],
+    });
   });
 });
 
 test('every service answers on livez, readyz and metrics', async () => {
   for (const service of system.stack.services) {
-    for (const path of ['livez', 'readyz', 'metrics']) expect((await fetch(`http://127.0.0.1:${service.port}/${path}`)).status).toBe(200);
+    for (const path of ['livez', 'readyz', 'metrics'])
+      expect((await fetch(`http://127.0.0.1:${service.port}/${path}`)).status).toBe(200);
   }
-  expect(await system.metric(system.of('gateway')[0]!, 'understudy_perform_seconds_count')).toBeGreaterThan(0);
+  expect(
+    await system.metric(system.of('gateway')[0]!, 'understudy_perform_seconds_count'),
+  ).toBeGreaterThan(0);
 });
 
 test('no prompt and no tool output stands in a log or in an event of a step', async () => {
   const marker = 'marker-7f3a-nobody-may-log-this';
-  await system.publish('secretive', { calls: [{ tool: 'code', arguments: { code: `return "${marker}"` } }], say: 'ok' });
+  await system.publish('secretive', {
+    calls: [{ tool: 'code', arguments: { code: `return "${marker}"` } }],
+    say: 'ok',
+  });
   await system.endOf('secretive');
   const { readdirSync, readFileSync } = await import('node:fs');
   const logs = readdirSync(system.stack.logs)

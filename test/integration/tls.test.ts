@@ -17,7 +17,11 @@ describe.skipIf(!hasOpenssl)('TLS (needs openssl to make certificates)', () => {
     servers = await startTlsServers();
     setDefaultCACertificates([...known, servers.ca]);
     const { natsUrl, redisUrl, caFile } = servers;
-    system = await System.start({ natsUrl, redisUrl, environment: { NODE_EXTRA_CA_CERTS: caFile } });
+    system = await System.start({
+      natsUrl,
+      redisUrl,
+      environment: { NODE_EXTRA_CA_CERTS: caFile },
+    });
   }, 60_000);
   afterAll(async () => {
     setDefaultCACertificates(known);
@@ -37,7 +41,11 @@ describe.skipIf(!hasOpenssl)('TLS (needs openssl to make certificates)', () => {
     const stranger = startProcess({
       name: 'stranger',
       command: [process.execPath, join(import.meta.dirname, '../../services/runtime/main.ts')],
-      environment: { ...environment, UNDERSTUDY_INSTANCE: 'stranger', UNDERSTUDY_HTTP_PORT: String(port) },
+      environment: {
+        ...environment,
+        UNDERSTUDY_INSTANCE: 'stranger',
+        UNDERSTUDY_HTTP_PORT: String(port),
+      },
       logs: stack.logs,
     });
     await eventually(async () => {
@@ -50,8 +58,14 @@ describe.skipIf(!hasOpenssl)('TLS (needs openssl to make certificates)', () => {
 
   test('who asks for TLS sends nothing to a server that has none', async () => {
     const { stack } = system;
-    await expect(connectNats({ url: stack.nats.url.replace('nats://', 'tls://'), name: 'careful', user: 'ann', password: 'secret', withinMs: 500 })).rejects.toThrow(
-      /no NATS server answers/,
-    );
+    await expect(
+      connectNats({
+        url: stack.nats.url.replace('nats://', 'tls://'),
+        name: 'careful',
+        user: 'ann',
+        password: 'secret',
+        withinMs: 500,
+      }),
+    ).rejects.toThrow(/no NATS server answers/);
   });
 });

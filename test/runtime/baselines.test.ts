@@ -18,8 +18,19 @@ function takenOver() {
   const mailbox = memoryMailbox(systemClock);
   const archive = memoryArchive();
   const told: string[] = [];
-  const host = { isOpen: () => true, isHolding: () => false, hasDraft: () => false, hasUnreleased: () => false, onWritten: () => void told.push('written') };
-  const baselines = new Baselines(shard, { archive, mailbox, telemetry: countingTelemetry(), clock: systemClock }, new Residents(), host);
+  const host = {
+    isOpen: () => true,
+    isHolding: () => false,
+    hasDraft: () => false,
+    hasUnreleased: () => false,
+    onWritten: () => void told.push('written'),
+  };
+  const baselines = new Baselines(
+    shard,
+    { archive, mailbox, telemetry: countingTelemetry(), clock: systemClock },
+    new Residents(),
+    host,
+  );
   const talk = new Talk();
   talk.say(task('hello'));
   const actor = new Actor(address.tenant, address.session, 0);
@@ -29,7 +40,8 @@ function takenOver() {
   baselines.need(address.session, 1);
   return { mailbox, archive, told, baselines, actor };
 }
-const envelope = (message: Parameters<typeof encodeEnvelope>[0]['message']) => encodeEnvelope({ ...address, message });
+const envelope = (message: Parameters<typeof encodeEnvelope>[0]['message']) =>
+  encodeEnvelope({ ...address, message });
 
 test('a baseline is not written while the log gives less than the session has heard', async () => {
   const { mailbox, archive, told, baselines, actor } = takenOver();

@@ -44,13 +44,26 @@ metadata: { name: loud }
 spec: { requestsPerMinute: 2 }
 `;
 
-const answer = (content: string, calls: { id: string; name: string; arguments: string }[] = []) => ({
+const answer = (
+  content: string,
+  calls: { id: string; name: string; arguments: string }[] = [],
+) => ({
   ok: true as const,
-  value: { content, calls, finish: calls.length > 0 ? 'tool_calls' : 'stop', usage: { promptTokens: 10, completionTokens: 5, cachedTokens: 0 }, model: 'x', latencyMs: 1 },
+  value: {
+    content,
+    calls,
+    finish: calls.length > 0 ? 'tool_calls' : 'stop',
+    usage: { promptTokens: 10, completionTokens: 5, cachedTokens: 0 },
+    model: 'x',
+    latencyMs: 1,
+  },
 });
 /** One tool call, then an answer. */
 const polite: Model = {
-  complete: async (_spec, { entries }) => (entries.some(({ role }) => role === 'tool') ? answer('done') : answer('', [{ id: 'c', name: 'echo', arguments: '{"n":1}' }])),
+  complete: async (_spec, { entries }) =>
+    entries.some(({ role }) => role === 'tool')
+      ? answer('done')
+      : answer('', [{ id: 'c', name: 'echo', arguments: '{"n":1}' }]),
 };
 
 let running: Awaited<ReturnType<typeof startInMemory>> | undefined;
@@ -60,26 +73,47 @@ afterEach(async () => {
 });
 
 async function start(model: Model) {
-  const built = catalogOf(parseSpecs(yaml, 'a.yaml').map(({ document }) => ({ document: document as SpecDocument, file: 'a.yaml' })));
-  running = await startInMemory({ specs: '.', model, clock: systemClock, documents: { load: async () => built, follow: () => ({ stop: () => undefined }) } });
+  const built = catalogOf(
+    parseSpecs(yaml, 'a.yaml').map(({ document }) => ({
+      document: document as SpecDocument,
+      file: 'a.yaml',
+    })),
+  );
+  running = await startInMemory({
+    specs: '.',
+    model,
+    clock: systemClock,
+    documents: { load: async () => built, follow: () => ({ stop: () => undefined }) },
+  });
   const events: UnderstudyEvent[] = [];
   await running.events.follow({}, true, (event) => events.push(event));
   const system = running;
   return {
     ...system,
     told: events,
-    publish: (task: string, tenant = 'acme') => system.tasks.publish(tenant, 'desk', JSON.stringify({ input: task }), { 'Nats-Msg-Id': task }),
-    endOf: (task: string) => eventually(() => events.find((event) => isEndEvent(event) && event.data.task === task), `the end of ${task}`),
+    publish: (task: string, tenant = 'acme') =>
+      system.tasks.publish(tenant, 'desk', JSON.stringify({ input: task }), {
+        'Nats-Msg-Id': task,
+      }),
+    endOf: (task: string) =>
+      eventually(
+        () => events.find((event) => isEndEvent(event) && event.data.task === task),
+        `the end of ${task}`,
+      ),
   };
 }
 
 test('sessions run to their end in memory, and fold to what is stored', async () => {
   const system = await start(polite);
   for (const task of ['a', 'b', 'c']) await system.publish(task);
-  for (const task of ['a', 'b', 'c']) expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done' });
+  for (const task of ['a', 'b', 'c'])
+    expect((await system.endOf(task)).data).toMatchObject({ to: 'completed', output: 'done' });
   const session = (await system.endOf('a')).data.session;
 
-  expect(await system.control.ask('verify', { session }, 1_000)).toMatchObject({ ok: true, value: { isEqual: true, messages: 4 } });
+  expect(await system.control.ask('verify', { session }, 1_000)).toMatchObject({
+    ok: true,
+    value: { isEqual: true, messages: 4 },
+  });
   expect(system.telemetry.counts).toMatchObject({ accepted: 3, 'ended.completed': 3 });
 });
 
@@ -89,14 +123,18 @@ describe('the gateway', () => {
     const system = await start({
       complete: async (spec) => {
         asked.push(spec.name);
-        return spec.name === 'first' ? failed('transient', 'MODEL_OVERLOADED', 'busy') : answer('done');
+        return spec.name === 'first'
+          ? failed('transient', 'MODEL_OVERLOADED', 'busy')
+          : answer('done');
       },
     });
     await system.publish('a');
     await system.endOf('a');
 
     expect(asked).toEqual(['first', 'first', 'second']);
-    expect(system.told.find(({ type }) => type.endsWith('model-replied'))?.data.details).toMatchObject({ attempts: 3, costMicros: 1 });
+    expect(
+      system.told.find(({ type }) => type.endsWith('model-replied'))?.data.details,
+    ).toMatchObject({ attempts: 3, costMicros: 1 });
   });
 
   test('a permanent failure is not tried again at the same provider', async () => {
@@ -109,18 +147,27 @@ describe('the gateway', () => {
     });
     await system.publish('a');
 
-    expect((await system.endOf('a')).data).toMatchObject({ to: 'failed', reason: expect.stringContaining('MODEL_REFUSED') });
+    expect((await system.endOf('a')).data).toMatchObject({
+      to: 'failed',
+      reason: expect.stringContaining('MODEL_REFUSED'),
+    });
     expect(asked).toEqual(['first', 'second']);
   });
 
   test('a tenant that has used its requests for this minute waits, and the others go on', async () => {
     const system = await start({ complete: async () => answer('done') });
     for (const task of ['l1', 'l2', 'l3', 'l4']) await system.publish(task, 'loud');
-    await eventually(() => system.told.filter((event) => isEndEvent(event) && event.data.tenant === 'loud').length === 2);
+    await eventually(
+      () =>
+        system.told.filter((event) => isEndEvent(event) && event.data.tenant === 'loud').length ===
+        2,
+    );
     for (const task of ['a1', 'a2', 'a3']) await system.publish(task);
     for (const task of ['a1', 'a2', 'a3']) await system.endOf(task);
 
-    expect(system.told.filter((event) => isEndEvent(event) && event.data.tenant === 'loud')).toHaveLength(2);
+    expect(
+      system.told.filter((event) => isEndEvent(event) && event.data.tenant === 'loud'),
+    ).toHaveLength(2);
     expect((await system.control.ask('list', { tenant: 'loud' }, 1_000)) as unknown).toMatchObject({
       ok: true,
       value: [{ waitingOn: 'model first' }, { waitingOn: 'model first' }],
@@ -138,7 +185,9 @@ test('a store that loses everything is built again from the mailbox, and no task
   });
   const tasks = Array.from({ length: 20 }, (_, index) => `t${index}`);
   for (const task of tasks) await system.publish(task);
-  await eventually(() => system.told.filter(({ type }) => type.endsWith('task-received')).length === 20);
+  await eventually(
+    () => system.told.filter(({ type }) => type.endsWith('task-received')).length === 20,
+  );
   system.store.flush();
   hold = false;
   for (const task of tasks) await system.endOf(task);
@@ -155,8 +204,15 @@ test('a store that loses everything is built again from the mailbox, and no task
 test('mail that belongs to another shard is a dead letter, not a session', async () => {
   const system = await start(polite);
   const session = 'desk-x' as SessionId;
-  const wrong = ((shardOf('acme' as TenantId, session, 4) + 1) % 4) as Parameters<typeof system.mailbox.inject>[0];
-  system.mailbox.inject(wrong, JSON.stringify({ v: 1, tenant: 'acme', session, message: { kind: 'wake' } }));
+  const wrong = ((shardOf('acme' as TenantId, session, 4) + 1) % 4) as Parameters<
+    typeof system.mailbox.inject
+  >[0];
+  system.mailbox.inject(
+    wrong,
+    JSON.stringify({ v: 1, tenant: 'acme', session, message: { kind: 'wake' } }),
+  );
 
-  expect(await eventually(async () => (await system.events.deadLetters(9))[0])).toMatchObject({ code: 'MAIL_MISROUTED' });
+  expect(await eventually(async () => (await system.events.deadLetters(9))[0])).toMatchObject({
+    code: 'MAIL_MISROUTED',
+  });
 });

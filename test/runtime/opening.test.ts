@@ -10,18 +10,37 @@ const at = (change: Partial<ShardPosition> = {}): ShardPosition => ({
   at: 1_000_000_000,
   ...change,
 });
-const log = (change: Partial<{ created: number; first: number; last: number }> = {}) => ({ created: 100, first: 5, last: 20, ...change });
+const log = (change: Partial<{ created: number; first: number; last: number }> = {}) => ({
+  created: 100,
+  first: 5,
+  last: 20,
+  ...change,
+});
 
 describe('who opens a shard', () => {
   test('goes on where the last owner stopped', () => {
-    expect(openingOf({ at: at() }, log(), 7)).toEqual({ position: at().position, incarnation: 2, isReborn: false, readAfter: 10, offersAll: false, archive: undefined });
+    expect(openingOf({ at: at() }, log(), 7)).toEqual({
+      position: at().position,
+      incarnation: 2,
+      isReborn: false,
+      readAfter: 10,
+      offersAll: false,
+      archive: undefined,
+    });
   });
 
   test.each([
     ['the log is another one', log({ created: 101 })],
     ['the log went back', log({ last: 9 })],
   ])('takes all that it holds for new where %s', (_what, bounds) => {
-    expect(openingOf({ at: at() }, bounds, 7)).toEqual({ position: at().position, incarnation: 3, isReborn: true, readAfter: 4, offersAll: true, archive: undefined });
+    expect(openingOf({ at: at() }, bounds, 7)).toEqual({
+      position: at().position,
+      incarnation: 3,
+      isReborn: true,
+      readAfter: 4,
+      offersAll: true,
+      archive: undefined,
+    });
   });
 
   test('offers all that is pending to another life of the queue', () => {
@@ -29,8 +48,12 @@ describe('who opens a shard', () => {
   });
 
   test('asks baselines since its last mail where mail after it was trimmed, and none where the next is there', () => {
-    expect(openingOf({ at: at() }, log({ first: 12 }), 7).archive).toEqual({ since: 1_000_000_000 - 600_000 });
-    expect(openingOf({ at: at({ at: undefined }) }, log({ first: 12 }), 7).archive).toEqual({ since: undefined });
+    expect(openingOf({ at: at() }, log({ first: 12 }), 7).archive).toEqual({
+      since: 1_000_000_000 - 600_000,
+    });
+    expect(openingOf({ at: at({ at: undefined }) }, log({ first: 12 }), 7).archive).toEqual({
+      since: undefined,
+    });
     expect(openingOf({ at: at() }, log({ first: 11 }), 7).archive).toBeUndefined();
   });
 

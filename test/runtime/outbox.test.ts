@@ -5,21 +5,36 @@ import { memoryEffects } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
-import type { EffectId, HostId, SessionId, ShardId, TaskId, TenantId } from '../../services/core/ids.ts';
+import type {
+  EffectId,
+  HostId,
+  SessionId,
+  ShardId,
+  TaskId,
+  TenantId,
+} from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import type { PromptEffect, RunTool } from '../../services/core/session/effects.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { endEventOf, eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
 import { CommitRounds } from '../../services/runtime/commit-rounds.ts';
 import { Outbox } from '../../services/runtime/outbox.ts';
-import { decodeOutbox, encodeOutbox, type OutboxEntry } from '../../services/runtime/outbox-entry.ts';
+import {
+  decodeOutbox,
+  encodeOutbox,
+  type OutboxEntry,
+} from '../../services/runtime/outbox-entry.ts';
 import { Shard } from '../../services/runtime/shard.ts';
 import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
 import { runToolOf } from '../support/sessions.ts';
 
 const effect = (id: string) => runToolOf('tools', id);
-const entryOf = (...effects: RunTool[]) => ({ entry: { pending: effects.map(({ id }) => id as string), prompts: [], events: [] }, effects, actors: [] });
+const entryOf = (...effects: RunTool[]) => ({
+  entry: { pending: effects.map(({ id }) => id as string), prompts: [], events: [] },
+  effects,
+  actors: [],
+});
 
 async function open(pending: () => RunTool[]) {
   const effects = memoryEffects(systemClock);
@@ -103,9 +118,14 @@ test('an entry that does not parse is handed back with its text, keeps nobody el
     '{"pending":[],"prompts":[{"effect":{"kind":"pay"}}],"events":[]}',
     '{"pending":[],"prompts":[],"events":[{}]}',
   ];
-  const poisoned = outbox.restore([...bodies.map((body, index) => ({ id: index + 1, body })), { id: 9, body: JSON.stringify(entryOf(wanted).entry) }]);
+  const poisoned = outbox.restore([
+    ...bodies.map((body, index) => ({ id: index + 1, body })),
+    { id: 9, body: JSON.stringify(entryOf(wanted).entry) },
+  ]);
 
-  expect(poisoned.map(({ id, body }) => [id, body])).toEqual(bodies.map((body, index) => [index + 1, body]));
+  expect(poisoned.map(({ id, body }) => [id, body])).toEqual(
+    bodies.map((body, index) => [index + 1, body]),
+  );
   expect(poisoned[0]!.problem).toContain('not JSON');
   expect(poisoned[4]!.problem).toContain('events.0');
   expect(outbox.nextId).toBe(10);
@@ -118,18 +138,53 @@ test('an entry that does not parse is handed back with its text, keeps nobody el
 test('an entry is read as it was written, whatever is in it', () => {
   const [tenant, session] = ['acme' as TenantId, 's' as SessionId];
   const spent = { steps: 1, toolCalls: 0, tokens: 1, costMicros: 1 };
-  const record = { tenant, session, agent: 'desk', task: 't', version: 3, status: 'completed' } as unknown as SessionRecord;
-  const step = eventOf(record, { kind: 'model-replied', from: 'a', to: 'b', choices: [], details: {} }, [], 1_000);
+  const record = {
+    tenant,
+    session,
+    agent: 'desk',
+    task: 't',
+    version: 3,
+    status: 'completed',
+  } as unknown as SessionRecord;
+  const step = eventOf(
+    record,
+    { kind: 'model-replied', from: 'a', to: 'b', choices: [], details: {} },
+    [],
+    1_000,
+  );
   const replies: PromptEffect[] = [
     { kind: 'reply', task: 't' as TaskId, outcome: 'completed', output: 'yes', spent },
-    { kind: 'reply', task: 't' as TaskId, outcome: 'failed', output: '', reason: 'no', parent: { tenant, session, effect: 'e' as EffectId }, spent },
+    {
+      kind: 'reply',
+      task: 't' as TaskId,
+      outcome: 'failed',
+      output: '',
+      reason: 'no',
+      parent: { tenant, session, effect: 'e' as EffectId },
+      spent,
+    },
   ];
   const entry: OutboxEntry = {
     pending: ['s_3_0'],
     prompts: [
-      ...replies.map((effect) => ({ tenant, session, effect, event: endEventOf(record, effect as never, 1_000, 0) })),
-      { tenant, session, effect: { kind: 'cancel', effects: [{ id: 's_2_0', pool: 'tools' }] }, event: undefined },
-      { tenant, session, effect: { kind: 'haltChild', child: 'kid-1' as SessionId, actor: 'ann', reason: 'enough' }, event: undefined },
+      ...replies.map((effect) => ({
+        tenant,
+        session,
+        effect,
+        event: endEventOf(record, effect as never, 1_000, 0),
+      })),
+      {
+        tenant,
+        session,
+        effect: { kind: 'cancel', effects: [{ id: 's_2_0', pool: 'tools' }] },
+        event: undefined,
+      },
+      {
+        tenant,
+        session,
+        effect: { kind: 'haltChild', child: 'kid-1' as SessionId, actor: 'ann', reason: 'enough' },
+        event: undefined,
+      },
     ],
     events: [stepEventOf(step)],
   };
@@ -140,7 +195,12 @@ test('an entry is read as it was written, whatever is in it', () => {
 test('a shard with an entry that does not parse offers all that is pending, and settles the entry when its text is a dead letter', async () => {
   const clock = systemClock;
   const store = memoryStore(clock);
-  const [mailbox, effects, events, telemetry] = [memoryMailbox(clock), memoryEffects(clock), memoryEvents(clock), countingTelemetry()];
+  const [mailbox, effects, events, telemetry] = [
+    memoryMailbox(clock),
+    memoryEffects(clock),
+    memoryEvents(clock),
+    countingTelemetry(),
+  ];
   const shardId = 0 as ShardId;
   const taken: string[] = [];
   await effects.take(
@@ -154,7 +214,12 @@ test('a shard with an entry that does not parse offers all that is pending, and 
   const body = `{"pending":["s_1_0"]}${' '.repeat(limits.taskBytesMax)}`;
   await store.commit(shardId, before.token, {
     from: undefined,
-    to: { position: { incarnation: 0, sequence: 0, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
+    to: {
+      position: { incarnation: 0, sequence: 0, index: 0 },
+      commits: 1,
+      log: (await mailbox.bounds()).created,
+      queue: await effects.life(),
+    },
     sessions: [
       {
         session: 's' as SessionId,
@@ -187,12 +252,20 @@ test('a shard with an entry that does not parse offers all that is pending, and 
     windows: new Windows({ effects, telemetry, clock }),
     rounds: new CommitRounds(),
   };
-  const shard = new Shard(lease, { ...ports, definitions: { get: async () => undefined } as never }, () => undefined);
+  const shard = new Shard(
+    lease,
+    { ...ports, definitions: { get: async () => undefined } as never },
+    () => undefined,
+  );
   await shard.open();
 
   await eventually(() => taken.includes('s_1_0'));
   const letter = await eventually(async () => (await events.deadLetters(9))[0]);
-  expect(letter).toMatchObject({ code: 'OUTBOX_POISONED', isCut: true, body: body.slice(0, limits.taskBytesMax) });
+  expect(letter).toMatchObject({
+    code: 'OUTBOX_POISONED',
+    isCut: true,
+    body: body.slice(0, limits.taskBytesMax),
+  });
   await eventually(async () => (await store.open(shardId)).outbox.length === 0);
   shard.close();
 });

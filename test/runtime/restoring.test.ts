@@ -17,7 +17,16 @@ import { encodeOutbox } from '../../services/runtime/outbox-entry.ts';
 import { Shard } from '../../services/runtime/shard.ts';
 import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
-import { address, bundleOf, definitionOf, replied, revision, sessionCommit, Talk, task } from '../support/sessions.ts';
+import {
+  address,
+  bundleOf,
+  definitionOf,
+  replied,
+  revision,
+  sessionCommit,
+  Talk,
+  task,
+} from '../support/sessions.ts';
 
 const shardId = 0 as ShardId;
 
@@ -31,13 +40,27 @@ function world() {
     memoryEvents(clock),
     countingTelemetry(),
   ];
-  const ports = { store, archive, mailbox, effects, events, telemetry, clock, definitions: new Definitions(archive, '.'), shards: 1 };
+  const ports = {
+    store,
+    archive,
+    mailbox,
+    effects,
+    events,
+    telemetry,
+    clock,
+    definitions: new Definitions(archive, '.'),
+    shards: 1,
+  };
   return {
     ...ports,
     async owner(boot: string) {
       await archive.putBundle(revision, bundleOf());
       const lease = (await store.leases.acquire(shardId, 'host' as HostId, boot, 60_000))!;
-      const shard = new Shard(lease, { ...ports, windows: new Windows(ports), rounds: new CommitRounds() }, () => undefined);
+      const shard = new Shard(
+        lease,
+        { ...ports, windows: new Windows(ports), rounds: new CommitRounds() },
+        () => undefined,
+      );
       await shard.open();
       return shard;
     },
@@ -46,7 +69,12 @@ function world() {
 
 /** What an earlier owner has committed of a session. */
 const stored = (record: SessionRecord, more: Partial<SessionCommit> = {}): SessionCommit =>
-  sessionCommit({ session: record.session, version: record.version, record: JSON.stringify(record), ...more });
+  sessionCommit({
+    session: record.session,
+    version: record.version,
+    record: JSON.stringify(record),
+    ...more,
+  });
 
 test('a session that cannot be brought back from the archive holds up no other of its shard', async () => {
   const { owner, archive, store, mailbox, events, telemetry } = world();
@@ -69,10 +97,22 @@ test('a session that cannot be brought back from the archive holds up no other o
 
   await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
   expect(await store.load(shardId, 'lost-1' as SessionId)).toBeUndefined();
-  expect(telemetry.lines).toContainEqual(expect.objectContaining({ level: 'error', fields: expect.objectContaining({ session: 'lost-1' }) }));
+  expect(telemetry.lines).toContainEqual(
+    expect.objectContaining({
+      level: 'error',
+      fields: expect.objectContaining({ session: 'lost-1' }),
+    }),
+  );
   // Who writes to it is answered, and the shard goes on.
-  await mailbox.deliver(shardId, { tenant: address.tenant, session: 'lost-1' as SessionId, message: task('again', { task: 'task-2' as TaskId, revision: 'gone' as Revision }) });
-  expect(await eventually(async () => (await events.deadLetters(9))[0])).toMatchObject({ code: 'REVISION_UNKNOWN', session: 'lost-1' });
+  await mailbox.deliver(shardId, {
+    tenant: address.tenant,
+    session: 'lost-1' as SessionId,
+    message: task('again', { task: 'task-2' as TaskId, revision: 'gone' as Revision }),
+  });
+  expect(await eventually(async () => (await events.deadLetters(9))[0])).toMatchObject({
+    code: 'REVISION_UNKNOWN',
+    session: 'lost-1',
+  });
   shard.close();
 });
 
@@ -87,9 +127,23 @@ test('an end that an earlier owner committed and nobody has told keeps its sessi
   const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
   await store.commit(shardId, before.token, {
     from: undefined,
-    to: { position: { incarnation: 0, sequence: 2, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
-    sessions: [stored(record!, { entries: talk.entries.map((entry) => JSON.stringify(entry)), floor: 1 })],
-    outbox: { id: 1, body: encodeOutbox({ pending: [], prompts: [{ ...address, effect: reply, event: endEventOf(record!, reply, 1, 0) }], events: [] }) },
+    to: {
+      position: { incarnation: 0, sequence: 2, index: 0 },
+      commits: 1,
+      log: (await mailbox.bounds()).created,
+      queue: await effects.life(),
+    },
+    sessions: [
+      stored(record!, { entries: talk.entries.map((entry) => JSON.stringify(entry)), floor: 1 }),
+    ],
+    outbox: {
+      id: 1,
+      body: encodeOutbox({
+        pending: [],
+        prompts: [{ ...address, effect: reply, event: endEventOf(record!, reply, 1, 0) }],
+        events: [],
+      }),
+    },
     settled: [],
     archived: [],
   });
@@ -108,58 +162,75 @@ test('an end that an earlier owner committed and nobody has told keeps its sessi
   events.publishEnd = publishEnd;
   await eventually(async () => (await store.open(shardId)).outbox.length === 0);
   await shard.sweep(Date.now());
-  await eventually(async () => (await archive.latest(shardId, address.session))?.record.status === 'completed');
+  await eventually(
+    async () => (await archive.latest(shardId, address.session))?.record.status === 'completed',
+  );
   shard.close();
 });
 
 test.each([
   ['does not parse', false],
   ['was cleared by an owner that died before its first commit', true],
-])('a position that %s: records stay, what was pending is offered again, and the session goes on', async (_, isCleared) => {
-  const { owner, store, mailbox, effects, archive, telemetry } = world();
-  const talk = new Talk(definitionOf());
-  talk.say(task('hello'));
-  const { record, effects: wanted } = talk;
-  for (const { message } of talk.heard) await mailbox.deliver(shardId, { ...address, message });
-  // A baseline of it was written while it waited, as of any that is idle.
-  await archive.append(
-    shardId,
-    record!,
-    talk.heard.map((incoming) => JSON.stringify(incoming)),
-  );
-  const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
-  await store.commit(shardId, before.token, {
-    from: undefined,
-    to: { position: { incarnation: 0, sequence: 1, index: 0 }, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
-    sessions: [
-      stored(record!, {
-        entries: talk.entries.map((entry) => JSON.stringify(entry)),
-        pending: wanted.map((effect) => ({ id: (effect as PendingEffect).id, body: JSON.stringify(effect) })),
-      }),
-    ],
-    settled: [],
-    archived: [],
-  });
-  if (isCleared) await store.clearPosition(shardId, before.token);
-  else store.poisonPosition(shardId);
-  await effects.take(
-    modelPool,
-    9,
-    async ({ effect: { id } }) => {
-      await mailbox.deliver(shardId, { ...address, message: replied(id, { content: 'done' }) });
-      return true;
-    },
-    () => undefined,
-  );
+])(
+  'a position that %s: records stay, what was pending is offered again, and the session goes on',
+  async (_, isCleared) => {
+    const { owner, store, mailbox, effects, archive, telemetry } = world();
+    const talk = new Talk(definitionOf());
+    talk.say(task('hello'));
+    const { record, effects: wanted } = talk;
+    for (const { message } of talk.heard) await mailbox.deliver(shardId, { ...address, message });
+    // A baseline of it was written while it waited, as of any that is idle.
+    await archive.append(
+      shardId,
+      record!,
+      talk.heard.map((incoming) => JSON.stringify(incoming)),
+    );
+    const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
+    await store.commit(shardId, before.token, {
+      from: undefined,
+      to: {
+        position: { incarnation: 0, sequence: 1, index: 0 },
+        commits: 1,
+        log: (await mailbox.bounds()).created,
+        queue: await effects.life(),
+      },
+      sessions: [
+        stored(record!, {
+          entries: talk.entries.map((entry) => JSON.stringify(entry)),
+          pending: wanted.map((effect) => ({
+            id: (effect as PendingEffect).id,
+            body: JSON.stringify(effect),
+          })),
+        }),
+      ],
+      settled: [],
+      archived: [],
+    });
+    if (isCleared) await store.clearPosition(shardId, before.token);
+    else store.poisonPosition(shardId);
+    await effects.take(
+      modelPool,
+      9,
+      async ({ effect: { id } }) => {
+        await mailbox.deliver(shardId, { ...address, message: replied(id, { content: 'done' }) });
+        return true;
+      },
+      () => undefined,
+    );
 
-  const shard = await owner('b1');
+    const shard = await owner('b1');
 
-  expect(telemetry.counts['refused.redis.POSITION_POISONED']).toBe(isCleared ? undefined : 1);
-  await eventually(async () => (await archive.latest(shardId, address.session))?.record.status === 'completed');
-  expect((await archive.latest(shardId, address.session))!.record.version).toBe(record!.version + 1);
-  expect(telemetry.lines.filter(({ message }) => message.includes('rebuilt'))).toEqual([]);
-  shard.close();
-});
+    expect(telemetry.counts['refused.redis.POSITION_POISONED']).toBe(isCleared ? undefined : 1);
+    await eventually(
+      async () => (await archive.latest(shardId, address.session))?.record.status === 'completed',
+    );
+    expect((await archive.latest(shardId, address.session))!.record.version).toBe(
+      record!.version + 1,
+    );
+    expect(telemetry.lines.filter(({ message }) => message.includes('rebuilt'))).toEqual([]);
+    shard.close();
+  },
+);
 
 test('a position that does not parse: which life of the log it is, records know, and one that is poisoned as well comes from the archive', async () => {
   const { owner, store, mailbox, effects, archive } = world();
@@ -169,7 +240,12 @@ test('a position that does not parse: which life of the log it is, records know,
   const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b0', 60_000))!;
   await store.commit(shardId, before.token, {
     from: undefined,
-    to: { position: record.position, commits: 1, log: (await mailbox.bounds()).created, queue: await effects.life() },
+    to: {
+      position: record.position,
+      commits: 1,
+      log: (await mailbox.bounds()).created,
+      queue: await effects.life(),
+    },
     sessions: [stored(record), stored(record, { session: 'junk-1' as SessionId, record: '{}' })],
     settled: [],
     archived: [],
@@ -185,7 +261,9 @@ test('a position that does not parse: which life of the log it is, records know,
   await mailbox.deliver(shardId, { ...address, message: { kind: 'wake' } });
 
   await eventually(async () => (await store.open(shardId)).at?.position.incarnation === 3);
-  await eventually(async () => (await store.load(shardId, 'junk-1' as SessionId))?.includes('thinking'));
+  await eventually(async () =>
+    (await store.load(shardId, 'junk-1' as SessionId))?.includes('thinking'),
+  );
   shard.close();
 });
 
@@ -195,7 +273,8 @@ const laterSweeps = async (shard: Shard) => {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 };
-const shortOf = (lines: readonly { message: string }[]) => lines.filter(({ message }) => message.startsWith('baseline not written'));
+const shortOf = (lines: readonly { message: string }[]) =>
+  lines.filter(({ message }) => message.startsWith('baseline not written'));
 
 test('a session that is brought back as its last baseline says needs no mail, and the log can be trimmed', async () => {
   const { owner, store, mailbox, archive, telemetry } = world();
@@ -224,20 +303,45 @@ test('a session that ended after what the store went back to is put away for goo
   const first = await owner('b1');
   await mailbox.deliver(shardId, { ...address, message: task('hello') });
   await eventually(async () => (await store.pending(shardId)).length === 1);
-  const [record, at, pending] = [(await store.load(shardId, address.session))!, (await store.open(shardId)).at!, await store.pending(shardId)];
-  const entries = (await store.conversation(shardId, address.session, 0, 1)).map((entry) => JSON.stringify(entry));
-  await mailbox.deliver(shardId, { ...address, message: replied(pending[0]!.id, { content: 'done' }) });
+  const [record, at, pending] = [
+    (await store.load(shardId, address.session))!,
+    (await store.open(shardId)).at!,
+    await store.pending(shardId),
+  ];
+  const entries = (await store.conversation(shardId, address.session, 0, 1)).map((entry) =>
+    JSON.stringify(entry),
+  );
+  await mailbox.deliver(shardId, {
+    ...address,
+    message: replied(pending[0]!.id, { content: 'done' }),
+  });
   await eventually(async () => (await store.pending(shardId)).length === 0);
   await laterSweeps(first);
   expect((await archive.latest(shardId, address.session))?.record.status).toBe('completed');
-  await mailbox.deliver(shardId, { tenant: address.tenant, session: 'clerk-2' as SessionId, message: task('other', { task: 'task-2' as TaskId }) });
+  await mailbox.deliver(shardId, {
+    tenant: address.tenant,
+    session: 'clerk-2' as SessionId,
+    message: task('other', { task: 'task-2' as TaskId }),
+  });
   await eventually(async () => (await store.pending(shardId)).length === 1);
   first.close();
   await mailbox.trim(3);
   store.flush();
   const before = (await store.leases.acquire(shardId, 'host' as HostId, 'b1x', 60_000))!;
-  const session = sessionCommit({ version: 1, record, entries, pending: pending.map((effect) => ({ id: effect.id, body: JSON.stringify(effect) })), floor: 1 });
-  await store.commit(shardId, before.token, { from: undefined, to: at, sessions: [session], settled: [], archived: [] });
+  const session = sessionCommit({
+    version: 1,
+    record,
+    entries,
+    pending: pending.map((effect) => ({ id: effect.id, body: JSON.stringify(effect) })),
+    floor: 1,
+  });
+  await store.commit(shardId, before.token, {
+    from: undefined,
+    to: at,
+    sessions: [session],
+    settled: [],
+    archived: [],
+  });
 
   const shard = await owner('b2');
   await eventually(() => shard.isCaughtUp);
@@ -275,12 +379,15 @@ test('a shard that slept while others worked asks the archive only for what came
   const first = await owner('b1');
   await mailbox.deliver(shardId, { ...address, message: task('hello') });
   await eventually(async () => (await store.load(shardId, address.session)) !== undefined);
-  const { startedAt: heardAt } = JSON.parse((await store.load(shardId, address.session))!) as { startedAt: number };
+  const { startedAt: heardAt } = JSON.parse((await store.load(shardId, address.session))!) as {
+    startedAt: number;
+  };
   await laterSweeps(first);
   first.close();
   const { at } = await store.open(shardId);
   expect(at!.at).toBe(heardAt);
-  for (let others = 0; others < 5; others += 1) await mailbox.deliver(1 as ShardId, { ...address, message: { kind: 'wake' } });
+  for (let others = 0; others < 5; others += 1)
+    await mailbox.deliver(1 as ShardId, { ...address, message: { kind: 'wake' } });
   await mailbox.trim((await mailbox.bounds()).last + 1);
   const asked: (number | undefined)[] = [];
   const { latestOf } = archive;
@@ -300,7 +407,12 @@ test('after a take-over the mail of all sessions that wait is read from the log 
   const { owner, store, mailbox, archive } = world();
   const first = await owner('b1');
   const sessions = Array.from({ length: 20 }, (_, index) => `clerk-${index}` as SessionId);
-  for (const session of sessions) await mailbox.deliver(shardId, { tenant: address.tenant, session, message: task('hello', { task: session as string as TaskId }) });
+  for (const session of sessions)
+    await mailbox.deliver(shardId, {
+      tenant: address.tenant,
+      session,
+      message: task('hello', { task: session as string as TaskId }),
+    });
   await eventually(async () => (await store.pending(shardId)).length === sessions.length);
   first.close();
   let reads = 0;
@@ -319,7 +431,9 @@ test('after a take-over the mail of all sessions that wait is read from the log 
   for (const session of sessions) {
     const [baseline, ...more] = await archive.chain(shardId, session);
     expect(more).toEqual([]);
-    expect(baseline!.mail.map(({ message }) => message)).toMatchObject([{ kind: 'task', task: session }]);
+    expect(baseline!.mail.map(({ message }) => message)).toMatchObject([
+      { kind: 'task', task: session },
+    ]);
   }
   shard.close();
 });

@@ -2,7 +2,11 @@
 import { expect, test } from 'vitest';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
-import { memoryControl, memoryEffects, memoryTasks } from '../../services/adapters/memory/queues.ts';
+import {
+  memoryControl,
+  memoryEffects,
+  memoryTasks,
+} from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock as clock } from '../../services/adapters/observability/clock.ts';
@@ -25,7 +29,10 @@ const ports = () => {
   };
   return { ...memory, store, leases: store.leases, telemetry: countingTelemetry(), clock };
 };
-const specs = (load: () => Promise<LoadedSpecs>) => ({ load, follow: () => ({ stop: () => undefined }) });
+const specs = (load: () => Promise<LoadedSpecs>) => ({
+  load,
+  follow: () => ({ stop: () => undefined }),
+});
 
 test('one whose specs are refused lets its shards go before it ends', async () => {
   const own = ports();

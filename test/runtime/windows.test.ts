@@ -6,7 +6,13 @@ import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { firstWindow } from '../../services/core/cluster/window.ts';
-import { type EffectId, type HostId, type SessionId, type ShardId, sessionIdOf } from '../../services/core/ids.ts';
+import {
+  type EffectId,
+  type HostId,
+  type SessionId,
+  type ShardId,
+  sessionIdOf,
+} from '../../services/core/ids.ts';
 import { modelPool, type PooledEffect } from '../../services/core/session/effects.ts';
 import type { Message } from '../../services/core/session/messages.ts';
 import type { Effects } from '../../services/ports/effects.ts';
@@ -17,9 +23,12 @@ import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
 import { address, agent, bundleOf, replied, revision, task } from '../support/sessions.ts';
 
-const effect = (tenant: string, id: number, pool = 'tools') => ({ kind: 'runTool', id: `${tenant}_${id}` as EffectId, tenant, pool }) as unknown as PooledEffect;
-const many = (tenant: string, count: number) => Array.from({ length: count }, (_, index) => effect(tenant, index));
-const answer = (performedMs = 0) => ({ kind: 'toolReturned', attempts: 1, latencyMs: performedMs }) as unknown as Message;
+const effect = (tenant: string, id: number, pool = 'tools') =>
+  ({ kind: 'runTool', id: `${tenant}_${id}` as EffectId, tenant, pool }) as unknown as PooledEffect;
+const many = (tenant: string, count: number) =>
+  Array.from({ length: count }, (_, index) => effect(tenant, index));
+const answer = (performedMs = 0) =>
+  ({ kind: 'toolReturned', attempts: 1, latencyMs: performedMs }) as unknown as Message;
 
 function open(queued = 0) {
   const left: string[] = [];
@@ -33,7 +42,15 @@ function open(queued = 0) {
     },
     pools: async () => [{ pool: 'tools', asking: 1, queued, inHand: 1 }],
   };
-  const windows = new Windows({ effects, telemetry: countingTelemetry(), clock: { ...systemClock, now: () => now, sleep: async () => void (await new Promise(setImmediate)) } });
+  const windows = new Windows({
+    effects,
+    telemetry: countingTelemetry(),
+    clock: {
+      ...systemClock,
+      now: () => now,
+      sleep: async () => void (await new Promise(setImmediate)),
+    },
+  });
   return {
     windows,
     left,
@@ -56,7 +73,10 @@ test('a crowd of one tenant waits outside, and another tenant goes past it', () 
   for (const one of many('crowd', 500)) void shard.offer(one);
   void shard.offer(effect('calm', 0));
 
-  expect(left).toEqual([...many('crowd', firstWindow.size).map(({ id }) => id as string), 'calm_0']);
+  expect(left).toEqual([
+    ...many('crowd', firstWindow.size).map(({ id }) => id as string),
+    'calm_0',
+  ]);
   expect(waiting()).toBe(500 - firstWindow.size);
 });
 
@@ -204,7 +224,17 @@ function world() {
     await held;
     return result;
   };
-  const ports = { mailbox, store: { ...store, commit }, archive, effects, events: memoryEvents(clock), telemetry, clock, definitions: new Definitions(archive, '.'), shards: 1 };
+  const ports = {
+    mailbox,
+    store: { ...store, commit },
+    archive,
+    effects,
+    events: memoryEvents(clock),
+    telemetry,
+    clock,
+    definitions: new Definitions(archive, '.'),
+    shards: 1,
+  };
   return {
     store,
     holdCommits() {
@@ -224,7 +254,11 @@ function world() {
         512,
         async ({ effect: { id, session } }) => {
           taken.add(session);
-          await mailbox.deliver(shard, { tenant: address.tenant, session, message: replied(id, { content: 'done' }) });
+          await mailbox.deliver(shard, {
+            tenant: address.tenant,
+            session,
+            message: replied(id, { content: 'done' }),
+          });
           return true;
         },
         () => undefined,
@@ -235,18 +269,25 @@ function world() {
       await archive.putBundle(revision, bundleOf());
       const lease = await store.leases.acquire(shard, 'host' as HostId, name, 60_000);
       const windows = new Windows(ports);
-      const owned = new Shard(lease!, { ...ports, windows, rounds: new CommitRounds() }, () => undefined);
+      const owned = new Shard(
+        lease!,
+        { ...ports, windows, rounds: new CommitRounds() },
+        () => undefined,
+      );
       await owned.open();
       return { owned, windows };
     },
   };
 }
-const sessions = Array.from({ length: firstWindow.size + 36 }, (_, index) => sessionIdOf(address.tenant, agent, `flood-${index}`));
+const sessions = Array.from({ length: firstWindow.size + 36 }, (_, index) =>
+  sessionIdOf(address.tenant, agent, `flood-${index}`),
+);
 
 test('what waited when its runtime died is offered by the next owner, although its outbox was settled', async () => {
   const { store, mailbox, shard, owner, answerAll } = world();
   const first = await owner('first');
-  for (const session of sessions) await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
+  for (const session of sessions)
+    await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
   await eventually(() => first.windows.waiting.get(modelPool) === 36);
   // A later commit notes that the entries have been released.
   await eventually(async () => (await store.open(shard)).outbox.length === 0);
@@ -261,7 +302,8 @@ test('what waited when its runtime died is offered by the next owner, although i
 test('once all of it has left, the next owner offers nothing again', async () => {
   const { store, offered, mailbox, shard, owner } = world();
   const first = await owner('first');
-  for (const session of sessions.slice(0, 5)) await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
+  for (const session of sessions.slice(0, 5))
+    await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
   await eventually(async () => {
     const { at, outbox } = await store.open(shard);
     return at !== undefined && at.queue !== 0 && at.position.sequence === 5 && outbox.length === 0;
@@ -276,9 +318,15 @@ test('once all of it has left, the next owner offers nothing again', async () =>
 test('an answer gives its place back also while its session is paused', async () => {
   const { mailbox, shard, owner, answerAll } = world();
   const { windows } = await owner('first');
-  for (const session of sessions) await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
+  for (const session of sessions)
+    await mailbox.deliver(shard, { tenant: address.tenant, session, message: task('hello') });
   await eventually(() => windows.waiting.get(modelPool) === 36);
-  for (const session of sessions) await mailbox.deliver(shard, { tenant: address.tenant, session, message: { kind: 'pause', actor: 'test', reason: '' } });
+  for (const session of sessions)
+    await mailbox.deliver(shard, {
+      tenant: address.tenant,
+      session,
+      message: { kind: 'pause', actor: 'test', reason: '' },
+    });
   const taken = await answerAll();
 
   await eventually(() => taken.size === sessions.length);
@@ -289,9 +337,17 @@ test('what its session has given up before its commit was acknowledged is not of
   await owner('first');
   const [session] = sessions;
   const acknowledge = holdCommits();
-  await mailbox.deliver(shard, { tenant: address.tenant, session: session!, message: task('hello') });
+  await mailbox.deliver(shard, {
+    tenant: address.tenant,
+    session: session!,
+    message: task('hello'),
+  });
   await eventually(async () => (await store.load(shard, session!)) !== undefined);
-  await mailbox.deliver(shard, { tenant: address.tenant, session: session!, message: { kind: 'halt', actor: 'test', reason: '' } });
+  await mailbox.deliver(shard, {
+    tenant: address.tenant,
+    session: session!,
+    message: { kind: 'halt', actor: 'test', reason: '' },
+  });
   await eventually(() => telemetry.counts.stepped === 2);
 
   acknowledge();

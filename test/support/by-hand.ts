@@ -3,7 +3,12 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 
 /** @param header  lines of a message's headers, as they are */
-export async function publishByHand(url: string, subject: string, header: string, body: string): Promise<void> {
+export async function publishByHand(
+  url: string,
+  subject: string,
+  header: string,
+  body: string,
+): Promise<void> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   const headers = Buffer.from(`NATS/1.0\r\n${header}\r\n\r\n`);

@@ -20,7 +20,9 @@ export async function startNatsCluster(): Promise<NatsCluster> {
   const folder = mkdtempSync(join(tmpdir(), 'understudy-nats-'));
   const program = serverPrograms().nats;
   const names = ['a', 'b', 'c'];
-  const ports = await Promise.all(names.map(async () => ({ client: await freePort(), route: await freePort() })));
+  const ports = await Promise.all(
+    names.map(async () => ({ client: await freePort(), route: await freePort() })),
+  );
   const routes = ports.map(({ route }) => `"nats://127.0.0.1:${route}"`).join(', ');
   const url = ports.map(({ client }) => `nats://127.0.0.1:${client}`).join(',');
   const running = new Map<string, Running>();
@@ -42,10 +44,16 @@ export async function startNatsCluster(): Promise<NatsCluster> {
         '',
       ].join('\n'),
     );
-    running.set(name, startProcess({ name: `nats-${name}`, command: [program, '-c', config], logs: folder }));
+    running.set(
+      name,
+      startProcess({ name: `nats-${name}`, command: [program, '-c', config], logs: folder }),
+    );
   };
   for (const name of names) start(name);
-  const connection = await eventually(() => connect({ servers: url.split(','), maxReconnectAttempts: -1, reconnectTimeWait: 100 }), 'a NATS server');
+  const connection = await eventually(
+    () => connect({ servers: url.split(','), maxReconnectAttempts: -1, reconnectTimeWait: 100 }),
+    'a NATS server',
+  );
   const manager = await connection.jetstreamManager({ checkAPI: false });
   // A stream of three copies can be made once the servers have found each other and a leader.
   await eventually(async () => {
@@ -55,7 +63,10 @@ export async function startNatsCluster(): Promise<NatsCluster> {
   return {
     url,
     async killLeaderOf(stream) {
-      const leader = await eventually(async () => (await manager.streams.info(stream)).cluster?.leader, `a leader of ${stream}`);
+      const leader = await eventually(
+        async () => (await manager.streams.info(stream)).cluster?.leader,
+        `a leader of ${stream}`,
+      );
       running.get(leader)?.signal('SIGKILL');
       await running.get(leader)?.ended;
       return leader;

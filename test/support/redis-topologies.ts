@@ -37,8 +37,15 @@ class Servers {
     const folder = join(this.folder, String(this.#count));
     mkdirSync(folder);
     const file = join(folder, 'redis.conf');
-    writeFileSync(file, `${['bind 127.0.0.1', `port ${port}`, `dir ${folder}`, ...config].join('\n')}\n`);
-    const running = startProcess({ name: `redis-${this.#count}`, command: [serverPrograms().redis, file, ...(isSentinel ? ['--sentinel'] : [])], logs: this.folder });
+    writeFileSync(
+      file,
+      `${['bind 127.0.0.1', `port ${port}`, `dir ${folder}`, ...config].join('\n')}\n`,
+    );
+    const running = startProcess({
+      name: `redis-${this.#count}`,
+      command: [serverPrograms().redis, file, ...(isSentinel ? ['--sentinel'] : [])],
+      logs: this.folder,
+    });
     const node = { port, running };
     this.nodes.push(node);
     await this.ask(port, (redis) => redis.ping());
@@ -46,7 +53,10 @@ class Servers {
   }
 
   async ask<Answer>(port: number, question: (redis: Redis) => Promise<Answer>): Promise<Answer> {
-    const redis = new Redis(port, '127.0.0.1', { maxRetriesPerRequest: 50, retryStrategy: () => 50 });
+    const redis = new Redis(port, '127.0.0.1', {
+      maxRetriesPerRequest: 50,
+      retryStrategy: () => 50,
+    });
     redis.on('error', () => undefined);
     try {
       return await question(redis);
@@ -78,15 +88,28 @@ export async function startSentinels(): Promise<Topology & { freezeFirstSentinel
   for (let count = 0; count < 3; count += 1) {
     sentinels.push(
       await servers.start(
-        [`sentinel monitor desk 127.0.0.1 ${master.port} 2`, 'sentinel down-after-milliseconds desk 1000', 'sentinel failover-timeout desk 5000', 'sentinel parallel-syncs desk 1'],
+        [
+          `sentinel monitor desk 127.0.0.1 ${master.port} 2`,
+          'sentinel down-after-milliseconds desk 1000',
+          'sentinel failover-timeout desk 5000',
+          'sentinel parallel-syncs desk 1',
+        ],
         true,
       ),
     );
   }
   const first = sentinels[0]!.port;
   const fields = async () => {
-    const [flat] = await servers.ask(first, (redis) => redis.call('SENTINEL', 'masters') as Promise<string[][]>);
-    return Object.fromEntries(Array.from({ length: (flat?.length ?? 0) / 2 }, (_, index) => [flat![2 * index]!, flat![2 * index + 1]!]));
+    const [flat] = await servers.ask(
+      first,
+      (redis) => redis.call('SENTINEL', 'masters') as Promise<string[][]>,
+    );
+    return Object.fromEntries(
+      Array.from({ length: (flat?.length ?? 0) / 2 }, (_, index) => [
+        flat![2 * index]!,
+        flat![2 * index + 1]!,
+      ]),
+    );
   };
   await eventually(async () => {
     const { 'num-slaves': replicas, 'num-other-sentinels': others } = await fields();
@@ -96,7 +119,10 @@ export async function startSentinels(): Promise<Topology & { freezeFirstSentinel
     url: `redis-sentinel://${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}#desk`,
     async takeMasterOf(_key, signal) {
       // What is acknowledged goes to the replica a moment later: a failover may lose it, here it is waited for.
-      const [, port] = await servers.ask(first, (redis) => redis.call('SENTINEL', 'get-master-addr-by-name', 'desk') as Promise<string[]>);
+      const [, port] = await servers.ask(
+        first,
+        (redis) => redis.call('SENTINEL', 'get-master-addr-by-name', 'desk') as Promise<string[]>,
+      );
       await servers.ask(Number(port), (redis) => redis.wait(1, 5_000));
       await servers.take(Number(port), signal);
     },
@@ -109,23 +135,46 @@ export async function startSentinels(): Promise<Topology & { freezeFirstSentinel
 
 export async function startCluster(): Promise<Topology & { freezeReplicas(): void }> {
   const servers = new Servers();
-  const config = [...durable, 'cluster-enabled yes', 'cluster-node-timeout 1000', 'cluster-require-full-coverage no'];
+  const config = [
+    ...durable,
+    'cluster-enabled yes',
+    'cluster-node-timeout 1000',
+    'cluster-require-full-coverage no',
+  ];
   const nodes: Node[] = [];
   for (let count = 0; count < 6; count += 1) nodes.push(await servers.start(config));
   const [first] = nodes as [Node];
-  for (const { port } of nodes.slice(1)) await servers.ask(first.port, (redis) => redis.cluster('MEET', '127.0.0.1', port));
+  for (const { port } of nodes.slice(1))
+    await servers.ask(first.port, (redis) => redis.cluster('MEET', '127.0.0.1', port));
   const bounds = [0, 5_461, 10_923, 16_384];
-  for (let index = 0; index < 3; index += 1) await servers.ask(nodes[index]!.port, (redis) => redis.cluster('ADDSLOTSRANGE', bounds[index]!, bounds[index + 1]! - 1));
-  const known = async (port: number) => (await servers.ask(port, (redis) => redis.cluster('NODES') as Promise<string>)).trim().split('\n');
-  for (const { port } of nodes) await eventually(async () => (await known(port)).length === 6, 'the nodes know each other');
+  for (let index = 0; index < 3; index += 1)
+    await servers.ask(nodes[index]!.port, (redis) =>
+      redis.cluster('ADDSLOTSRANGE', bounds[index]!, bounds[index + 1]! - 1),
+    );
+  const known = async (port: number) =>
+    (await servers.ask(port, (redis) => redis.cluster('NODES') as Promise<string>))
+      .trim()
+      .split('\n');
+  for (const { port } of nodes)
+    await eventually(async () => (await known(port)).length === 6, 'the nodes know each other');
   for (let index = 0; index < 3; index += 1) {
-    const id = await servers.ask(nodes[index]!.port, (redis) => redis.cluster('MYID') as Promise<string>);
-    await eventually(async () => (await servers.ask(nodes[index + 3]!.port, (redis) => redis.cluster('REPLICATE', id))) === 'OK', 'a replica follows');
+    const id = await servers.ask(
+      nodes[index]!.port,
+      (redis) => redis.cluster('MYID') as Promise<string>,
+    );
+    await eventually(
+      async () =>
+        (await servers.ask(nodes[index + 3]!.port, (redis) => redis.cluster('REPLICATE', id))) ===
+        'OK',
+      'a replica follows',
+    );
   }
   for (const { port } of nodes) {
     await eventually(async () => {
       const state = await servers.ask(port, (redis) => redis.cluster('INFO') as Promise<string>);
-      const replicas = (await known(port)).filter((line) => line.includes('slave') && / connected/.test(line));
+      const replicas = (await known(port)).filter(
+        (line) => line.includes('slave') && / connected/.test(line),
+      );
       return state.includes('cluster_state:ok') && replicas.length === 3;
     }, 'the cluster is whole');
   }
@@ -135,8 +184,12 @@ export async function startCluster(): Promise<Topology & { freezeReplicas(): voi
       .map(({ port }) => `127.0.0.1:${port}`)
       .join(',')}`,
     async takeMasterOf(key, signal) {
-      const slot = await servers.ask(first.port, (redis) => redis.cluster('KEYSLOT', key) as Promise<number>);
-      const port = nodes[bounds.findIndex((bound, index) => slot >= bound && slot < bounds[index + 1]!)]!.port;
+      const slot = await servers.ask(
+        first.port,
+        (redis) => redis.cluster('KEYSLOT', key) as Promise<number>,
+      );
+      const port =
+        nodes[bounds.findIndex((bound, index) => slot >= bound && slot < bounds[index + 1]!)]!.port;
       await servers.ask(port, (redis) => redis.wait(1, 5_000));
       await servers.take(port, signal);
     },
@@ -148,10 +201,19 @@ export async function startCluster(): Promise<Topology & { freezeReplicas(): voi
 }
 
 /** One server that holds every slot of a cluster, as a managed service may look from outside. */
-export async function startSlottedServer(): Promise<{ readonly url: string; stop(): Promise<void> }> {
+export async function startSlottedServer(): Promise<{
+  readonly url: string;
+  stop(): Promise<void>;
+}> {
   const servers = new Servers();
   const { port } = await servers.start(['cluster-enabled yes']);
   await servers.ask(port, (redis) => redis.cluster('ADDSLOTSRANGE', 0, 16_383));
-  await eventually(async () => (await servers.ask(port, (redis) => redis.cluster('INFO') as Promise<string>)).includes('cluster_state:ok'), 'the server holds all slots');
+  await eventually(
+    async () =>
+      (await servers.ask(port, (redis) => redis.cluster('INFO') as Promise<string>)).includes(
+        'cluster_state:ok',
+      ),
+    'the server holds all slots',
+  );
   return { url: `redis://127.0.0.1:${port}`, stop: () => servers.stop() };
 }

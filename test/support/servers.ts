@@ -5,7 +5,12 @@ import { join } from 'node:path';
 import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
 import { declareStreams } from '../../services/adapters/nats/streams.ts';
 import { connectedRedis, type ScriptedRedis } from '../../services/adapters/redis/scripts.ts';
-import { type Server, serverPrograms, startNats, startRedis } from '../../services/local/servers.ts';
+import {
+  type Server,
+  serverPrograms,
+  startNats,
+  startRedis,
+} from '../../services/local/servers.ts';
 
 export interface Servers {
   readonly folder: string;
@@ -19,8 +24,14 @@ export async function startServers(): Promise<Servers> {
   const folder = mkdtempSync(join(tmpdir(), 'understudy-test-'));
   const programs = serverPrograms();
   const logs = join(folder, 'logs');
-  const [nats, redis] = await Promise.all([startNats(programs.nats, { folder, logs }), startRedis(programs.redis, { folder, logs })]);
-  const connections = { nats: await connectNats({ url: nats.url, name: 'test' }), redis: await connectedRedis(redis.url) };
+  const [nats, redis] = await Promise.all([
+    startNats(programs.nats, { folder, logs }),
+    startRedis(programs.redis, { folder, logs }),
+  ]);
+  const connections = {
+    nats: await connectNats({ url: nats.url, name: 'test' }),
+    redis: await connectedRedis(redis.url),
+  };
   await declareStreams(connections.nats);
   return {
     folder,

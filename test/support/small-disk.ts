@@ -4,7 +4,14 @@ import { closeSync, mkdirSync, mkdtempSync, openSync, rmdirSync, rmSync, writeSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-const tmpfs = (folder: string, mebibytes: number) => ['-t', 'tmpfs', '-o', `size=${mebibytes}m,mode=0777`, 'understudy-test', folder];
+const tmpfs = (folder: string, mebibytes: number) => [
+  '-t',
+  'tmpfs',
+  '-o',
+  `size=${mebibytes}m,mode=0777`,
+  'understudy-test',
+  folder,
+];
 
 /** May this process mount a file system? */
 export const canMount = (() => {

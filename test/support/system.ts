@@ -141,15 +141,38 @@ export class System {
     mkdirSync(specFolder);
     writeFileSync(join(specFolder, 'all.yaml'), specs(stream));
     // The machine of the example, with the package it needs by its full path: the folder has no node_modules.
-    const machine = readFileSync(join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'), 'utf8');
-    writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine.replace("'xstate'", `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`));
+    const machine = readFileSync(
+      join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'),
+      'utf8',
+    );
+    writeFileSync(
+      join(specFolder, 'pipeline.machine.ts'),
+      machine.replace(
+        "'xstate'",
+        `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`,
+      ),
+    );
     this.#natsUrl = natsUrl;
-    const own = { ...(natsUrl ? { UNDERSTUDY_NATS_URL: natsUrl } : {}), ...(redisUrl ? { UNDERSTUDY_REDIS_URL: redisUrl } : {}), UNDERSTUDY_REPLICAS: String(replicas) };
-    const environment = { ...own, ...more, WORLD_URL: this.world.url, OPENAI_BASE_URL: `${this.world.url}/v1`, OPENAI_API_KEY: 'test', UNDERSTUDY_LOG_LEVEL: 'info' };
+    const own = {
+      ...(natsUrl ? { UNDERSTUDY_NATS_URL: natsUrl } : {}),
+      ...(redisUrl ? { UNDERSTUDY_REDIS_URL: redisUrl } : {}),
+      UNDERSTUDY_REPLICAS: String(replicas),
+    };
+    const environment = {
+      ...own,
+      ...more,
+      WORLD_URL: this.world.url,
+      OPENAI_BASE_URL: `${this.world.url}/v1`,
+      OPENAI_API_KEY: 'test',
+      UNDERSTUDY_LOG_LEVEL: 'info',
+    };
     this.stack = new Stack({ folder: this.folder, specs: specFolder, shards, environment });
     await this.stack.startServers();
     for (let count = 0; count < runtimes; count += 1) await this.stack.start('runtime');
-    await Promise.all([...Array.from({ length: gateways }, () => this.stack.start('gateway')), ...Array.from({ length: executors }, () => this.stack.start('executor'))]);
+    await Promise.all([
+      ...Array.from({ length: gateways }, () => this.stack.start('gateway')),
+      ...Array.from({ length: executors }, () => this.stack.start('executor')),
+    ]);
     await this.watch();
     return this;
   }
@@ -171,7 +194,13 @@ export class System {
     const running = startProcess({
       name: instance,
       command: [process.execPath, join(import.meta.dirname, 'crashing-runtime.ts')],
-      environment: { ...this.stack.environment, UNDERSTUDY_INSTANCE: instance, UNDERSTUDY_HTTP_PORT: String(port), CRASH_BEAT: beat, CRASH_NTH: String(nth) },
+      environment: {
+        ...this.stack.environment,
+        UNDERSTUDY_INSTANCE: instance,
+        UNDERSTUDY_HTTP_PORT: String(port),
+        CRASH_BEAT: beat,
+        CRASH_NTH: String(nth),
+      },
       logs: this.stack.logs,
     });
     const service: Service = { kind: 'runtime', instance, port, running };
@@ -180,11 +209,24 @@ export class System {
     return service;
   }
 
-  async publish(id: string, script: Script | object, options: { tenant?: string; agent?: string; headers?: Record<string, string> } = {}): Promise<void> {
-    await natsTasks(this.nats).publish(options.tenant ?? 'acme', options.agent ?? 'desk', JSON.stringify({ input: script }), { 'Nats-Msg-Id': id, ...options.headers });
+  async publish(
+    id: string,
+    script: Script | object,
+    options: { tenant?: string; agent?: string; headers?: Record<string, string> } = {},
+  ): Promise<void> {
+    await natsTasks(this.nats).publish(
+      options.tenant ?? 'acme',
+      options.agent ?? 'desk',
+      JSON.stringify({ input: script }),
+      { 'Nats-Msg-Id': id, ...options.headers },
+    );
   }
 
-  async ask<Value = Record<string, unknown>>(verb: string, body: object = {}, waitMs = 5_000): Promise<Value> {
+  async ask<Value = Record<string, unknown>>(
+    verb: string,
+    body: object = {},
+    waitMs = 5_000,
+  ): Promise<Value> {
     const answer = await eventually(async () => {
       // Longer than a runtime waits for a session to take note (3 s): a deed that is asked for again would be refused the second time.
       const got = await natsControl(this.nats).ask(verb, body, waitMs);
@@ -198,19 +240,31 @@ export class System {
     return this.events.filter((event) => isEndEvent(event) && event.data.agent === agent);
   }
   endOf(task: string): Promise<UnderstudyEvent> {
-    return eventually(() => this.events.find((event) => isEndEvent(event) && event.data.task === task), `the end of task ${task}`, 60_000);
+    return eventually(
+      () => this.events.find((event) => isEndEvent(event) && event.data.task === task),
+      `the end of task ${task}`,
+      60_000,
+    );
   }
   stepsOf(session: string): UnderstudyEvent[] {
     return this.events.filter((event) => event.data.session === session && !isEndEvent(event));
   }
   async sessionOf(task: string): Promise<string> {
-    return (await eventually(() => this.events.find((event) => event.data.task === task), `an event of task ${task}`)).data.session;
+    return (
+      await eventually(
+        () => this.events.find((event) => event.data.task === task),
+        `an event of task ${task}`,
+      )
+    ).data.session;
   }
 
   /** A metric of one service, its labelled series added up. */
   async metric(service: Service, name: string): Promise<number> {
     const text = await this.stack.metrics(service);
-    return [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? ([0-9.e+-]+)$`, 'gm'))].reduce((sum, match) => sum + Number(match[1]), 0);
+    return [...text.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? ([0-9.e+-]+)$`, 'gm'))].reduce(
+      (sum, match) => sum + Number(match[1]),
+      0,
+    );
   }
 
   /** Every session of these tasks folds to the state that is stored. */
@@ -238,8 +292,11 @@ export class System {
     this.stack?.abandon();
     await this.world.stop();
     this.disk?.unmount();
-    if (!process.env.KEEP_LOGS) rmSync(this.folder, { recursive: true, force: true, maxRetries: 10 });
+    if (!process.env.KEEP_LOGS)
+      rmSync(this.folder, { recursive: true, force: true, maxRetries: 10 });
   }
 }
 
-export const script = (...tools: string[]): Script => ({ calls: tools.map((name, index) => ({ tool: name, arguments: { n: index } })) });
+export const script = (...tools: string[]): Script => ({
+  calls: tools.map((name, index) => ({ tool: name, arguments: { n: index } })),
+});

@@ -19,12 +19,50 @@ export interface TlsServers {
 
 /** An authority's certificate (ca.crt), and with it signed one (tls.crt, tls.key) for these names, written to a folder. */
 export function makeCertificates(folder: string, names: string): void {
-  const openssl = (...args: string[]) => execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' });
+  const openssl = (...args: string[]) =>
+    execFileSync('openssl', args, { cwd: folder, stdio: 'pipe' });
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
-  openssl('req', '-x509', ...key, '-keyout', 'ca.key', '-out', 'ca.crt', '-days', '2', '-subj', '/CN=an authority of our own');
-  openssl('req', ...key, '-keyout', 'tls.key', '-out', 'tls.csr', '-subj', '/CN=a server of our own');
+  openssl(
+    'req',
+    '-x509',
+    ...key,
+    '-keyout',
+    'ca.key',
+    '-out',
+    'ca.crt',
+    '-days',
+    '2',
+    '-subj',
+    '/CN=an authority of our own',
+  );
+  openssl(
+    'req',
+    ...key,
+    '-keyout',
+    'tls.key',
+    '-out',
+    'tls.csr',
+    '-subj',
+    '/CN=a server of our own',
+  );
   writeFileSync(join(folder, 'names'), `subjectAltName=${names}`);
-  openssl('x509', '-req', '-in', 'tls.csr', '-CA', 'ca.crt', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '2', '-extfile', 'names', '-out', 'tls.crt');
+  openssl(
+    'x509',
+    '-req',
+    '-in',
+    'tls.csr',
+    '-CA',
+    'ca.crt',
+    '-CAkey',
+    'ca.key',
+    '-CAcreateserial',
+    '-days',
+    '2',
+    '-extfile',
+    'names',
+    '-out',
+    'tls.crt',
+  );
 }
 
 export async function startTlsServers(): Promise<TlsServers> {
@@ -37,10 +75,34 @@ export async function startTlsServers(): Promise<TlsServers> {
     at('nats.conf'),
     `host: 127.0.0.1\nport: ${natsPort}\njetstream { store_dir: "${at('jetstream')}" }\ntls { cert_file: "${at('tls.crt')}", key_file: "${at('tls.key')}" }\n`,
   );
-  const redisArgs = ['--bind', '127.0.0.1', '--port', '0', '--tls-port', String(redisPort), '--tls-cert-file', at('tls.crt'), '--tls-key-file', at('tls.key')];
+  const redisArgs = [
+    '--bind',
+    '127.0.0.1',
+    '--port',
+    '0',
+    '--tls-port',
+    String(redisPort),
+    '--tls-cert-file',
+    at('tls.crt'),
+    '--tls-key-file',
+    at('tls.key'),
+  ];
   const running: Running[] = [
     startProcess({ name: 'nats-tls', command: [nats, '-c', at('nats.conf')], logs: folder }),
-    startProcess({ name: 'redis-tls', command: [redis, ...redisArgs, '--tls-ca-cert-file', at('ca.crt'), '--tls-auth-clients', 'no', '--dir', folder], logs: folder }),
+    startProcess({
+      name: 'redis-tls',
+      command: [
+        redis,
+        ...redisArgs,
+        '--tls-ca-cert-file',
+        at('ca.crt'),
+        '--tls-auth-clients',
+        'no',
+        '--dir',
+        folder,
+      ],
+      logs: folder,
+    }),
   ];
   process.once('exit', () => {
     for (const one of running) one.signal('SIGKILL');

@@ -4,7 +4,12 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { messageOf } from '../../core/errors.ts';
-import { catalogOf, documentSchema, type SpecDocument, type SpecProblem } from '../../core/session/specs.ts';
+import {
+  catalogOf,
+  documentSchema,
+  type SpecDocument,
+  type SpecProblem,
+} from '../../core/session/specs.ts';
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
@@ -13,13 +18,20 @@ export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
     const texts = new Map<string, SpecText>();
     // `..data` and its like hold what a mounted ConfigMap was and is: the links beside them are the files. What else begins with a dot is an editor's.
     const found = (await readdir(directory, { recursive: true, withFileTypes: true }))
-      .filter((entry) => !entry.isDirectory() && /^[^.].*\.ya?ml$/.test(entry.name) && !relative(directory, entry.parentPath).startsWith('..'))
+      .filter(
+        (entry) =>
+          !entry.isDirectory() &&
+          /^[^.].*\.ya?ml$/.test(entry.name) &&
+          !relative(directory, entry.parentPath).startsWith('..'),
+      )
       .map((entry) => join(entry.parentPath, entry.name))
       .sort();
     for (const path of found)
       texts.set(
         relative(directory, path),
-        await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => ({ unreadable: `it cannot be read (${error.code ?? error.name})` })),
+        await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => ({
+          unreadable: `it cannot be read (${error.code ?? error.name})`,
+        })),
       );
     return texts;
   };
@@ -55,13 +67,16 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
 
   const load = async (): Promise<LoadedSpecs> => {
     const texts = new Map<string, { text: SpecText; source: SpecTexts }>();
-    for (const source of sources) for (const [name, text] of await source.read()) texts.set(name, { text, source });
+    for (const source of sources)
+      for (const [name, text] of await source.read()) texts.set(name, { text, source });
     for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
     for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
     const current = new Map([...texts].map(([name, { text }]) => [name, text]));
     let built = await build(current, directory);
     const { problems } = built;
-    const broken = new Set(problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)));
+    const broken = new Set(
+      problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)),
+    );
     if (broken.size > 0) {
       for (const name of broken) current.set(name, good.get(name)!);
       built = await build(current, directory);
@@ -119,11 +134,15 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
 }
 
 /** The specs of one folder, once. */
-export const loadSpecs = (directory: string): Promise<LoadedSpecs> => specsOf([folderTexts(directory)], directory).load();
+export const loadSpecs = (directory: string): Promise<LoadedSpecs> =>
+  specsOf([folderTexts(directory)], directory).load();
 
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 
-async function build(texts: ReadonlyMap<string, SpecText>, directory: string): Promise<LoadedSpecs> {
+async function build(
+  texts: ReadonlyMap<string, SpecText>,
+  directory: string,
+): Promise<LoadedSpecs> {
   const documents: { document: SpecDocument; file: string; machineHash?: string }[] = [];
   const problems: SpecProblem[] = [];
   for (const [file, text] of texts) {
@@ -142,7 +161,11 @@ async function build(texts: ReadonlyMap<string, SpecText>, directory: string): P
             .slice(0, 16);
           documents.push({ document, file, machineHash: hash });
         } catch {
-          problems.push({ file, field: 'spec.machine', message: `there is no file ${document.spec.machine} in ${directory}` });
+          problems.push({
+            file,
+            field: 'spec.machine',
+            message: `there is no file ${document.spec.machine} in ${directory}`,
+          });
         }
       } else documents.push({ document, file });
     }
@@ -159,42 +182,62 @@ export interface ParsedSpec {
 /** Parse the YAML documents of one file, each for itself. */
 export function parseSpecs(text: string, file: string): ParsedSpec[] {
   const lines = new LineCounter();
-  return [...parseAllDocuments(text, { lineCounter: lines, prettyErrors: true })].flatMap((yaml): ParsedSpec[] => {
-    if ('empty' in yaml) return [];
-    if (yaml.errors.length > 0) {
+  return [...parseAllDocuments(text, { lineCounter: lines, prettyErrors: true })].flatMap(
+    (yaml): ParsedSpec[] => {
+      if ('empty' in yaml) return [];
+      if (yaml.errors.length > 0) {
+        return [
+          {
+            document: undefined,
+            problems: yaml.errors.map((error) => ({
+              file: `${file}:${error.linePos?.[0].line ?? 1}`,
+              field: '',
+              message: error.message.split('\n')[0]!,
+            })),
+          },
+        ];
+      }
+      let value: unknown;
+      try {
+        value = yaml.toJS();
+      } catch (error) {
+        // An alias without its anchor, or too many of them.
+        const line = yaml.contents?.range ? lines.linePos(yaml.contents.range[0]).line : 1;
+        return [
+          {
+            document: undefined,
+            problems: [
+              { file: `${file}:${line}`, field: '', message: messageOf(error).split('\n')[0]! },
+            ],
+          },
+        ];
+      }
+      if (value === null) return [];
+      const parsed = documentSchema.safeParse(value);
+      if (parsed.success) return [{ document: parsed.data, problems: [] }];
       return [
-        { document: undefined, problems: yaml.errors.map((error) => ({ file: `${file}:${error.linePos?.[0].line ?? 1}`, field: '', message: error.message.split('\n')[0]! })) },
+        {
+          document: undefined,
+          problems: parsed.error.issues.map((issue) => {
+            const node = nearest(yaml, issue.path);
+            const line = node?.range ? lines.linePos(node.range[0]).line : 1;
+            return { file: `${file}:${line}`, field: issue.path.join('.'), message: issue.message };
+          }),
+        },
       ];
-    }
-    let value: unknown;
-    try {
-      value = yaml.toJS();
-    } catch (error) {
-      // An alias without its anchor, or too many of them.
-      const line = yaml.contents?.range ? lines.linePos(yaml.contents.range[0]).line : 1;
-      return [{ document: undefined, problems: [{ file: `${file}:${line}`, field: '', message: messageOf(error).split('\n')[0]! }] }];
-    }
-    if (value === null) return [];
-    const parsed = documentSchema.safeParse(value);
-    if (parsed.success) return [{ document: parsed.data, problems: [] }];
-    return [
-      {
-        document: undefined,
-        problems: parsed.error.issues.map((issue) => {
-          const node = nearest(yaml, issue.path);
-          const line = node?.range ? lines.linePos(node.range[0]).line : 1;
-          return { file: `${file}:${line}`, field: issue.path.join('.'), message: issue.message };
-        }),
-      },
-    ];
-  });
+    },
+  );
 }
 
 /** The YAML node of a path, or of the longest part of it that is there. */
-function nearest(yaml: { getIn(path: Iterable<unknown>, keepScalar?: boolean): unknown }, path: readonly PropertyKey[]): { range?: [number, number, number] | null } | undefined {
+function nearest(
+  yaml: { getIn(path: Iterable<unknown>, keepScalar?: boolean): unknown },
+  path: readonly PropertyKey[],
+): { range?: [number, number, number] | null } | undefined {
   for (let length = path.length; length >= 0; length -= 1) {
     const node = yaml.getIn(path.slice(0, length), true);
-    if (node && typeof node === 'object' && 'range' in node) return node as { range?: [number, number, number] };
+    if (node && typeof node === 'object' && 'range' in node)
+      return node as { range?: [number, number, number] };
   }
   return undefined;
 }

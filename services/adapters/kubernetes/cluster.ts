@@ -13,7 +13,12 @@ export interface Cluster {
 export function inCluster(namespace: string): Cluster {
   const config = new KubeConfig();
   config.loadFromDefault(); // a pod's service account, or KUBECONFIG on a desk
-  return { namespace, config, core: config.makeApiClient(CoreV1Api), discovery: config.makeApiClient(DiscoveryV1Api) };
+  return {
+    namespace,
+    config,
+    core: config.makeApiClient(CoreV1Api),
+    discovery: config.makeApiClient(DiscoveryV1Api),
+  };
 }
 
 interface Listed<Item> {
@@ -46,7 +51,12 @@ export function hold<Item>(cluster: Cluster, options: WatchOptions<Item>): { sto
     const state = new Map(items.map((item) => [options.keyOf(item), item]));
     options.onState(state);
     await new Promise<void>((resolve, reject) => {
-      const query = { labelSelector: options.labelSelector, resourceVersion, timeoutSeconds: watchSeconds, allowWatchBookmarks: true };
+      const query = {
+        labelSelector: options.labelSelector,
+        resourceVersion,
+        timeoutSeconds: watchSeconds,
+        allowWatchBookmarks: true,
+      };
       const watchdog = setTimeout(
         () => {
           abort?.abort();
@@ -90,10 +100,14 @@ export function hold<Item>(cluster: Cluster, options: WatchOptions<Item>): { sto
         await round();
         failures = 0;
         // An API server that ends watches at once is not asked again at once.
-        await new Promise((resolve) => setTimeout(resolve, Math.max(0, roundMs - (performance.now() - from))));
+        await new Promise((resolve) =>
+          setTimeout(resolve, Math.max(0, roundMs - (performance.now() - from))),
+        );
       } catch (error) {
         failures += 1;
-        options.onTrouble?.(error instanceof Error ? error.message.slice(0, 200) : 'the API server did not answer');
+        options.onTrouble?.(
+          error instanceof Error ? error.message.slice(0, 200) : 'the API server did not answer',
+        );
         await new Promise((resolve) => setTimeout(resolve, Math.min(5_000, 200 * 2 ** failures)));
       }
     }
@@ -107,13 +121,26 @@ export function hold<Item>(cluster: Cluster, options: WatchOptions<Item>): { sto
 }
 
 /** Wait for what `ready` resolves, for so long at the most. @throws Unavailable */
-export async function within<Value>(ready: Promise<Value>, ms: number, what: string): Promise<Value> {
+export async function within<Value>(
+  ready: Promise<Value>,
+  ms: number,
+  what: string,
+): Promise<Value> {
   let timer: NodeJS.Timeout | undefined;
   try {
     return await Promise.race([
       ready,
       new Promise<never>((_, reject) => {
-        timer = setTimeout(() => reject(new Unavailable('KUBERNETES_UNAVAILABLE', `${what}: the API server did not answer within ${ms} ms`)), ms);
+        timer = setTimeout(
+          () =>
+            reject(
+              new Unavailable(
+                'KUBERNETES_UNAVAILABLE',
+                `${what}: the API server did not answer within ${ms} ms`,
+              ),
+            ),
+          ms,
+        );
       }),
     ]);
   } finally {

@@ -7,7 +7,13 @@
  *
  * Owns     nothing that must survive: every executor sees the same pods, and any of them cleans up after one that died.
  */
-import { AppsV1Api, PatchStrategy, setHeaderOptions, type V1EndpointSlice, type V1Pod } from '@kubernetes/client-node';
+import {
+  AppsV1Api,
+  PatchStrategy,
+  setHeaderOptions,
+  type V1EndpointSlice,
+  type V1Pod,
+} from '@kubernetes/client-node';
 import { Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import type { Sandbox, Sandboxes } from '../../ports/sandboxes.ts';
@@ -22,7 +28,11 @@ export interface PoolSettings {
   readonly waitMs: number;
 }
 
-type Claim = (name: string, url: string, holder: { readonly tenant: string; readonly session: string }) => Promise<string | undefined>;
+type Claim = (
+  name: string,
+  url: string,
+  holder: { readonly tenant: string; readonly session: string },
+) => Promise<string | undefined>;
 
 const poolLabel = 'understudy.dev/pool';
 const serviceLabel = 'understudy.dev/sandbox-of';
@@ -30,7 +40,12 @@ const port = 8080;
 const sweepMs = 5_000;
 const strikesMax = Math.ceil(limits.sandboxOrphanMs / sweepMs); // one that we cannot reach may well be reached by its holder
 
-export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: PoolSettings, claim: Claim, telemetry: Telemetry): Sandboxes {
+export function podSandboxes(
+  cluster: Cluster,
+  { service, warm, max, waitMs }: PoolSettings,
+  claim: Claim,
+  telemetry: Telemetry,
+): Sandboxes {
   const { namespace, core, discovery, config } = cluster;
   const apps = config.makeApiClient(AppsV1Api);
   let free = new Map<string, string>(); // pod → address
@@ -64,21 +79,27 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     telemetry.gauge('sandboxesFree', [...free.keys()].filter((name) => !spent.has(name)).length);
     telemetry.gauge('sandboxesClaimed', inUse());
   };
-  const trouble = (what: string) => (cause: string) => telemetry.log('warn', 'sandboxes cannot be watched now', { what, cause });
+  const trouble = (what: string) => (cause: string) =>
+    telemetry.log('warn', 'sandboxes cannot be watched now', { what, cause });
 
   const sliceSelector = `kubernetes.io/service-name=${service}`;
   const slices = hold<V1EndpointSlice>(cluster, {
     path: `/apis/discovery.k8s.io/v1/namespaces/${namespace}/endpointslices`,
     labelSelector: sliceSelector,
     list: async () => {
-      const list = await discovery.listNamespacedEndpointSlice({ namespace, labelSelector: sliceSelector });
+      const list = await discovery.listNamespacedEndpointSlice({
+        namespace,
+        labelSelector: sliceSelector,
+      });
       return { items: list.items, resourceVersion: list.metadata?.resourceVersion ?? '' };
     },
     keyOf: (slice) => slice.metadata?.name ?? '',
     onState(state) {
       const now = new Map<string, string>();
       for (const slice of state.values()) {
-        for (const { addresses, conditions, targetRef } of slice.endpoints ?? []) if (conditions?.ready && targetRef?.name && addresses[0]) now.set(targetRef.name, addresses[0]);
+        for (const { addresses, conditions, targetRef } of slice.endpoints ?? [])
+          if (conditions?.ready && targetRef?.name && addresses[0])
+            now.set(targetRef.name, addresses[0]);
       }
       free = now;
       for (const name of spent) if (!now.has(name) && !mine.has(name)) spent.delete(name);
@@ -108,16 +129,29 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   /** Its identity does not change while we run; how many it is to have, other executors say as well. */
   let deployment: { readonly uid: string | undefined; readonly replicas: number } | undefined;
   const look = async () => {
-    const { metadata, spec } = await apps.readNamespacedDeploymentScale({ namespace, name: service });
+    const { metadata, spec } = await apps.readNamespacedDeploymentScale({
+      namespace,
+      name: service,
+    });
     deployment = { uid: metadata?.uid, replicas: spec?.replicas ?? 0 };
     return deployment;
   };
   /** Take it out of the pool: its ReplicaSet makes another. It belongs to the Deployment from now on, and goes when that goes. */
   const detach = async (name: string): Promise<void> => {
     const { uid } = deployment ?? (await look());
-    const ownerReferences = uid ? [{ apiVersion: 'apps/v1', kind: 'Deployment', name: service, uid }] : undefined;
-    const body = { metadata: { labels: { [poolLabel]: 'claimed', [serviceLabel]: service }, ...(ownerReferences ? { ownerReferences } : {}) } };
-    await core.patchNamespacedPod({ namespace, name, body }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
+    const ownerReferences = uid
+      ? [{ apiVersion: 'apps/v1', kind: 'Deployment', name: service, uid }]
+      : undefined;
+    const body = {
+      metadata: {
+        labels: { [poolLabel]: 'claimed', [serviceLabel]: service },
+        ...(ownerReferences ? { ownerReferences } : {}),
+      },
+    };
+    await core.patchNamespacedPod(
+      { namespace, name, body },
+      setHeaderOptions('Content-Type', PatchStrategy.MergePatch),
+    );
   };
   const remove = async (name: string): Promise<void> => {
     try {
@@ -131,7 +165,11 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     const one = work().catch((error: unknown) => {
       // The next sweep does it, here or at another executor.
       const cause = error instanceof Error ? error.message.slice(0, 200) : '';
-      telemetry.log('warn', 'the API server did not do what was asked; the next sweep tries again', { what, pod: name, cause });
+      telemetry.log(
+        'warn',
+        'the API server did not do what was asked; the next sweep tries again',
+        { what, pod: name, cause },
+      );
     });
     underWay.add(one);
     void one.finally(() => underWay.delete(one));
@@ -142,7 +180,10 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
   let seeking = 0;
   const wanted = () => Math.max(0, Math.min(max - inUse(), warm + seeking));
   const scale = async (replicas: number): Promise<void> => {
-    await apps.patchNamespacedDeploymentScale({ namespace, name: service, body: { spec: { replicas } } }, setHeaderOptions('Content-Type', PatchStrategy.MergePatch));
+    await apps.patchNamespacedDeploymentScale(
+      { namespace, name: service, body: { spec: { replicas } } },
+      setHeaderOptions('Content-Type', PatchStrategy.MergePatch),
+    );
   };
   let isGrowing = false;
   /** One at a time, and from what is really there: what another executor has asked for must not be taken back. */
@@ -181,14 +222,17 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     idleSweeps = open().length > wanted() ? idleSweeps + 1 : 0;
     quietSweeps = replicas > wanted() ? quietSweeps + 1 : 0;
     if (wanted() > replicas) grow();
-    else if (wanted() < replicas && (idleSweeps >= 2 || quietSweeps >= 12)) later('scale', service, () => scale(wanted()));
+    else if (wanted() < replicas && (idleSweeps >= 2 || quietSweeps >= 12))
+      later('scale', service, () => scale(wanted()));
     for (const [name, pod] of claimed) {
       if (mine.has(name) && pod.status?.phase === 'Running') continue;
       const isOver = pod.status?.phase === 'Failed' || pod.status?.phase === 'Succeeded';
       const state = isOver || !pod.status?.podIP ? undefined : await stateOf(pod.status.podIP);
       // A container that was started again is nobody's: what it had is gone.
-      const isOrphan = state && (!state.claimed || (state.running === 0 && state.idleMs > limits.sandboxOrphanMs));
-      const strike = state && !isOrphan ? 0 : (strikes.get(name) ?? 0) + (isOver || isOrphan ? strikesMax : 1);
+      const isOrphan =
+        state && (!state.claimed || (state.running === 0 && state.idleMs > limits.sandboxOrphanMs));
+      const strike =
+        state && !isOrphan ? 0 : (strikes.get(name) ?? 0) + (isOver || isOrphan ? strikesMax : 1);
       strikes.set(name, strike);
       if (strike < strikesMax) continue;
       telemetry.log('info', 'orphaned sandbox removed', { pod: name, phase: pod.status?.phase });
@@ -203,13 +247,20 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     try {
       await sweepOnce();
     } catch (error) {
-      telemetry.log('warn', 'the pool of sandboxes could not be looked after; the next sweep tries again', { cause: error instanceof Error ? error.message.slice(0, 200) : '' });
+      telemetry.log(
+        'warn',
+        'the pool of sandboxes could not be looked after; the next sweep tries again',
+        { cause: error instanceof Error ? error.message.slice(0, 200) : '' },
+      );
     } finally {
       isSweeping = false;
     }
   };
   /** One that is free now, if there is any. */
-  const take = async (holder: { readonly tenant: string; readonly session: string }, wasAskedFor: boolean): Promise<Sandbox | undefined> => {
+  const take = async (
+    holder: { readonly tenant: string; readonly session: string },
+    wasAskedFor: boolean,
+  ): Promise<Sandbox | undefined> => {
     for (;;) {
       const ready = open();
       if (ready.length === 0 || inUse() >= max) return undefined;
@@ -249,12 +300,16 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
       try {
         for (;;) {
           grow();
-          if (signal.aborted) throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
+          if (signal.aborted)
+            throw new Unavailable('SANDBOX_NONE_FREE', 'nobody waits for it any more');
           const next = await take(holder, true);
           if (next) return next;
           const leftMs = deadline - Date.now();
           if (leftMs <= 0)
-            throw new Unavailable('SANDBOX_NONE_FREE', `no sandbox came free within ${waitMs} ms: ${inUse()} of at most ${max} are in use, ${open().length} are ready`);
+            throw new Unavailable(
+              'SANDBOX_NONE_FREE',
+              `no sandbox came free within ${waitMs} ms: ${inUse()} of at most ${max} are in use, ${open().length} are ready`,
+            );
           await news(Math.min(leftMs, 250));
         }
       } finally {
@@ -268,16 +323,27 @@ export function podSandboxes(cluster: Cluster, { service, warm, max, waitMs }: P
     async stop() {
       clearInterval(janitor);
       // What is being deleted would be an orphan for a minute.
-      await Promise.race([Promise.all(underWay), new Promise((resolve) => setTimeout(resolve, 3_000))]);
+      await Promise.race([
+        Promise.all(underWay),
+        new Promise((resolve) => setTimeout(resolve, 3_000)),
+      ]);
       slices.stop();
       pods.stop();
     },
   };
 
-  async function stateOf(address: string): Promise<{ claimed: boolean; idleMs: number; running: number } | undefined> {
+  async function stateOf(
+    address: string,
+  ): Promise<{ claimed: boolean; idleMs: number; running: number } | undefined> {
     try {
-      const answer = await fetch(`http://${address}:${port}/state`, { signal: AbortSignal.timeout(1_000) });
-      const { claimed: isClaimed, idleMs, running } = (await answer.json()) as Record<string, unknown>;
+      const answer = await fetch(`http://${address}:${port}/state`, {
+        signal: AbortSignal.timeout(1_000),
+      });
+      const {
+        claimed: isClaimed,
+        idleMs,
+        running,
+      } = (await answer.json()) as Record<string, unknown>;
       return { claimed: isClaimed === true, idleMs: Number(idleMs), running: Number(running) };
     } catch {
       return undefined;

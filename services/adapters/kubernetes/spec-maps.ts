@@ -6,7 +6,11 @@ import { type Cluster, hold, within } from './cluster.ts';
 
 export const specLabel = 'understudy.dev/specs';
 
-export function configMapTexts(cluster: Cluster, instance: string, telemetry: Telemetry): SpecTexts & { stop(): void } {
+export function configMapTexts(
+  cluster: Cluster,
+  instance: string,
+  telemetry: Telemetry,
+): SpecTexts & { stop(): void } {
   const { namespace, core } = cluster;
   const labelSelector = `${specLabel}=true`;
   const listeners = new Set<() => void>();
@@ -32,7 +36,11 @@ export function configMapTexts(cluster: Cluster, instance: string, telemetry: Te
       before = now;
       for (const listener of listeners) listener();
     },
-    onTrouble: (cause) => telemetry.log('warn', 'the ConfigMaps cannot be watched now; what is known stays', { namespace, cause }),
+    onTrouble: (cause) =>
+      telemetry.log('warn', 'the ConfigMaps cannot be watched now; what is known stays', {
+        namespace,
+        cause,
+      }),
   });
   return {
     async read() {
@@ -46,13 +54,21 @@ export function configMapTexts(cluster: Cluster, instance: string, telemetry: Te
     async refuse(name, problems) {
       const map = maps.get(name.split('/')[0] ?? '');
       if (!map?.metadata?.name) return;
-      const message = problems.map(({ file, field, message: what }) => `${file}${field ? ` ${field}` : ''}: ${what}`).join('\n');
+      const message = problems
+        .map(({ file, field, message: what }) => `${file}${field ? ` ${field}` : ''}: ${what}`)
+        .join('\n');
       const at = new Date();
       await core.createNamespacedEvent({
         namespace,
         body: {
           metadata: { generateName: `${map.metadata.name}-`, namespace },
-          involvedObject: { apiVersion: 'v1', kind: 'ConfigMap', name: map.metadata.name, namespace, ...(map.metadata.uid ? { uid: map.metadata.uid } : {}) },
+          involvedObject: {
+            apiVersion: 'v1',
+            kind: 'ConfigMap',
+            name: map.metadata.name,
+            namespace,
+            ...(map.metadata.uid ? { uid: map.metadata.uid } : {}),
+          },
           type: 'Warning',
           reason: 'SpecRefused',
           message: message.slice(0, 1_000),
@@ -69,6 +85,7 @@ export function configMapTexts(cluster: Cluster, instance: string, telemetry: Te
 
 function* textsOf(maps: ReadonlyMap<string, V1ConfigMap>): Generator<[string, string]> {
   for (const [name, map] of [...maps].sort(([left], [right]) => (left < right ? -1 : 1))) {
-    for (const [key, text] of Object.entries(map.data ?? {})) if (/\.ya?ml$/.test(key)) yield [`${name}/${key}`, text];
+    for (const [key, text] of Object.entries(map.data ?? {}))
+      if (/\.ya?ml$/.test(key)) yield [`${name}/${key}`, text];
   }
 }

@@ -22,20 +22,39 @@ interface Line {
   isRetired: boolean;
 }
 
-export function mcpRunner(environment: Readonly<Record<string, string | undefined>>): ToolRunner<McpRun> {
+export function mcpRunner(
+  environment: Readonly<Record<string, string | undefined>>,
+): ToolRunner<McpRun> {
   const lines = new Map<string, Line>();
-  const secrets = (text: string) => text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
+  const secrets = (text: string) =>
+    text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
 
   const connect = async (run: McpRun, onClose: () => void): Promise<Client> => {
-    const client = new Client({ name: 'understudy-executor', version: '0.1.0' }, { versionNegotiation: { mode: 'auto' } });
+    const client = new Client(
+      { name: 'understudy-executor', version: '0.1.0' },
+      { versionNegotiation: { mode: 'auto' } },
+    );
     client.onclose = onClose;
     if (run.command) {
       const [command = '', ...args] = run.command;
       // Its environment is empty but for a path: secrets of the executor are not the server's.
-      await client.connect(new StdioClientTransport({ command, args, env: { PATH: '/usr/local/bin:/usr/bin:/bin' }, stderr: 'ignore' }));
+      await client.connect(
+        new StdioClientTransport({
+          command,
+          args,
+          env: { PATH: '/usr/local/bin:/usr/bin:/bin' },
+          stderr: 'ignore',
+        }),
+      );
     } else {
-      const headers = Object.fromEntries(Object.entries(run.headers).map(([name, value]) => [name, secrets(value)]));
-      await client.connect(new StreamableHTTPClientTransport(new URL(secrets(run.url ?? '')), { requestInit: { headers } }));
+      const headers = Object.fromEntries(
+        Object.entries(run.headers).map(([name, value]) => [name, secrets(value)]),
+      );
+      await client.connect(
+        new StreamableHTTPClientTransport(new URL(secrets(run.url ?? '')), {
+          requestInit: { headers },
+        }),
+      );
     }
     return client;
   };
@@ -47,14 +66,20 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
     const key = JSON.stringify([run.command, run.url, run.headers]);
     let line = lines.get(key);
     if (!line) {
-      const made: Line = { client: connect(run, () => retire(key, made)), calls: 0, heardAt: 0, isRetired: false };
+      const made: Line = {
+        client: connect(run, () => retire(key, made)),
+        calls: 0,
+        heardAt: 0,
+        isRetired: false,
+      };
       made.client.catch(() => retire(key, made));
       lines.set(key, made);
       line = made;
     }
     return { key, line };
   };
-  const hangUp = async (line: Line): Promise<void> => (await line.client.catch(() => undefined))?.close().catch(() => undefined);
+  const hangUp = async (line: Line): Promise<void> =>
+    (await line.client.catch(() => undefined))?.close().catch(() => undefined);
 
   return {
     kind: 'mcp',
@@ -68,10 +93,16 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
           client = await line.client;
         } catch (error) {
           const message = `tool ${job.tool}: its MCP server could not be reached: ${messageOf(error).slice(0, 200)}`;
-          return { ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE', message, hasBegun: false } };
+          return {
+            ok: false,
+            failure: { class: 'transient', code: 'MCP_UNREACHABLE', message, hasBegun: false },
+          };
         }
         const meta = mcpMeta(job.idempotencyKey, job.traceparent);
-        const result = await client.callTool({ name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta }, { signal, timeout: job.spec.timeoutMs });
+        const result = await client.callTool(
+          { name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta },
+          { signal, timeout: job.spec.timeoutMs },
+        );
         line.heardAt = performance.now();
         return outcomeOfMcp(job.tool, mcpResultSchema.parse(result));
       } catch (error) {
@@ -84,8 +115,13 @@ export function mcpRunner(environment: Readonly<Record<string, string | undefine
         if (isBroken) retire(key, line);
         // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
         const isLate = performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
-        if (isLate && line.heardAt < from) await client?.ping({ timeout: pingMs }).catch(() => retire(key, line));
-        return failed('transient', 'MCP_BROKEN', `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`);
+        if (isLate && line.heardAt < from)
+          await client?.ping({ timeout: pingMs }).catch(() => retire(key, line));
+        return failed(
+          'transient',
+          'MCP_BROKEN',
+          `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`,
+        );
       } finally {
         line.calls -= 1;
         if (line.isRetired && line.calls === 0) void hangUp(line);

@@ -11,17 +11,23 @@ export function memoryArchive(): Archive {
   const writtenAt = new Map<SessionId, number>();
   const bundles = new Map<Revision, Bundle>();
   const parse = (text: string) => JSON.parse(text) as Baseline;
-  const chainOf = (shard: ShardId, session: SessionId) => (chains.get(shard)?.get(session) ?? []).map(parse);
+  const chainOf = (shard: ShardId, session: SessionId) =>
+    (chains.get(shard)?.get(session) ?? []).map(parse);
   /** Without what was written twice, or late by an owner that was paused. */
   const grownOf = (shard: ShardId, session: SessionId) =>
-    chainOf(shard, session).filter(({ record }, index, all) => all.slice(0, index).every((before) => before.record.version < record.version));
+    chainOf(shard, session).filter(({ record }, index, all) =>
+      all.slice(0, index).every((before) => before.record.version < record.version),
+    );
   return {
     async append(shard, record, mail) {
       const sessions = chains.get(shard) ?? new Map<SessionId, string[]>();
       chains.set(shard, sessions);
       const { session } = record;
       writtenAt.set(session, Date.now());
-      sessions.set(session, [...(sessions.get(session) ?? []), `{"record":${JSON.stringify(record)},"mail":[${mail.join(',')}]}`]);
+      sessions.set(session, [
+        ...(sessions.get(session) ?? []),
+        `{"record":${JSON.stringify(record)},"mail":[${mail.join(',')}]}`,
+      ]);
     },
     latest: async (shard, session) => grownOf(shard, session).at(-1),
     chain: async (shard, session) => grownOf(shard, session),
@@ -43,7 +49,10 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
   let letters: DeadLetter[] = [];
   let count = 0;
   const followers = new Set<{ filter: EventFilter; onEvent: (event: UnderstudyEvent) => void }>();
-  const matches = ({ data, time }: UnderstudyEvent, { tenant, agent, session, since }: EventFilter) =>
+  const matches = (
+    { data, time }: UnderstudyEvent,
+    { tenant, agent, session, since }: EventFilter,
+  ) =>
     (since === undefined || Date.parse(time) >= since) &&
     (tenant === undefined || data.tenant === tenant) &&
     (agent === undefined || data.agent === agent) &&
@@ -59,7 +68,10 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
       for (const { text } of steps) tell(JSON.parse(text) as UnderstudyEvent);
     },
     publishEnd: async (event) => tell(event),
-    has: async (event) => events.findLast((other) => other.data.session === event.data.session && other.type === event.type)?.id === event.id,
+    has: async (event) =>
+      events.findLast(
+        (other) => other.data.session === event.data.session && other.type === event.type,
+      )?.id === event.id,
     async follow(filter, fromStart, onEvent) {
       if (fromStart) for (const event of events) if (matches(event, filter)) onEvent(event);
       const follower = { filter, onEvent };

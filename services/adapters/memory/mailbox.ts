@@ -24,7 +24,13 @@ export function memoryMailbox(clock: Pick<Clock, 'now'>): MemoryMailbox {
   const created = clock.now();
   let last = 0;
   let first = 1;
-  const readers = new Set<{ shard: ShardId; next: number; isPaused: boolean; isScheduled: boolean; onBatch: (batch: MailBatch) => void }>();
+  const readers = new Set<{
+    shard: ShardId;
+    next: number;
+    isPaused: boolean;
+    isScheduled: boolean;
+    onBatch: (batch: MailBatch) => void;
+  }>();
   const feed = (reader: Parameters<typeof readers.add>[0]) => {
     if (reader.isScheduled || reader.isPaused) return;
     reader.isScheduled = true;
@@ -52,7 +58,13 @@ export function memoryMailbox(clock: Pick<Clock, 'now'>): MemoryMailbox {
       append(shard, encodeEnvelope(envelope));
     },
     async read(shard, afterSequence, onBatch): Promise<Reading> {
-      const reader = { shard, next: afterSequence + 1, isPaused: false, isScheduled: false, onBatch };
+      const reader = {
+        shard,
+        next: afterSequence + 1,
+        isPaused: false,
+        isScheduled: false,
+        onBatch,
+      };
       readers.add(reader);
       feed(reader);
       return {
@@ -69,7 +81,12 @@ export function memoryMailbox(clock: Pick<Clock, 'now'>): MemoryMailbox {
     async readTo(shard, afterSequence, upTo, onBatch) {
       for (const stored of log.slice(Math.max(0, afterSequence + 1 - first))) {
         if (stored.shard === shard && stored.sequence > afterSequence && stored.sequence <= upTo)
-          onBatch({ shard, sequence: stored.sequence, at: stored.at, items: parseMail(stored.text) });
+          onBatch({
+            shard,
+            sequence: stored.sequence,
+            at: stored.at,
+            items: parseMail(stored.text),
+          });
       }
     },
     bounds: async () => ({ first, last, created }),

@@ -48,7 +48,12 @@ export function memoryEffects(clock: Clock): MemoryEffects {
       }
     }
   };
-  const begin = (pool: string, taker: Taker, effect: PooledEffect, queued: { text: string; tries: number }) => {
+  const begin = (
+    pool: string,
+    taker: Taker,
+    effect: PooledEffect,
+    queued: { text: string; tries: number },
+  ) => {
     if (taker.inHand.has(effect.id) || taker.performed.has(effect.id)) return; // it came twice; the one in hand answers, or has
     const controller = new AbortController();
     taker.inHand.set(effect.id, controller);
@@ -73,7 +78,14 @@ export function memoryEffects(clock: Clock): MemoryEffects {
       setImmediate(() => pump(pool));
     },
     async take(pool, concurrency, perform, onRefused) {
-      const taker: Taker = { concurrency, perform, onRefused, inHand: new Map(), performed: new Set(), isOpen: true };
+      const taker: Taker = {
+        concurrency,
+        perform,
+        onRefused,
+        inHand: new Map(),
+        performed: new Set(),
+        isOpen: true,
+      };
       takers.set(pool, [...(takers.get(pool) ?? []), taker]);
       pump(pool);
       return {
@@ -89,7 +101,8 @@ export function memoryEffects(clock: Clock): MemoryEffects {
       };
     },
     cancel(pool, ids) {
-      for (const taker of takers.get(pool) ?? []) for (const id of ids) taker.inHand.get(id)?.abort();
+      for (const taker of takers.get(pool) ?? [])
+        for (const id of ids) taker.inHand.get(id)?.abort();
     },
     pools: async () =>
       [...takers].map(([pool, all]) => ({
@@ -154,7 +167,14 @@ export function memoryTasks(): Tasks {
       if (id !== undefined && ids.has(id)) return;
       if (id !== undefined) ids.add(id);
       count += 1;
-      queue.push({ tenant, agent, subject: `understudy.task.${tenant}.${agent}`, body, headers, sequenceId: `task-${count}` });
+      queue.push({
+        tenant,
+        agent,
+        subject: `understudy.task.${tenant}.${agent}`,
+        body,
+        headers,
+        sequenceId: `task-${count}`,
+      });
       setImmediate(pump);
     },
     async take(room, accept) {

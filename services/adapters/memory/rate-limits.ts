@@ -14,7 +14,8 @@ export function memoryRateLimits(clock: Pick<Clock, 'now'>): RateLimits {
         return { what, window, after: window.points + Math.min(points, perMinute), perMinute };
       });
       const full = open.find(({ after, perMinute }) => after > perMinute);
-      if (full) return { what: full.what, waitMs: Math.max(50, 60_000 - (now - full.window.since)) };
+      if (full)
+        return { what: full.what, waitMs: Math.max(50, 60_000 - (now - full.window.since)) };
       for (const { window, after } of open) window.points = after;
       return undefined;
     },

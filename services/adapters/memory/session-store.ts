@@ -65,7 +65,8 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
     return owner && owner.until > clock.now() ? owner.token : undefined;
   };
   const isUp = () => void data(0 as ShardId);
-  const entriesOf = (texts: readonly string[]): Entry[] => texts.map((text) => entrySchema.parse(JSON.parse(text)));
+  const entriesOf = (texts: readonly string[]): Entry[] =>
+    texts.map((text) => entrySchema.parse(JSON.parse(text)));
 
   const store: MemoryStore = {
     isDown: false,
@@ -86,13 +87,20 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
     },
     async open(shard) {
       const { at, problem, outbox, floors } = data(shard);
-      return { at, ...(problem === undefined ? {} : { problem }), outbox: [...outbox].map(([id, body]) => ({ id, body })), floors: new Map(floors) };
+      return {
+        at,
+        ...(problem === undefined ? {} : { problem }),
+        outbox: [...outbox].map(([id, body]) => ({ id, body })),
+        floors: new Map(floors),
+      };
     },
     async commit(shard, token, commit) {
       const held = data(shard);
       if (ownerOf(shard) !== token) return 'fenced';
-      if (held.problem !== undefined || JSON.stringify(held.at) !== JSON.stringify(commit.from)) return 'stale';
-      for (const one of commit.sessions) if ((held.records.get(one.session)?.version ?? 0) !== one.expectedVersion) return 'stale';
+      if (held.problem !== undefined || JSON.stringify(held.at) !== JSON.stringify(commit.from))
+        return 'stale';
+      for (const one of commit.sessions)
+        if ((held.records.get(one.session)?.version ?? 0) !== one.expectedVersion) return 'stale';
       held.at = commit.to;
       if (commit.outbox) held.outbox.set(commit.outbox.id, commit.outbox.body);
       for (const id of commit.settled) held.outbox.delete(id);
@@ -100,7 +108,8 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
         held.records.set(one.session, { version: one.version, record: one.record });
         if (one.wakeAt === undefined) held.wakes.delete(one.session);
         else held.wakes.set(one.session, one.wakeAt);
-        if (one.floor !== undefined && !held.floors.has(one.session)) held.floors.set(one.session, one.floor);
+        if (one.floor !== undefined && !held.floors.has(one.session))
+          held.floors.set(one.session, one.floor);
         const conversation = held.conversations.get(one.session) ?? [];
         conversation.push(...one.entries);
         held.conversations.set(one.session, conversation);
@@ -126,7 +135,9 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       return entriesOf((data(shard).conversations.get(session) ?? []).slice(from, to));
     },
     async pending(shard) {
-      return [...data(shard).pending.values()].map((body): PendingEffect => pendingEffectSchema.parse(JSON.parse(body)));
+      return [...data(shard).pending.values()].map(
+        (body): PendingEffect => pendingEffectSchema.parse(JSON.parse(body)),
+      );
     },
     async due(shard, now, max) {
       return [...data(shard).wakes]
@@ -144,7 +155,12 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
     async lowest(shard) {
       const { at, problem, floors } = data(shard);
       if (problem !== undefined) throw new Refused('POSITION_POISONED', problem);
-      return at && { applied: at.position.sequence, floor: floors.size > 0 ? Math.min(...floors.values()) : undefined };
+      return (
+        at && {
+          applied: at.position.sequence,
+          floor: floors.size > 0 ? Math.min(...floors.values()) : undefined,
+        }
+      );
     },
     async discard(shard, token, session) {
       const held = data(shard);
@@ -152,7 +168,8 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       held.records.delete(session);
       held.conversations.delete(session);
       held.wakes.delete(session);
-      for (const id of held.pending.keys()) if (id.startsWith(`${session}_`)) held.pending.delete(id);
+      for (const id of held.pending.keys())
+        if (id.startsWith(`${session}_`)) held.pending.delete(id);
       return 'committed';
     },
     async clearPosition(shard, token) {
@@ -181,12 +198,17 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
         if (claim && claim.until > clock.now() && claim.holder !== holder) return 'held';
         claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
         const entries = entriesOf((held.conversations.get(session) ?? []).slice(from, to));
-        if (entries.length !== to - from) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
+        if (entries.length !== to - from)
+          throw new Unavailable(
+            'CONVERSATION_SHORT',
+            `the conversation of ${session} has not ${to} entries (yet)`,
+          );
         return entries;
       },
       async renew(shard, effect, holder, durationMs) {
         const claim = claims.get(`${shard}/${effect}`);
-        if (!claim || claim.until <= clock.now() || claim.holder === holder) claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
+        if (!claim || claim.until <= clock.now() || claim.holder === holder)
+          claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
       },
     },
 

@@ -3,7 +3,11 @@ import type { Telemetry } from '../../ports/telemetry.ts';
 
 export interface Counted extends Telemetry {
   readonly counts: Readonly<Record<string, number>>;
-  readonly lines: readonly { readonly level: string; readonly message: string; readonly fields?: object | undefined }[];
+  readonly lines: readonly {
+    readonly level: string;
+    readonly message: string;
+    readonly fields?: object | undefined;
+  }[];
 }
 
 export function countingTelemetry(linesKept = 1_000): Counted {

@@ -12,16 +12,27 @@ import type { Archive, Baseline } from '../../ports/archive.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
 
-const mailSchema = z.array(z.object({ message: messageSchema, at: z.number(), position: positionSchema }));
+const mailSchema = z.array(
+  z.object({ message: messageSchema, at: z.number(), position: positionSchema }),
+);
 
 const packedBytesMax = 700_000; // of the broker's max_payload of 1 MiB
-const pack = (record: string, mail: readonly string[], part: number): Buffer => deflateRawSync(`{"record":${record},"mail":[${mail.join(',')}],"part":${part}}`, { level: 6 });
+const pack = (record: string, mail: readonly string[], part: number): Buffer =>
+  deflateRawSync(`{"record":${record},"mail":[${mail.join(',')}],"part":${part}}`, { level: 6 });
 
 /** A baseline as it is stored. @throws Refused (BASELINE_POISONED) for what does not parse */
 export function unpack(packed: Uint8Array): Baseline & { part: number } {
   try {
-    const stored = JSON.parse(inflateRawSync(packed).toString('utf8')) as { record: unknown; mail: unknown; part?: number };
-    return { record: parseRecord(JSON.stringify(stored.record)), mail: mailSchema.parse(stored.mail), part: stored.part ?? 0 };
+    const stored = JSON.parse(inflateRawSync(packed).toString('utf8')) as {
+      record: unknown;
+      mail: unknown;
+      part?: number;
+    };
+    return {
+      record: parseRecord(JSON.stringify(stored.record)),
+      mail: mailSchema.parse(stored.mail),
+      part: stored.part ?? 0,
+    };
   } catch (error) {
     throw new Refused('BASELINE_POISONED', 'an archived baseline does not parse', { cause: error });
   }
@@ -32,22 +43,36 @@ const withoutPart = ({ record, mail }: Baseline): Baseline => ({ record, mail })
 /** @throws Refused for one that this version cannot read */
 function bundleOf(revision: Revision, text: string): Bundle {
   const parsed = bundleSchema.safeParse(jsonStored(text));
-  if (!parsed.success) throw new Refused('BUNDLE_UNREADABLE', `the bundle of revision ${revision} does not parse here: ${issuesOf(parsed.error)}`);
+  if (!parsed.success)
+    throw new Refused(
+      'BUNDLE_UNREADABLE',
+      `the bundle of revision ${revision} does not parse here: ${issuesOf(parsed.error)}`,
+    );
   return parsed.data;
 }
 
 export function natsArchive(nats: Nats): Archive {
   const { subjects, streams, publisher } = nats;
   const bundles = new Map<Revision, Promise<Bundle | undefined>>();
-  const last = async (stream: string, subject: string): Promise<string | undefined> => (await lastMessage(nats, stream, { last_by_subj: subject }))?.text;
+  const last = async (stream: string, subject: string): Promise<string | undefined> =>
+    (await lastMessage(nats, stream, { last_by_subj: subject }))?.text;
   const chainOf = async (shard: ShardId, session: SessionId): Promise<Baseline[]> => {
     const packed: Uint8Array[] = [];
-    await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, session), afterSequence: 0 }, (message) => packed.push(message.bytes()));
+    await readAll(
+      nats,
+      { stream: streams.archive, filter: subjects.archive(shard, session), afterSequence: 0 },
+      (message) => packed.push(message.bytes()),
+    );
     // A baseline that was written twice (its writer died before it could note the first) counts once.
     const kept: (Baseline & { part: number })[] = [];
     for (const baseline of packed.map(unpack)) {
       const before = kept.at(-1);
-      if (!before || baseline.record.version > before.record.version || (baseline.record.version === before.record.version && baseline.part > before.part)) kept.push(baseline);
+      if (
+        !before ||
+        baseline.record.version > before.record.version ||
+        (baseline.record.version === before.record.version && baseline.part > before.part)
+      )
+        kept.push(baseline);
     }
     return kept.map(withoutPart);
   };
@@ -68,7 +93,9 @@ export function natsArchive(nats: Nats): Archive {
       await write(all, 0);
     },
     async latest(shard, session) {
-      const message = await lastMessage(nats, streams.archive, { last_by_subj: subjects.archive(shard, session) });
+      const message = await lastMessage(nats, streams.archive, {
+        last_by_subj: subjects.archive(shard, session),
+      });
       // Nothing fences the archive: an owner that was paused may write one of its past after the last. What counts is the version.
       return message && (await chainOf(shard, session)).at(-1);
     },
@@ -76,14 +103,23 @@ export function natsArchive(nats: Nats): Archive {
     async *latestOf(shard, onUnreadable, since) {
       const latest = new Map<SessionId, Baseline>();
       const which = since === undefined ? ({ deliver: 'last-per-subject' } as const) : { since };
-      await readAll(nats, { stream: streams.archive, filter: subjects.archive(shard, '*'), afterSequence: 0, ...which }, (message) => {
-        try {
-          const baseline = withoutPart(unpack(message.bytes()));
-          latest.set(baseline.record.session, baseline);
-        } catch (error) {
-          onUnreadable(subjects.sessionOfArchive(message.subject), messageOf(error));
-        }
-      });
+      await readAll(
+        nats,
+        {
+          stream: streams.archive,
+          filter: subjects.archive(shard, '*'),
+          afterSequence: 0,
+          ...which,
+        },
+        (message) => {
+          try {
+            const baseline = withoutPart(unpack(message.bytes()));
+            latest.set(baseline.record.session, baseline);
+          } catch (error) {
+            onUnreadable(subjects.sessionOfArchive(message.subject), messageOf(error));
+          }
+        },
+      );
       yield* latest.values();
     },
     async putBundle(revision, bundle) {
@@ -93,7 +129,9 @@ export function natsArchive(nats: Nats): Archive {
     bundle(revision) {
       let found = bundles.get(revision);
       if (!found) {
-        found = last(streams.bundles, subjects.bundle(revision)).then((text) => (text === undefined ? undefined : bundleOf(revision, text)));
+        found = last(streams.bundles, subjects.bundle(revision)).then((text) =>
+          text === undefined ? undefined : bundleOf(revision, text),
+        );
         bundles.set(revision, found);
         // What was not there, or could not be read, is looked for again next time.
         found.then(

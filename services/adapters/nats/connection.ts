@@ -1,5 +1,11 @@
 /** One NATS connection with what every part of this folder needs of it. */
-import { type ConnectionOptions, connect, createInbox, type JetStreamManager, type NatsConnection } from 'nats';
+import {
+  type ConnectionOptions,
+  connect,
+  createInbox,
+  type JetStreamManager,
+  type NatsConnection,
+} from 'nats';
 import { Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { type Streams, type Subjects, streamsOf, subjectsOf } from '../../core/wire/subjects.ts';
@@ -37,13 +43,23 @@ export interface NatsSettings {
 }
 
 /** Bytes of a message that many gather in: half of what the broker carries, at the most. */
-export const batchBytesOf = ({ connection }: Pick<Nats, 'connection'>): number => Math.min(limits.batchBytesMax, (connection.info?.max_payload ?? Number.POSITIVE_INFINITY) / 2);
+export const batchBytesOf = ({ connection }: Pick<Nats, 'connection'>): number =>
+  Math.min(limits.batchBytesMax, (connection.info?.max_payload ?? Number.POSITIVE_INFINITY) / 2);
 
 /** Without a user the field's common prefix, else one that the user's permissions name. */
-export const inboxPrefixOf = (user: string | undefined): string => (user ? `_INBOX_${user}` : '_INBOX');
+export const inboxPrefixOf = (user: string | undefined): string =>
+  user ? `_INBOX_${user}` : '_INBOX';
 
 /** @throws Unavailable when no server answers within `withinMs` */
-export async function connectNats({ url, name, prefix, user, password, replicas = 1, withinMs = 10_000 }: NatsSettings): Promise<Nats> {
+export async function connectNats({
+  url,
+  name,
+  prefix,
+  user,
+  password,
+  replicas = 1,
+  withinMs = 10_000,
+}: NatsSettings): Promise<Nats> {
   const inboxPrefix = inboxPrefixOf(user);
   const servers = url.split(',');
   const options: ConnectionOptions = {
@@ -65,9 +81,18 @@ export async function connectNats({ url, name, prefix, user, password, replicas 
   let connection: NatsConnection | undefined;
   while (!connection) {
     try {
-      connection = await connect({ ...options, waitOnFirstConnect: false, timeout: Math.min(2_000, withinMs) });
+      connection = await connect({
+        ...options,
+        waitOnFirstConnect: false,
+        timeout: Math.min(2_000, withinMs),
+      });
     } catch (error) {
-      if (Date.now() > deadline) throw new Unavailable('NATS_UNAVAILABLE', `no NATS server answers at ${url.replace(/\/\/[^@,]*@/g, '//')}`, { cause: error });
+      if (Date.now() > deadline)
+        throw new Unavailable(
+          'NATS_UNAVAILABLE',
+          `no NATS server answers at ${url.replace(/\/\/[^@,]*@/g, '//')}`,
+          { cause: error },
+        );
       await new Promise((resolve) => setTimeout(resolve, 150));
     }
   }
@@ -113,10 +138,20 @@ export async function lastMessage(
   stream: string,
   query: { last_by_subj: string } | { seq: number; next_by_subj?: string },
 ): Promise<{ seq: number; text: string; bytes: Buffer; at: number } | undefined> {
-  const answer = await ask<{ message?: { seq: number; data?: string; time: string } }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, query);
+  const answer = await ask<{ message?: { seq: number; data?: string; time: string } }>(
+    nats,
+    `$JS.API.STREAM.MSG.GET.${stream}`,
+    query,
+  );
   if (answer.error) {
-    if (answer.error.err_code === noMessageFound || (answer.error.code === 404 && answer.error.err_code !== 10_059)) return undefined;
-    throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream}: ${answer.error.description}`, { error: answer.error });
+    if (
+      answer.error.err_code === noMessageFound ||
+      (answer.error.code === 404 && answer.error.err_code !== 10_059)
+    )
+      return undefined;
+    throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream}: ${answer.error.description}`, {
+      error: answer.error,
+    });
   }
   if (!answer.message) throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream} gave no answer`);
   const { seq, data = '', time } = answer.message;
@@ -132,9 +167,19 @@ export async function ask<Answer>(
   timeoutMs = 5_000,
 ): Promise<Answer & { error?: { code: number; err_code?: number; description: string } }> {
   try {
-    const answer = await nats.requests.ask(subject, body === undefined ? '' : JSON.stringify(body), timeoutMs);
-    return JSON.parse(answer) as Answer & { error?: { code: number; err_code?: number; description: string } };
+    const answer = await nats.requests.ask(
+      subject,
+      body === undefined ? '' : JSON.stringify(body),
+      timeoutMs,
+    );
+    return JSON.parse(answer) as Answer & {
+      error?: { code: number; err_code?: number; description: string };
+    };
   } catch (error) {
-    throw new Unavailable('NATS_UNAVAILABLE', `NATS did not answer (${subject.split('.').slice(0, 5).join('.')})`, { cause: error });
+    throw new Unavailable(
+      'NATS_UNAVAILABLE',
+      `NATS did not answer (${subject.split('.').slice(0, 5).join('.')})`,
+      { cause: error },
+    );
   }
 }

@@ -9,9 +9,16 @@ import type { Control, ControlAnswer, HandOver } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
 import { hear } from './subscription.ts';
 
-const answerSchema = z.union([z.object({ ok: z.literal(true), value: z.unknown() }), z.object({ ok: z.literal(false), code: z.string(), message: z.string() })]);
+const answerSchema = z.union([
+  z.object({ ok: z.literal(true), value: z.unknown() }),
+  z.object({ ok: z.literal(false), code: z.string(), message: z.string() }),
+]);
 
-const handOverSchema = z.object({ shard: z.number().int().min(0), host: z.string(), silentSince: z.number() });
+const handOverSchema = z.object({
+  shard: z.number().int().min(0),
+  host: z.string(),
+  silentSince: z.number(),
+});
 
 /** Verbs that change nothing. */
 const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
@@ -25,17 +32,37 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         version,
         description: 'list, inspect, pause, resume, halt, approve, reject, dead letters, verify',
       });
-      const answerTo = async (message: ServiceMsg, handle: (body: unknown) => Promise<ControlAnswer>): Promise<string> => {
+      const answerTo = async (
+        message: ServiceMsg,
+        handle: (body: unknown) => Promise<ControlAnswer>,
+      ): Promise<string> => {
         try {
-          const text = JSON.stringify(await handle(message.data.length === 0 ? {} : JSON.parse(message.string())));
-          const [bytes, bytesMax] = [Buffer.byteLength(text), connection.info?.max_payload ?? limits.batchBytesMax];
+          const text = JSON.stringify(
+            await handle(message.data.length === 0 ? {} : JSON.parse(message.string())),
+          );
+          const [bytes, bytesMax] = [
+            Buffer.byteLength(text),
+            connection.info?.max_payload ?? limits.batchBytesMax,
+          ];
           // It would be thrown at us where nobody catches it.
           if (bytes > bytesMax)
-            throw new Refused('ANSWER_TOO_LARGE', `the answer has ${bytes} bytes, and the broker carries ${bytesMax}: ask for fewer, or narrow it down by tenant, agent or status`);
+            throw new Refused(
+              'ANSWER_TOO_LARGE',
+              `the answer has ${bytes} bytes, and the broker carries ${bytesMax}: ask for fewer, or narrow it down by tenant, agent or status`,
+            );
           return text;
         } catch (failure) {
-          const code = failure instanceof UnderstudyError ? failure.code : failure instanceof SyntaxError ? 'NOT_JSON' : 'DEFECT';
-          return JSON.stringify({ ok: false, code, message: messageOf(failure).slice(0, 2_000) } satisfies ControlAnswer);
+          const code =
+            failure instanceof UnderstudyError
+              ? failure.code
+              : failure instanceof SyntaxError
+                ? 'NOT_JSON'
+                : 'DEFECT';
+          return JSON.stringify({
+            ok: false,
+            code,
+            message: messageOf(failure).slice(0, 2_000),
+          } satisfies ControlAnswer);
         }
       };
       const group = service.addGroup(`${subjects.prefix}.control`);
@@ -57,12 +84,19 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
     },
     async ask(verb, body, waitMs) {
       // The broker may hand a question to a runtime whose node is gone, until it notices: what only reads is asked once more.
-      const request = () => connection.request(subjects.control(verb), JSON.stringify(body), { timeout: waitMs });
+      const request = () =>
+        connection.request(subjects.control(verb), JSON.stringify(body), { timeout: waitMs });
       try {
-        const reply = await request().catch((error: Error) => (reading.has(verb) ? request() : Promise.reject(error)));
+        const reply = await request().catch((error: Error) =>
+          reading.has(verb) ? request() : Promise.reject(error),
+        );
         return answerSchema.parse(JSON.parse(reply.string()));
       } catch (error) {
-        throw new Unavailable('NO_RUNTIME', `no runtime answered "${verb}" within ${waitMs} ms: is one running under the prefix ${subjects.prefix}?`, { cause: error });
+        throw new Unavailable(
+          'NO_RUNTIME',
+          `no runtime answered "${verb}" within ${waitMs} ms: is one running under the prefix ${subjects.prefix}?`,
+          { cause: error },
+        );
       }
     },
     announceReleased: (handOver) => connection.publish(subjects.released, JSON.stringify(handOver)),

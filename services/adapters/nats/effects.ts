@@ -42,14 +42,20 @@ export function natsEffects(nats: Nats): Effects {
   });
 
   return {
-    offer: (effect) => gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)),
+    offer: (effect) =>
+      gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)),
 
     async take(pool, concurrency, perform, onRefused) {
-      if (!/^[a-z0-9-]+$/.test(pool)) throw new Refused('POOL_NAME', `pool ${pool} is no subject token`);
+      if (!/^[a-z0-9-]+$/.test(pool))
+        throw new Refused('POOL_NAME', `pool ${pool} is no subject token`);
       const controllers = new Map<string, AbortController>();
       const subscription = hear(nats.connection, subjects.cancel(pool), (message) => {
         const ids = idsSchema.safeParse(jsonOf(message.string()));
-        if (!ids.success) onRefused(message.string(), `a cancellation is a list of effect ids: ${issuesOf(ids.error)}`);
+        if (!ids.success)
+          onRefused(
+            message.string(),
+            `a cancellation is a list of effect ids: ${issuesOf(ids.error)}`,
+          );
         else for (const id of ids.data) controllers.get(id)?.abort();
       });
       let inFlight = 0;
@@ -66,7 +72,10 @@ export function natsEffects(nats: Nats): Effects {
         ackWaitMs: limits.effectAckWaitMs,
         heartbeatMs: limits.effectHeartbeatMs,
         // A message may hold many effects, so ask for fewer messages as the hands fill.
-        capacity: () => (inFlight + waiting.length >= concurrency ? 0 : Math.max(1, Math.min(64, Math.ceil((concurrency - inFlight) / 8)))),
+        capacity: () =>
+          inFlight + waiting.length >= concurrency
+            ? 0
+            : Math.max(1, Math.min(64, Math.ceil((concurrency - inFlight) / 8))),
         onStreamMade: tellLost,
         onMessage: (message) => {
           const parsed = parseEffects(message.text());
@@ -87,10 +96,12 @@ export function natsEffects(nats: Nats): Effects {
             setTimeout(() => void offerAgain(effect, delayMs), delayMs);
           };
           const offerAgain = (effect: PooledEffect, delayMs: number) =>
-            gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)).then(done, () => {
-              again = delayMs;
-              done();
-            });
+            gatherer
+              .add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect))
+              .then(done, () => {
+                again = delayMs;
+                done();
+              });
           const handBack = async (effect: PooledEffect) => {
             if (parsed.length === 1) return later(effect, 0);
             handingBack += 1;
@@ -145,7 +156,8 @@ export function natsEffects(nats: Nats): Effects {
           consumer.drain();
           // What was not begun is for others, now: the next may take as long as what is under way.
           for (const one of waiting.splice(0)) one.handBack();
-          while (inFlight > 0 || handingBack > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+          while (inFlight > 0 || handingBack > 0)
+            await new Promise((resolve) => setTimeout(resolve, 20));
         },
         async stop() {
           subscription.unsubscribe();
@@ -161,21 +173,42 @@ export function natsEffects(nats: Nats): Effects {
 
     async pools() {
       const stream = nats.streams.effects;
-      const { consumers = [] } = await ask<{ consumers?: string[] }>(nats, `$JS.API.CONSUMER.NAMES.${stream}`, {});
+      const { consumers = [] } = await ask<{ consumers?: string[] }>(
+        nats,
+        `$JS.API.CONSUMER.NAMES.${stream}`,
+        {},
+      );
       return Promise.all(
         consumers
           .filter((name) => name.startsWith('pool-'))
           .map(async (name) => {
-            const info = await ask<{ num_waiting: number; num_pending: number; num_ack_pending: number }>(nats, `$JS.API.CONSUMER.INFO.${stream}.${name}`, undefined);
-            return { pool: name.slice('pool-'.length), asking: info.num_waiting ?? 0, queued: info.num_pending ?? 0, inHand: info.num_ack_pending ?? 0 };
+            const info = await ask<{
+              num_waiting: number;
+              num_pending: number;
+              num_ack_pending: number;
+            }>(nats, `$JS.API.CONSUMER.INFO.${stream}.${name}`, undefined);
+            return {
+              pool: name.slice('pool-'.length),
+              asking: info.num_waiting ?? 0,
+              queued: info.num_pending ?? 0,
+              inHand: info.num_ack_pending ?? 0,
+            };
           }),
       );
     },
 
     async life() {
       await declareStreams(nats, ['effects']);
-      const info = await ask<{ created: string }>(nats, `$JS.API.STREAM.INFO.${nats.streams.effects}`, undefined);
-      if (info.error) throw new Unavailable('NATS_UNAVAILABLE', `stream ${nats.streams.effects}: ${info.error.description}`);
+      const info = await ask<{ created: string }>(
+        nats,
+        `$JS.API.STREAM.INFO.${nats.streams.effects}`,
+        undefined,
+      );
+      if (info.error)
+        throw new Unavailable(
+          'NATS_UNAVAILABLE',
+          `stream ${nats.streams.effects}: ${info.error.description}`,
+        );
       return Date.parse(info.created);
     },
 

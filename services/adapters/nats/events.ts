@@ -14,7 +14,9 @@ import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts
 import { WaitingRoom } from './waiting-room.ts';
 
 /** As it is stored: its number and its time are those of its message. */
-const deadSchema = letterSchema.omit({ id: true, at: true }).extend({ body: z.string(), headers: z.record(z.string(), z.string()).default({}) });
+const deadSchema = letterSchema
+  .omit({ id: true, at: true })
+  .extend({ body: z.string(), headers: z.record(z.string(), z.string()).default({}) });
 
 /** What is no subject token is written in one that is: a dead letter may come of a bad name. */
 const tokenOf = (text: string) => (/^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : 'invalid');
@@ -22,8 +24,11 @@ const tokenOf = (text: string) => (/^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : '
 export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
   const kindOf = (event: UnderstudyEvent) => event.type.slice(event.type.lastIndexOf('.') + 1);
-  const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) => publisher.publish(subject, `[${texts.join(',')}]`, { pace: 'soon' }));
-  const subjectOf = (event: UnderstudyEvent) => subjects.event(event.data.tenant, event.data.agent, event.data.session, kindOf(event));
+  const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) =>
+    publisher.publish(subject, `[${texts.join(',')}]`, { pace: 'soon' }),
+  );
+  const subjectOf = (event: UnderstudyEvent) =>
+    subjects.event(event.data.tenant, event.data.agent, event.data.session, kindOf(event));
   const parseDead = (sequence: number, at: number, text: string): DeadLetter | undefined => {
     try {
       return { id: sequence, at, ...deadSchema.parse(JSON.parse(text)) };
@@ -34,7 +39,13 @@ export function natsEvents(nats: Nats): Events {
   return {
     async publishSteps(events) {
       // Most share a batch, and so a promise.
-      await Promise.all(new Set(events.map(({ tenant, agent, text }) => steps.add(subjects.eventBatch(tenant, agent), text))));
+      await Promise.all(
+        new Set(
+          events.map(({ tenant, agent, text }) =>
+            steps.add(subjects.eventBatch(tenant, agent), text),
+          ),
+        ),
+      );
     },
     async publishEnd(event) {
       steps.send(subjects.eventBatch(event.data.tenant, event.data.agent));
@@ -49,34 +60,59 @@ export function natsEvents(nats: Nats): Events {
       if ((data?.version ?? 0) < event.data.version) return false;
       // A keyed session has had other ends since: look through them.
       let isThere = false;
-      await readAll(nats, { stream: streams.events, filter: subject, afterSequence: 0 }, (message) => {
-        isThere ||= (JSON.parse(message.text()) as { id?: string }).id === event.id;
-      });
+      await readAll(
+        nats,
+        { stream: streams.events, filter: subject, afterSequence: 0 },
+        (message) => {
+          isThere ||= (JSON.parse(message.text()) as { id?: string }).id === event.id;
+        },
+      );
       return isThere;
     },
     async follow({ tenant, agent, session, since }, fromStart, onEvent) {
       let afterSequence = 0;
       if (!fromStart) {
-        const info = await ask<{ state: { last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${streams.events}`, undefined);
+        const info = await ask<{ state: { last_seq: number } }>(
+          nats,
+          `$JS.API.STREAM.INFO.${streams.events}`,
+          undefined,
+        );
         afterSequence = info.state?.last_seq ?? 0;
       }
       const tell = (message: OrderedMessage) => {
-        for (const event of parseEvents(message.text())) if (session === undefined || event.data.session === session) onEvent(event);
+        for (const event of parseEvents(message.text()))
+          if (session === undefined || event.data.session === session) onEvent(event);
       };
-      const reader = new OrderedReader(nats, { stream: streams.events, filter: subjects.event(tenant ?? '*', agent ?? '*', '*', '*'), afterSequence, since }, tell);
+      const reader = new OrderedReader(
+        nats,
+        {
+          stream: streams.events,
+          filter: subjects.event(tenant ?? '*', agent ?? '*', '*', '*'),
+          afterSequence,
+          since,
+        },
+        tell,
+      );
       await reader.start();
       return { stop: () => reader.stop() };
     },
     async bury(letter) {
       const bytesMax = nats.connection.info?.max_payload ?? limits.batchBytesMax;
-      await publisher.publish(subjects.dead(tokenOf(letter.tenant), tokenOf(letter.agent)), letterText(letter, bytesMax));
+      await publisher.publish(
+        subjects.dead(tokenOf(letter.tenant), tokenOf(letter.agent)),
+        letterText(letter, bytesMax),
+      );
     },
     async deadLetters(max) {
       const letters: DeadLetter[] = [];
-      await readAll(nats, { stream: streams.dead, filter: subjects.all('dead'), afterSequence: 0 }, (message) => {
-        const letter = parseDead(message.sequence, message.at, message.text());
-        if (letter) letters.push(letter);
-      });
+      await readAll(
+        nats,
+        { stream: streams.dead, filter: subjects.all('dead'), afterSequence: 0 },
+        (message) => {
+          const letter = parseDead(message.sequence, message.at, message.text());
+          if (letter) letters.push(letter);
+        },
+      );
       return letters.slice(-max);
     },
     async deadLetter(id) {

@@ -17,7 +17,10 @@ interface Item {
 }
 
 /** How many of these, from the first on, fit into one message. */
-export function fitting(items: readonly { readonly text: string }[], bytesMax: number = limits.batchBytesMax): number {
+export function fitting(
+  items: readonly { readonly text: string }[],
+  bytesMax: number = limits.batchBytesMax,
+): number {
   let bytes = 0;
   let count = 0;
   while (count < items.length && count < limits.batchMessagesMax) {
@@ -41,7 +44,10 @@ export class Gatherer {
   #waitsForCompany: NodeJS.Timeout | undefined;
 
   /** @param bytesMax  of a message; asked for each, since a broker that comes back may carry another */
-  constructor(publish: (key: string, texts: readonly string[]) => Promise<unknown>, bytesMax: () => number = () => limits.batchBytesMax) {
+  constructor(
+    publish: (key: string, texts: readonly string[]) => Promise<unknown>,
+    bytesMax: () => number = () => limits.batchBytesMax,
+  ) {
     this.#publish = publish;
     this.#bytesMax = bytesMax;
   }
@@ -113,4 +119,5 @@ async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   clearTimeout(timer);
 }
 
-export const joined = (texts: readonly string[]): string => (texts.length === 1 ? texts[0]! : `[${texts.join(',')}]`);
+export const joined = (texts: readonly string[]): string =>
+  texts.length === 1 ? texts[0]! : `[${texts.join(',')}]`;

@@ -15,7 +15,8 @@ export function encodeMail(text: string): string | Uint8Array {
 
 /** What cannot be read gives text that is no JSON, so that it ends as a dead letter and holds nobody up. */
 export function decodeMail(bytes: Uint8Array): string {
-  if (bytes[0] !== 0x78) return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8');
+  if (bytes[0] !== 0x78)
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8');
   try {
     return inflateSync(bytes, { maxOutputLength: plainBytesMax }).toString('utf8');
   } catch {

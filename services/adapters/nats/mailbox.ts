@@ -11,12 +11,19 @@ import { lastSequenceOf, type OrderedMessage, OrderedReader, readAll } from './o
 export function natsMailbox(nats: Nats): Mailbox {
   const { subjects, streams, publisher } = nats;
   const gatherer = new Gatherer(
-    (shard, texts) => publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))),
+    (shard, texts) =>
+      publisher.publish(subjects.mailBatch(Number(shard)), encodeMail(joined(texts))),
     () => batchBytesOf(nats),
   );
-  const batchOf = (shard: ShardId, { sequence, at, bytes }: OrderedMessage): MailBatch => ({ shard, sequence, at, items: parseMail(decodeMail(bytes())) });
+  const batchOf = (shard: ShardId, { sequence, at, bytes }: OrderedMessage): MailBatch => ({
+    shard,
+    sequence,
+    at,
+    items: parseMail(decodeMail(bytes())),
+  });
   return {
-    deliver: (shard, envelope, company) => gatherer.add(String(shard), encodeEnvelope(envelope), company),
+    deliver: (shard, envelope, company) =>
+      gatherer.add(String(shard), encodeEnvelope(envelope), company),
 
     async read(shard, afterSequence, onBatch, onReset) {
       const reader = new OrderedReader(
@@ -30,19 +37,40 @@ export function natsMailbox(nats: Nats): Mailbox {
     },
 
     readTo: (shard, afterSequence, upTo, onBatch) =>
-      readAll(nats, { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence, upTo }, (message) => onBatch(batchOf(shard, message))),
+      readAll(
+        nats,
+        { stream: streams.mail, filter: subjects.mailOf(shard), afterSequence, upTo },
+        (message) => onBatch(batchOf(shard, message)),
+      ),
 
     async bounds() {
-      const info = await ask<{ created: string; state: { first_seq: number; last_seq: number } }>(nats, `$JS.API.STREAM.INFO.${streams.mail}`, undefined);
-      if (info.error) throw new Unavailable('NATS_UNAVAILABLE', `stream ${streams.mail}: ${info.error.description}`);
-      return { first: info.state.first_seq, last: info.state.last_seq, created: Date.parse(info.created) };
+      const info = await ask<{ created: string; state: { first_seq: number; last_seq: number } }>(
+        nats,
+        `$JS.API.STREAM.INFO.${streams.mail}`,
+        undefined,
+      );
+      if (info.error)
+        throw new Unavailable(
+          'NATS_UNAVAILABLE',
+          `stream ${streams.mail}: ${info.error.description}`,
+        );
+      return {
+        first: info.state.first_seq,
+        last: info.state.last_seq,
+        created: Date.parse(info.created),
+      };
     },
 
     lastOf: (shard) => lastSequenceOf(nats, streams.mail, subjects.mailOf(shard)),
 
     async answers(withinMs) {
       try {
-        const info = await ask<object>(nats, `$JS.API.STREAM.INFO.${streams.mail}`, undefined, withinMs);
+        const info = await ask<object>(
+          nats,
+          `$JS.API.STREAM.INFO.${streams.mail}`,
+          undefined,
+          withinMs,
+        );
         return info.error === undefined;
       } catch {
         return false;

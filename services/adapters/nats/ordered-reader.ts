@@ -45,7 +45,13 @@ export class OrderedReader {
 
   constructor(
     nats: Nats,
-    options: { stream: string; filter: string; afterSequence: number; deliver?: 'from' | 'last-per-subject'; since?: number | undefined },
+    options: {
+      stream: string;
+      filter: string;
+      afterSequence: number;
+      deliver?: 'from' | 'last-per-subject';
+      since?: number | undefined;
+    },
     onMessage: (message: OrderedMessage) => void,
     onReset?: () => void,
     onIdle?: () => void,
@@ -71,7 +77,8 @@ export class OrderedReader {
     }
     if (this.#isStopped) return; // it was told, while it was made, that there is nothing to wait for
     this.#watch = setInterval(() => {
-      if (!this.#isPaused && !this.#isMaking && Date.now() - this.#heardAt > 3 * heartbeatMs + 500) void this.#remake();
+      if (!this.#isPaused && !this.#isMaking && Date.now() - this.#heardAt > 3 * heartbeatMs + 500)
+        void this.#remake();
     }, heartbeatMs);
     this.#watch.unref();
   }
@@ -119,10 +126,17 @@ export class OrderedReader {
     this.#isMaking = true;
     try {
       if (this.#onReset) {
-        const info = await ask<{ created: string; state: { last_seq: number } }>(this.#nats, `$JS.API.STREAM.INFO.${this.#stream}`, undefined);
+        const info = await ask<{ created: string; state: { last_seq: number } }>(
+          this.#nats,
+          `$JS.API.STREAM.INFO.${this.#stream}`,
+          undefined,
+        );
         if (info.error) throw new Error(info.error.description);
         // Another stream under the same name, or one that lost its end: its numbers mean something else now (O3).
-        if ((this.#created !== undefined && info.created !== this.#created) || info.state.last_seq < this.#last) {
+        if (
+          (this.#created !== undefined && info.created !== this.#created) ||
+          info.state.last_seq < this.#last
+        ) {
           this.#isStopped = true;
           clearInterval(this.#watch);
           this.#onReset();
@@ -132,30 +146,39 @@ export class OrderedReader {
       }
       const inbox = this.#nats.inbox();
       this.#expected = 1;
-      const subscription = hear(this.#nats.connection, inbox, (message) => this.#heard(message, subscription));
+      const subscription = hear(this.#nats.connection, inbox, (message) =>
+        this.#heard(message, subscription),
+      );
       this.#subscription = subscription;
       const isFrom = this.#deliver === 'from' || this.#last > 0;
       const isSince = this.#since !== undefined && this.#last === 0;
-      const answer = await ask<{ name: string; num_pending: number }>(this.#nats, `$JS.API.CONSUMER.CREATE.${this.#stream}`, {
-        stream_name: this.#stream,
-        config: {
-          deliver_subject: inbox,
-          filter_subject: this.#filter,
-          ...(isSince
-            ? { deliver_policy: DeliverPolicy.StartTime, opt_start_time: new Date(this.#since!).toISOString() }
-            : isFrom
-              ? { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: this.#last + 1 }
-              : { deliver_policy: DeliverPolicy.LastPerSubject }),
-          ack_policy: AckPolicy.None,
-          max_deliver: 1,
-          replay_policy: ReplayPolicy.Instant,
-          flow_control: true,
-          idle_heartbeat: nanos(heartbeatMs),
-          inactive_threshold: nanos(5_000),
-          mem_storage: true,
-          num_replicas: 1,
+      const answer = await ask<{ name: string; num_pending: number }>(
+        this.#nats,
+        `$JS.API.CONSUMER.CREATE.${this.#stream}`,
+        {
+          stream_name: this.#stream,
+          config: {
+            deliver_subject: inbox,
+            filter_subject: this.#filter,
+            ...(isSince
+              ? {
+                  deliver_policy: DeliverPolicy.StartTime,
+                  opt_start_time: new Date(this.#since!).toISOString(),
+                }
+              : isFrom
+                ? { deliver_policy: DeliverPolicy.StartSequence, opt_start_seq: this.#last + 1 }
+                : { deliver_policy: DeliverPolicy.LastPerSubject }),
+            ack_policy: AckPolicy.None,
+            max_deliver: 1,
+            replay_policy: ReplayPolicy.Instant,
+            flow_control: true,
+            idle_heartbeat: nanos(heartbeatMs),
+            inactive_threshold: nanos(5_000),
+            mem_storage: true,
+            num_replicas: 1,
+          },
         },
-      });
+      );
       if (answer.error) throw new Error(answer.error.description);
       this.#heardAt = Date.now();
       if (this.#isStopped || this.#isPaused) {
@@ -178,14 +201,25 @@ export class OrderedReader {
       const stalled = message.headers.get('Nats-Consumer-Stalled');
       if (stalled) this.#nats.connection.publish(stalled, '');
       const lastConsumer = Number(message.headers.get('Nats-Last-Consumer'));
-      if (Number.isFinite(lastConsumer) && lastConsumer >= this.#expected && lastConsumer > 0 && !message.reply) void this.#remake();
+      if (
+        Number.isFinite(lastConsumer) &&
+        lastConsumer >= this.#expected &&
+        lastConsumer > 0 &&
+        !message.reply
+      )
+        void this.#remake();
       else if (!message.reply && !stalled) this.#onIdle?.();
       return;
     }
     // $JS.ACK.<stream>.<consumer>.<tries>.<stream sequence>.<consumer sequence>.<time>.<pending>, with two more tokens after ACK on newer servers
     const tokens = message.reply!.split('.');
     const end = tokens.length >= 11 ? 10 : 8;
-    const [sequence, consumerSequence, time, remaining] = [Number(tokens[end - 3]), Number(tokens[end - 2]), tokens[end - 1]!, Number(tokens[end])];
+    const [sequence, consumerSequence, time, remaining] = [
+      Number(tokens[end - 3]),
+      Number(tokens[end - 2]),
+      tokens[end - 1]!,
+      Number(tokens[end]),
+    ];
     if (consumerSequence !== this.#expected) return void this.#remake();
     this.#expected += 1;
     if (sequence <= this.#last) return;
@@ -207,14 +241,26 @@ export class OrderedReader {
  */
 export async function readAll(
   nats: Nats,
-  options: { stream: string; filter: string; afterSequence: number; upTo?: number; deliver?: 'from' | 'last-per-subject'; since?: number },
+  options: {
+    stream: string;
+    filter: string;
+    afterSequence: number;
+    upTo?: number;
+    deliver?: 'from' | 'last-per-subject';
+    since?: number;
+  },
   onMessage: (message: OrderedMessage) => void,
 ): Promise<void> {
   // What is asked for may end before the stream does: the last message of the filter tells.
   const last = await lastMessage(nats, options.stream, { last_by_subj: options.filter });
   const upTo = Math.min(options.upTo ?? Number.MAX_SAFE_INTEGER, last?.seq ?? 0);
   // A reader that begins after all there is hears nothing, and so not that it is done.
-  if (!last || upTo <= options.afterSequence || (options.since !== undefined && last.at < options.since)) return;
+  if (
+    !last ||
+    upTo <= options.afterSequence ||
+    (options.since !== undefined && last.at < options.since)
+  )
+    return;
   let reader: OrderedReader | undefined;
   try {
     await new Promise<void>((resolve, reject) => {

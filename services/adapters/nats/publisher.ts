@@ -86,24 +86,46 @@ export class LeanPublisher {
   /** Why this process is not ready: a publish has had no ack for long. Or an empty string. */
   get trouble(): string {
     const [oldest] = this.#waiting.values();
-    const silentMs = Date.now() - Math.min(oldest?.since ?? Date.now(), this.#givenUp?.since ?? Date.now());
-    return silentMs < silenceMs ? '' : `the broker has not stored what it was given ${Math.floor(silentMs / 1_000)} s ago: is its disk full?`;
+    const silentMs =
+      Date.now() - Math.min(oldest?.since ?? Date.now(), this.#givenUp?.since ?? Date.now());
+    return silentMs < silenceMs
+      ? ''
+      : `the broker has not stored what it was given ${Math.floor(silentMs / 1_000)} s ago: is its disk full?`;
   }
 
   /** @returns the stream sequence. @throws Refused with `details.refusal` when the stream refuses, Unavailable when it stays silent */
-  publish(subject: string, body: string | Uint8Array, { headers, pace = 'now' }: PublishOptions = {}): Promise<number> {
+  publish(
+    subject: string,
+    body: string | Uint8Array,
+    { headers, pace = 'now' }: PublishOptions = {},
+  ): Promise<number> {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new Unavailable('NATS_CLOSED', 'the connection is closed'));
       const bytesMax = this.#connection.info?.max_payload ?? Number.POSITIVE_INFINITY;
       // A character has three bytes at the most.
       const bytes = body.length * 3 > bytesMax ? Buffer.byteLength(body) : 0;
-      if (bytes > bytesMax) return reject(new Refused('MESSAGE_TOO_LARGE', `a message to ${kindOf(subject)} has ${bytes} bytes, and the broker carries ${bytesMax}`));
+      if (bytes > bytesMax)
+        return reject(
+          new Refused(
+            'MESSAGE_TOO_LARGE',
+            `a message to ${kindOf(subject)} has ${bytes} bytes, and the broker carries ${bytesMax}`,
+          ),
+        );
       let encoded: MsgHdrs | undefined;
       if (headers) {
         encoded = natsHeaders();
         for (const [name, value] of Object.entries(headers)) encoded.set(name, value);
       }
-      const waiting: Waiting = { subject, body, headers: encoded, resolve, reject, since: 0, sentAt: 0, tries: 0 };
+      const waiting: Waiting = {
+        subject,
+        body,
+        headers: encoded,
+        resolve,
+        reject,
+        since: 0,
+        sentAt: 0,
+        tries: 0,
+      };
       if (pace === 'soon') {
         this.#patient.push(waiting);
         this.#awaitCompany();
@@ -134,7 +156,8 @@ export class LeanPublisher {
     this.#isClosed = true;
     clearInterval(this.#sweep);
     const error = new Unavailable('NATS_CLOSED', 'the connection is closed');
-    for (const waiting of [...this.#waiting.values(), ...this.#queue, ...this.#patient]) waiting.reject(error);
+    for (const waiting of [...this.#waiting.values(), ...this.#queue, ...this.#patient])
+      waiting.reject(error);
     this.#waiting.clear();
     this.#queue.length = 0;
     this.#patient.length = 0;
@@ -166,10 +189,22 @@ export class LeanPublisher {
     this.#release(number);
     const text = message.string();
     if (text.includes('"error"')) {
-      const { error } = JSON.parse(text) as { error: { code: number; err_code?: number; description: string } };
-      const refusal: PublishRefusal = { code: error.code, errCode: error.err_code ?? 0, description: error.description };
-      if (error.code === 503) waiting.reject(new Unavailable('NATS_UNAVAILABLE', error.description, { refusal }));
-      else waiting.reject(new Refused('STREAM_REFUSED', `the stream refused a publish: ${error.description}`, { refusal }));
+      const { error } = JSON.parse(text) as {
+        error: { code: number; err_code?: number; description: string };
+      };
+      const refusal: PublishRefusal = {
+        code: error.code,
+        errCode: error.err_code ?? 0,
+        description: error.description,
+      };
+      if (error.code === 503)
+        waiting.reject(new Unavailable('NATS_UNAVAILABLE', error.description, { refusal }));
+      else
+        waiting.reject(
+          new Refused('STREAM_REFUSED', `the stream refused a publish: ${error.description}`, {
+            refusal,
+          }),
+        );
     } else {
       if (this.#givenUp?.kind === kindOf(waiting.subject)) this.#givenUp = undefined;
       const at = text.indexOf('"seq":');
@@ -227,7 +262,9 @@ export class LeanPublisher {
       if (waiting.tries >= tries) {
         this.#release(number);
         this.#givenUp ??= { kind: kindOf(waiting.subject), since: waiting.since };
-        waiting.reject(new Unavailable('NATS_UNAVAILABLE', `the stream did not answer after ${tries} tries`));
+        waiting.reject(
+          new Unavailable('NATS_UNAVAILABLE', `the stream did not answer after ${tries} tries`),
+        );
       } else this.#send(number, waiting);
     }
   }

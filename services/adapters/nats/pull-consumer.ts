@@ -61,7 +61,9 @@ export class PullConsumer {
 
   async start(): Promise<void> {
     this.#inbox = this.#nats.inbox();
-    this.#subscription = hear(this.#nats.connection, this.#inbox, (message) => this.#heard(message));
+    this.#subscription = hear(this.#nats.connection, this.#inbox, (message) =>
+      this.#heard(message),
+    );
     await this.#ensure();
     this.#nats.onDisconnect(() => this.#forget());
     this.#nats.onReconnect(() => {
@@ -130,21 +132,26 @@ export class PullConsumer {
           const made = await declareStreams(this.#nats, [this.#options.stream]);
           const { stream, durable, filter, ackWaitMs } = this.#options;
           const name = this.#nats.streams[stream];
-          const answer = await ask<object>(this.#nats, `$JS.API.CONSUMER.DURABLE.CREATE.${name}.${durable}`, {
-            stream_name: name,
-            config: {
-              durable_name: durable,
-              filter_subject: filter,
-              deliver_policy: DeliverPolicy.All,
-              ack_policy: AckPolicy.Explicit,
-              ack_wait: nanos(ackWaitMs),
-              max_ack_pending: 20_000,
-              max_deliver: -1,
-              max_waiting: 512,
-              replay_policy: ReplayPolicy.Instant,
+          const answer = await ask<object>(
+            this.#nats,
+            `$JS.API.CONSUMER.DURABLE.CREATE.${name}.${durable}`,
+            {
+              stream_name: name,
+              config: {
+                durable_name: durable,
+                filter_subject: filter,
+                deliver_policy: DeliverPolicy.All,
+                ack_policy: AckPolicy.Explicit,
+                ack_wait: nanos(ackWaitMs),
+                max_ack_pending: 20_000,
+                max_deliver: -1,
+                max_waiting: 512,
+                replay_policy: ReplayPolicy.Instant,
+              },
             },
-          });
-          if (answer.error && answer.error.err_code !== 10_148) throw new Error(answer.error.description);
+          );
+          if (answer.error && answer.error.err_code !== 10_148)
+            throw new Error(answer.error.description);
           if (made.length > 0) this.#options.onStreamMade?.();
           return;
         } catch {
@@ -176,7 +183,10 @@ export class PullConsumer {
       subject: message.subject,
       sequence: Number(tokens[end - 3]),
       tries: Number(tokens[end - 4]),
-      headers: () => Object.fromEntries([...(message.headers ?? [])].map(([name, [first = '']]) => [name, first])),
+      headers: () =>
+        Object.fromEntries(
+          [...(message.headers ?? [])].map(([name, [first = '']]) => [name, first]),
+        ),
       text: () => message.string(),
       ack: () => {
         if (!letGo()) return;
@@ -185,7 +195,8 @@ export class PullConsumer {
       },
       handBack: (delayMs) => {
         if (!letGo()) return;
-        if (!this.#nats.connection.isClosed()) this.#nats.connection.publish(reply, `-NAK ${JSON.stringify({ delay: nanos(delayMs) })}`);
+        if (!this.#nats.connection.isClosed())
+          this.#nats.connection.publish(reply, `-NAK ${JSON.stringify({ delay: nanos(delayMs) })}`);
         this.pull();
       },
     });

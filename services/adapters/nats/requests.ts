@@ -37,7 +37,10 @@ export class Requests {
   ask(subject: string, body: string, withinMs: number): Promise<string> {
     const token = (this.#next++).toString(36);
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#asked.delete(token) && reject(new Error(`no answer within ${withinMs} ms`)), withinMs);
+      const timer = setTimeout(
+        () => this.#asked.delete(token) && reject(new Error(`no answer within ${withinMs} ms`)),
+        withinMs,
+      );
       this.#asked.set(token, { resolve, reject, timer });
       try {
         this.#connection.publish(subject, body, { reply: this.#inbox + token });
@@ -59,7 +62,8 @@ export class Requests {
   #hear(message: Msg): void {
     const asked = this.#take(message.subject.slice(this.#inbox.length));
     if (!asked) return;
-    if (message.data.length === 0 && message.headers?.code === 503) asked.reject(new Error('nobody listens there'));
+    if (message.data.length === 0 && message.headers?.code === 503)
+      asked.reject(new Error('nobody listens there'));
     else asked.resolve(message.string());
   }
 

@@ -30,7 +30,8 @@ export function dropStaleReads(protocol: Protocol): void {
   let parser = protocol.parser;
   const marked = (given: Transport): Transport => {
     const closed = given.closed.bind(given);
-    given.closed = () => closed().then((reason) => (transport === given ? reason : new Promise(() => undefined)));
+    given.closed = () =>
+      closed().then((reason) => (transport === given ? reason : new Promise(() => undefined)));
     const iterate = given[Symbol.asyncIterator].bind(given);
     given[Symbol.asyncIterator] = async function* () {
       for await (const chunk of { [Symbol.asyncIterator]: iterate }) {

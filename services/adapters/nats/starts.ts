@@ -7,7 +7,13 @@ import { lastMessage, type Nats } from './connection.ts';
 import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
 import { hear } from './subscription.ts';
 
-const startSchema = z.object({ effect: effectIdSchema, performer: z.string(), class: z.string(), nonce: z.string(), at: z.number() });
+const startSchema = z.object({
+  effect: effectIdSchema,
+  performer: z.string(),
+  class: z.string(),
+  nonce: z.string(),
+  at: z.number(),
+});
 
 export function natsStarts(nats: Nats): Starts {
   const { subjects, streams, publisher, connection } = nats;
@@ -18,23 +24,41 @@ export function natsStarts(nats: Nats): Starts {
       // A publish that is sent again after a lost ack would be refused by its own first copy: the nonce tells.
       const nonce = `${performer}/${process.pid}/${count}`;
       try {
-        await publisher.publish(subjects.start(effect), JSON.stringify({ effect, performer, class: toolClass, nonce, at: Date.now() }), {
-          headers: { 'Nats-Expected-Last-Subject-Sequence': '0' },
-        });
+        await publisher.publish(
+          subjects.start(effect),
+          JSON.stringify({ effect, performer, class: toolClass, nonce, at: Date.now() }),
+          {
+            headers: { 'Nats-Expected-Last-Subject-Sequence': '0' },
+          },
+        );
         return { created: true };
       } catch (error) {
-        const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;
-        if (refusal?.errCode !== wrongLastSequence) throw error instanceof Refused ? new Unavailable('START_UNAVAILABLE', error.message, { cause: error }) : error;
+        const refusal =
+          error instanceof Refused
+            ? (error.details.refusal as PublishRefusal | undefined)
+            : undefined;
+        if (refusal?.errCode !== wrongLastSequence)
+          throw error instanceof Refused
+            ? new Unavailable('START_UNAVAILABLE', error.message, { cause: error })
+            : error;
       }
-      const message = await lastMessage(nats, streams.starts, { last_by_subj: subjects.start(effect) });
-      if (!message) throw new Unavailable('START_UNAVAILABLE', `the start record of ${effect} could not be read`);
+      const message = await lastMessage(nats, streams.starts, {
+        last_by_subj: subjects.start(effect),
+      });
+      if (!message)
+        throw new Unavailable(
+          'START_UNAVAILABLE',
+          `the start record of ${effect} could not be read`,
+        );
       const first = startSchema.parse(JSON.parse(message.text));
       return first.nonce === nonce ? { created: true } : { created: false, first };
     },
 
     async isHeld(performer, effect, waitMs) {
       try {
-        const reply = await connection.request(subjects.holds(performer), effect, { timeout: waitMs });
+        const reply = await connection.request(subjects.holds(performer), effect, {
+          timeout: waitMs,
+        });
         return reply.string() === 'yes';
       } catch {
         return false; // nobody answers for it: it is dead, or as good as

@@ -8,9 +8,19 @@ export type StreamName = keyof Nats['streams'];
 
 const day = 86_400_000;
 
-function configOf(nats: Pick<Nats, 'streams' | 'subjects' | 'replicas'>, name: StreamName): Partial<StreamConfig> & { name: string; subjects: string[] } {
+function configOf(
+  nats: Pick<Nats, 'streams' | 'subjects' | 'replicas'>,
+  name: StreamName,
+): Partial<StreamConfig> & { name: string; subjects: string[] } {
   const { streams, subjects } = nats;
-  const common = { num_replicas: nats.replicas, storage: StorageType.File, retention: RetentionPolicy.Limits, discard: DiscardPolicy.Old, max_age: 0, allow_direct: true };
+  const common = {
+    num_replicas: nats.replicas,
+    storage: StorageType.File,
+    retention: RetentionPolicy.Limits,
+    discard: DiscardPolicy.Old,
+    max_age: 0,
+    allow_direct: true,
+  };
   switch (name) {
     case 'tasks':
       // A publisher that repeats itself within two minutes is told so by the broker; later, the session knows the task.
@@ -24,7 +34,13 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects' | 'replicas'>, name: S
       };
     case 'mail':
       // Nothing rests on the broker's dedupe, and an id in it costs 140 bytes: the shortest window.
-      return { ...common, name: streams.mail, subjects: [subjects.all('mail')], discard: DiscardPolicy.New, duplicate_window: nanos(1_000) };
+      return {
+        ...common,
+        name: streams.mail,
+        subjects: [subjects.all('mail')],
+        discard: DiscardPolicy.New,
+        duplicate_window: nanos(1_000),
+      };
     case 'effects':
       // What is pending stands in the session store and is offered again: this may live in memory.
       return {
@@ -48,11 +64,29 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects' | 'replicas'>, name: S
         duplicate_window: nanos(1_000),
       };
     case 'events':
-      return { ...common, name: streams.events, subjects: [subjects.all('event')], max_age: nanos(7 * day), max_bytes: 2 * 1024 ** 3, duplicate_window: nanos(1_000) };
+      return {
+        ...common,
+        name: streams.events,
+        subjects: [subjects.all('event')],
+        max_age: nanos(7 * day),
+        max_bytes: 2 * 1024 ** 3,
+        duplicate_window: nanos(1_000),
+      };
     case 'dead':
-      return { ...common, name: streams.dead, subjects: [subjects.all('dead')], duplicate_window: nanos(120_000) };
+      return {
+        ...common,
+        name: streams.dead,
+        subjects: [subjects.all('dead')],
+        duplicate_window: nanos(120_000),
+      };
     case 'archive':
-      return { ...common, name: streams.archive, subjects: [subjects.all('archive')], max_age: nanos(limits.archiveMaxAgeMs), duplicate_window: nanos(1_000) };
+      return {
+        ...common,
+        name: streams.archive,
+        subjects: [subjects.all('archive')],
+        max_age: nanos(limits.archiveMaxAgeMs),
+        duplicate_window: nanos(1_000),
+      };
     case 'workspaces':
       return {
         ...common,
@@ -66,19 +100,40 @@ function configOf(nats: Pick<Nats, 'streams' | 'subjects' | 'replicas'>, name: S
         duplicate_window: nanos(1_000),
       };
     case 'bundles':
-      return { ...common, name: streams.bundles, subjects: [subjects.all('bundle')], max_msgs_per_subject: 1, duplicate_window: nanos(1_000) };
+      return {
+        ...common,
+        name: streams.bundles,
+        subjects: [subjects.all('bundle')],
+        max_msgs_per_subject: 1,
+        duplicate_window: nanos(1_000),
+      };
   }
 }
 
-export const allStreams: readonly StreamName[] = ['tasks', 'mail', 'effects', 'starts', 'events', 'dead', 'archive', 'bundles', 'workspaces'];
+export const allStreams: readonly StreamName[] = [
+  'tasks',
+  'mail',
+  'effects',
+  'starts',
+  'events',
+  'dead',
+  'archive',
+  'bundles',
+  'workspaces',
+];
 
 /**
  * Make the streams that are missing. An existing stream is left as it is: its limits belong to the operator.
  *
  * @returns the names of those that were made now
  */
-export async function declareStreams(nats: Nats, names: readonly StreamName[] = allStreams): Promise<StreamName[]> {
-  const made = await Promise.all(names.map(async (name) => ((await declare(nats, name)) ? [name] : [])));
+export async function declareStreams(
+  nats: Nats,
+  names: readonly StreamName[] = allStreams,
+): Promise<StreamName[]> {
+  const made = await Promise.all(
+    names.map(async (name) => ((await declare(nats, name)) ? [name] : [])),
+  );
   return made.flat();
 }
 
@@ -89,7 +144,10 @@ async function declare(nats: Nats, name: StreamName): Promise<boolean> {
     await nats.manager.streams.info(config.name);
     return false;
   } catch (error) {
-    if (!isNotFound(error)) throw new Unavailable('NATS_UNAVAILABLE', `could not look at stream ${config.name}`, { cause: error });
+    if (!isNotFound(error))
+      throw new Unavailable('NATS_UNAVAILABLE', `could not look at stream ${config.name}`, {
+        cause: error,
+      });
   }
   try {
     await nats.manager.streams.add(config as never);
@@ -100,7 +158,9 @@ async function declare(nats: Nats, name: StreamName): Promise<boolean> {
       await nats.manager.streams.info(config.name);
       return false;
     } catch {
-      throw new Unavailable('NATS_UNAVAILABLE', `could not make stream ${config.name}`, { cause: error });
+      throw new Unavailable('NATS_UNAVAILABLE', `could not make stream ${config.name}`, {
+        cause: error,
+      });
     }
   }
 }

@@ -8,7 +8,12 @@ import type { Msg, NatsConnection, Subscription } from 'nats';
  *
  * @param onError  the broker forbids to hear it, or the connection is closed
  */
-export function hear(connection: NatsConnection, subject: string, callback: (message: Msg) => void, onError?: (error: Error) => void): Subscription {
+export function hear(
+  connection: NatsConnection,
+  subject: string,
+  callback: (message: Msg) => void,
+  onError?: (error: Error) => void,
+): Subscription {
   return connection.subscribe(subject, {
     callback: (error, message) => {
       if (error) return onError?.(error);
@@ -17,7 +22,10 @@ export function hear(connection: NatsConnection, subject: string, callback: (mes
       } catch (failure) {
         const { name = 'Error', stack = '' } = failure as Error;
         const where = stack.split('\n').filter((line) => line.startsWith('    at '));
-        process.emitWarning(`a message on ${subject} was skipped, for it could not be handled: ${name}`, { code: 'NATS_MESSAGE_SKIPPED', detail: where.slice(0, 5).join('\n') });
+        process.emitWarning(
+          `a message on ${subject} was skipped, for it could not be handled: ${name}`,
+          { code: 'NATS_MESSAGE_SKIPPED', detail: where.slice(0, 5).join('\n') },
+        );
       }
     },
   });

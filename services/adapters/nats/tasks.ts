@@ -20,8 +20,17 @@ export function natsTasks(nats: Nats): Tasks {
   return {
     async publish(tenant, agent, body, headers) {
       // In a line of the protocol a space would end the subject, and the connection with it.
-      for (const name of [tenant, agent]) if (!isTokens.test(name)) throw new Refused('SUBJECT_INVALID', `"${name.slice(0, 64)}" can be no part of a subject`);
-      await publisher.publish(subjects.task(tenant, agent), body, Object.keys(headers).length > 0 ? { headers } : {});
+      for (const name of [tenant, agent])
+        if (!isTokens.test(name))
+          throw new Refused(
+            'SUBJECT_INVALID',
+            `"${name.slice(0, 64)}" can be no part of a subject`,
+          );
+      await publisher.publish(
+        subjects.task(tenant, agent),
+        body,
+        Object.keys(headers).length > 0 ? { headers } : {},
+      );
     },
     async take(capacity, accept) {
       let inHand = 0;
@@ -33,9 +42,18 @@ export function natsTasks(nats: Nats): Tasks {
         heartbeatMs: 3_000,
         capacity: () => Math.max(0, capacity() - inHand),
         onMessage: (message) => {
-          const [, , tenant = '', ...rest] = message.subject.slice(subjects.prefix.length).split('.');
+          const [, , tenant = '', ...rest] = message.subject
+            .slice(subjects.prefix.length)
+            .split('.');
           const agent = rest.join('.');
-          const task: RawTask = { tenant, agent, subject: message.subject, body: message.text(), ...headersOf(message), sequenceId: `task-${message.sequence}` };
+          const task: RawTask = {
+            tenant,
+            agent,
+            subject: message.subject,
+            body: message.text(),
+            ...headersOf(message),
+            sequenceId: `task-${message.sequence}`,
+          };
           inHand += 1;
           accept(task)
             .then(

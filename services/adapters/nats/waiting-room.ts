@@ -19,7 +19,10 @@ export class WaitingRoom {
   readonly #batches = new Map<string, Batch>();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(waitMs: number, publish: (subject: string, texts: readonly string[]) => Promise<unknown>) {
+  constructor(
+    waitMs: number,
+    publish: (subject: string, texts: readonly string[]) => Promise<unknown>,
+  ) {
     this.#waitMs = waitMs;
     this.#publish = publish;
   }

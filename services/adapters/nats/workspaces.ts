@@ -5,30 +5,54 @@
 import { createHash } from 'node:crypto';
 import { Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
-import { beginningOf, headAfter, workspaceChanged, workspaceHeadSchema } from '../../core/tools/workspace-head.ts';
+import {
+  beginningOf,
+  headAfter,
+  workspaceChanged,
+  workspaceHeadSchema,
+} from '../../core/tools/workspace-head.ts';
 import type { Workspaces } from '../../ports/sandboxes.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
 
 export function natsWorkspaces(nats: Nats): Workspaces {
   const { subjects, streams, publisher } = nats;
-  const digestOf = (archive: Uint8Array) => createHash('sha256').update(archive).digest('hex').slice(0, 32);
+  const digestOf = (archive: Uint8Array) =>
+    createHash('sha256').update(archive).digest('hex').slice(0, 32);
   const headOf = async (tenant: string, session: string) => {
-    const message = await lastMessage(nats, streams.workspaces, { last_by_subj: subjects.workspace(tenant, session, 'head') });
-    return message && { sequence: message.seq, head: workspaceHeadSchema.parse(JSON.parse(message.text)) };
+    const message = await lastMessage(nats, streams.workspaces, {
+      last_by_subj: subjects.workspace(tenant, session, 'head'),
+    });
+    return (
+      message && {
+        sequence: message.seq,
+        head: workspaceHeadSchema.parse(JSON.parse(message.text)),
+      }
+    );
   };
   return {
-    latest: async (tenant, session, effect) => beginningOf((await headOf(tenant, session))?.head, effect),
+    latest: async (tenant, session, effect) =>
+      beginningOf((await headOf(tenant, session))?.head, effect),
 
     async load(tenant, session, { digest, bytes }) {
       const chunks: Buffer[] = [];
-      for (let index = 0; index < Math.max(1, Math.ceil(bytes / limits.workspaceChunkBytes)); index += 1) {
-        const message = await lastMessage(nats, streams.workspaces, { last_by_subj: subjects.workspace(tenant, session, `${digest}.${index}`) });
+      for (
+        let index = 0;
+        index < Math.max(1, Math.ceil(bytes / limits.workspaceChunkBytes));
+        index += 1
+      ) {
+        const message = await lastMessage(nats, streams.workspaces, {
+          last_by_subj: subjects.workspace(tenant, session, `${digest}.${index}`),
+        });
         if (!message) throw workspaceChanged(session);
         chunks.push(message.bytes);
       }
       const archive = Buffer.concat(chunks);
-      if (digestOf(archive) !== digest) throw new Refused('WORKSPACE_UNREADABLE', `the workspace of ${session} is not what its head says`);
+      if (digestOf(archive) !== digest)
+        throw new Refused(
+          'WORKSPACE_UNREADABLE',
+          `the workspace of ${session} is not what its head says`,
+        );
       return archive;
     },
 
@@ -38,8 +62,15 @@ export function natsWorkspaces(nats: Nats): Workspaces {
       const stored = await headOf(tenant, session);
       const next = headAfter(stored?.head, { session, effect, before, checkpoint });
       // One after the other, so that a large workspace does not fill the connection. The head comes last: until then the old one stands.
-      for (let index = 0; index < Math.max(1, Math.ceil(archive.length / limits.workspaceChunkBytes)); index += 1) {
-        const part = archive.subarray(index * limits.workspaceChunkBytes, (index + 1) * limits.workspaceChunkBytes);
+      for (
+        let index = 0;
+        index < Math.max(1, Math.ceil(archive.length / limits.workspaceChunkBytes));
+        index += 1
+      ) {
+        const part = archive.subarray(
+          index * limits.workspaceChunkBytes,
+          (index + 1) * limits.workspaceChunkBytes,
+        );
         await publisher.publish(subjects.workspace(tenant, session, `${digest}.${index}`), part);
       }
       try {
@@ -47,7 +78,10 @@ export function natsWorkspaces(nats: Nats): Workspaces {
           headers: { 'Nats-Expected-Last-Subject-Sequence': String(stored?.sequence ?? 0) },
         });
       } catch (error) {
-        const refusal = error instanceof Refused ? (error.details.refusal as PublishRefusal | undefined) : undefined;
+        const refusal =
+          error instanceof Refused
+            ? (error.details.refusal as PublishRefusal | undefined)
+            : undefined;
         // Overtaken, or our own first copy whose ack was lost: then it stands.
         if (refusal?.errCode !== wrongLastSequence) throw error;
         const now = (await headOf(tenant, session))?.head;
@@ -56,7 +90,9 @@ export function natsWorkspaces(nats: Nats): Workspaces {
       // What no head names any more, neither as now nor as before; if this fails, its age removes it.
       for (const stale of [stored?.head.digest, stored?.head.before?.digest]) {
         if (stale === undefined || stale === digest || stale === before?.digest) continue;
-        await ask(nats, `$JS.API.STREAM.PURGE.${streams.workspaces}`, { filter: subjects.workspace(tenant, session, `${stale}.*`) }).catch(() => undefined);
+        await ask(nats, `$JS.API.STREAM.PURGE.${streams.workspaces}`, {
+          filter: subjects.workspace(tenant, session, `${stale}.*`),
+        }).catch(() => undefined);
       }
       return checkpoint;
     },

@@ -9,7 +9,10 @@ export interface Part {
   stop(): Promise<void> | void;
 }
 
-export async function runService(start: (started: (part: Part) => void) => Promise<void>, deadlineMs = 20_000): Promise<void> {
+export async function runService(
+  start: (started: (part: Part) => void) => Promise<void>,
+  deadlineMs = 20_000,
+): Promise<void> {
   const parts: Part[] = [];
   let isStopping = false;
   const stop = async (code: number) => {
@@ -21,7 +24,9 @@ export async function runService(start: (started: (part: Part) => void) => Promi
       try {
         await part.stop();
       } catch (error) {
-        process.stderr.write(`could not stop ${part.name}: ${error instanceof Error ? error.message : String(error)}\n`);
+        process.stderr.write(
+          `could not stop ${part.name}: ${error instanceof Error ? error.message : String(error)}\n`,
+        );
       }
     }
     process.exit(code);
@@ -33,14 +38,23 @@ export async function runService(start: (started: (part: Part) => void) => Promi
     // A process that is killed would not keep what it compiled. Does nothing without NODE_COMPILE_CACHE.
     setTimeout(flushCompileCache, 1_000).unref();
   } catch (error) {
-    const { message, code, cause } = error as { message?: string; code?: string; cause?: { message?: string } };
-    process.stderr.write(`${JSON.stringify({ level: 'fatal', code, message, cause: cause?.message })}\n`);
+    const { message, code, cause } = error as {
+      message?: string;
+      code?: string;
+      cause?: { message?: string };
+    };
+    process.stderr.write(
+      `${JSON.stringify({ level: 'fatal', code, message, cause: cause?.message })}\n`,
+    );
     await stop(1);
   }
 }
 
 /** What a service that starts waits for: asked for until it is there, and said in the log and to who asks why it is not ready. */
-export function startingUp(telemetry: Telemetry): { why(): string; there<Value>(attempt: () => Promise<Value>): Promise<Value> } {
+export function startingUp(telemetry: Telemetry): {
+  why(): string;
+  there<Value>(attempt: () => Promise<Value>): Promise<Value>;
+} {
   let cause = '';
   return {
     why: () => `starting ${cause}`.trim(),

@@ -17,43 +17,116 @@ export function observability(service: string, instance: string, level = 'info')
   const registry = new Registry();
   registry.setDefaultLabels({ service, instance });
   collectDefaultMetrics({ register: registry });
-  const log = pino({ level, base: { service, instance }, messageKey: 'message', timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } });
+  const log = pino({
+    level,
+    base: { service, instance },
+    messageKey: 'message',
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label) => ({ level: label }) },
+  });
   const registers = [registry];
-  const counter = <Label extends string>(name: string, help: string, labelNames: Label[] = []) => new Counter({ name, help, labelNames, registers });
-  const histogram = <Label extends string>(name: string, help: string, buckets: number[], labelNames: Label[] = []) =>
-    new Histogram({ name, help, buckets, labelNames, registers });
+  const counter = <Label extends string>(name: string, help: string, labelNames: Label[] = []) =>
+    new Counter({ name, help, labelNames, registers });
+  const histogram = <Label extends string>(
+    name: string,
+    help: string,
+    buckets: number[],
+    labelNames: Label[] = [],
+  ) => new Histogram({ name, help, buckets, labelNames, registers });
 
   const received = counter('understudy_messages_received_total', 'Messages read from the mailbox');
-  const stepSeconds = histogram('understudy_step_seconds', 'Time of one pure step', fast, ['message']);
+  const stepSeconds = histogram('understudy_step_seconds', 'Time of one pure step', fast, [
+    'message',
+  ]);
   const steps = counter('understudy_steps_committed_total', 'Steps whose commit was acknowledged');
-  const commitSeconds = histogram('understudy_commit_seconds', 'Time of one commit of a shard, its wait for the call that carries it included', medium);
-  const commitSessions = histogram('understudy_commit_sessions', 'Sessions in one commit of a shard', [1, 2, 4, 8, 16, 32, 64, 128, 256]);
+  const commitSeconds = histogram(
+    'understudy_commit_seconds',
+    'Time of one commit of a shard, its wait for the call that carries it included',
+    medium,
+  );
+  const commitSessions = histogram(
+    'understudy_commit_sessions',
+    'Sessions in one commit of a shard',
+    [1, 2, 4, 8, 16, 32, 64, 128, 256],
+  );
   const released = counter('understudy_released_total', 'What left after its commit', ['kind']);
-  const performSeconds = histogram('understudy_perform_seconds', 'Time of a model call or tool call, retries included', slow, ['kind', 'what', 'outcome']);
+  const performSeconds = histogram(
+    'understudy_perform_seconds',
+    'Time of a model call or tool call, retries included',
+    slow,
+    ['kind', 'what', 'outcome'],
+  );
   const tasksAccepted = counter('understudy_tasks_accepted_total', 'Tasks taken in');
-  const tasksEnded = counter('understudy_tasks_ended_total', 'Tasks that ended, by outcome', ['outcome']);
+  const tasksEnded = counter('understudy_tasks_ended_total', 'Tasks that ended, by outcome', [
+    'outcome',
+  ]);
   const refused = counter('understudy_refused_total', 'Input refused at a door', ['door', 'code']);
   const dead = counter('understudy_dead_letters_total', 'Dead letters written', ['code']);
-  const fenced = counter('understudy_fenced_total', 'Writes refused because another host owns the shard');
+  const fenced = counter(
+    'understudy_fenced_total',
+    'Writes refused because another host owns the shard',
+  );
   const takeovers = counter('understudy_takeovers_total', 'Shards opened');
   const takeoverSeconds = histogram('understudy_takeover_seconds', 'Time to open a shard', medium);
-  const handoverSeconds = histogram('understudy_handover_seconds', 'Silence of a shard between two owners, when the first let it go', medium);
+  const handoverSeconds = histogram(
+    'understudy_handover_seconds',
+    'Silence of a shard between two owners, when the first let it go',
+    medium,
+  );
   const lost = counter('understudy_shards_lost_total', 'Shards given up', ['why']);
   const seen = counter('understudy_messages_seen_total', 'Messages that changed nothing', ['why']);
-  const tokens = counter('understudy_tokens_total', 'Tokens of model calls', ['model', 'direction']);
-  const cost = counter('understudy_cost_micros_total', 'Cost of model calls, micro-dollars', ['model']);
+  const tokens = counter('understudy_tokens_total', 'Tokens of model calls', [
+    'model',
+    'direction',
+  ]);
+  const cost = counter('understudy_cost_micros_total', 'Cost of model calls, micro-dollars', [
+    'model',
+  ]);
   const limited = counter('understudy_limits_total', 'Sessions stopped by a limit', ['limit']);
-  const starts = counter('understudy_starts_refused_total', 'Second starts refused by the start record', ['class']);
-  const claimSeconds = histogram('understudy_sandbox_claim_seconds', 'Time from wanting a sandbox to having one', [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10, 30]);
-  const effectsWaiting = new Gauge({ name: 'understudy_effects_waiting', help: 'Effects that wait for their tenant to have room in a queue', labelNames: ['pool'], registers });
+  const starts = counter(
+    'understudy_starts_refused_total',
+    'Second starts refused by the start record',
+    ['class'],
+  );
+  const claimSeconds = histogram(
+    'understudy_sandbox_claim_seconds',
+    'Time from wanting a sandbox to having one',
+    [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10, 30],
+  );
+  const effectsWaiting = new Gauge({
+    name: 'understudy_effects_waiting',
+    help: 'Effects that wait for their tenant to have room in a queue',
+    labelNames: ['pool'],
+    registers,
+  });
   const gauges = {
     actors: new Gauge({ name: 'understudy_actors', help: 'Sessions in memory', registers }),
     shards: new Gauge({ name: 'understudy_shards_owned', help: 'Shards held', registers }),
-    outbox: new Gauge({ name: 'understudy_outbox_entries', help: 'Commits whose effects are not settled', registers }),
-    backlog: new Gauge({ name: 'understudy_backlog_messages', help: 'Messages read and not committed', registers }),
-    sandboxesFree: new Gauge({ name: 'understudy_sandboxes_free', help: 'Sandboxes that stand ready, as this executor sees them', registers }),
-    sandboxesClaimed: new Gauge({ name: 'understudy_sandboxes_claimed', help: 'Sandboxes in use, by whomever', registers }),
-    inFlight: new Gauge({ name: 'understudy_effects_in_flight', help: 'Effects being performed', registers }),
+    outbox: new Gauge({
+      name: 'understudy_outbox_entries',
+      help: 'Commits whose effects are not settled',
+      registers,
+    }),
+    backlog: new Gauge({
+      name: 'understudy_backlog_messages',
+      help: 'Messages read and not committed',
+      registers,
+    }),
+    sandboxesFree: new Gauge({
+      name: 'understudy_sandboxes_free',
+      help: 'Sandboxes that stand ready, as this executor sees them',
+      registers,
+    }),
+    sandboxesClaimed: new Gauge({
+      name: 'understudy_sandboxes_claimed',
+      help: 'Sandboxes in use, by whomever',
+      registers,
+    }),
+    inFlight: new Gauge({
+      name: 'understudy_effects_in_flight',
+      help: 'Effects being performed',
+      registers,
+    }),
   };
   const stepTimers = new Map<string, { observe(value: number): void }>();
 
@@ -73,7 +146,8 @@ export function observability(service: string, instance: string, level = 'info')
       if (sessions > 0) commitSessions.observe(sessions);
     },
     released: (kind, count) => released.inc({ kind }, count),
-    performed: (kind, what, outcome, seconds) => performSeconds.observe({ kind, what, outcome }, seconds),
+    performed: (kind, what, outcome, seconds) =>
+      performSeconds.observe({ kind, what, outcome }, seconds),
     ended: (outcome) => tasksEnded.inc({ outcome }),
     accepted: () => tasksAccepted.inc(),
     refused(door, code, fields) {

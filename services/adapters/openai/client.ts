@@ -9,8 +9,14 @@ import { APIPromise } from 'openai/core/api-promise';
 import { Stream } from 'openai/streaming';
 import { type Answered, post } from './wire.ts';
 
-type Options = { readonly body?: unknown; readonly stream?: boolean | undefined; readonly signal?: AbortSignal | null | undefined; readonly headers?: unknown };
-type Props = ConstructorParameters<typeof APIPromise>[1] extends Promise<infer Given> ? Given : never;
+type Options = {
+  readonly body?: unknown;
+  readonly stream?: boolean | undefined;
+  readonly signal?: AbortSignal | null | undefined;
+  readonly headers?: unknown;
+};
+type Props =
+  ConstructorParameters<typeof APIPromise>[1] extends Promise<infer Given> ? Given : never;
 
 export class DirectClient extends OpenAI {
   /** The same for every call: who we are, and our key. */
@@ -31,7 +37,10 @@ export class DirectClient extends OpenAI {
     return new APIPromise<Value>(this, sent, () => value as never);
   }
 
-  async #send(path: string, { body, stream, signal, headers }: Options): Promise<{ value: unknown; response: Response }> {
+  async #send(
+    path: string,
+    { body, stream, signal, headers }: Options,
+  ): Promise<{ value: unknown; response: Response }> {
     this.#headers ??= this.#commonHeaders(path);
     const controller = new AbortController();
     let answer: Answered;
@@ -59,7 +68,12 @@ export class DirectClient extends OpenAI {
     const isObject = typeof body === 'object' && body !== null;
     const headers = new Headers();
     for (const [name, value] of Object.entries(answer.headers)) headers.set(name, String(value));
-    return this.makeStatusError(answer.status, isObject ? body : {}, isObject ? undefined : text.slice(0, 500), headers);
+    return this.makeStatusError(
+      answer.status,
+      isObject ? body : {},
+      isObject ? undefined : text.slice(0, 500),
+      headers,
+    );
   }
 
   #urlOf(path: string): URL {
@@ -74,7 +88,9 @@ export class DirectClient extends OpenAI {
   /** Without what the package tells of the machine that it runs on: nobody's business, and half of the head of a request. */
   async #commonHeaders(path: string): Promise<Record<string, string>> {
     const { req } = await this.buildRequest({ method: 'post', path, body: {} });
-    return Object.fromEntries([...new Headers(req.headers)].filter(([name]) => !name.startsWith('x-stainless-')));
+    return Object.fromEntries(
+      [...new Headers(req.headers)].filter(([name]) => !name.startsWith('x-stainless-')),
+    );
   }
 }
 
@@ -105,7 +121,10 @@ class Answer {
     return this.#answer.status;
   }
   get headers() {
-    return { get: (name: string): string | null => (this.#answer.headers[name.toLowerCase()] as string | undefined) ?? null };
+    return {
+      get: (name: string): string | null =>
+        (this.#answer.headers[name.toLowerCase()] as string | undefined) ?? null,
+    };
   }
   get body() {
     return this.#answer.body;

@@ -1,7 +1,12 @@
 /** Any OpenAI-compatible provider through the openai package: Chat Completions, or the Responses API. Its own retries are off: ours are classified. */
 import type OpenAI from 'openai';
 import { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from 'openai';
-import type { ChatCompletion, ChatCompletionChunk, ChatCompletionCreateParamsNonStreaming, ChatCompletionMessageParam } from 'openai/resources/chat/completions';
+import type {
+  ChatCompletion,
+  ChatCompletionChunk,
+  ChatCompletionCreateParamsNonStreaming,
+  ChatCompletionMessageParam,
+} from 'openai/resources/chat/completions';
 import { z } from 'zod';
 import { assertNever } from '../../core/errors.ts';
 import type { Entry } from '../../core/session/conversation.ts';
@@ -13,9 +18,13 @@ import { DirectClient } from './client.ts';
 
 type Answer = Omit<ModelReply, 'attempts' | 'costMicros'>;
 
-export function openaiModel(environment: Readonly<Record<string, string | undefined>>, clock: Pick<Clock, 'timeLimit'>): Model {
+export function openaiModel(
+  environment: Readonly<Record<string, string | undefined>>,
+  clock: Pick<Clock, 'timeLimit'>,
+): Model {
   const clients = new Map<string, OpenAI>();
-  const expand = (text: string) => text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
+  const expand = (text: string) =>
+    text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
   const clientFor = (baseUrl: string, apiKey: string): OpenAI => {
     const key = `${baseUrl}\n${apiKey}`;
     let client = clients.get(key);
@@ -27,15 +36,27 @@ export function openaiModel(environment: Readonly<Record<string, string | undefi
   };
   return {
     async complete(spec, prompt, { signal, onText }) {
-      const baseUrl = expand(spec.baseUrl ?? '${env:OPENAI_BASE_URL}') || 'https://api.openai.com/v1';
+      const baseUrl =
+        expand(spec.baseUrl ?? '${env:OPENAI_BASE_URL}') || 'https://api.openai.com/v1';
       const apiKey = environment[spec.apiKeyEnv];
-      if (!apiKey) return failed('permanent', 'MODEL_KEY_MISSING', `model ${spec.name} needs a key in ${spec.apiKeyEnv}`);
+      if (!apiKey)
+        return failed(
+          'permanent',
+          'MODEL_KEY_MISSING',
+          `model ${spec.name} needs a key in ${spec.apiKeyEnv}`,
+        );
       const client = clientFor(baseUrl, apiKey);
       const from = performance.now();
       const limit = clock.timeLimit(spec.timeoutMs, signal);
       try {
-        const options = { signal: limit.signal, ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}) };
-        const answer = spec.api === 'responses' ? await askResponses(client, spec, prompt, options, onText) : await askChat(client, spec, prompt, options, onText);
+        const options = {
+          signal: limit.signal,
+          ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}),
+        };
+        const answer =
+          spec.api === 'responses'
+            ? await askResponses(client, spec, prompt, options, onText)
+            : await askChat(client, spec, prompt, options, onText);
         return { ok: true, value: { ...answer, latencyMs: Math.round(performance.now() - from) } };
       } catch (error) {
         if (signal.aborted) return failed('permanent', 'CANCELLED', 'the call was cancelled');
@@ -49,16 +70,29 @@ export function openaiModel(environment: Readonly<Record<string, string | undefi
 
 /** Once, at the edge: what may the caller do about it? */
 export function classify(error: unknown, isTimeout: boolean, model: string): Outcome<never> {
-  if (isTimeout || error instanceof APIConnectionTimeoutError) return failed('transient', 'MODEL_TIMEOUT', `model ${model} did not answer in time`);
-  if (error instanceof APIUserAbortError || error instanceof APIConnectionError) return failed('transient', 'MODEL_UNREACHABLE', `model ${model} could not be reached`);
-  if (error instanceof z.ZodError) return failed('transient', 'MODEL_ANSWER_INVALID', `model ${model} answered something that is no completion`);
+  if (isTimeout || error instanceof APIConnectionTimeoutError)
+    return failed('transient', 'MODEL_TIMEOUT', `model ${model} did not answer in time`);
+  if (error instanceof APIUserAbortError || error instanceof APIConnectionError)
+    return failed('transient', 'MODEL_UNREACHABLE', `model ${model} could not be reached`);
+  if (error instanceof z.ZodError)
+    return failed(
+      'transient',
+      'MODEL_ANSWER_INVALID',
+      `model ${model} answered something that is no completion`,
+    );
   if (error instanceof APIError) {
     const status = (error.status as number | undefined) ?? 0;
     const text = `model ${model} answered ${status || 'an error'}${error.code ? ` (${error.code})` : ''}`;
-    if (error.code === 'context_length_exceeded') return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
+    if (error.code === 'context_length_exceeded')
+      return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
     if (error.code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);
     if (status === 408 || status === 409 || status === 429 || status >= 500)
-      return failed('transient', status === 429 ? 'MODEL_RATE_LIMITED' : 'MODEL_OVERLOADED', text, retryAfterOf(error));
+      return failed(
+        'transient',
+        status === 429 ? 'MODEL_RATE_LIMITED' : 'MODEL_OVERLOADED',
+        text,
+        retryAfterOf(error),
+      );
     if (status === 0) return failed('transient', 'MODEL_STREAM_BROKEN', text);
     return failed('permanent', 'MODEL_REFUSED', text);
   }
@@ -75,7 +109,9 @@ function retryAfterOf(error: APIError): number | undefined {
 // ---- Chat Completions -------------------------------------------------------------------------
 
 function chatMessages(prompt: Prompt): ChatCompletionMessageParam[] {
-  const messages: ChatCompletionMessageParam[] = prompt.instructions ? [{ role: 'system', content: prompt.instructions }] : [];
+  const messages: ChatCompletionMessageParam[] = prompt.instructions
+    ? [{ role: 'system', content: prompt.instructions }]
+    : [];
   for (const entry of prompt.entries) messages.push(chatMessage(entry));
   return messages;
 }
@@ -93,7 +129,11 @@ function chatMessage(entry: Entry): ChatCompletionMessageParam {
         ? {
             role: 'assistant',
             content: entry.content || null,
-            tool_calls: entry.calls.map((call) => ({ id: call.id, type: 'function', function: { name: call.name, arguments: call.arguments } })),
+            tool_calls: entry.calls.map((call) => ({
+              id: call.id,
+              type: 'function',
+              function: { name: call.name, arguments: call.arguments },
+            })),
           }
         : { role: 'assistant', content: entry.content };
   }
@@ -114,15 +154,30 @@ async function askChat(
     temperature: prompt.temperature,
     max_completion_tokens: prompt.outputTokensMax,
     ...(prompt.tools.length > 0
-      ? { tools: prompt.tools.map((tool) => ({ type: 'function' as const, function: { name: tool.name, description: tool.description, parameters: tool.input } })) }
+      ? {
+          tools: prompt.tools.map((tool) => ({
+            type: 'function' as const,
+            function: { name: tool.name, description: tool.description, parameters: tool.input },
+          })),
+        }
       : {}),
   };
-  if (!spec.stream) return chatAnswer(completionSchema.parse(await client.chat.completions.create(body, options)) as ChatCompletion);
-  const stream = await client.chat.completions.create({ ...body, stream: true, stream_options: { include_usage: true } }, options);
+  if (!spec.stream)
+    return chatAnswer(
+      completionSchema.parse(await client.chat.completions.create(body, options)) as ChatCompletion,
+    );
+  const stream = await client.chat.completions.create(
+    { ...body, stream: true, stream_options: { include_usage: true } },
+    options,
+  );
   return gather(stream, onText);
 }
 
-const usageSchema = z.object({ prompt_tokens: z.number(), completion_tokens: z.number(), prompt_tokens_details: z.object({ cached_tokens: z.number().nullish() }).nullish() });
+const usageSchema = z.object({
+  prompt_tokens: z.number(),
+  completion_tokens: z.number(),
+  prompt_tokens_details: z.object({ cached_tokens: z.number().nullish() }).nullish(),
+});
 const completionSchema = z.object({
   model: z.string().default(''),
   choices: z
@@ -131,7 +186,14 @@ const completionSchema = z.object({
         finish_reason: z.string().nullish(),
         message: z.object({
           content: z.string().nullish(),
-          tool_calls: z.array(z.object({ id: z.string(), function: z.object({ name: z.string(), arguments: z.string() }) })).nullish(),
+          tool_calls: z
+            .array(
+              z.object({
+                id: z.string(),
+                function: z.object({ name: z.string(), arguments: z.string() }),
+              }),
+            )
+            .nullish(),
         }),
       }),
     )
@@ -149,14 +211,21 @@ function chatAnswer(completion: ChatCompletion): Omit<Answer, 'latencyMs'> {
   const choice = completion.choices[0]!;
   return {
     content: choice.message.content ?? '',
-    calls: (choice.message.tool_calls ?? []).flatMap((call) => ('function' in call ? [{ id: call.id, name: call.function.name, arguments: call.function.arguments }] : [])),
+    calls: (choice.message.tool_calls ?? []).flatMap((call) =>
+      'function' in call
+        ? [{ id: call.id, name: call.function.name, arguments: call.function.arguments }]
+        : [],
+    ),
     finish: choice.finish_reason ?? 'stop',
     usage: usageOf(completion.usage),
     model: completion.model,
   };
 }
 
-async function gather(stream: AsyncIterable<ChatCompletionChunk>, onText?: (text: string) => void): Promise<Omit<Answer, 'latencyMs'>> {
+async function gather(
+  stream: AsyncIterable<ChatCompletionChunk>,
+  onText?: (text: string) => void,
+): Promise<Omit<Answer, 'latencyMs'>> {
   let content = '';
   let finish: string | undefined;
   let model = '';
@@ -173,13 +242,23 @@ async function gather(stream: AsyncIterable<ChatCompletionChunk>, onText?: (text
     }
     for (const part of choice.delta.tool_calls ?? []) {
       const call = calls[part.index] ?? { id: '', name: '', arguments: '' };
-      calls[part.index] = { id: part.id ?? call.id, name: call.name + (part.function?.name ?? ''), arguments: call.arguments + (part.function?.arguments ?? '') };
+      calls[part.index] = {
+        id: part.id ?? call.id,
+        name: call.name + (part.function?.name ?? ''),
+        arguments: call.arguments + (part.function?.arguments ?? ''),
+      };
     }
     finish = choice.finish_reason ?? finish;
   }
   // A stream that just stops has not answered: without a finish reason nobody knows what is missing.
   if (finish === undefined) throw new Error('the stream ended without a finish reason');
-  return { content, calls: calls.filter((call) => call !== undefined), finish, usage: usageOf(usage), model };
+  return {
+    content,
+    calls: calls.filter((call) => call !== undefined),
+    finish,
+    usage: usageOf(usage),
+    model,
+  };
 }
 
 // ---- Responses --------------------------------------------------------------------------------
@@ -188,10 +267,22 @@ const responseSchema = z.object({
   model: z.string().default(''),
   status: z.string().default('completed'),
   output: z.array(z.object({ type: z.string() }).loose()),
-  usage: z.object({ input_tokens: z.number(), output_tokens: z.number(), input_tokens_details: z.object({ cached_tokens: z.number().nullish() }).nullish() }).nullish(),
+  usage: z
+    .object({
+      input_tokens: z.number(),
+      output_tokens: z.number(),
+      input_tokens_details: z.object({ cached_tokens: z.number().nullish() }).nullish(),
+    })
+    .nullish(),
 });
 
-async function askResponses(client: OpenAI, spec: { model: string }, prompt: Prompt, options: RequestOptions, onText?: (text: string) => void): Promise<Omit<Answer, 'latencyMs'>> {
+async function askResponses(
+  client: OpenAI,
+  spec: { model: string },
+  prompt: Prompt,
+  options: RequestOptions,
+  onText?: (text: string) => void,
+): Promise<Omit<Answer, 'latencyMs'>> {
   const input = prompt.entries.flatMap((entry): OpenAI.Responses.ResponseInputItem[] => {
     switch (entry.role) {
       case 'user':
@@ -203,7 +294,12 @@ async function askResponses(client: OpenAI, spec: { model: string }, prompt: Pro
       case 'assistant':
         return [
           ...(entry.content ? [{ role: 'assistant' as const, content: entry.content }] : []),
-          ...(entry.calls ?? []).map((call) => ({ type: 'function_call' as const, call_id: call.id, name: call.name, arguments: call.arguments })),
+          ...(entry.calls ?? []).map((call) => ({
+            type: 'function_call' as const,
+            call_id: call.id,
+            name: call.name,
+            arguments: call.arguments,
+          })),
         ];
       default:
         return assertNever(entry);
@@ -218,7 +314,15 @@ async function askResponses(client: OpenAI, spec: { model: string }, prompt: Pro
       max_output_tokens: prompt.outputTokensMax,
       store: false,
       ...(prompt.tools.length > 0
-        ? { tools: prompt.tools.map((tool) => ({ type: 'function' as const, name: tool.name, description: tool.description, parameters: tool.input, strict: false })) }
+        ? {
+            tools: prompt.tools.map((tool) => ({
+              type: 'function' as const,
+              name: tool.name,
+              description: tool.description,
+              parameters: tool.input,
+              strict: false,
+            })),
+          }
         : {}),
     },
     options,
@@ -227,8 +331,10 @@ async function askResponses(client: OpenAI, spec: { model: string }, prompt: Pro
   let content = '';
   const calls: ToolCall[] = [];
   for (const item of answer.output) {
-    if (item.type === 'message') for (const part of item.content) if (part.type === 'output_text') content += part.text;
-    if (item.type === 'function_call') calls.push({ id: item.call_id, name: item.name, arguments: item.arguments });
+    if (item.type === 'message')
+      for (const part of item.content) if (part.type === 'output_text') content += part.text;
+    if (item.type === 'function_call')
+      calls.push({ id: item.call_id, name: item.name, arguments: item.arguments });
   }
   if (content) onText?.(content);
   const { usage } = parsed;
@@ -236,7 +342,11 @@ async function askResponses(client: OpenAI, spec: { model: string }, prompt: Pro
     content,
     calls,
     finish: parsed.status === 'incomplete' ? 'length' : calls.length > 0 ? 'tool_calls' : 'stop',
-    usage: { promptTokens: usage?.input_tokens ?? 0, completionTokens: usage?.output_tokens ?? 0, cachedTokens: usage?.input_tokens_details?.cached_tokens ?? 0 },
+    usage: {
+      promptTokens: usage?.input_tokens ?? 0,
+      completionTokens: usage?.output_tokens ?? 0,
+      cachedTokens: usage?.input_tokens_details?.cached_tokens ?? 0,
+    },
     model: parsed.model,
   };
 }

@@ -18,15 +18,30 @@ export interface Answered {
 const answerBytesMax = 64 * 1_048_576;
 
 // Sockets are the memory of a gateway: bound them. How long a call may take is for its caller to say.
-const options = { connections: 1_024, pipelining: 1, headersTimeout: 0, bodyTimeout: 0, allowH2: false, keepAliveTimeout: 60_000 };
-const hasProxy = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy'].some((name) => process.env[name]);
+const options = {
+  connections: 1_024,
+  pipelining: 1,
+  headersTimeout: 0,
+  bodyTimeout: 0,
+  allowH2: false,
+  keepAliveTimeout: 60_000,
+};
+const hasProxy = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy'].some(
+  (name) => process.env[name],
+);
 const dispatcher: Dispatcher = hasProxy ? new EnvHttpProxyAgent(options) : new Agent(options);
 
 /**
  * @param isStream  give the bytes as they come, if the answer is a good one
  * @throws what the socket throws, or the reason of the signal
  */
-export function post(url: URL, headers: Readonly<Record<string, string>>, body: string, isStream: boolean, signal: AbortSignal): Promise<Answered> {
+export function post(
+  url: URL,
+  headers: Readonly<Record<string, string>>,
+  body: string,
+  isStream: boolean,
+  signal: AbortSignal,
+): Promise<Answered> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason as Error);
     let control: Dispatcher.DispatchController | undefined;
@@ -66,14 +81,25 @@ export function post(url: URL, headers: Readonly<Record<string, string>>, body: 
         },
         onResponseData(controller, chunk) {
           bytes += chunk.length;
-          if (bytes > answerBytesMax) return controller.abort(new RangeError(`the answer is larger than ${answerBytesMax} bytes`));
+          if (bytes > answerBytesMax)
+            return controller.abort(
+              new RangeError(`the answer is larger than ${answerBytesMax} bytes`),
+            );
           if (!stream) chunks.push(chunk);
           else if (!stream.push(chunk)) controller.pause();
         },
         onResponseEnd() {
           over();
           if (stream) stream.push(null);
-          else resolve({ status, headers: answered, body: chunks.length === 1 ? chunks[0]!.toString('utf8') : Buffer.concat(chunks).toString('utf8') });
+          else
+            resolve({
+              status,
+              headers: answered,
+              body:
+                chunks.length === 1
+                  ? chunks[0]!.toString('utf8')
+                  : Buffer.concat(chunks).toString('utf8'),
+            });
         },
         onResponseError(_controller, error) {
           over();

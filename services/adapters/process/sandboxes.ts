@@ -13,7 +13,13 @@ const graceMs = 2_000;
 const main = fileURLToPath(new URL('../../sandbox/main.ts', import.meta.url));
 
 /** @param claim  how to claim the one that was started */
-export function processSandboxes(claim: (name: string, url: string, holder: { tenant: string; session: string }) => Promise<string | undefined>): Sandboxes {
+export function processSandboxes(
+  claim: (
+    name: string,
+    url: string,
+    holder: { tenant: string; session: string },
+  ) => Promise<string | undefined>,
+): Sandboxes {
   const running = new Map<string, { end(): void; kill(): void; readonly folder: string }>();
   const discard = (name: string) => {
     const found = running.get(name);
@@ -32,16 +38,28 @@ export function processSandboxes(claim: (name: string, url: string, holder: { te
       const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', main], {
         stdio: ['pipe', 'pipe', 'ignore'],
         // It ends with us, however we end: our end of its input is closed then.
-        env: { PATH: process.env.PATH ?? '', PORT: '0', HOST: '127.0.0.1', WORKSPACE: folder, ENDS_WITH_INPUT: '1' },
+        env: {
+          PATH: process.env.PATH ?? '',
+          PORT: '0',
+          HOST: '127.0.0.1',
+          WORKSPACE: folder,
+          ENDS_WITH_INPUT: '1',
+        },
       });
       const name = `sandbox-${child.pid}`;
       child.stdin.on('error', () => undefined);
-      running.set(name, { folder, end: () => void child.stdin.end(), kill: () => void child.kill('SIGKILL') });
+      running.set(name, {
+        folder,
+        end: () => void child.stdin.end(),
+        kill: () => void child.kill('SIGKILL'),
+      });
       try {
         const port = await new Promise<number>((resolve, reject) => {
           child.once('error', reject);
           child.once('exit', (code) => reject(new Error(`it ended with code ${code}`)));
-          createInterface({ input: child.stdout }).once('line', (line) => resolve((JSON.parse(line) as { listening: number }).listening));
+          createInterface({ input: child.stdout }).once('line', (line) =>
+            resolve((JSON.parse(line) as { listening: number }).listening),
+          );
         });
         const url = `http://127.0.0.1:${port}`;
         const token = await claim(name, url, holder);

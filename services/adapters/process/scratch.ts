@@ -18,7 +18,9 @@ const goneMs = 60 * 60_000;
 /** One of our own name whose process is gone. In a container every life has the same number: one that bears ours, and is none of ours, lived before us. */
 function isOfEarlierLife(name: string, owner: string): boolean {
   const own = `${prefix}${owner}--`;
-  const pid = Number(name.startsWith(own) ? /^(\d+)-\w{6}$/.exec(name.slice(own.length))?.[1] : Number.NaN);
+  const pid = Number(
+    name.startsWith(own) ? /^(\d+)-\w{6}$/.exec(name.slice(own.length))?.[1] : Number.NaN,
+  );
   if (!(pid > 0)) return false;
   if (pid === process.pid) return true;
   try {
@@ -53,10 +55,16 @@ export class ScratchFolders {
   private constructor(root: string, idleMs: number) {
     this.#root = root;
     this.#idleMs = idleMs;
-    this.#touching = setInterval(() => void utimes(root, new Date(), new Date()).catch(() => undefined), touchMs).unref();
+    this.#touching = setInterval(
+      () => void utimes(root, new Date(), new Date()).catch(() => undefined),
+      touchMs,
+    ).unref();
   }
 
-  static async open(parent: string, { idleMs, owner = 'nobody' }: ScratchOptions): Promise<ScratchFolders> {
+  static async open(
+    parent: string,
+    { idleMs, owner = 'nobody' }: ScratchOptions,
+  ): Promise<ScratchFolders> {
     await mkdir(parent, { recursive: true, mode: 0o700 });
     for (const name of await readdir(parent)) {
       const root = join(parent, name);
@@ -65,7 +73,8 @@ export class ScratchFolders {
         ({ mtimeMs }) => mtimeMs,
         () => undefined,
       );
-      if (touched !== undefined && (isOfEarlierLife(name, owner) || Date.now() - touched > goneMs)) await removeTree(root);
+      if (touched !== undefined && (isOfEarlierLife(name, owner) || Date.now() - touched > goneMs))
+        await removeTree(root);
     }
     const root = await mkdtemp(join(parent, `${prefix}${owner}--${process.pid}-`));
     ours.add(root);
@@ -73,9 +82,17 @@ export class ScratchFolders {
   }
 
   /** @throws what the file system says: it is full, say */
-  async use<Value>(tenant: string, session: string, work: (folder: string) => Promise<Value>): Promise<Value> {
+  async use<Value>(
+    tenant: string,
+    session: string,
+    work: (folder: string) => Promise<Value>,
+  ): Promise<Value> {
     const folder = join(this.#root, tenant, session);
-    const found = this.#folders.get(folder) ?? { calls: 0, removal: undefined, removing: undefined };
+    const found = this.#folders.get(folder) ?? {
+      calls: 0,
+      removal: undefined,
+      removing: undefined,
+    };
     this.#folders.set(folder, found);
     clearTimeout(found.removal);
     found.calls += 1;
@@ -85,7 +102,8 @@ export class ScratchFolders {
       return await work(folder);
     } finally {
       found.calls -= 1;
-      if (found.calls === 0) found.removal = setTimeout(() => this.#remove(folder, found), this.#idleMs).unref();
+      if (found.calls === 0)
+        found.removal = setTimeout(() => this.#remove(folder, found), this.#idleMs).unref();
     }
   }
 

@@ -16,7 +16,9 @@ import { ScratchFolders } from './scratch.ts';
 
 type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
 
-const pureJavascriptMain = fileURLToPath(new URL('../../sandbox/pure-javascript.ts', import.meta.url));
+const pureJavascriptMain = fileURLToPath(
+  new URL('../../sandbox/pure-javascript.ts', import.meta.url),
+);
 
 const outputQuietMs = 200; // no output for so long after its end: all of it is here
 const outputWaitMs = 1_000; // at the most, where a process left behind goes on writing
@@ -30,16 +32,32 @@ export interface ProcessSettings {
   readonly scratchIdleMs?: number | undefined;
 }
 
-export async function processRunner({ scratch = tmpdir(), scratchIdleMs = limits.scratchIdleMs, instance }: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
+export async function processRunner({
+  scratch = tmpdir(),
+  scratchIdleMs = limits.scratchIdleMs,
+  instance,
+}: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
   const folders = await ScratchFolders.open(scratch, { idleMs: scratchIdleMs, owner: instance });
   return {
     kind: 'process',
     async run(job, run, signal) {
       try {
-        return await folders.use(job.tenant, job.session, (folder) => runProgram(commandOf(run, folder), job, run, folder, signal));
+        return await folders.use(job.tenant, job.session, (folder) =>
+          runProgram(commandOf(run, folder), job, run, folder, signal),
+        );
       } catch (error) {
         // There is no folder to run it in: the disk is full, say.
-        return { ok: false, failure: { ...failed('transient', 'TOOL_NOT_STARTED', `tool ${job.tool}: ${messageOf(error).slice(0, 200)}`).failure, hasBegun: false } };
+        return {
+          ok: false,
+          failure: {
+            ...failed(
+              'transient',
+              'TOOL_NOT_STARTED',
+              `tool ${job.tool}: ${messageOf(error).slice(0, 200)}`,
+            ).failure,
+            hasBegun: false,
+          },
+        };
       }
     },
     close: () => folders.close(),
@@ -64,17 +82,27 @@ function commandOf(run: ProcessRun, scratch: string): string[] {
   );
 }
 
-function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, scratch: string, signal: AbortSignal): Promise<Outcome<unknown>> {
+function runProgram(
+  command: readonly string[],
+  job: ToolJob,
+  run: ProcessRun,
+  scratch: string,
+  signal: AbortSignal,
+): Promise<Outcome<unknown>> {
   return new Promise((resolve) => {
     const isNode = command[0] === process.execPath;
     // Node reserves far more address space than it uses, so its memory is bounded by its own heap limit instead.
     const limitMemory = isNode ? '' : `ulimit -v ${run.memoryMiB * 1024}; `;
-    const child = spawn('/bin/sh', ['-c', `${limitMemory}ulimit -c 0; ulimit -f 131072; exec "$@"`, 'tool', ...command], {
-      cwd: scratch,
-      detached: true,
-      env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: scratch, LANG: 'C.UTF-8' },
-      stdio: ['pipe', 'pipe', 'pipe'],
-    });
+    const child = spawn(
+      '/bin/sh',
+      ['-c', `${limitMemory}ulimit -c 0; ulimit -f 131072; exec "$@"`, 'tool', ...command],
+      {
+        cwd: scratch,
+        detached: true,
+        env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: scratch, LANG: 'C.UTF-8' },
+        stdio: ['pipe', 'pipe', 'pipe'],
+      },
+    );
     const bytesMax = Math.max(64_000, job.spec.outputBytesMax * 4);
     const out: Buffer[] = [];
     let bytes = 0;
@@ -99,7 +127,11 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
     child.stdout.on('data', (chunk: Buffer) => {
       bytes += chunk.length;
       if (bytes > bytesMax) {
-        verdict ??= afterwards('permanent', 'TOOL_OUTPUT_TOO_LARGE', `tool ${job.tool} wrote more than ${bytesMax} bytes`);
+        verdict ??= afterwards(
+          'permanent',
+          'TOOL_OUTPUT_TOO_LARGE',
+          `tool ${job.tool} wrote more than ${bytesMax} bytes`,
+        );
         kill();
       } else out.push(chunk);
     });
@@ -107,7 +139,11 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       if (complaint.length < 500) complaint += chunk.toString('utf8').slice(0, 500);
     });
     child.on('error', () => {
-      verdict ??= failed('permanent', 'TOOL_NOT_STARTED', `tool ${job.tool}: ${command[0]} could not be started`);
+      verdict ??= failed(
+        'permanent',
+        'TOOL_NOT_STARTED',
+        `tool ${job.tool}: ${command[0]} could not be started`,
+      );
     });
     const finish = (code: number | null, killedBy: NodeJS.Signals | null) => {
       signal.removeEventListener('abort', onAbort);
@@ -117,7 +153,9 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       kill(); // whatever it left behind in its group
       child.stdout.destroy();
       child.stderr.destroy();
-      resolve(verdict ?? outcomeOf(job, code, killedBy, Buffer.concat(out).toString('utf8'), complaint));
+      resolve(
+        verdict ?? outcomeOf(job, code, killedBy, Buffer.concat(out).toString('utf8'), complaint),
+      );
     };
     child.on('close', finish);
     // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
@@ -133,18 +171,39 @@ function runProgram(command: readonly string[], job: ToolJob, run: ProcessRun, s
       child.stdout.on('data', wait);
     });
     child.stdin.on('error', () => undefined); // it may end without reading: its exit code tells
-    child.stdin.end(JSON.stringify({ arguments: job.arguments, idempotencyKey: job.idempotencyKey, timeoutMs: job.spec.timeoutMs }));
+    child.stdin.end(
+      JSON.stringify({
+        arguments: job.arguments,
+        idempotencyKey: job.idempotencyKey,
+        timeoutMs: job.spec.timeoutMs,
+      }),
+    );
   });
 }
 
 /** It ran, so it may have done what it is for. A program that ends with a code and says why in JSON has refused by itself. */
-const afterwards = (failureClass: 'permanent' | 'semantic', code: string, message: string): Outcome<never> => ({
+const afterwards = (
+  failureClass: 'permanent' | 'semantic',
+  code: string,
+  message: string,
+): Outcome<never> => ({
   ok: false,
   failure: { class: failureClass, code, message, hasBegun: true },
 });
 
-function outcomeOf(job: ToolJob, code: number | null, killedBy: NodeJS.Signals | null, text: string, complaint: string): Outcome<unknown> {
-  if (killedBy) return afterwards('permanent', 'TOOL_KILLED', `tool ${job.tool} was ended by ${killedBy}; it may have used too much memory`);
+function outcomeOf(
+  job: ToolJob,
+  code: number | null,
+  killedBy: NodeJS.Signals | null,
+  text: string,
+  complaint: string,
+): Outcome<unknown> {
+  if (killedBy)
+    return afterwards(
+      'permanent',
+      'TOOL_KILLED',
+      `tool ${job.tool} was ended by ${killedBy}; it may have used too much memory`,
+    );
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -156,5 +215,9 @@ function outcomeOf(job: ToolJob, code: number | null, killedBy: NodeJS.Signals |
     );
   }
   if (code === 0) return { ok: true, value };
-  return failed('semantic', 'TOOL_FAILED', `tool ${job.tool} ended with code ${code}: ${JSON.stringify(value).slice(0, 500)}`);
+  return failed(
+    'semantic',
+    'TOOL_FAILED',
+    `tool ${job.tool} ended with code ${code}: ${JSON.stringify(value).slice(0, 500)}`,
+  );
 }

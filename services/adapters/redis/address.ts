@@ -16,20 +16,31 @@ export interface Node {
 
 export type RedisAddress =
   | { readonly kind: 'single'; readonly url: string }
-  | { readonly kind: 'sentinel'; readonly nodes: readonly Node[]; readonly master: string; readonly isEncrypted: boolean }
+  | {
+      readonly kind: 'sentinel';
+      readonly nodes: readonly Node[];
+      readonly master: string;
+      readonly isEncrypted: boolean;
+    }
   | { readonly kind: 'cluster'; readonly nodes: readonly Node[]; readonly isEncrypted: boolean };
 
 /** @throws Refused (REDIS_URL_INVALID) with what a right one looks like */
 export function parseRedisAddress(text: string): RedisAddress {
-  const [, scheme = '', kind, hosts = '', master = ''] = /^(rediss?)(?:-(sentinel|cluster))?:\/\/([^#]*)(?:#(.*))?$/.exec(text) ?? [];
+  const [, scheme = '', kind, hosts = '', master = ''] =
+    /^(rediss?)(?:-(sentinel|cluster))?:\/\/([^#]*)(?:#(.*))?$/.exec(text) ?? [];
   const refuse = (why: string) =>
-    new Refused('REDIS_URL_INVALID', `${why}; write redis://host:6379, redis-sentinel://a:26379,b:26379#name-of-the-master, or redis-cluster://a:6379,b:6379`);
+    new Refused(
+      'REDIS_URL_INVALID',
+      `${why}; write redis://host:6379, redis-sentinel://a:26379,b:26379#name-of-the-master, or redis-cluster://a:6379,b:6379`,
+    );
   if (!scheme) throw refuse('not the address of a Redis');
   if (!kind) {
-    if (!URL.canParse(text) || new URL(text).hostname === '') throw refuse('the address of Redis does not parse');
+    if (!URL.canParse(text) || new URL(text).hostname === '')
+      throw refuse('the address of Redis does not parse');
     return { kind: 'single', url: text };
   }
-  if (hosts.includes('@')) throw refuse('no user or password stands in the address of sentinels or of a cluster');
+  if (hosts.includes('@'))
+    throw refuse('no user or password stands in the address of sentinels or of a cluster');
   const nodes = hosts
     .replace(/\/+$/, '')
     .split(',')
@@ -45,5 +56,8 @@ export function parseRedisAddress(text: string): RedisAddress {
 function nodeOf(text: string, fallback: number): Node | undefined {
   const parsed = URL.canParse(`tcp://${text}`) ? new URL(`tcp://${text}`) : undefined;
   if (!parsed?.hostname || parsed.pathname !== '') return undefined;
-  return { host: parsed.hostname.replace(/^\[|\]$/g, ''), port: parsed.port === '' ? fallback : Number(parsed.port) };
+  return {
+    host: parsed.hostname.replace(/^\[|\]$/g, ''),
+    port: parsed.port === '' ? fallback : Number(parsed.port),
+  };
 }

@@ -5,11 +5,24 @@ import type { Commit, SessionCommit } from '../../ports/session-store.ts';
 import type { Arguments } from './gathered-calls.ts';
 import { positionText } from './position.ts';
 
-export function commitArguments(commit: Commit, token: OwnerToken, conversationPrefix: string): Arguments {
+export function commitArguments(
+  commit: Commit,
+  token: OwnerToken,
+  conversationPrefix: string,
+): Arguments {
   const from = commit.from ? positionText(commit.from) : '';
-  const args: (string | number)[] = [token, from, positionText(commit.to), conversationPrefix, limits.recentSessions, commit.outbox?.id ?? '', commit.outbox?.body ?? ''];
+  const args: (string | number)[] = [
+    token,
+    from,
+    positionText(commit.to),
+    conversationPrefix,
+    limits.recentSessions,
+    commit.outbox?.id ?? '',
+    commit.outbox?.body ?? '',
+  ];
   args.push(commit.settled.length, ...commit.settled, commit.archived.length);
-  for (const { session, version, summary, floor } of commit.archived) args.push(session, version, summary ?? '', floor ?? '');
+  for (const { session, version, summary, floor } of commit.archived)
+    args.push(session, version, summary ?? '', floor ?? '');
   // What goes to one key stands together, so that the script writes it with one command.
   const { sessions } = commit;
   args.push(sessions.length);
@@ -29,7 +42,8 @@ export function commitArguments(commit: Commit, token: OwnerToken, conversationP
     for (const { id, body } of pending) args.push(id, body);
   });
   list(({ resolved }) => args.push(...resolved));
-  for (const { session, entries } of sessions) if (entries.length > 0) args.push(session, entries.length, ...entries);
+  for (const { session, entries } of sessions)
+    if (entries.length > 0) args.push(session, entries.length, ...entries);
   return args;
 }
 

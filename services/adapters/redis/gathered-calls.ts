@@ -24,7 +24,11 @@ export interface CallLimits {
   readonly weightMax: number;
 }
 
-type Call<Answer> = (keyCount: number, keys: readonly string[], args: Arguments) => Promise<readonly (Answer | string)[]>;
+type Call<Answer> = (
+  keyCount: number,
+  keys: readonly string[],
+  args: Arguments,
+) => Promise<readonly (Answer | string)[]>;
 
 export class GatheredCalls<Answer> {
   readonly #call: Call<Answer>;
@@ -72,7 +76,8 @@ export class GatheredCalls<Answer> {
       for (const [index, { resolve, reject }] of asked.entries()) {
         const answer = answers[index];
         if (answer === undefined) reject(new ReplyError('the script said nothing'));
-        else if (typeof answer === 'string' && answer.startsWith('ERROR ')) reject(new ReplyError(answer.slice(6)));
+        else if (typeof answer === 'string' && answer.startsWith('ERROR '))
+          reject(new ReplyError(answer.slice(6)));
         else resolve(answer as Answer);
       }
     } catch (error) {
@@ -91,4 +96,5 @@ export class GatheredCalls<Answer> {
 }
 
 /** What looks like a single server may be a cluster behind one address, where no script may touch keys of two slots. */
-const isCrossSlot = (error: unknown): boolean => error instanceof Error && error.message.startsWith('CROSSSLOT');
+const isCrossSlot = (error: unknown): boolean =>
+  error instanceof Error && error.message.startsWith('CROSSSLOT');

@@ -10,7 +10,10 @@ export function redisLeases(redis: ScriptedRedis, prefix = 'understudy'): Leases
   const { hosts } = clusterKeys(prefix);
   return {
     async heartbeat(host, durationMs) {
-      return (await answering('heartbeat', redis.understudyHeartbeat(hosts, host, durationMs))) as HostId[];
+      return (await answering(
+        'heartbeat',
+        redis.understudyHeartbeat(hosts, host, durationMs),
+      )) as HostId[];
     },
     async leave(host) {
       await answering('leave', redis.zrem(hosts, host));
@@ -18,17 +21,33 @@ export function redisLeases(redis: ScriptedRedis, prefix = 'understudy'): Leases
     async acquire(shard, host, boot, durationMs) {
       count += 1;
       const token = `${host}#${boot}#${count}` as OwnerToken;
-      const isOurs = await answering('acquire', redis.understudyAcquire(keysOf(prefix, shard).owner, token, durationMs, `${host}#`));
+      const isOurs = await answering(
+        'acquire',
+        redis.understudyAcquire(keysOf(prefix, shard).owner, token, durationMs, `${host}#`),
+      );
       return isOurs === 1 ? ({ shard, host, token } satisfies Lease) : undefined;
     },
     async renew(lease, durationMs) {
-      return (await answering('renew', redis.understudyRenew(keysOf(prefix, lease.shard).owner, lease.token, durationMs))) === 1;
+      return (
+        (await answering(
+          'renew',
+          redis.understudyRenew(keysOf(prefix, lease.shard).owner, lease.token, durationMs),
+        )) === 1
+      );
     },
     async release(lease) {
-      await answering('release', redis.understudyRelease(keysOf(prefix, lease.shard).owner, lease.token));
+      await answering(
+        'release',
+        redis.understudyRelease(keysOf(prefix, lease.shard).owner, lease.token),
+      );
     },
     async owners(shards) {
-      const tokens = await answering('owners', Promise.all(Array.from({ length: shards }, (_, shard) => redis.get(keysOf(prefix, shard).owner))));
+      const tokens = await answering(
+        'owners',
+        Promise.all(
+          Array.from({ length: shards }, (_, shard) => redis.get(keysOf(prefix, shard).owner)),
+        ),
+      );
       const owners = new Map<ShardId, HostId>();
       tokens.forEach((token, shard) => {
         if (token) owners.set(shard as ShardId, token.slice(0, token.indexOf('#')) as HostId);

@@ -11,7 +11,13 @@ export function parsePosition(text: string): ShardPosition {
   if (!/^\d+(:\d+){5,6}$/.test(text) || parts.some((part) => !Number.isSafeInteger(part)))
     throw new Refused('POSITION_POISONED', `a shard position does not parse: ${text.slice(0, 40)}`);
   const [incarnation = 0, sequence = 0, index = 0, commits = 0, log = 0, queue = 0, at] = parts;
-  return { position: { incarnation, sequence, index }, commits, log, queue, ...(at === undefined ? {} : { at }) };
+  return {
+    position: { incarnation, sequence, index },
+    commits,
+    log,
+    queue,
+    ...(at === undefined ? {} : { at }),
+  };
 }
 
 /** As the state of a shard tells it. */

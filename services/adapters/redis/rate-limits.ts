@@ -10,7 +10,12 @@ export function redisRateLimits(redis: ScriptedRedis, prefix = 'understudy'): Ra
     const name = `${what}:${perMinute}`;
     let limiter = limiters.get(name);
     if (!limiter) {
-      limiter = new RateLimiterRedis({ storeClient: redis, keyPrefix: `${prefix}:rate:${what}`, points: perMinute, duration: 60 });
+      limiter = new RateLimiterRedis({
+        storeClient: redis,
+        keyPrefix: `${prefix}:rate:${what}`,
+        points: perMinute,
+        duration: 60,
+      });
       limiters.set(name, limiter);
     }
     return limiter;
@@ -23,19 +28,23 @@ export function redisRateLimits(redis: ScriptedRedis, prefix = 'understudy'): Ra
         const known = await Promise.all(charges.map((charge) => limiterOf(charge).get(tenant)));
         for (const [index, charge] of charges.entries()) {
           const used = known[index];
-          if (used && used.consumedPoints + pointsOf(charge) > charge.perMinute) return { what: charge.what, waitMs: Math.max(50, used.msBeforeNext) };
+          if (used && used.consumedPoints + pointsOf(charge) > charge.perMinute)
+            return { what: charge.what, waitMs: Math.max(50, used.msBeforeNext) };
         }
         for (const charge of charges) {
           try {
             await limiterOf(charge).consume(tenant, pointsOf(charge));
           } catch (error) {
-            if (error instanceof RateLimiterRes) return { what: charge.what, waitMs: Math.max(50, error.msBeforeNext) };
+            if (error instanceof RateLimiterRes)
+              return { what: charge.what, waitMs: Math.max(50, error.msBeforeNext) };
             throw error;
           }
         }
         return undefined;
       } catch (error) {
-        throw new Unavailable('STORE_UNAVAILABLE', 'Redis did not answer (rate limit)', { cause: error });
+        throw new Unavailable('STORE_UNAVAILABLE', 'Redis did not answer (rate limit)', {
+          cause: error,
+        });
       }
     },
   };

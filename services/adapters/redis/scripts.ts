@@ -89,7 +89,11 @@ export interface ScriptedRedis extends Redis {
   understudyRenewClaim(claim: string, holder: string, ms: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
-  understudyClaim(keyCount: number, keys: readonly string[], args: Arguments): Promise<(string[] | string)[]>;
+  understudyClaim(
+    keyCount: number,
+    keys: readonly string[],
+    args: Arguments,
+  ): Promise<(string[] | string)[]>;
   understudyDiscard(
     owner: string,
     versions: string,
@@ -113,11 +117,21 @@ export interface RedisCredentials {
 const silenceMs = 5_000; // a server that says nothing for so long is left
 const retryStrategy = (times: number) => Math.min(50 * times, 500);
 
-function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword: string | undefined): Redis | Cluster {
+function clientOf(
+  address: RedisAddress,
+  options: RedisOptions,
+  sentinelPassword: string | undefined,
+): Redis | Cluster {
   if (address.kind === 'single') return new Redis(address.url, options);
   const nodes = [...address.nodes];
   if (address.kind === 'cluster') {
-    const { lazyConnect = true, enableAutoPipelining = true, autoPipeliningIgnoredCommands = [], enableOfflineQueue = false, ...redisOptions } = options;
+    const {
+      lazyConnect = true,
+      enableAutoPipelining = true,
+      autoPipeliningIgnoredCommands = [],
+      enableOfflineQueue = false,
+      ...redisOptions
+    } = options;
     // Here a time-out of the socket is not enough: what was asked of a node that has gone is asked of others up to sixteen times.
     return new Cluster(nodes, {
       redisOptions: { ...redisOptions, commandTimeout: silenceMs },
@@ -143,7 +157,10 @@ function clientOf(address: RedisAddress, options: RedisOptions, sentinelPassword
 }
 
 /** Connect with our scripts. Nothing is queued while Redis is away: callers learn at once, and open their shards again. */
-export function connectRedis(url: string, { user, password, sentinelPassword }: RedisCredentials = {}): ScriptedRedis {
+export function connectRedis(
+  url: string,
+  { user, password, sentinelPassword }: RedisCredentials = {},
+): ScriptedRedis {
   const address = parseRedisAddress(url);
   const options: RedisOptions = {
     lazyConnect: true,
@@ -180,7 +197,10 @@ export function connectRedis(url: string, { user, password, sentinelPassword }: 
  *
  * @throws Unavailable when none does; Refused when the address does not parse
  */
-export async function connectedRedis(url: string, credentials: RedisCredentials = {}): Promise<ScriptedRedis> {
+export async function connectedRedis(
+  url: string,
+  credentials: RedisCredentials = {},
+): Promise<ScriptedRedis> {
   const deadline = Date.now() + 15_000;
   for (;;) {
     const redis = connectRedis(url, credentials);
@@ -192,7 +212,12 @@ export async function connectedRedis(url: string, credentials: RedisCredentials 
       return redis;
     } catch (error) {
       redis.disconnect();
-      if (Date.now() > deadline) throw new Unavailable('REDIS_UNAVAILABLE', `no Redis answers at ${url.replace(/\/\/[^@]*@/, '//')} (${messageOf(error)})`, { cause: error });
+      if (Date.now() > deadline)
+        throw new Unavailable(
+          'REDIS_UNAVAILABLE',
+          `no Redis answers at ${url.replace(/\/\/[^@]*@/, '//')} (${messageOf(error)})`,
+          { cause: error },
+        );
       await new Promise((resolve) => setTimeout(resolve, 150));
     }
   }

@@ -8,7 +8,12 @@ import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
 import { clusterKeys, keysOf, type ShardKeys } from '../../core/wire/keys.ts';
-import type { CommitResult, ModelCalls, SessionStore, ShardState } from '../../ports/session-store.ts';
+import type {
+  CommitResult,
+  ModelCalls,
+  SessionStore,
+  ShardState,
+} from '../../ports/session-store.ts';
 import { commitArguments, weightOf } from './commit-arguments.ts';
 import { type CallLimits, GatheredCalls } from './gathered-calls.ts';
 import { parsePosition, readPosition } from './position.ts';
@@ -19,7 +24,10 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
     return await promise;
   } catch (error) {
     // It answered, and would not: its disk or its memory is full, a right is missing, or it is a replica by now.
-    const why = error instanceof ReplyError ? `Redis refuses (${what}): ${messageOf(error).slice(0, 120)}` : `Redis did not answer (${what})`;
+    const why =
+      error instanceof ReplyError
+        ? `Redis refuses (${what}): ${messageOf(error).slice(0, 120)}`
+        : `Redis did not answer (${what})`;
     throw new Unavailable('STORE_UNAVAILABLE', why, { cause: error });
   }
 }
@@ -27,7 +35,8 @@ export async function answering<Value>(what: string, promise: Promise<Value>): P
 const parseEntries = (texts: readonly string[]): Entry[] =>
   texts.map((text, index) => {
     const parsed = entrySchema.safeParse(jsonStored(text));
-    if (!parsed.success) throw new Refused('CONVERSATION_POISONED', `conversation entry ${index} does not parse`);
+    if (!parsed.success)
+      throw new Refused('CONVERSATION_POISONED', `conversation entry ${index} does not parse`);
     return parsed.data;
   });
 
@@ -36,7 +45,8 @@ const commitLimits = { askedMax: 1_000, weightMax: 4 * 1_048_576 };
 const claimLimits = { askedMax: 64, weightMax: 512 };
 
 /** The shards of a cluster lie on different servers, and no script may touch two of them. */
-const limitsFor = (redis: ScriptedRedis, given: CallLimits): CallLimits => (redis.isCluster ? { ...given, askedMax: 1 } : given);
+const limitsFor = (redis: ScriptedRedis, given: CallLimits): CallLimits =>
+  redis.isCluster ? { ...given, askedMax: 1 } : given;
 
 function keysByShard(prefix: string): (shard: ShardId) => ShardKeys {
   const known = new Map<ShardId, ShardKeys>();
@@ -52,7 +62,10 @@ function keysByShard(prefix: string): (shard: ShardId) => ShardKeys {
 
 export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): SessionStore {
   const keys = keysByShard(prefix);
-  const commits = new GatheredCalls<string>((...call) => redis.understudyCommit(...call), limitsFor(redis, commitLimits));
+  const commits = new GatheredCalls<string>(
+    (...call) => redis.understudyCommit(...call),
+    limitsFor(redis, commitLimits),
+  );
   const clear = async (shard: ShardId, key: string, token: OwnerToken): Promise<CommitResult> => {
     const result = await answering('clear', redis.understudyClear(keys(shard).owner, key, token));
     return result === 'OK' ? 'committed' : 'fenced';
@@ -60,9 +73,17 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
   return {
     async open(shard): Promise<ShardState> {
       const k = keys(shard);
-      const [position, outbox, floors] = await answering('open', Promise.all([redis.get(k.position), redis.hgetall(k.outbox), redis.zrange(k.floors, '0', '-1', 'WITHSCORES')]));
+      const [position, outbox, floors] = await answering(
+        'open',
+        Promise.all([
+          redis.get(k.position),
+          redis.hgetall(k.outbox),
+          redis.zrange(k.floors, '0', '-1', 'WITHSCORES'),
+        ]),
+      );
       const floorMap = new Map<SessionId, number>();
-      for (let index = 0; index < floors.length; index += 2) floorMap.set(floors[index] as SessionId, Number(floors[index + 1]));
+      for (let index = 0; index < floors.length; index += 2)
+        floorMap.set(floors[index] as SessionId, Number(floors[index + 1]));
       return {
         ...readPosition(position),
         outbox: Object.entries(outbox)
@@ -73,9 +94,27 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     },
 
     async commit(shard, token, commit): Promise<CommitResult> {
-      const { owner, position, records, versions, pending, outbox, wakes, floors, recent, conversation } = keys(shard);
+      const {
+        owner,
+        position,
+        records,
+        versions,
+        pending,
+        outbox,
+        wakes,
+        floors,
+        recent,
+        conversation,
+      } = keys(shard);
       const args = commitArguments(commit, token, conversation(''));
-      const result = await answering('commit', commits.ask([owner, position, records, versions, pending, outbox, wakes, floors, recent], args, weightOf(args)));
+      const result = await answering(
+        'commit',
+        commits.ask(
+          [owner, position, records, versions, pending, outbox, wakes, floors, recent],
+          args,
+          weightOf(args),
+        ),
+      );
       if (result === 'OK') return 'committed';
       if (result === 'FENCED') return 'fenced';
       if (result === 'STALE') return 'stale';
@@ -88,7 +127,12 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
 
     async conversation(shard, session, from, to) {
       if (to <= from) return [];
-      return parseEntries(await answering('conversation', redis.lrange(keys(shard).conversation(session), from, to - 1)));
+      return parseEntries(
+        await answering(
+          'conversation',
+          redis.lrange(keys(shard).conversation(session), from, to - 1),
+        ),
+      );
     },
 
     async pending(shard) {
@@ -102,15 +146,22 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     },
 
     async due(shard, now, max) {
-      return (await answering('due', redis.zrangebyscore(keys(shard).wakes, '-inf', now, 'LIMIT', 0, max))) as SessionId[];
+      return (await answering(
+        'due',
+        redis.zrangebyscore(keys(shard).wakes, '-inf', now, 'LIMIT', 0, max),
+      )) as SessionId[];
     },
 
     async *records(shard) {
       let cursor = '0';
       do {
-        const [next, flat] = await answering('records', redis.hscan(keys(shard).records, cursor, 'COUNT', 500));
+        const [next, flat] = await answering(
+          'records',
+          redis.hscan(keys(shard).records, cursor, 'COUNT', 500),
+        );
         cursor = next;
-        for (let index = 0; index < flat.length; index += 2) yield { session: flat[index] as SessionId, record: flat[index + 1]! };
+        for (let index = 0; index < flat.length; index += 2)
+          yield { session: flat[index] as SessionId, record: flat[index + 1]! };
       } while (cursor !== '0');
     },
 
@@ -120,14 +171,32 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
 
     async lowest(shard) {
       const k = keys(shard);
-      const [position, floors] = await answering('lowest', Promise.all([redis.get(k.position), redis.zrange(k.floors, '0', '0', 'WITHSCORES')]));
+      const [position, floors] = await answering(
+        'lowest',
+        Promise.all([redis.get(k.position), redis.zrange(k.floors, '0', '0', 'WITHSCORES')]),
+      );
       if (position === null) return undefined;
-      return { applied: parsePosition(position).position.sequence, floor: floors.length === 2 ? Number(floors[1]) : undefined };
+      return {
+        applied: parsePosition(position).position.sequence,
+        floor: floors.length === 2 ? Number(floors[1]) : undefined,
+      };
     },
 
     async discard(shard, token, session) {
       const k = keys(shard);
-      const result = await answering('discard', redis.understudyDiscard(k.owner, k.versions, k.records, k.conversation(session), k.pending, k.wakes, token, session));
+      const result = await answering(
+        'discard',
+        redis.understudyDiscard(
+          k.owner,
+          k.versions,
+          k.records,
+          k.conversation(session),
+          k.pending,
+          k.wakes,
+          token,
+          session,
+        ),
+      );
       return result === 'OK' ? 'committed' : 'fenced';
     },
 
@@ -152,9 +221,16 @@ const conversationOverhead = 300; // characters that one weighs in the cache bes
  * The gateway's view. Entries of a conversation are never rewritten, so what was read once is kept
  * (up to `bytesMax` characters) and only the tail is read again.
  */
-export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', bytesMax = 64 * 1024 * 1024): ModelCalls {
+export function redisModelCalls(
+  redis: ScriptedRedis,
+  prefix = 'understudy',
+  bytesMax = 64 * 1024 * 1024,
+): ModelCalls {
   const keys = keysByShard(prefix);
-  const claims = new GatheredCalls<string[] | 'settled' | 'held'>((...call) => redis.understudyClaim(...call), limitsFor(redis, claimLimits));
+  const claims = new GatheredCalls<string[] | 'settled' | 'held'>(
+    (...call) => redis.understudyClaim(...call),
+    limitsFor(redis, claimLimits),
+  );
   const cache = new Map<SessionId, { from: number; entries: Entry[]; bytes: number }>();
   let bytes = 0;
   const keep = (session: SessionId, from: number, entries: Entry[], size: number) => {
@@ -172,14 +248,23 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
     async claim({ shard, session, effect, from, to }, holder, durationMs) {
       const k = keys(shard);
       const known = cache.get(session);
-      const usable = known && known.from === from && from + known.entries.length <= to ? known : undefined;
+      const usable =
+        known && known.from === from && from + known.entries.length <= to ? known : undefined;
       const readFrom = from + (usable?.entries.length ?? 0);
       const answer = await answering(
         'claim',
-        claims.ask([k.pending, k.claim(effect), k.conversation(session)], [effect, holder, durationMs, readFrom, to], Math.max(1, to - readFrom)),
+        claims.ask(
+          [k.pending, k.claim(effect), k.conversation(session)],
+          [effect, holder, durationMs, readFrom, to],
+          Math.max(1, to - readFrom),
+        ),
       );
       if (answer === 'settled' || answer === 'held') return answer;
-      if (answer.length !== to - readFrom) throw new Unavailable('CONVERSATION_SHORT', `the conversation of ${session} has not ${to} entries (yet)`);
+      if (answer.length !== to - readFrom)
+        throw new Unavailable(
+          'CONVERSATION_SHORT',
+          `the conversation of ${session} has not ${to} entries (yet)`,
+        );
       const entries = [...(usable?.entries ?? []), ...parseEntries(answer)];
       let size = usable?.bytes ?? conversationOverhead;
       for (const text of answer) size += text.length;
@@ -187,7 +272,10 @@ export function redisModelCalls(redis: ScriptedRedis, prefix = 'understudy', byt
       return entries;
     },
     async renew(shard, effect, holder, durationMs) {
-      await answering('renew', redis.understudyRenewClaim(keys(shard).claim(effect), holder, durationMs));
+      await answering(
+        'renew',
+        redis.understudyRenewClaim(keys(shard).claim(effect), holder, durationMs),
+      );
     },
   };
 }

@@ -25,7 +25,10 @@ export interface Pass {
 export interface Egress {
   readonly port: number;
   /** @param allowed  `host:port`, `*.domain:port`; without a port it is 443 */
-  open(allowed: readonly string[], holder: { readonly session: string; readonly tool: string }): Pass;
+  open(
+    allowed: readonly string[],
+    holder: { readonly session: string; readonly tool: string },
+  ): Pass;
   stop(): Promise<void>;
 }
 
@@ -48,7 +51,16 @@ interface Held {
 }
 
 /** What belongs to one connection and not to the message (RFC 9110, 7.6.1), and our own pass. */
-const ofOneHop = new Set(['connection', 'keep-alive', 'te', 'trailer', 'upgrade', 'proxy-authorization', 'proxy-authenticate', 'proxy-connection']);
+const ofOneHop = new Set([
+  'connection',
+  'keep-alive',
+  'te',
+  'trailer',
+  'upgrade',
+  'proxy-authorization',
+  'proxy-authenticate',
+  'proxy-connection',
+]);
 function onwardHeaders(headers: IncomingMessage['headers']): Record<string, string | string[]> {
   const named = new Set(
     String(headers.connection ?? '')
@@ -56,7 +68,11 @@ function onwardHeaders(headers: IncomingMessage['headers']): Record<string, stri
       .split(',')
       .map((name) => name.trim()),
   );
-  return Object.fromEntries(Object.entries(headers).filter(([name, value]) => value !== undefined && !ofOneHop.has(name) && !named.has(name))) as Record<string, string | string[]>;
+  return Object.fromEntries(
+    Object.entries(headers).filter(
+      ([name, value]) => value !== undefined && !ofOneHop.has(name) && !named.has(name),
+    ),
+  ) as Record<string, string | string[]>;
 }
 
 const socketsMax = 64; // of one job, those being opened included
@@ -109,14 +125,18 @@ const within = (list: BlockList, address: string): boolean => {
 };
 
 /** A name that only this cluster knows: one word, or a Service's. */
-const isClusterName = (host: string): boolean => !host.includes('.') || /\.svc(\.cluster\.local)?$/.test(host);
+const isClusterName = (host: string): boolean =>
+  !host.includes('.') || /\.svc(\.cluster\.local)?$/.test(host);
 
 /** @returns whether the list names this host and port */
 export function isAllowed(allowed: readonly string[], host: string, port: number): boolean {
   return allowed.some((entry) => {
-    const [, wanted = '', wantedPort = '443'] = /^(.*?)(?::(\d+))?$/.exec(entry.toLowerCase()) ?? [];
+    const [, wanted = '', wantedPort = '443'] =
+      /^(.*?)(?::(\d+))?$/.exec(entry.toLowerCase()) ?? [];
     if (Number(wantedPort) !== port) return false;
-    return wanted.startsWith('*.') ? host.endsWith(wanted.slice(1)) && host.length > wanted.length - 1 : host === wanted;
+    return wanted.startsWith('*.')
+      ? host.endsWith(wanted.slice(1)) && host.length > wanted.length - 1
+      : host === wanted;
   });
 }
 
@@ -128,7 +148,12 @@ export function isFit(host: string, address: string): boolean {
   return isClusterName(host) || !within(notPublic, address);
 }
 
-export async function serveEgress({ address, port, telemetry, resolve = async (host) => (await lookup(host)).address }: EgressOptions): Promise<Egress> {
+export async function serveEgress({
+  address,
+  port,
+  telemetry,
+  resolve = async (host) => (await lookup(host)).address,
+}: EgressOptions): Promise<Egress> {
   const passes = new Map<string, Held>();
   /** Connections that have not shown a pass yet, and where they come from: what they may hold is bounded (E4). */
   const strangers = new Map<Duplex, string>();
@@ -152,14 +177,17 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
     if (!held) return { status: 407, why: 'no pass' };
     strangers.delete(request.socket);
     if (!to) return { status: 400, why: 'no host and port' };
-    if (!isAllowed(held.allowed, to.host, to.port)) return { status: 403, why: 'not on the list of this tool' };
-    if (held.sockets.size + held.opening >= socketsMax) return { status: 403, why: `more than ${socketsMax} connections` };
+    if (!isAllowed(held.allowed, to.host, to.port))
+      return { status: 403, why: 'not on the list of this tool' };
+    if (held.sockets.size + held.opening >= socketsMax)
+      return { status: 403, why: `more than ${socketsMax} connections` };
     held.opening += 1;
     try {
       const address = isIP(to.host) > 0 ? to.host : await resolve(to.host).catch(() => undefined);
       if (held.isClosed) return { status: 407, why: 'no pass' };
       if (address === undefined) return { status: 502, why: 'its name is not known' };
-      if (!isFit(to.host, address)) return { status: 403, why: 'its name leads to an address that it must not' };
+      if (!isFit(to.host, address))
+        return { status: 403, why: 'its name leads to an address that it must not' };
       dial(held, address, to.port);
       return undefined;
     } finally {
@@ -167,7 +195,8 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
     }
   };
   /** What was asked for is the job's word and stays out of logs. */
-  const log = (request: IncomingMessage, why: string): void => telemetry.log('warn', 'egress refused', { ...holderOf(request)?.holder, why });
+  const log = (request: IncomingMessage, why: string): void =>
+    telemetry.log('warn', 'egress refused', { ...holderOf(request)?.holder, why });
   const keep = (held: Held, socket: Duplex): void => {
     held.sockets.add(socket);
     socket.once('close', () => held.sockets.delete(socket));
@@ -181,9 +210,12 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
     return socket;
   };
   const targetOf = (text: string, fallback: number): { host: string; port: number } | undefined => {
-    const [, bracketed, plain = '', digits] = /^(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::(\d{1,5}))?$/i.exec(text) ?? [];
+    const [, bracketed, plain = '', digits] =
+      /^(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::(\d{1,5}))?$/i.exec(text) ?? [];
     const host = (bracketed ?? plain).toLowerCase();
-    return host === '' ? undefined : { host, port: digits === undefined ? fallback : Number(digits) };
+    return host === ''
+      ? undefined
+      : { host, port: digits === undefined ? fallback : Number(digits) };
   };
 
   const server = createServer((request, response) => {
@@ -204,7 +236,10 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
       onward.on('error', fail);
       onward.on('response', (answer) => {
         try {
-          response.writeHead(answer.statusCode ?? 502, { ...onwardHeaders(answer.headers), connection: 'close' });
+          response.writeHead(answer.statusCode ?? 502, {
+            ...onwardHeaders(answer.headers),
+            connection: 'close',
+          });
           answer.on('error', () => response.destroy());
           answer.pipe(response);
         } catch {
@@ -220,7 +255,10 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
       (refusal) => {
         if (!refusal) return;
         log(request, refusal.why);
-        const headers = refusal.status === 407 ? { 'proxy-authenticate': 'Basic', connection: 'close' } : { connection: 'close' };
+        const headers =
+          refusal.status === 407
+            ? { 'proxy-authenticate': 'Basic', connection: 'close' }
+            : { connection: 'close' };
         response.writeHead(refusal.status, headers).end(refusal.why);
       },
       () => fail(),
@@ -229,7 +267,10 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
   server.on('connect', (request, client: Duplex, head) => {
     client.on('error', () => client.destroy());
     const refuse = (status: number, why: string) =>
-      client.end(`HTTP/1.1 ${status} ${why}\r\n${status === 407 ? 'proxy-authenticate: Basic\r\n' : ''}content-length: 0\r\n\r\n`, () => client.destroy());
+      client.end(
+        `HTTP/1.1 ${status} ${why}\r\n${status === 407 ? 'proxy-authenticate: Basic\r\n' : ''}content-length: 0\r\n\r\n`,
+        () => client.destroy(),
+      );
     open(request, targetOf(request.url ?? '', 443), (held, address, to) => {
       const onward = dialled(held, address, to);
       keep(held, client);
@@ -257,7 +298,8 @@ export async function serveEgress({ address, port, telemetry, resolve = async (h
   const all = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
     const from = socket.remoteAddress ?? '';
-    if ([...strangers.values()].filter((other) => other === from).length >= strangersMax) return void socket.destroy();
+    if ([...strangers.values()].filter((other) => other === from).length >= strangersMax)
+      return void socket.destroy();
     all.add(socket);
     strangers.set(socket, from);
     const leave = setTimeout(() => {

@@ -44,9 +44,20 @@ export interface SandboxRunnerPorts {
 }
 
 /** Failures of the code itself: the model may do better. The rest says that the job went over a limit, as semantic too, with the limit's name. */
-const semantic = new Set(['SANDBOX_CODE', 'SANDBOX_TIMEOUT', 'SANDBOX_OUTPUT', 'SANDBOX_MEMORY', 'SANDBOX_DISK', 'SANDBOX_PROCESSES', 'SANDBOX_KILLED']);
+const semantic = new Set([
+  'SANDBOX_CODE',
+  'SANDBOX_TIMEOUT',
+  'SANDBOX_OUTPUT',
+  'SANDBOX_MEMORY',
+  'SANDBOX_DISK',
+  'SANDBOX_PROCESSES',
+  'SANDBOX_KILLED',
+]);
 
-export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: SandboxRunnerPorts, idleMs: number): ToolRunner<SandboxRun> {
+export function sandboxRunner(
+  { sandboxes, workspaces, telemetry, egress }: SandboxRunnerPorts,
+  idleMs: number,
+): ToolRunner<SandboxRun> {
   const seats = new Map<string, Seat>();
 
   const vacate = (key: string, seat: Seat) => {
@@ -57,12 +68,26 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
     if (seat.calls === 0 && seats.get(key) === seat) seats.delete(key);
   };
 
-  const perform = async (key: string, seat: Seat, job: ToolJob, run: SandboxRun, endsAt: number, signal: AbortSignal): Promise<Outcome<unknown>> => {
+  const perform = async (
+    key: string,
+    seat: Seat,
+    job: ToolJob,
+    run: SandboxRun,
+    endsAt: number,
+    signal: AbortSignal,
+  ): Promise<Outcome<unknown>> => {
     const isWorkspace = job.spec.class === 'workspace';
     const work = workOf(job, run);
     if (!work) return failed('semantic', 'ARGUMENTS_INVALID', `${job.tool} needs "code"`);
-    if (run.egress.length > 0 && !egress) return failed('permanent', 'EGRESS_OFF', `${job.tool} names hosts to reach, and this executor has no way out for sandboxes`);
-    const saved = isWorkspace ? await workspaces.latest(job.tenant, job.session, job.idempotencyKey) : undefined;
+    if (run.egress.length > 0 && !egress)
+      return failed(
+        'permanent',
+        'EGRESS_OFF',
+        `${job.tool} names hosts to reach, and this executor has no way out for sandboxes`,
+      );
+    const saved = isWorkspace
+      ? await workspaces.latest(job.tenant, job.session, job.idempotencyKey)
+      : undefined;
     // It holds what a call left that does not count (it runs again, or failed): nothing of it may be seen.
     if (isWorkspace && !saved && seat.digest !== undefined) vacate(key, seat);
     if (!seat.sandbox) {
@@ -78,7 +103,10 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
     // Any other job may change the files as well: they are put there again before the next call that counts on them.
     if (isWorkspace) seat.digest ??= 'unsaved';
     else seat.digest = 'touched';
-    const pass = run.egress.length > 0 ? egress?.open(run.egress, { session: job.session, tool: job.tool }) : undefined;
+    const pass =
+      run.egress.length > 0
+        ? egress?.open(run.egress, { session: job.session, tool: job.tool })
+        : undefined;
     const done = await runInSandbox(
       sandbox,
       {
@@ -96,7 +124,11 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
     if (!done.ok) {
       // What failed may have left things behind; the next call begins anew, from the last checkpoint.
       if (isWorkspace || done.isWornOut || done.code !== 'SANDBOX_CODE') vacate(key, seat);
-      const { failure } = failed(semantic.has(done.code) ? 'semantic' : 'permanent', done.code, `tool ${job.tool}: ${done.message}`);
+      const { failure } = failed(
+        semantic.has(done.code) ? 'semantic' : 'permanent',
+        done.code,
+        `tool ${job.tool}: ${done.message}`,
+      );
       // With a way out, it may have reached the world before it failed.
       return { ok: false, failure: pass ? { ...failure, hasBegun: true } : failure };
     }
@@ -104,15 +136,23 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       const archive = await workspaceOf(sandbox, limits.workspaceBytesMax, signal);
       if (!archive) {
         vacate(key, seat);
-        return failed('semantic', 'WORKSPACE_TOO_LARGE', `the workspace is larger than ${limits.workspaceBytesMax} bytes compressed; this call was undone`);
+        return failed(
+          'semantic',
+          'WORKSPACE_TOO_LARGE',
+          `the workspace is larger than ${limits.workspaceBytesMax} bytes compressed; this call was undone`,
+        );
       }
-      seat.digest = (await workspaces.save(job.tenant, job.session, job.idempotencyKey, saved, archive)).digest;
+      seat.digest = (
+        await workspaces.save(job.tenant, job.session, job.idempotencyKey, saved, archive)
+      ).digest;
     }
     if (done.isWornOut) vacate(key, seat);
     if (!run.mcp) return { ok: true, value: done.value };
     const outcome = mcpOutcome(job.tool, done.value);
     // An answer that is none says nothing about what the server did before it.
-    return !outcome.ok && pass && outcome.failure.code === 'MCP_BROKEN' ? { ok: false, failure: { ...outcome.failure, hasBegun: true } } : outcome;
+    return !outcome.ok && pass && outcome.failure.code === 'MCP_BROKEN'
+      ? { ok: false, failure: { ...outcome.failure, hasBegun: true } }
+      : outcome;
   };
 
   return {
@@ -121,7 +161,13 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       const key = `${job.tenant}/${job.session}`;
       let found = seats.get(key);
       if (!found) {
-        found = { sandbox: undefined, digest: undefined, last: Promise.resolve(), calls: 0, leave: undefined };
+        found = {
+          sandbox: undefined,
+          digest: undefined,
+          last: Promise.resolve(),
+          calls: 0,
+          leave: undefined,
+        };
         seats.set(key, found);
       }
       const seat = found;
@@ -130,19 +176,41 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
       const endsAt = performance.now() + job.spec.timeoutMs;
       const mine = seat.last.then((): Promise<Outcome<unknown>> | Outcome<unknown> =>
         signal.aborted
-          ? { ok: false, failure: { class: 'transient', code: 'TOOL_TIMEOUT', message: `tool ${job.tool} waited too long for its turn`, hasBegun: false } }
+          ? {
+              ok: false,
+              failure: {
+                class: 'transient',
+                code: 'TOOL_TIMEOUT',
+                message: `tool ${job.tool} waited too long for its turn`,
+                hasBegun: false,
+              },
+            }
           : perform(key, seat, job, run, endsAt, signal),
       );
       seat.last = mine.catch(() => undefined);
       try {
         return await mine;
       } catch (error) {
-        if (seat.sandbox) telemetry.log('warn', 'sandbox lost', { session: job.session, tool: job.tool, sandbox: seat.sandbox.name, cause: messageOf(error).slice(0, 200) });
+        if (seat.sandbox)
+          telemetry.log('warn', 'sandbox lost', {
+            session: job.session,
+            tool: job.tool,
+            sandbox: seat.sandbox.name,
+            cause: messageOf(error).slice(0, 200),
+          });
         vacate(key, seat);
-        if (error instanceof Refused) return failed('permanent', error.code, `tool ${job.tool}: ${error.message}`);
+        if (error instanceof Refused)
+          return failed('permanent', error.code, `tool ${job.tool}: ${error.message}`);
         const code = error instanceof Unavailable ? error.code : 'SANDBOX_GONE';
-        const failure = { class: 'transient' as const, code, message: `tool ${job.tool}: ${messageOf(error).slice(0, 300)}` };
-        return { ok: false, failure: code === 'SANDBOX_NONE_FREE' ? { ...failure, hasBegun: false } : failure };
+        const failure = {
+          class: 'transient' as const,
+          code,
+          message: `tool ${job.tool}: ${messageOf(error).slice(0, 300)}`,
+        };
+        return {
+          ok: false,
+          failure: code === 'SANDBOX_NONE_FREE' ? { ...failure, hasBegun: false } : failure,
+        };
       } finally {
         seat.calls -= 1;
         if (seat.calls === 0) {
@@ -159,22 +227,46 @@ export function sandboxRunner({ sandboxes, workspaces, telemetry, egress }: Sand
 }
 
 /** What the sandbox is to run: fixed code with the arguments as its input, code from the arguments, or a call of a tool of an MCP server. */
-function workOf(job: ToolJob, run: SandboxRun): Pick<SandboxJob, 'language' | 'code' | 'input'> | undefined {
+function workOf(
+  job: ToolJob,
+  run: SandboxRun,
+): Pick<SandboxJob, 'language' | 'code' | 'input'> | undefined {
   if (run.mcp) {
-    const call = { command: run.mcp.command, tool: run.mcp.tool ?? job.tool, meta: mcpMeta(job.idempotencyKey, job.traceparent), protocol: mcpProtocol };
+    const call = {
+      command: run.mcp.command,
+      tool: run.mcp.tool ?? job.tool,
+      meta: mcpMeta(job.idempotencyKey, job.traceparent),
+      protocol: mcpProtocol,
+    };
     return { language: 'mcp', code: JSON.stringify(call), input: job.arguments };
   }
   const code = run.code ?? job.arguments.code;
   if (typeof code !== 'string') return undefined;
-  return { language: run.language, code, input: run.code === undefined ? (job.arguments.input ?? null) : job.arguments };
+  return {
+    language: run.language,
+    code,
+    input: run.code === undefined ? (job.arguments.input ?? null) : job.arguments,
+  };
 }
 
 /** What comes out of a sandbox may be anything. */
-const mcpAnswerSchema = z.object({ result: z.union([z.object({ result: mcpResultSchema }), z.object({ error: z.object({ message: z.string() }) })]) });
+const mcpAnswerSchema = z.object({
+  result: z.union([
+    z.object({ result: mcpResultSchema }),
+    z.object({ error: z.object({ message: z.string() }) }),
+  ]),
+});
 
 function mcpOutcome(tool: string, value: unknown): Outcome<unknown> {
   const parsed = mcpAnswerSchema.safeParse(value);
-  if (!parsed.success) return failed('semantic', 'MCP_BROKEN', `tool ${tool}: its MCP server gave an answer that is none`);
+  if (!parsed.success)
+    return failed(
+      'semantic',
+      'MCP_BROKEN',
+      `tool ${tool}: its MCP server gave an answer that is none`,
+    );
   const { result } = parsed.data;
-  return 'error' in result ? mcpRefused(tool, result.error.message) : outcomeOfMcp(tool, result.result);
+  return 'error' in result
+    ? mcpRefused(tool, result.error.message)
+    : outcomeOfMcp(tool, result.result);
 }

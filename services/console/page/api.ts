@@ -4,7 +4,15 @@ import type { ApprovalSummary, SessionSummary } from '../../core/session/summary
 import type { Health, Letter } from '../../core/wire/control-answers.ts';
 import type { ConversationView, SessionView, VerdictView } from '../answers.ts';
 
-export type { ApprovalSummary, ConversationView, Health, Letter, SessionSummary, SessionView, VerdictView };
+export type {
+  ApprovalSummary,
+  ConversationView,
+  Health,
+  Letter,
+  SessionSummary,
+  SessionView,
+  VerdictView,
+};
 
 export class Refusal extends Error {
   readonly code: string;
@@ -17,10 +25,17 @@ export class Refusal extends Error {
 }
 
 async function call<Value>(method: string, path: string, body?: object): Promise<Value> {
-  const response = await fetch(`/api${path}`, { method, ...(body ? { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) } : {}) }).catch(() => {
+  const response = await fetch(`/api${path}`, {
+    method,
+    ...(body
+      ? { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }
+      : {}),
+  }).catch(() => {
     throw new Refusal('CONSOLE_AWAY', 'the console does not answer', 0);
   });
-  const value = await response.json().catch(() => ({ code: 'NO_ANSWER', message: `the console answered ${response.status}` }));
+  const value = await response
+    .json()
+    .catch(() => ({ code: 'NO_ANSWER', message: `the console answered ${response.status}` }));
   if (!response.ok) throw new Refusal(String(value.code), String(value.message), response.status);
   return value as Value;
 }

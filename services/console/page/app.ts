@@ -24,7 +24,9 @@ function Console() {
     });
   useEffect(look, []);
   if (!me) return html`<${Trouble} refusal=${refusal} />`;
-  return me.user ? html`<${House} me=${me} onLeft=${look} />` : html`<${Login} me=${me} onEntered=${look} />`;
+  return me.user
+    ? html`<${House} me=${me} onLeft=${look} />`
+    : html`<${Login} me=${me} onEntered=${look} />`;
 }
 
 function Login({ me, onEntered }: { me: Me; onEntered: () => void }) {
@@ -72,7 +74,15 @@ function House({ me, onLeft }: { me: Me; onLeft: () => void }) {
   const onClick = (event: MouseEvent) => {
     const anchor = (event.target as Element).closest('a');
     const to = anchor?.getAttribute('href');
-    if (!to?.startsWith('/') || event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+    if (
+      !to?.startsWith('/') ||
+      event.defaultPrevented ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.shiftKey ||
+      event.button !== 0
+    )
+      return;
     event.preventDefault();
     event.stopPropagation();
     go(to);

@@ -15,12 +15,26 @@ export function Approvals() {
   </section>`;
 }
 
-export function Approval({ approval, now, isAlone, onDecided }: { approval: ApprovalSummary; now: number; isAlone?: boolean; onDecided: () => void }) {
+export function Approval({
+  approval,
+  now,
+  isAlone,
+  onDecided,
+}: {
+  approval: ApprovalSummary;
+  now: number;
+  isAlone?: boolean;
+  onDecided: () => void;
+}) {
   const [edited, setEdited] = useState<string>();
   const { session, id, hash, tool } = approval;
   const decide = (verb: 'approve' | 'reject') => async (reason: string) => {
     // The hash is of what is on the screen: a decision about a call that has changed since is refused.
-    await act(`${at('sessions', session, 'approvals', id)}/${verb}`, { hash, reason, ...(verb === 'approve' && edited !== undefined ? { arguments: edited } : {}) });
+    await act(`${at('sessions', session, 'approvals', id)}/${verb}`, {
+      hash,
+      reason,
+      ...(verb === 'approve' && edited !== undefined ? { arguments: edited } : {}),
+    });
     onDecided();
   };
   return html`<article class="approval">

@@ -3,7 +3,15 @@ import { useEffect, useState } from 'preact/hooks';
 import { age, dollars } from '../../core/format.ts';
 import { isFinal } from '../../core/session/final.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
-import { act, ask, at, type ConversationView, Refusal, type SessionView, type VerdictView } from './api.ts';
+import {
+  act,
+  ask,
+  at,
+  type ConversationView,
+  Refusal,
+  type SessionView,
+  type VerdictView,
+} from './api.ts';
 import { Approval } from './approvals.ts';
 import { inOrder, isFine, spansOf, type TimedEvent } from './timeline.ts';
 import { Timeline } from './timeline-view.ts';
@@ -112,7 +120,12 @@ function Steps({ events }: { events: readonly TimedEvent[] }) {
       ${events
         .filter((event) => !isEndEvent(event))
         .map(
-          ({ id, type, time, data: { version, from, to, decisions, effects, details } }) => html`<tr key=${id}>
+          ({
+            id,
+            type,
+            time,
+            data: { version, from, to, decisions, effects, details },
+          }) => html`<tr key=${id}>
           <td class="number">${version}</td>
           <td>${time.slice(11, 23)}</td>
           <td>${type.slice(type.lastIndexOf('.') + 1)} ${said(details.tool ?? details.model)} <span class=${isFine(said(details.outcome)) ? 'hint' : 'bad'}>${said(details.outcome ?? details.decision)} ${said(details.code)}</span></td>
@@ -126,12 +139,14 @@ function Steps({ events }: { events: readonly TimedEvent[] }) {
     </tbody>
   </table>`;
 }
-const said = (value: unknown) => (typeof value === 'string' || typeof value === 'number' ? String(value) : '');
+const said = (value: unknown) =>
+  typeof value === 'string' || typeof value === 'number' ? String(value) : '';
 
 /** Fold its log from the beginning: is it what is stored? */
 function Verify({ path }: { path: string }) {
   const [verdict, setVerdict] = useState<VerdictView | Refusal>();
-  const verify = async () => setVerdict(await ask<VerdictView>(`${path}/verify`).catch((error: Refusal) => error));
+  const verify = async () =>
+    setVerdict(await ask<VerdictView>(`${path}/verify`).catch((error: Refusal) => error));
   if (!verdict || verdict instanceof Error)
     return html`<button type="button" title="fold its log from the beginning, and compare with what is stored" onClick=${verify}>verify</button>${verdict ? html`<${Trouble} refusal=${verdict} />` : null}`;
   return verdict.isEqual
@@ -142,7 +157,8 @@ function Verify({ path }: { path: string }) {
 /** Hidden until somebody asks: it is of the tenant, and that it was shown is logged. */
 function Conversation({ path }: { path: string }) {
   const [shown, setShown] = useState<ConversationView | Refusal>();
-  const show = async () => setShown(await ask<ConversationView>(`${path}/conversation`).catch((error: Refusal) => error));
+  const show = async () =>
+    setShown(await ask<ConversationView>(`${path}/conversation`).catch((error: Refusal) => error));
   if (!shown || shown instanceof Error)
     return html`<h2>What was said</h2><p><button type="button" onClick=${show}>show the conversation</button> <span class="hint">It is the tenant’s. That you looked is logged.</span></p>${shown ? html`<${Trouble} refusal=${shown} />` : null}`;
   return html`<h2>What was said</h2>

@@ -10,9 +10,15 @@ const max = 200;
 
 export function Sessions({ query, go }: { query: URLSearchParams; go: (path: string) => void }) {
   const now = useNow();
-  const asked = new URLSearchParams([...query].filter(([name, value]) => value && ['tenant', 'agent', 'status', 'ended'].includes(name)));
+  const asked = new URLSearchParams(
+    [...query].filter(
+      ([name, value]) => value && ['tenant', 'agent', 'status', 'ended'].includes(name),
+    ),
+  );
   if (isFinal(asked.get('status') ?? '')) asked.set('ended', 'true');
-  const { value: sessions, refusal } = useAnswer<SessionSummary[]>(`/sessions?${new URLSearchParams([...asked, ['max', String(max)]])}`);
+  const { value: sessions, refusal } = useAnswer<SessionSummary[]>(
+    `/sessions?${new URLSearchParams([...asked, ['max', String(max)]])}`,
+  );
   const set = (name: string, value: string) => {
     const next = new URLSearchParams(query);
     if (value) next.set(name, value);
@@ -44,12 +50,23 @@ function tally(sessions: readonly SessionSummary[]): string {
   return statuses
     .map((status) => [status, sessions.filter((one) => one.status === status).length] as const)
     .filter(([, count]) => count > 0)
-    .map(([status, count]) => `${count} ${status}${status === 'active' && waiting > 0 ? ` (${waiting} ${waiting === 1 ? 'waits' : 'wait'} for a person)` : ''}`)
+    .map(
+      ([status, count]) =>
+        `${count} ${status}${status === 'active' && waiting > 0 ? ` (${waiting} ${waiting === 1 ? 'waits' : 'wait'} for a person)` : ''}`,
+    )
     .join(', ');
 }
 
 /** Told when it is left or confirmed, not at each letter. */
-function Field({ label, value, onSet }: { label: string; value: string | null; onSet: (value: string) => void }) {
+function Field({
+  label,
+  value,
+  onSet,
+}: {
+  label: string;
+  value: string | null;
+  onSet: (value: string) => void;
+}) {
   const [text, setText] = useState(value ?? '');
   return html`<label>${label} <input value=${text} placeholder="any" onInput=${(event: Event) => setText((event.target as HTMLInputElement).value)} onChange=${() => onSet(text.trim())} /></label>`;
 }

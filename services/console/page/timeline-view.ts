@@ -7,7 +7,15 @@ const rowHeight = 18;
 const labelWidth = 190;
 const width = 1_000;
 
-export function Timeline({ spans, from, now }: { spans: readonly Span[]; from: number; now: number }) {
+export function Timeline({
+  spans,
+  from,
+  now,
+}: {
+  spans: readonly Span[];
+  from: number;
+  now: number;
+}) {
   if (spans.length === 0) return null;
   const to = Math.max(from + 1, ...spans.map((span) => span.to ?? now));
   const scale = scaleOf(spans, from, to, now);
@@ -29,7 +37,12 @@ function bar(span: Span, index: number, x: (at: number) => number, now: number) 
   const workFrom = span.workMs === undefined ? span.from : end - span.workMs;
   const [left, middle, right] = [x(span.from), x(workFrom), x(end)];
   const isBad = !isFine(span.outcome);
-  const note = [age(end - span.from), span.attempts > 1 ? `${span.attempts} tries` : '', isBad ? span.outcome : '', span.to === undefined ? 'goes on' : '']
+  const note = [
+    age(end - span.from),
+    span.attempts > 1 ? `${span.attempts} tries` : '',
+    isBad ? span.outcome : '',
+    span.to === undefined ? 'goes on' : '',
+  ]
     .filter(Boolean)
     .join(', ');
   const title = `${span.kind} ${span.what}: ${note}${span.workMs === undefined ? '' : `; ${age(workFrom - span.from)} in a queue`}`;
@@ -43,10 +56,23 @@ function bar(span: Span, index: number, x: (at: number) => number, now: number) 
 }
 
 /** Time to x: straight, unless one stretch (a night's wait for a person, say) would leave nothing of the others; then each stretch between two changes has the width of its cube root. */
-function scaleOf(spans: readonly Span[], from: number, to: number, now: number): { x: (at: number) => number; marks: { x: number; label: string }[]; isLopsided: boolean } {
-  const changes = [...new Set([from, to, ...spans.flatMap((span) => [span.from, span.to ?? now, ...(span.workMs === undefined ? [] : [(span.to ?? now) - span.workMs])])])].sort(
-    (left, right) => left - right,
-  );
+function scaleOf(
+  spans: readonly Span[],
+  from: number,
+  to: number,
+  now: number,
+): { x: (at: number) => number; marks: { x: number; label: string }[]; isLopsided: boolean } {
+  const changes = [
+    ...new Set([
+      from,
+      to,
+      ...spans.flatMap((span) => [
+        span.from,
+        span.to ?? now,
+        ...(span.workMs === undefined ? [] : [(span.to ?? now) - span.workMs]),
+      ]),
+    ]),
+  ].sort((left, right) => left - right);
   const stretches = changes.slice(1).map((end, index) => end - changes[index]!);
   const isLopsided = Math.max(...stretches) > (to - from) * 0.6 && stretches.length > 3;
   const weigh = isLopsided ? Math.cbrt : (ms: number) => ms;
@@ -62,7 +88,8 @@ function scaleOf(spans: readonly Span[], from: number, to: number, now: number):
   for (const at of changes) {
     const here = x(at);
     const last = marks.at(-1);
-    if ((!last || here - last.x > 90) && here < width - 30) marks.push({ x: here, label: `+${age(at - from)}` });
+    if ((!last || here - last.x > 90) && here < width - 30)
+      marks.push({ x: here, label: `+${age(at - from)}` });
   }
   return { x, marks, isLopsided };
 }

@@ -13,8 +13,16 @@ export interface TimedEvent {
     readonly from: string;
     readonly to: string;
     readonly status: string;
-    readonly decisions: readonly { readonly event: string; readonly chosen: string; readonly options: readonly string[] }[];
-    readonly effects: readonly { readonly id?: string | undefined; readonly kind: string; readonly what?: string | undefined }[];
+    readonly decisions: readonly {
+      readonly event: string;
+      readonly chosen: string;
+      readonly options: readonly string[];
+    }[];
+    readonly effects: readonly {
+      readonly id?: string | undefined;
+      readonly kind: string;
+      readonly what?: string | undefined;
+    }[];
     readonly details: Readonly<Record<string, unknown>>;
     readonly reason?: string | undefined;
   };
@@ -41,8 +49,14 @@ export interface Share {
   readonly ms: number;
 }
 
-const kinds: Readonly<Record<string, SpanKind>> = { callModel: 'model', runTool: 'tool', startAgent: 'agent', askHuman: 'approval' };
-const number = (value: unknown): number | undefined => (typeof value === 'number' && Number.isFinite(value) ? value : undefined);
+const kinds: Readonly<Record<string, SpanKind>> = {
+  callModel: 'model',
+  runTool: 'tool',
+  startAgent: 'agent',
+  askHuman: 'approval',
+};
+const number = (value: unknown): number | undefined =>
+  typeof value === 'number' && Number.isFinite(value) ? value : undefined;
 const text = (value: unknown): string => (typeof value === 'string' ? value : '');
 
 /** An outcome that nobody need look at. */
@@ -52,7 +66,11 @@ export const isFine = (outcome: string): boolean => /^(ok|approve|completed)?$/.
 export function inOrder<Event extends TimedEvent>(events: Iterable<Event>): Event[] {
   const byId = new Map<string, Event>();
   for (const event of events) byId.set(event.id, event);
-  return [...byId.values()].sort((left, right) => left.data.version - right.data.version || Number(isEndEvent(left)) - Number(isEndEvent(right)));
+  return [...byId.values()].sort(
+    (left, right) =>
+      left.data.version - right.data.version ||
+      Number(isEndEvent(left)) - Number(isEndEvent(right)),
+  );
 }
 
 /** @param events  of one session, in order */
@@ -78,10 +96,21 @@ export function spansOf(events: readonly TimedEvent[]): Span[] {
     for (const { id, kind, what } of effects) {
       const spanKind = kinds[kind];
       if (!id || !spanKind || spans.has(id)) continue;
-      spans.set(id, { effect: id, kind: spanKind, what: what ?? spanKind, from: at, to: undefined, workMs: undefined, attempts: 1, outcome: '' });
+      spans.set(id, {
+        effect: id,
+        kind: spanKind,
+        what: what ?? spanKind,
+        from: at,
+        to: undefined,
+        workMs: undefined,
+        attempts: 1,
+        outcome: '',
+      });
     }
     // What is still asked for when a session ends, nobody waits for any more.
-    if (isEndEvent(event) && isFinal(event.data.status)) for (const [id, open] of spans) if (open.to === undefined) spans.set(id, { ...open, to: at, outcome: 'given up' });
+    if (isEndEvent(event) && isFinal(event.data.status))
+      for (const [id, open] of spans)
+        if (open.to === undefined) spans.set(id, { ...open, to: at, outcome: 'given up' });
   }
   return [...spans.values()];
 }
@@ -89,7 +118,8 @@ export function spansOf(events: readonly TimedEvent[]): Span[] {
 /** How the time of all spans divides, the largest first. @param now  for spans that go on, epoch ms */
 export function sharesOf(spans: readonly Span[], now: number): Share[] {
   const sums = new Map<Share['kind'], number>();
-  const add = (kind: Share['kind'], ms: number) => void (ms > 0 && sums.set(kind, (sums.get(kind) ?? 0) + ms));
+  const add = (kind: Share['kind'], ms: number) =>
+    void (ms > 0 && sums.set(kind, (sums.get(kind) ?? 0) + ms));
   for (const { kind, from, to, workMs } of spans) {
     const whole = Math.max(0, (to ?? now) - from);
     const work = workMs ?? whole;

@@ -5,7 +5,10 @@ import { useEffect, useRef, useState } from 'preact/hooks';
 import { age } from '../../core/format.ts';
 import { ask, Refusal } from './api.ts';
 
-export const html = htm.bind(h) as unknown as (strings: TemplateStringsArray, ...values: unknown[]) => VNode;
+export const html = htm.bind(h) as unknown as (
+  strings: TemplateStringsArray,
+  ...values: unknown[]
+) => VNode;
 
 /** The time, told again each second. */
 export function useNow(): number {
@@ -37,7 +40,11 @@ export function useAnswer<Value>(path: string, everyMs = 2_000): Answer<Value> {
         const value = await ask<Value>(path);
         if (isWanted) setKnown({ path, value });
       } catch (error) {
-        if (isWanted) setKnown((before) => ({ ...(before.path === path ? before : { path }), refusal: error as Refusal }));
+        if (isWanted)
+          setKnown((before) => ({
+            ...(before.path === path ? before : { path }),
+            refusal: error as Refusal,
+          }));
       }
       isAsking = false;
     };
@@ -52,7 +59,11 @@ export function useAnswer<Value>(path: string, everyMs = 2_000): Answer<Value> {
     };
   }, [path, everyMs, round]);
   const mine = known.path === path ? known : undefined;
-  return { value: mine?.value, refusal: mine?.refusal, again: () => setRound((count) => count + 1) };
+  return {
+    value: mine?.value,
+    refusal: mine?.refusal,
+    again: () => setRound((count) => count + 1),
+  };
 }
 
 export function Trouble({ refusal }: { refusal: Refusal | undefined }) {
@@ -60,14 +71,27 @@ export function Trouble({ refusal }: { refusal: Refusal | undefined }) {
   return html`<p class="trouble" role="alert"><b>${refusal.code}</b> ${refusal.message}</p>`;
 }
 
-export const Badge = ({ status }: { status: string }) => html`<span class=${`badge ${status}`}>${status}</span>`;
+export const Badge = ({ status }: { status: string }) =>
+  html`<span class=${`badge ${status}`}>${status}</span>`;
 export const Ago = ({ since, now }: { since: number; now: number }) =>
   html`<time datetime=${new Date(since).toISOString()} title=${new Date(since).toLocaleString()}>${age(now - since)}</time>`;
-export const Empty = ({ children }: { children?: ComponentChildren }) => html`<p class="empty">${children}</p>`;
-export const Code = ({ children }: { children?: ComponentChildren }) => html`<code class="command">${children}</code>`;
+export const Empty = ({ children }: { children?: ComponentChildren }) =>
+  html`<p class="empty">${children}</p>`;
+export const Code = ({ children }: { children?: ComponentChildren }) =>
+  html`<code class="command">${children}</code>`;
 
 /** A deed that asks why before it is done. */
-export function Deed({ label, isGrave, ask: question, onDo }: { label: string; isGrave?: boolean; ask: string; onDo: (reason: string) => Promise<unknown> }) {
+export function Deed({
+  label,
+  isGrave,
+  ask: question,
+  onDo,
+}: {
+  label: string;
+  isGrave?: boolean;
+  ask: string;
+  onDo: (reason: string) => Promise<unknown>;
+}) {
   const [isOpen, setOpen] = useState(false);
   const [isBusy, setBusy] = useState(false);
   const [reason, setReason] = useState('');
@@ -94,7 +118,8 @@ export function Deed({ label, isGrave, ask: question, onDo }: { label: string; i
     }
     setBusy(false);
   };
-  if (!isOpen) return html`<button ref=${opener} type="button" class=${isGrave ? 'grave' : ''} onClick=${() => setOpen(true)}>${label}</button>`;
+  if (!isOpen)
+    return html`<button ref=${opener} type="button" class=${isGrave ? 'grave' : ''} onClick=${() => setOpen(true)}>${label}</button>`;
   return html`<form class="deed" onSubmit=${go} onKeyDown=${(event: KeyboardEvent) => event.key === 'Escape' && close()}>
     <label>${question} <input ref=${field} value=${reason} maxlength="2000" onInput=${(event: InputEvent) => setReason((event.target as HTMLInputElement).value)} /></label>
     <button type="submit" class=${isGrave ? 'grave' : 'main'} disabled=${isBusy}>${isBusy ? '…' : label}</button>

@@ -8,9 +8,22 @@ import { z } from 'zod';
 
 export const priceSchema = z
   .object({
-    inputMicrosPerMillion: z.number().int().nonnegative().describe('micro-dollars for a million prompt tokens'),
-    outputMicrosPerMillion: z.number().int().nonnegative().describe('micro-dollars for a million completion tokens'),
-    cachedMicrosPerMillion: z.number().int().nonnegative().optional().describe('for prompt tokens served from the provider cache'),
+    inputMicrosPerMillion: z
+      .number()
+      .int()
+      .nonnegative()
+      .describe('micro-dollars for a million prompt tokens'),
+    outputMicrosPerMillion: z
+      .number()
+      .int()
+      .nonnegative()
+      .describe('micro-dollars for a million completion tokens'),
+    cachedMicrosPerMillion: z
+      .number()
+      .int()
+      .nonnegative()
+      .optional()
+      .describe('for prompt tokens served from the provider cache'),
   })
   .strict();
 export type Price = z.infer<typeof priceSchema>;
@@ -23,11 +36,31 @@ export interface Usage {
 
 export const limitsSchema = z
   .object({
-    stepsMax: z.number().int().positive().default(40).describe('model calls; a session that needs more goes in circles'),
-    toolCallsMax: z.number().int().nonnegative().default(100).describe('tool calls, delegations included'),
-    tokensMax: z.number().int().positive().default(500_000).describe('prompt and completion tokens together'),
+    stepsMax: z
+      .number()
+      .int()
+      .positive()
+      .default(40)
+      .describe('model calls; a session that needs more goes in circles'),
+    toolCallsMax: z
+      .number()
+      .int()
+      .nonnegative()
+      .default(100)
+      .describe('tool calls, delegations included'),
+    tokensMax: z
+      .number()
+      .int()
+      .positive()
+      .default(500_000)
+      .describe('prompt and completion tokens together'),
     costMicrosMax: z.number().int().positive().default(2_000_000).describe('micro-dollars'),
-    wallClockMs: z.number().int().positive().default(86_400_000).describe('milliseconds from the task to its end'),
+    wallClockMs: z
+      .number()
+      .int()
+      .positive()
+      .default(86_400_000)
+      .describe('milliseconds from the task to its end'),
   })
   .strict();
 export type BudgetLimits = z.infer<typeof limitsSchema>;
@@ -35,12 +68,26 @@ export type BudgetLimits = z.infer<typeof limitsSchema>;
 const narrower = z.number().int().positive().optional();
 /** Limits that a single task may set for itself: no defaults, so that nothing it does not name is touched. */
 export const narrowerLimitsSchema = z
-  .object({ stepsMax: narrower, toolCallsMax: z.number().int().nonnegative().optional(), tokensMax: narrower, costMicrosMax: narrower, wallClockMs: narrower })
+  .object({
+    stepsMax: narrower,
+    toolCallsMax: z.number().int().nonnegative().optional(),
+    tokensMax: narrower,
+    costMicrosMax: narrower,
+    wallClockMs: narrower,
+  })
   .strict();
 
 /** What a task asks for itself: less than its agent allows, never more. */
-export const narrowed = (allowed: BudgetLimits, asked: Partial<BudgetLimits>): Partial<BudgetLimits> =>
-  Object.fromEntries(Object.entries(asked).map(([name, value]) => [name, Math.min(value, allowed[name as keyof BudgetLimits])]));
+export const narrowed = (
+  allowed: BudgetLimits,
+  asked: Partial<BudgetLimits>,
+): Partial<BudgetLimits> =>
+  Object.fromEntries(
+    Object.entries(asked).map(([name, value]) => [
+      name,
+      Math.min(value, allowed[name as keyof BudgetLimits]),
+    ]),
+  );
 
 export interface Spending {
   readonly steps: number;
@@ -63,14 +110,22 @@ export function add(left: Spending, right: Spending): Spending {
 export function costMicrosOf(price: Price, usage: Usage): number {
   const cached = Math.min(usage.cachedTokens, usage.promptTokens);
   const cachedPrice = price.cachedMicrosPerMillion ?? price.inputMicrosPerMillion;
-  const sum = (usage.promptTokens - cached) * price.inputMicrosPerMillion + cached * cachedPrice + usage.completionTokens * price.outputMicrosPerMillion;
+  const sum =
+    (usage.promptTokens - cached) * price.inputMicrosPerMillion +
+    cached * cachedPrice +
+    usage.completionTokens * price.outputMicrosPerMillion;
   return Math.ceil(sum / 1_000_000);
 }
 
 /** The most that any of several prices asks: a call may fall back to another provider. */
 export function dearest(prices: readonly Price[]): Price {
   return {
-    inputMicrosPerMillion: Math.max(0, ...prices.map((price) => Math.max(price.inputMicrosPerMillion, price.cachedMicrosPerMillion ?? 0))),
+    inputMicrosPerMillion: Math.max(
+      0,
+      ...prices.map((price) =>
+        Math.max(price.inputMicrosPerMillion, price.cachedMicrosPerMillion ?? 0),
+      ),
+    ),
     outputMicrosPerMillion: Math.max(0, ...prices.map((price) => price.outputMicrosPerMillion)),
   };
 }
@@ -79,14 +134,23 @@ export function dearest(prices: readonly Price[]): Price {
  * Upper bound of a prompt's tokens: what the provider counted for the part it has seen, and one token
  * a byte for the rest (a byte-level BPE never makes more tokens than bytes), 16 per message for framing.
  */
-export function promptTokensBound(seen: { tokens: number; bytesAfter: number; messagesAfter: number }): number {
+export function promptTokensBound(seen: {
+  tokens: number;
+  bytesAfter: number;
+  messagesAfter: number;
+}): number {
   return seen.tokens + seen.bytesAfter + 16 * seen.messagesAfter;
 }
 
 export type LimitName = 'steps' | 'toolCalls' | 'tokens' | 'costMicros';
 
 /** Which limit a further reservation would break, if any. */
-export function exceeded(limits: BudgetLimits, spent: Spending, reserved: Spending, further: Spending): LimitName | undefined {
+export function exceeded(
+  limits: BudgetLimits,
+  spent: Spending,
+  reserved: Spending,
+  further: Spending,
+): LimitName | undefined {
   const sum = add(add(spent, reserved), further);
   if (sum.steps > limits.stepsMax) return 'steps';
   if (sum.toolCalls > limits.toolCallsMax) return 'toolCalls';
@@ -96,9 +160,15 @@ export function exceeded(limits: BudgetLimits, spent: Spending, reserved: Spendi
 }
 
 /** A child's budget: what it asks for, never more than what its parent has left. */
-export function carve(limits: BudgetLimits, spent: Spending, reserved: Spending, wanted: BudgetLimits): BudgetLimits {
+export function carve(
+  limits: BudgetLimits,
+  spent: Spending,
+  reserved: Spending,
+  wanted: BudgetLimits,
+): BudgetLimits {
   const taken = add(spent, reserved);
-  const left = (limit: number, used: number, want: number) => Math.max(0, Math.min(want, limit - used));
+  const left = (limit: number, used: number, want: number) =>
+    Math.max(0, Math.min(want, limit - used));
   return {
     stepsMax: left(limits.stepsMax, taken.steps, wanted.stepsMax),
     toolCallsMax: left(limits.toolCallsMax, taken.toolCalls, wanted.toolCallsMax),
@@ -109,5 +179,10 @@ export function carve(limits: BudgetLimits, spent: Spending, reserved: Spending,
 }
 
 export function reservationOf(limits: BudgetLimits): Spending {
-  return { steps: limits.stepsMax, toolCalls: limits.toolCallsMax, tokens: limits.tokensMax, costMicros: limits.costMicrosMax };
+  return {
+    steps: limits.stepsMax,
+    toolCalls: limits.toolCallsMax,
+    tokens: limits.tokensMax,
+    costMicros: limits.costMicrosMax,
+  };
 }

@@ -34,14 +34,19 @@ export interface Answered {
 }
 
 /** After an answer: larger while effects are taken at once, smaller when they waited. */
-export function afterAnswer(window: Window, { offeredAt, now, performedMs, isFull }: Answered): Window {
+export function afterAnswer(
+  window: Window,
+  { offeredAt, now, performedMs, isFull }: Answered,
+): Window {
   const waitedMs = now - offeredAt - performedMs;
   if (waitedMs > limits.queueWaitMs) {
     if (offeredAt < window.cutAt) return { ...window, lateAt: now };
     const factor = Math.max(0.5, limits.queueWaitMs / waitedMs);
     return { size: Math.max(sizeMin, Math.floor(window.size * factor)), cutAt: now, lateAt: now };
   }
-  return isFull && waitedMs < limits.queueWaitMs / 2 ? { ...window, size: Math.min(sizeMax, window.size + 1) } : window;
+  return isFull && waitedMs < limits.queueWaitMs / 2
+    ? { ...window, size: Math.min(sizeMax, window.size + 1) }
+    : window;
 }
 
 /** The pool's queue is empty and effects wait here: calls may simply be long, so that no answer tells. Not if one told lately. */

@@ -29,12 +29,16 @@ export const agentMachineVersion = 1;
 type Args = { context: AgentContext; event: AgentEvent };
 
 const refusalOf = (plan: ModelCallPlan): { outcome: 'failed'; reason: string } =>
-  plan.ok ? { outcome: 'failed', reason: '' } : { outcome: 'failed', reason: `${plan.code}: ${plan.reason}` };
+  plan.ok
+    ? { outcome: 'failed', reason: '' }
+    : { outcome: 'failed', reason: `${plan.code}: ${plan.reason}` };
 
 const hasCalls = ({ event }: Args) => !isEmpty(event.plan.context.calls);
 const hasApprovals = ({ event }: Args) => !isEmpty(event.plan.context.approvals);
 const isStuck = ({ event }: Args) => event.plan.context.failures >= event.loop.failuresMax;
-const stuckReason = (event: AgentEvent) => event.plan.isLooping ?? `${event.plan.context.failures} turns in a row in which every tool call failed`;
+const stuckReason = (event: AgentEvent) =>
+  event.plan.isLooping ??
+  `${event.plan.context.failures} turns in a row in which every tool call failed`;
 
 export const agentMachine = setup({
   types: {
@@ -65,10 +69,25 @@ export const agentMachine = setup({
       return plan.ok ? plan.context : {};
     }),
     keepEscalation: assign(({ event }: Args) => event.escalate(stuckReason(event)).context),
-    keepAnswer: assign(({ event }: Args) => ({ ...event.plan.context, outcome: 'completed' as const, output: event.plan.answer ?? '' })),
-    keepStop: assign(({ event }: Args) => ({ ...event.plan.context, outcome: 'failed' as const, reason: `${event.plan.stop?.code}: ${event.plan.stop?.reason}` })),
-    keepLoop: assign(({ event }: Args) => ({ ...event.plan.context, outcome: 'failed' as const, reason: `LOOP: ${stuckReason(event)}` })),
-    keepRefusal: assign(({ event }: Args) => ({ ...event.plan.context, ...refusalOf(event.think()) })),
+    keepAnswer: assign(({ event }: Args) => ({
+      ...event.plan.context,
+      outcome: 'completed' as const,
+      output: event.plan.answer ?? '',
+    })),
+    keepStop: assign(({ event }: Args) => ({
+      ...event.plan.context,
+      outcome: 'failed' as const,
+      reason: `${event.plan.stop?.code}: ${event.plan.stop?.reason}`,
+    })),
+    keepLoop: assign(({ event }: Args) => ({
+      ...event.plan.context,
+      outcome: 'failed' as const,
+      reason: `LOOP: ${stuckReason(event)}`,
+    })),
+    keepRefusal: assign(({ event }: Args) => ({
+      ...event.plan.context,
+      ...refusalOf(event.think()),
+    })),
     /** What follows is emitted: `perform` hands its params to the host. */
     perform: (_: Args, _effects: readonly Effect[]) => {},
   },
@@ -80,7 +99,14 @@ export const agentMachine = setup({
     idle: {
       on: {
         task: [
-          { guard: 'canThink', target: 'thinking', actions: ['keepThinking', { type: 'perform', params: ({ event }) => thinkEffects(event) }] },
+          {
+            guard: 'canThink',
+            target: 'thinking',
+            actions: [
+              'keepThinking',
+              { type: 'perform', params: ({ event }) => thinkEffects(event) },
+            ],
+          },
           { target: 'failed', actions: ['keepRefusal'] },
         ],
       },
@@ -93,12 +119,33 @@ export const agentMachine = setup({
           {
             guard: 'isLoopingAndEscalates',
             target: 'waiting',
-            actions: ['keepEscalation', { type: 'perform', params: ({ event }) => [event.escalate(stuckReason(event)).effect] }],
+            actions: [
+              'keepEscalation',
+              {
+                type: 'perform',
+                params: ({ event }) => [event.escalate(stuckReason(event)).effect],
+              },
+            ],
           },
           { guard: 'hasAnswer', target: 'completed', actions: ['keepAnswer'] },
-          { guard: 'hasOpenCalls', target: 'acting', actions: ['keep', { type: 'perform', params: ({ event }) => event.plan.effects }] },
-          { guard: 'needsPerson', target: 'waiting', actions: ['keep', { type: 'perform', params: ({ event }) => event.plan.effects }] },
-          { guard: 'canThink', target: 'thinking', actions: ['keepThinking', { type: 'perform', params: ({ event }) => thinkEffects(event) }] },
+          {
+            guard: 'hasOpenCalls',
+            target: 'acting',
+            actions: ['keep', { type: 'perform', params: ({ event }) => event.plan.effects }],
+          },
+          {
+            guard: 'needsPerson',
+            target: 'waiting',
+            actions: ['keep', { type: 'perform', params: ({ event }) => event.plan.effects }],
+          },
+          {
+            guard: 'canThink',
+            target: 'thinking',
+            actions: [
+              'keepThinking',
+              { type: 'perform', params: ({ event }) => thinkEffects(event) },
+            ],
+          },
           { target: 'failed', actions: ['keepRefusal'] },
         ],
         modelFailed: { target: 'failed', actions: ['keepStop'] },
@@ -109,7 +156,14 @@ export const agentMachine = setup({
     compacting: {
       on: {
         summarised: [
-          { guard: 'canThink', target: 'thinking', actions: ['keepThinking', { type: 'perform', params: ({ event }) => thinkEffects(event) }] },
+          {
+            guard: 'canThink',
+            target: 'thinking',
+            actions: [
+              'keepThinking',
+              { type: 'perform', params: ({ event }) => thinkEffects(event) },
+            ],
+          },
           { target: 'failed', actions: ['keepRefusal'] },
         ],
         modelFailed: { target: 'failed', actions: ['keepStop'] },
@@ -134,20 +188,50 @@ function summariseEffects(event: AgentEvent): readonly Effect[] {
 function afterResult() {
   const options = [
     { guard: 'mustStop' as const, target: 'failed', actions: ['keepStop' as const] },
-    { guard: 'hasOpenCalls' as const, target: 'acting', actions: ['keep' as const, { type: 'perform' as const, params: ({ event }: Args) => event.plan.effects }] },
-    { guard: 'needsPerson' as const, target: 'waiting', actions: ['keep' as const, { type: 'perform' as const, params: ({ event }: Args) => event.plan.effects }] },
+    {
+      guard: 'hasOpenCalls' as const,
+      target: 'acting',
+      actions: [
+        'keep' as const,
+        { type: 'perform' as const, params: ({ event }: Args) => event.plan.effects },
+      ],
+    },
+    {
+      guard: 'needsPerson' as const,
+      target: 'waiting',
+      actions: [
+        'keep' as const,
+        { type: 'perform' as const, params: ({ event }: Args) => event.plan.effects },
+      ],
+    },
     { guard: 'isStuck' as const, target: 'failed', actions: ['keepLoop' as const] },
     {
       guard: 'isStuckAndEscalates' as const,
       target: 'waiting',
-      actions: ['keepEscalation' as const, { type: 'perform' as const, params: ({ event }: Args) => [event.escalate(stuckReason(event)).effect] }],
+      actions: [
+        'keepEscalation' as const,
+        {
+          type: 'perform' as const,
+          params: ({ event }: Args) => [event.escalate(stuckReason(event)).effect],
+        },
+      ],
     },
     {
       guard: 'isContextFull' as const,
       target: 'compacting',
-      actions: ['keepSummarising' as const, { type: 'perform' as const, params: ({ event }: Args) => summariseEffects(event) }],
+      actions: [
+        'keepSummarising' as const,
+        { type: 'perform' as const, params: ({ event }: Args) => summariseEffects(event) },
+      ],
     },
-    { guard: 'canThink' as const, target: 'thinking', actions: ['keepThinking' as const, { type: 'perform' as const, params: ({ event }: Args) => thinkEffects(event) }] },
+    {
+      guard: 'canThink' as const,
+      target: 'thinking',
+      actions: [
+        'keepThinking' as const,
+        { type: 'perform' as const, params: ({ event }: Args) => thinkEffects(event) },
+      ],
+    },
     { target: 'failed', actions: ['keepRefusal' as const] },
   ];
   return { resulted: options, decided: options };

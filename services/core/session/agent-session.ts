@@ -9,10 +9,26 @@ import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine } from './agent-machine.ts';
 import { planApproval, planEscalation } from './approvals.ts';
 import type { Entry } from './conversation.ts';
-import { contextOf, type Definition, type Draft, driverFor, emit, end, liveOf, nameOf, settle } from './draft.ts';
+import {
+  contextOf,
+  type Definition,
+  type Draft,
+  driverFor,
+  emit,
+  end,
+  liveOf,
+  nameOf,
+  settle,
+} from './draft.ts';
 import type { Effect } from './effects.ts';
 import type { Message, MessageOf } from './messages.ts';
-import { isContextFull, type ModelCallPlan, planModelCall, planSummary, settleModelCall } from './model-call.ts';
+import {
+  isContextFull,
+  type ModelCallPlan,
+  planModelCall,
+  planSummary,
+  settleModelCall,
+} from './model-call.ts';
 import { append, type Plan } from './plan.ts';
 import { type PendingNote, tasksOf } from './record.ts';
 import { planResult } from './tool-calls.ts';
@@ -41,12 +57,20 @@ const freshContext: AgentContext = {
 };
 
 /** What a task may spend: the session's agent may be of an earlier revision than the one that let the task in. */
-export const limitsFor = ({ bundle }: Definition, { limits: asked = {} }: MessageOf<'task'>): BudgetLimits =>
+export const limitsFor = (
+  { bundle }: Definition,
+  { limits: asked = {} }: MessageOf<'task'>,
+): BudgetLimits =>
   limitsSchema.parse({ ...bundle.agent.limits, ...narrowed(bundle.agent.limits, asked) });
 
 /** The first task of a new session. */
 export function beginAgent(draft: Draft, message: MessageOf<'task'>, limits: BudgetLimits): void {
-  const context: AgentContext = { ...freshContext, task: message.task, parent: message.parent, limits };
+  const context: AgentContext = {
+    ...freshContext,
+    task: message.task,
+    parent: message.parent,
+    limits,
+  };
   draft.live = driverFor(agentMachine).initial(context).snapshot;
   takeTask(draft, message.input);
 }
@@ -54,10 +78,18 @@ export function beginAgent(draft: Draft, message: MessageOf<'task'>, limits: Bud
 function takeTask(draft: Draft, input: string): void {
   const entry: Entry = { role: 'user', content: input };
   const { outcome: _o, reason: _r, output: _t, ...context } = contextOf(draft);
-  sendToAgent(draft, 'task', { context: append({ ...context, repeats: {}, failures: 0, malformed: 0 }, [entry]), entries: [entry], effects: [] });
+  sendToAgent(draft, 'task', {
+    context: append({ ...context, repeats: {}, failures: 0, malformed: 0 }, [entry]),
+    entries: [entry],
+    effects: [],
+  });
 }
 
-export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>, at: number): void {
+export function applyToAgent(
+  draft: Draft,
+  message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>,
+  at: number,
+): void {
   const { around, record } = draft;
   const context = contextOf(draft);
   switch (message.kind) {
@@ -73,16 +105,39 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
         };
         draft.live = {
           ...liveOf(draft),
-          context: { ...context, task: message.task, parent: message.parent, limits: allowed, spent: nothing, reserved: nothing },
+          context: {
+            ...context,
+            task: message.task,
+            parent: message.parent,
+            limits: allowed,
+            spent: nothing,
+            reserved: nothing,
+          },
         } as AnyMachineSnapshot;
         takeTask(draft, message.input);
         return;
       }
       if (context.queue.some((queued) => queued.task === message.task)) return;
-      if (context.queue.length >= limits.queueMax) throw new Refused('QUEUE_FULL', `session ${record.session} has ${limits.queueMax} tasks waiting already`);
+      if (context.queue.length >= limits.queueMax)
+        throw new Refused(
+          'QUEUE_FULL',
+          `session ${record.session} has ${limits.queueMax} tasks waiting already`,
+        );
       draft.live = {
         ...liveOf(draft),
-        context: { ...context, queue: [...context.queue, { task: message.task, input: message.input, parent: message.parent, limits: message.limits, at }] },
+        context: {
+          ...context,
+          queue: [
+            ...context.queue,
+            {
+              task: message.task,
+              input: message.input,
+              parent: message.parent,
+              limits: message.limits,
+              at,
+            },
+          ],
+        },
       } as AnyMachineSnapshot;
       return;
     case 'modelReplied': {
@@ -98,13 +153,19 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
         attempts: reply.attempts,
         tools: reply.calls.map((call) => call.name.slice(0, 64)),
       };
-      if (nameOf(record.value) === 'compacting') sendToAgent(draft, 'summarised', planSummary(context, reply, around));
+      if (nameOf(record.value) === 'compacting')
+        sendToAgent(draft, 'summarised', planSummary(context, reply, around));
       else sendToAgent(draft, 'replied', planReply(context, reply, around));
       return;
     }
     case 'modelFailed': {
       const note = record.pending[message.effect]!;
-      draft.details = { effect: message.effect, code: message.failure.code, class: message.failure.class, attempts: message.attempts };
+      draft.details = {
+        effect: message.effect,
+        code: message.failure.code,
+        class: message.failure.class,
+        attempts: message.attempts,
+      };
       failCall(draft, note, message.effect, message.failure);
       return;
     }
@@ -132,16 +193,40 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
         executor: message.executor,
       };
       settle(draft, message.effect);
-      sendToAgent(draft, 'resulted', planResult(context, message.effect, { error: message.failure }, false));
+      sendToAgent(
+        draft,
+        'resulted',
+        planResult(context, message.effect, { error: message.failure }, false),
+      );
       return;
     case 'agentEnded':
-      draft.details = { effect: message.effect, agent: record.pending[message.effect]?.what, outcome: message.outcome, costMicros: message.spent.costMicros };
+      draft.details = {
+        effect: message.effect,
+        agent: record.pending[message.effect]?.what,
+        outcome: message.outcome,
+        costMicros: message.spent.costMicros,
+      };
       settle(draft, message.effect);
-      sendToAgent(draft, 'resulted', planResult(context, message.effect, { outcome: message.outcome, output: message.output }, message.outcome === 'completed', message.spent));
+      sendToAgent(
+        draft,
+        'resulted',
+        planResult(
+          context,
+          message.effect,
+          { outcome: message.outcome, output: message.output },
+          message.outcome === 'completed',
+          message.spent,
+        ),
+      );
       return;
     case 'approve':
     case 'reject':
-      draft.details = { approval: message.approval, actor: message.actor, decision: message.kind, tool: context.approvals[message.approval]?.tool };
+      draft.details = {
+        approval: message.approval,
+        actor: message.actor,
+        decision: message.kind,
+        tool: context.approvals[message.approval]?.tool,
+      };
       settle(draft, message.approval);
       sendToAgent(
         draft,
@@ -162,13 +247,33 @@ export function applyToAgent(draft: Draft, message: Exclude<Message, MessageOf<'
 
 /** A keyed session that has become idle goes on with the next task that waits, and with the one after it if that is refused at once. */
 export function startNext(draft: Draft): void {
-  while (draft.record.machine === 'agent' && draft.record.status === 'active' && nameOf(draft.record.value) === 'idle') {
+  while (
+    draft.record.machine === 'agent' &&
+    draft.record.status === 'active' &&
+    nameOf(draft.record.value) === 'idle'
+  ) {
     const { record, around } = draft;
     const [next, ...queue] = contextOf(draft).queue;
     if (!next) return;
-    draft.live = { ...liveOf(draft), context: { ...contextOf(draft), queue } } as AnyMachineSnapshot;
+    draft.live = {
+      ...liveOf(draft),
+      context: { ...contextOf(draft), queue },
+    } as AnyMachineSnapshot;
     const { task, input, parent, limits: narrower } = next;
-    applyToAgent(draft, { kind: 'task', task, agent: record.agent, revision: record.revision, input, isKeyed: true, parent, limits: narrower }, around.at);
+    applyToAgent(
+      draft,
+      {
+        kind: 'task',
+        task,
+        agent: record.agent,
+        revision: record.revision,
+        input,
+        isKeyed: true,
+        parent,
+        limits: narrower,
+      },
+      around.at,
+    );
   }
 }
 
@@ -197,24 +302,47 @@ export function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan):
   }
   const context = moved.snapshot.context as AgentContext;
   draft.record = { ...draft.record, value: moved.snapshot.value };
-  if (moved.snapshot.status !== 'active') end(draft, context.outcome === 'completed' ? 'completed' : 'failed', context.reason, context.output);
+  if (moved.snapshot.status !== 'active')
+    end(
+      draft,
+      context.outcome === 'completed' ? 'completed' : 'failed',
+      context.reason,
+      context.output,
+    );
 }
 
 export function failCall(draft: Draft, note: PendingNote, effect: string, failure: Failure): void {
   settle(draft, effect);
   const context = contextOf(draft);
   if (note.kind === 'callModel') {
-    if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE') return pauseForModel(draft, failure);
-    sendToAgent(draft, 'modelFailed', { context: settleModelCall(context, undefined), entries: [], effects: [], stop: { code: failure.code, reason: failure.message } });
+    if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE')
+      return pauseForModel(draft, failure);
+    sendToAgent(draft, 'modelFailed', {
+      context: settleModelCall(context, undefined),
+      entries: [],
+      effects: [],
+      stop: { code: failure.code, reason: failure.message },
+    });
   } else {
     // A child that no longer answers may have spent all that it was given.
-    sendToAgent(draft, 'resulted', planResult(context, effect, { error: failure }, false, context.calls[effect]?.reserved));
+    sendToAgent(
+      draft,
+      'resulted',
+      planResult(context, effect, { error: failure }, false, context.calls[effect]?.reserved),
+    );
   }
 }
 
 /** Every try and fallback failed, and the agent would rather wait than fail: the call is planned again on resume. */
 function pauseForModel(draft: Draft, failure: Failure): void {
   const retry = nameOf(draft.record.value) === 'compacting' ? 'summary' : 'turn';
-  draft.live = { ...liveOf(draft), context: { ...settleModelCall(contextOf(draft), undefined), retry } } as AnyMachineSnapshot;
-  draft.record = { ...draft.record, status: 'paused', reason: `${failure.code}: ${failure.message}` };
+  draft.live = {
+    ...liveOf(draft),
+    context: { ...settleModelCall(contextOf(draft), undefined), retry },
+  } as AnyMachineSnapshot;
+  draft.record = {
+    ...draft.record,
+    status: 'paused',
+    reason: `${failure.code}: ${failure.message}`,
+  };
 }

@@ -81,16 +81,25 @@ export const driverFor = (machine: AnyStateMachine): MachineDriver => {
   return driver;
 };
 
-export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string => (record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status);
+export const stateName = (record: Pick<SessionRecord, 'status' | 'value'>): string =>
+  record.status === 'active' || isFinal(record.status) ? nameOf(record.value) : record.status;
 
 export const nameOf = (value: unknown): string =>
   typeof value === 'string'
     ? value
     : Object.entries(value as object)
-        .map(([key, inner]) => (typeof inner === 'object' && Object.keys(inner ?? {}).length === 0 ? key : `${key}.${nameOf(inner)}`))
+        .map(([key, inner]) =>
+          typeof inner === 'object' && Object.keys(inner ?? {}).length === 0
+            ? key
+            : `${key}.${nameOf(inner)}`,
+        )
         .join('+');
 
-export const surroundingsOf = (record: SessionRecord, at: number, definition: Definition): Surroundings => ({
+export const surroundingsOf = (
+  record: SessionRecord,
+  at: number,
+  definition: Definition,
+): Surroundings => ({
   tenant: record.tenant,
   session: record.session,
   agent: record.agent,
@@ -108,7 +117,12 @@ export function liveOf(draft: Draft): AnyMachineSnapshot {
   if (!draft.live) {
     const { record, definition } = draft;
     const driver = driverFor(record.machine === 'agent' ? agentMachine : definition.machine!);
-    draft.live = driver.restore({ value: record.value, context: structuredClone(record.context), history: record.history, output: record.output });
+    draft.live = driver.restore({
+      value: record.value,
+      context: structuredClone(record.context),
+      history: record.history,
+      output: record.output,
+    });
   }
   return draft.live;
 }
@@ -116,7 +130,11 @@ export function liveOf(draft: Draft): AnyMachineSnapshot {
 export function emit(draft: Draft, effects: readonly Effect[]): void {
   for (const effect of effects) {
     draft.effects.push(effect);
-    if (isPending(effect)) draft.record = { ...draft.record, pending: having(draft.record.pending, effect.id, noteOf(effect, draft)) };
+    if (isPending(effect))
+      draft.record = {
+        ...draft.record,
+        pending: having(draft.record.pending, effect.id, noteOf(effect, draft)),
+      };
   }
 }
 
@@ -125,11 +143,22 @@ function noteOf(effect: PendingEffect, draft: Draft): PendingNote {
   const { deadlineAt } = effect;
   switch (effect.kind) {
     case 'callModel':
-      return { kind: 'callModel', what: draft.definition.bundle.models[0]?.name ?? 'model', since, deadlineAt };
+      return {
+        kind: 'callModel',
+        what: draft.definition.bundle.models[0]?.name ?? 'model',
+        since,
+        deadlineAt,
+      };
     case 'runTool':
       return { kind: 'runTool', what: effect.tool, pool: effect.pool, since, deadlineAt };
     case 'startAgent':
-      return { kind: 'startAgent', what: effect.childAgent, child: effect.child, since, deadlineAt };
+      return {
+        kind: 'startAgent',
+        what: effect.childAgent,
+        child: effect.child,
+        since,
+        deadlineAt,
+      };
     case 'askHuman':
       return { kind: 'askHuman', what: effect.tool, since, deadlineAt };
     default:
@@ -154,14 +183,28 @@ export function cancel(draft: Draft, ids: readonly string[]): void {
   if (pooled.length > 0) draft.effects.push({ kind: 'cancel', effects: pooled });
   for (const id of ids) {
     const note = pending[id];
-    if (note?.kind === 'startAgent' && note.child) draft.effects.push({ kind: 'haltChild', child: note.child, actor: draft.record.session, reason: 'the parent no longer waits' });
+    if (note?.kind === 'startAgent' && note.child)
+      draft.effects.push({
+        kind: 'haltChild',
+        child: note.child,
+        actor: draft.record.session,
+        reason: 'the parent no longer waits',
+      });
   }
 }
 
 /** A task that cannot be done gets its answer all the same. */
 export function refuseTask(draft: Draft, message: Message, reason: string): void {
   if (message.kind !== 'task') return;
-  draft.effects.push({ kind: 'reply', task: message.task, outcome: 'failed', output: '', reason, parent: message.parent, spent: nothing });
+  draft.effects.push({
+    kind: 'reply',
+    task: message.task,
+    outcome: 'failed',
+    output: '',
+    reason,
+    parent: message.parent,
+    spent: nothing,
+  });
 }
 
 /** An answer that no message could carry would never leave; what is cut is said. */
@@ -174,13 +217,20 @@ function cut(text: string): string {
     .replace(/\uFFFD+$/, '')} [cut: ${bytes} bytes]`;
 }
 
-export function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', reason: string | undefined, output?: unknown): void {
+export function end(
+  draft: Draft,
+  outcome: 'completed' | 'failed' | 'halted',
+  reason: string | undefined,
+  output?: unknown,
+): void {
   const { record } = draft;
   const open = Object.keys(record.pending);
   cancel(draft, open);
   for (const id of open) settle(draft, id);
   const context = record.machine === 'agent' ? contextOf(draft) : undefined;
-  const text = cut(typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output));
+  const text = cut(
+    typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output),
+  );
   const goesOn = record.isKeyed && record.machine === 'agent' && outcome !== 'halted';
   if (goesOn && context) {
     // A model that is asked again wants an answer to every call it made.
@@ -204,12 +254,28 @@ export function end(draft: Draft, outcome: 'completed' | 'failed' | 'halted', re
     ...rest,
     timers: goesOn ? timers : {},
     deferred: [],
-    ...(goesOn ? {} : { status: outcome, ...(outcome === 'completed' ? {} : { value: outcome }), ...(reason ? { reason } : {}), ...(text ? { output: text } : {}) }),
+    ...(goesOn
+      ? {}
+      : {
+          status: outcome,
+          ...(outcome === 'completed' ? {} : { value: outcome }),
+          ...(reason ? { reason } : {}),
+          ...(text ? { output: text } : {}),
+        }),
   };
   if (!goesOn || !context) {
-    for (const { message } of record.deferred) refuseTask(draft, message, 'the session ended before this task began');
+    for (const { message } of record.deferred)
+      refuseTask(draft, message, 'the session ended before this task began');
     for (const queued of context?.queue ?? []) {
-      draft.effects.push({ kind: 'reply', task: queued.task, outcome, output: '', reason: 'the session ended before this task began', parent: queued.parent, spent: nothing });
+      draft.effects.push({
+        kind: 'reply',
+        task: queued.task,
+        outcome,
+        output: '',
+        reason: 'the session ended before this task began',
+        parent: queued.parent,
+        spent: nothing,
+      });
     }
     return;
   }

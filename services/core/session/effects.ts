@@ -1,7 +1,14 @@
 /** What a session can want: a closed union. Effects are described by the step and performed elsewhere, after the commit. */
 import { z } from 'zod';
 import { limitsSchema } from '../budget/budget.ts';
-import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import {
+  agentNameSchema,
+  effectIdSchema,
+  revisionSchema,
+  sessionIdSchema,
+  taskIdSchema,
+  tenantIdSchema,
+} from '../ids.ts';
 import { effectClassSchema } from '../tools/tool-spec.ts';
 import { parentSchema, spentSchema } from './messages.ts';
 
@@ -51,11 +58,21 @@ export const startAgentSchema = z.object({
 export type StartAgent = z.infer<typeof startAgentSchema>;
 
 /** An approval or a question: nobody performs it, a person answers it with a message. */
-export const askHumanSchema = z.object({ kind: z.literal('askHuman'), ...addressed, tool: z.string(), hash: z.string() });
+export const askHumanSchema = z.object({
+  kind: z.literal('askHuman'),
+  ...addressed,
+  tool: z.string(),
+  hash: z.string(),
+});
 export type AskHuman = z.infer<typeof askHumanSchema>;
 
 /** Effects that stay pending until a message answers them. */
-export const pendingEffectSchema = z.discriminatedUnion('kind', [callModelSchema, runToolSchema, startAgentSchema, askHumanSchema]);
+export const pendingEffectSchema = z.discriminatedUnion('kind', [
+  callModelSchema,
+  runToolSchema,
+  startAgentSchema,
+  askHumanSchema,
+]);
 export type PendingEffect = z.infer<typeof pendingEffectSchema>;
 /** Effects that gateways and executors take from a pool. */
 export type PooledEffect = CallModel | RunTool;
@@ -74,18 +91,31 @@ export const promptEffectSchema = z.discriminatedUnion('kind', [
     parent: parentSchema.optional(),
     spent: spentSchema,
   }),
-  z.object({ kind: z.literal('cancel'), effects: z.array(z.object({ id: z.string(), pool: z.string() })) }),
-  z.object({ kind: z.literal('haltChild'), child: sessionIdSchema, actor: z.string(), reason: z.string() }),
+  z.object({
+    kind: z.literal('cancel'),
+    effects: z.array(z.object({ id: z.string(), pool: z.string() })),
+  }),
+  z.object({
+    kind: z.literal('haltChild'),
+    child: sessionIdSchema,
+    actor: z.string(),
+    reason: z.string(),
+  }),
 ]);
 export type PromptEffect = z.infer<typeof promptEffectSchema>;
 
 export type Effect = PendingEffect | PromptEffect;
 
 export const isPending = (effect: Effect): effect is PendingEffect =>
-  effect.kind === 'callModel' || effect.kind === 'runTool' || effect.kind === 'startAgent' || effect.kind === 'askHuman';
+  effect.kind === 'callModel' ||
+  effect.kind === 'runTool' ||
+  effect.kind === 'startAgent' ||
+  effect.kind === 'askHuman';
 
-export const isPooled = (effect: Effect): effect is PooledEffect => effect.kind === 'callModel' || effect.kind === 'runTool';
+export const isPooled = (effect: Effect): effect is PooledEffect =>
+  effect.kind === 'callModel' || effect.kind === 'runTool';
 
 /** The pool that model calls are offered to. */
 export const modelPool = 'models';
-export const poolOf = (effect: PooledEffect): string => (effect.kind === 'callModel' ? modelPool : effect.pool);
+export const poolOf = (effect: PooledEffect): string =>
+  effect.kind === 'callModel' ? modelPool : effect.pool;

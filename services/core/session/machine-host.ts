@@ -5,7 +5,15 @@
  * machine for ever (a test compares the two). Nothing a machine invokes is ever started: an invoke is
  * reported as something wanted, and its result comes back as an event.
  */
-import { type AnyActorRef, type AnyMachineSnapshot, type AnyStateMachine, createActor, type EventObject, fromPromise, type Snapshot } from 'xstate';
+import {
+  type AnyActorRef,
+  type AnyMachineSnapshot,
+  type AnyStateMachine,
+  createActor,
+  type EventObject,
+  fromPromise,
+  type Snapshot,
+} from 'xstate';
 import { Defect } from '../errors.ts';
 import { type FlatTransition, flatTransitionOf } from './flat-machine.ts';
 
@@ -30,7 +38,10 @@ export interface Transitioned {
 
 interface Transition extends FlatTransition {
   readonly guard?: unknown;
-  readonly source: { readonly transitions: ReadonlyMap<string, readonly Transition[]>; readonly always?: readonly Transition[] };
+  readonly source: {
+    readonly transitions: ReadonlyMap<string, readonly Transition[]>;
+    readonly always?: readonly Transition[];
+  };
 }
 
 export interface MachineDriver {
@@ -38,7 +49,13 @@ export interface MachineDriver {
   initial(input: unknown): Transitioned;
   transition(snapshot: AnyMachineSnapshot, event: EventObject): Transitioned;
   /** From stored JSON: value, context, history; children are ours to remember. */
-  restore(stored: { value: unknown; context: unknown; status?: string; output?: unknown; history?: unknown }): AnyMachineSnapshot;
+  restore(stored: {
+    value: unknown;
+    context: unknown;
+    status?: string;
+    output?: unknown;
+    history?: unknown;
+  }): AnyMachineSnapshot;
 }
 
 /** The logic that stands in for everything a machine invokes: it is never started. */
@@ -48,20 +65,35 @@ const inert = fromPromise(async () => undefined);
 export const invokable = ['model', 'tool', 'agent', 'human'] as const;
 
 const choiceOf = (transition: Transition, event: string): Choice => {
-  const beside = transition.eventType ? transition.source.transitions.get(transition.eventType) : transition.source.always;
+  const beside = transition.eventType
+    ? transition.source.transitions.get(transition.eventType)
+    : transition.source.always;
   return { event, chosen: labelOf(transition), options: labelsOf(beside ?? [transition]) };
 };
 
 /** @param isFlat  the machine has one level, and its events may go the short way (flat-machine.ts) */
 export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver {
-  const machine = given.provide({ actors: Object.fromEntries(invokable.map((name) => [name, inert])) } as never);
-  const self = createActor(machine, { input: undefined as never, inspect: () => {} }) as unknown as AnyActorRef;
+  const machine = given.provide({
+    actors: Object.fromEntries(invokable.map((name) => [name, inert])),
+  } as never);
+  const self = createActor(machine, {
+    input: undefined as never,
+    inspect: () => {},
+  }) as unknown as AnyActorRef;
   let actions: MachineAction[] = [];
   let choices: Choice[] = [];
-  const system = Object.create((self as unknown as { system: object }).system) as Record<string, unknown>;
-  system._sendInspectionEvent = (event: { type: string; event?: EventObject; _transitions?: readonly Transition[] }) => {
+  const system = Object.create((self as unknown as { system: object }).system) as Record<
+    string,
+    unknown
+  >;
+  system._sendInspectionEvent = (event: {
+    type: string;
+    event?: EventObject;
+    _transitions?: readonly Transition[];
+  }) => {
     if (event.type !== '@xstate.microstep') return;
-    for (const transition of event._transitions ?? []) choices.push(choiceOf(transition, event.event?.type ?? ''));
+    for (const transition of event._transitions ?? [])
+      choices.push(choiceOf(transition, event.event?.type ?? ''));
   };
   // A child of the machine registers with the system; none lives longer than the transition.
   system._register = (sessionId: string) => sessionId;
@@ -78,7 +110,8 @@ export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver 
     stopChild: () => {},
     system,
     emit: () => {},
-    actionExecutor: (action: MachineAction) => actions.push({ type: action.type, params: action.params }),
+    actionExecutor: (action: MachineAction) =>
+      actions.push({ type: action.type, params: action.params }),
   } as never;
 
   const flat = isFlat ? flatTransitionOf(machine) : undefined;
@@ -90,18 +123,35 @@ export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver 
   };
   return {
     machine,
-    initial: (input) => collect(() => machine.getInitialSnapshot(scope, input as never) as AnyMachineSnapshot),
+    initial: (input) =>
+      collect(() => machine.getInitialSnapshot(scope, input as never) as AnyMachineSnapshot),
     transition(snapshot, event) {
       const step = flat?.<Transition>(snapshot, event);
-      if (step) return { snapshot: step.snapshot, actions: step.actions, choices: [choiceOf(step.taken, event.type)] };
-      return collect(() => machine.transition(snapshot as never, event as never, scope) as AnyMachineSnapshot);
+      if (step)
+        return {
+          snapshot: step.snapshot,
+          actions: step.actions,
+          choices: [choiceOf(step.taken, event.type)],
+        };
+      return collect(
+        () => machine.transition(snapshot as never, event as never, scope) as AnyMachineSnapshot,
+      );
     },
     restore: ({ value, context, status, output, history }) => {
       const restored = machine.restoreSnapshot(
-        { value, context, status: status ?? 'active', output, error: undefined, children: {}, historyValue: history ?? {} } as unknown as Snapshot<unknown>,
+        {
+          value,
+          context,
+          status: status ?? 'active',
+          output,
+          error: undefined,
+          children: {},
+          historyValue: history ?? {},
+        } as unknown as Snapshot<unknown>,
         scope,
       ) as AnyMachineSnapshot;
-      if (!restored.machine) throw new Defect('RESTORE', `machine ${machine.id} could not be restored`);
+      if (!restored.machine)
+        throw new Defect('RESTORE', `machine ${machine.id} could not be restored`);
       return restored;
     },
   };
@@ -132,18 +182,22 @@ function labelOf(transition: Transition): string {
 function spell(transition: Transition): string {
   const target = transition.target?.map((node) => node.key).join('+') ?? 'stay';
   const { guard } = transition;
-  const name = guard === undefined ? 'otherwise' : typeof guard === 'string' ? guard : guardName(guard);
+  const name =
+    guard === undefined ? 'otherwise' : typeof guard === 'string' ? guard : guardName(guard);
   return `${name} -> ${target}`;
 }
 
 function guardName(guard: unknown): string {
   if (typeof guard === 'function') return guard.name || 'guard';
-  if (typeof guard === 'object' && guard !== null && 'type' in guard) return String((guard as { type: unknown }).type);
+  if (typeof guard === 'object' && guard !== null && 'type' in guard)
+    return String((guard as { type: unknown }).type);
   return 'guard';
 }
 
 /** History in a form that survives JSON: state nodes by their ids. */
-export function historyOf(snapshot: AnyMachineSnapshot): Record<string, { id: string }[]> | undefined {
+export function historyOf(
+  snapshot: AnyMachineSnapshot,
+): Record<string, { id: string }[]> | undefined {
   const history = snapshot.historyValue as Record<string, readonly { id: string }[]>;
   const keys = Object.keys(history);
   if (keys.length === 0) return undefined;
@@ -153,7 +207,9 @@ export function historyOf(snapshot: AnyMachineSnapshot): Record<string, { id: st
 /** Ids of the invokes that are alive in a snapshot. */
 export function liveInvokes(snapshot: AnyMachineSnapshot): Set<string> {
   const ids = new Set<string>();
-  for (const node of (snapshot as unknown as { _nodes: readonly { invoke: readonly { id: string }[] }[] })._nodes) {
+  for (const node of (
+    snapshot as unknown as { _nodes: readonly { invoke: readonly { id: string }[] }[] }
+  )._nodes) {
     for (const { id } of node.invoke) ids.add(id);
   }
   return ids;

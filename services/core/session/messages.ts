@@ -1,7 +1,14 @@
 /** What a session can hear: a closed union, the same for the default agent and for users' own machines. */
 import { z } from 'zod';
 import { narrowerLimitsSchema } from '../budget/budget.ts';
-import { agentNameSchema, effectIdSchema, revisionSchema, sessionIdSchema, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import {
+  agentNameSchema,
+  effectIdSchema,
+  revisionSchema,
+  sessionIdSchema,
+  taskIdSchema,
+  tenantIdSchema,
+} from '../ids.ts';
 import { failureSchema } from '../tools/job.ts';
 
 export const toolCallSchema = z.object({
@@ -15,7 +22,11 @@ export const modelReplySchema = z.object({
   content: z.string(),
   calls: z.array(toolCallSchema),
   finish: z.string().describe('the provider word: stop, tool_calls, length, content_filter'),
-  usage: z.object({ promptTokens: z.number(), completionTokens: z.number(), cachedTokens: z.number() }),
+  usage: z.object({
+    promptTokens: z.number(),
+    completionTokens: z.number(),
+    cachedTokens: z.number(),
+  }),
   costMicros: z.number(),
   model: z.string(),
   latencyMs: z.number(),
@@ -23,11 +34,20 @@ export const modelReplySchema = z.object({
 });
 export type ModelReply = z.infer<typeof modelReplySchema>;
 
-export const parentSchema = z.object({ tenant: tenantIdSchema, session: sessionIdSchema, effect: effectIdSchema });
+export const parentSchema = z.object({
+  tenant: tenantIdSchema,
+  session: sessionIdSchema,
+  effect: effectIdSchema,
+});
 export type Parent = z.infer<typeof parentSchema>;
 
 /** What a task came to. Costs in micro-dollars. */
-export const spentSchema = z.object({ steps: z.number(), toolCalls: z.number(), tokens: z.number(), costMicros: z.number() });
+export const spentSchema = z.object({
+  steps: z.number(),
+  toolCalls: z.number(),
+  tokens: z.number(),
+  costMicros: z.number(),
+});
 
 const by = { actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') };
 
@@ -44,7 +64,12 @@ export const messageSchema = z.discriminatedUnion('kind', [
     traceparent: z.string().optional(),
   }),
   z.object({ kind: z.literal('modelReplied'), effect: effectIdSchema, reply: modelReplySchema }),
-  z.object({ kind: z.literal('modelFailed'), effect: effectIdSchema, failure: failureSchema, attempts: z.number().default(1) }),
+  z.object({
+    kind: z.literal('modelFailed'),
+    effect: effectIdSchema,
+    failure: failureSchema,
+    attempts: z.number().default(1),
+  }),
   z.object({
     kind: z.literal('toolReturned'),
     effect: effectIdSchema,
@@ -71,7 +96,13 @@ export const messageSchema = z.discriminatedUnion('kind', [
     spent: spentSchema,
   }),
   z.object({ kind: z.literal('wake') }),
-  z.object({ kind: z.literal('approve'), approval: effectIdSchema, hash: z.string(), arguments: z.string().optional(), ...by }),
+  z.object({
+    kind: z.literal('approve'),
+    approval: effectIdSchema,
+    hash: z.string(),
+    arguments: z.string().optional(),
+    ...by,
+  }),
   z.object({ kind: z.literal('reject'), approval: effectIdSchema, hash: z.string(), ...by }),
   z.object({ kind: z.literal('pause'), ...by }),
   z.object({ kind: z.literal('resume'), ...by }),

@@ -30,14 +30,25 @@ export function parseRecord(text: string): SessionRecord {
     throw new Refused('RECORD_POISONED', 'a stored session record has no schema number');
   }
   if (stored.schema > recordSchemaVersion) {
-    throw new Refused('RECORD_NEWER', `a stored session record has schema ${stored.schema}; this release knows ${recordSchemaVersion}`);
+    throw new Refused(
+      'RECORD_NEWER',
+      `a stored session record has schema ${stored.schema}; this release knows ${recordSchemaVersion}`,
+    );
   }
   while (stored.schema < recordSchemaVersion) {
     const lift = lifts[stored.schema];
-    if (!lift) throw new Refused('RECORD_POISONED', `nothing lifts a session record from schema ${stored.schema}`);
+    if (!lift)
+      throw new Refused(
+        'RECORD_POISONED',
+        `nothing lifts a session record from schema ${stored.schema}`,
+      );
     stored = lift(stored);
   }
   const parsed = recordSchema.safeParse(stored);
-  if (!parsed.success) throw new Refused('RECORD_POISONED', `a stored session record does not parse: ${issuesOf(parsed.error)}`);
+  if (!parsed.success)
+    throw new Refused(
+      'RECORD_POISONED',
+      `a stored session record does not parse: ${issuesOf(parsed.error)}`,
+    );
   return parsed.data;
 }

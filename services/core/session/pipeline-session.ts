@@ -18,18 +18,31 @@ export function inputOf(input: string): unknown {
   }
 }
 
-export function applyToPipeline(draft: Draft, message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>): void {
+export function applyToPipeline(
+  draft: Draft,
+  message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>,
+): void {
   const { record } = draft;
   switch (message.kind) {
     case 'task':
-      throw new Refused('SESSION_BUSY', `session ${record.session} runs a pipeline and takes one task only`);
+      throw new Refused(
+        'SESSION_BUSY',
+        `session ${record.session} runs a pipeline and takes one task only`,
+      );
     case 'approve':
       return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
         ok: true,
-        value: { approved: true, actor: message.actor, answer: message.arguments ?? message.reason },
+        value: {
+          approved: true,
+          actor: message.actor,
+          answer: message.arguments ?? message.reason,
+        },
       });
     case 'reject':
-      return answerInvoke(draft, record.pending[message.approval]!, message.approval, { ok: true, value: { approved: false, actor: message.actor, answer: message.reason } });
+      return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
+        ok: true,
+        value: { approved: false, actor: message.actor, answer: message.reason },
+      });
     case 'modelReplied':
       draft.details = {
         effect: message.effect,
@@ -39,10 +52,21 @@ export function applyToPipeline(draft: Draft, message: Exclude<Message, MessageO
         costMicros: message.reply.costMicros,
         latencyMs: message.reply.latencyMs,
       };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.reply.content });
+      return answerInvoke(draft, record.pending[message.effect]!, message.effect, {
+        ok: true,
+        value: message.reply.content,
+      });
     case 'toolReturned':
-      draft.details = { effect: message.effect, tool: record.pending[message.effect]?.what, outcome: 'ok', latencyMs: message.latencyMs };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: true, value: message.value });
+      draft.details = {
+        effect: message.effect,
+        tool: record.pending[message.effect]?.what,
+        outcome: 'ok',
+        latencyMs: message.latencyMs,
+      };
+      return answerInvoke(draft, record.pending[message.effect]!, message.effect, {
+        ok: true,
+        value: message.value,
+      });
     case 'agentEnded':
       return answerInvoke(
         draft,
@@ -50,22 +74,46 @@ export function applyToPipeline(draft: Draft, message: Exclude<Message, MessageO
         message.effect,
         message.outcome === 'completed'
           ? { ok: true, value: message.output }
-          : { ok: false, failure: { class: 'permanent', code: `AGENT_${message.outcome.toUpperCase()}`, message: message.output } },
+          : {
+              ok: false,
+              failure: {
+                class: 'permanent',
+                code: `AGENT_${message.outcome.toUpperCase()}`,
+                message: message.output,
+              },
+            },
       );
     case 'modelFailed':
     case 'toolFailed':
-      draft.details = { effect: message.effect, outcome: message.failure.class, code: message.failure.code };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, { ok: false, failure: message.failure });
+      draft.details = {
+        effect: message.effect,
+        outcome: message.failure.class,
+        code: message.failure.code,
+      };
+      return answerInvoke(draft, record.pending[message.effect]!, message.effect, {
+        ok: false,
+        failure: message.failure,
+      });
     default:
       return assertNever(message);
   }
 }
 
-export function answerInvoke(draft: Draft, note: PendingNote, effect: string, answer: { ok: true; value: unknown } | { ok: false; failure: Failure }): void {
+export function answerInvoke(
+  draft: Draft,
+  note: PendingNote,
+  effect: string,
+  answer: { ok: true; value: unknown } | { ok: false; failure: Failure },
+): void {
   settle(draft, effect);
   const id = note.invoke ?? '';
-  const event = answer.ok ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id } : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
-  movePipeline(draft, driverFor(draft.definition.machine!).transition(liveOf(draft), event as never));
+  const event = answer.ok
+    ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id }
+    : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
+  movePipeline(
+    draft,
+    driverFor(draft.definition.machine!).transition(liveOf(draft), event as never),
+  );
 }
 
 export function movePipeline(draft: Draft, moved: Transitioned): void {

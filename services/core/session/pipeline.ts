@@ -18,10 +18,18 @@ import { historyOf, invokable, liveInvokes, type Transitioned } from './machine-
 import { nextId, type Surroundings } from './plan.ts';
 import type { PendingNote, SessionRecord } from './record.ts';
 
-const modelInput = z.union([z.string(), z.object({ prompt: z.string(), outputTokensMax: z.number().int().positive().optional() })]);
-const toolInput = z.object({ tool: z.string(), arguments: z.record(z.string(), z.unknown()).default({}) });
+const modelInput = z.union([
+  z.string(),
+  z.object({ prompt: z.string(), outputTokensMax: z.number().int().positive().optional() }),
+]);
+const toolInput = z.object({
+  tool: z.string(),
+  arguments: z.record(z.string(), z.unknown()).default({}),
+});
 const agentInput = z.object({ agent: z.string(), input: z.string() });
-const humanInput = z.object({ question: z.string(), expiresMs: z.number().positive().optional() }).or(z.string());
+const humanInput = z
+  .object({ question: z.string(), expiresMs: z.number().positive().optional() })
+  .or(z.string());
 
 export interface PipelineStep {
   readonly value: unknown;
@@ -37,7 +45,11 @@ export interface PipelineStep {
 }
 
 /** Read what a transition did, and turn what it wants into effects and timers. */
-export function readTransition(moved: Transitioned, before: { pending: SessionRecord['pending']; timers: SessionRecord['timers'] }, around: Surroundings): PipelineStep {
+export function readTransition(
+  moved: Transitioned,
+  before: { pending: SessionRecord['pending']; timers: SessionRecord['timers'] },
+  around: Surroundings,
+): PipelineStep {
   const { snapshot } = moved;
   const timers = { ...before.timers };
   const started: { effect: PendingEffect; note: PendingNote }[] = [];
@@ -53,7 +65,11 @@ export function readTransition(moved: Transitioned, before: { pending: SessionRe
       }
       spawned.set(id, { src, input });
     } else if (action.type === 'xstate.raise') {
-      const { event, id, delay } = action.params as { event: { type: string }; id?: string; delay?: number };
+      const { event, id, delay } = action.params as {
+        event: { type: string };
+        id?: string;
+        delay?: number;
+      };
       if (delay !== undefined) timers[id ?? event.type] = { dueAt: around.at + delay, event };
     } else if (action.type === 'xstate.cancel') {
       delete timers[action.params as string];
@@ -61,19 +77,27 @@ export function readTransition(moved: Transitioned, before: { pending: SessionRe
   }
   const alive = snapshot.status === 'active' ? liveInvokes(snapshot) : new Set<string>();
   const cancelled = Object.entries(before.pending)
-    .filter(([, note]) => note.invoke !== undefined && (!alive.has(note.invoke) || spawned.has(note.invoke)))
+    .filter(
+      ([, note]) =>
+        note.invoke !== undefined && (!alive.has(note.invoke) || spawned.has(note.invoke)),
+    )
     .map(([id]) => id);
   for (const [invoke, { src, input }] of spawned) {
     if (alive.has(invoke)) started.push(effectOf(invoke, src, input, around));
   }
-  const status = snapshot.status === 'active' ? 'active' : snapshot.status === 'done' ? 'completed' : 'failed';
+  const status =
+    snapshot.status === 'active' ? 'active' : snapshot.status === 'done' ? 'completed' : 'failed';
   return {
     value: snapshot.value,
     context: snapshot.context as Record<string, unknown>,
     history: historyOf(snapshot),
     status,
     output: snapshot.output,
-    ...(status === 'failed' ? { reason: `MACHINE_ERROR: ${snapshot.error instanceof Error ? snapshot.error.message : JSON.stringify(snapshot.error ?? 'unknown')}` } : {}),
+    ...(status === 'failed'
+      ? {
+          reason: `MACHINE_ERROR: ${snapshot.error instanceof Error ? snapshot.error.message : JSON.stringify(snapshot.error ?? 'unknown')}`,
+        }
+      : {}),
     started,
     cancelled,
     timers: status === 'active' ? timers : {},
@@ -81,7 +105,12 @@ export function readTransition(moved: Transitioned, before: { pending: SessionRe
   };
 }
 
-function effectOf(invoke: string, src: string, input: unknown, around: Surroundings): { effect: PendingEffect; note: PendingNote } {
+function effectOf(
+  invoke: string,
+  src: string,
+  input: unknown,
+  around: Surroundings,
+): { effect: PendingEffect; note: PendingNote } {
   const { bundle } = around;
   const id = nextId(around);
   const common = {
@@ -94,10 +123,17 @@ function effectOf(invoke: string, src: string, input: unknown, around: Surroundi
   };
   const parse = <Shape>(schema: z.ZodType<Shape>): Shape => {
     const result = schema.safeParse(input);
-    if (!result.success) throw new Refused('INVOKE_INPUT', `invoke ${invoke} of ${src}: its input does not fit: ${z.prettifyError(result.error)}`);
+    if (!result.success)
+      throw new Refused(
+        'INVOKE_INPUT',
+        `invoke ${invoke} of ${src}: its input does not fit: ${z.prettifyError(result.error)}`,
+      );
     return result.data;
   };
-  const withNote = (effect: PendingEffect, what: string): { effect: PendingEffect; note: PendingNote } => ({
+  const withNote = (
+    effect: PendingEffect,
+    what: string,
+  ): { effect: PendingEffect; note: PendingNote } => ({
     effect,
     note: {
       kind: effect.kind,
@@ -113,39 +149,92 @@ function effectOf(invoke: string, src: string, input: unknown, around: Surroundi
     case 'model': {
       const wanted = parse(modelInput);
       const prompt = typeof wanted === 'string' ? wanted : wanted.prompt;
-      const outputTokensMax = (typeof wanted === 'string' ? undefined : wanted.outputTokensMax) ?? bundle.agent.outputTokensMax;
-      const deadlineAt = around.at + (bundle.models[0]?.timeoutMs ?? limits.modelTimeoutMs) * 4 + limits.deadlineSlackMs;
+      const outputTokensMax =
+        (typeof wanted === 'string' ? undefined : wanted.outputTokensMax) ??
+        bundle.agent.outputTokensMax;
+      const deadlineAt =
+        around.at +
+        (bundle.models[0]?.timeoutMs ?? limits.modelTimeoutMs) * 4 +
+        limits.deadlineSlackMs;
       return withNote(
-        { kind: 'callModel', ...common, deadlineAt, from: 0, to: 0, purpose: 'input', prompt, outputTokensMax, tokensReserved: Buffer.byteLength(prompt) + outputTokensMax },
+        {
+          kind: 'callModel',
+          ...common,
+          deadlineAt,
+          from: 0,
+          to: 0,
+          purpose: 'input',
+          prompt,
+          outputTokensMax,
+          tokensReserved: Buffer.byteLength(prompt) + outputTokensMax,
+        },
         bundle.models[0]?.name ?? 'model',
       );
     }
     case 'tool': {
       const wanted = parse(toolInput);
       const tool = bundle.tools[wanted.tool];
-      if (!tool) throw new Refused('TOOL_UNKNOWN', `invoke ${invoke}: agent ${around.agent} has no tool ${wanted.tool}`);
-      const deadlineAt = around.at + tool.retry.attempts * (tool.timeoutMs + tool.retry.backoffMaxMs) + limits.deadlineSlackMs;
-      return withNote({ kind: 'runTool', ...common, deadlineAt, tool: wanted.tool, class: tool.class, pool: tool.pool, arguments: wanted.arguments }, wanted.tool);
+      if (!tool)
+        throw new Refused(
+          'TOOL_UNKNOWN',
+          `invoke ${invoke}: agent ${around.agent} has no tool ${wanted.tool}`,
+        );
+      const deadlineAt =
+        around.at +
+        tool.retry.attempts * (tool.timeoutMs + tool.retry.backoffMaxMs) +
+        limits.deadlineSlackMs;
+      return withNote(
+        {
+          kind: 'runTool',
+          ...common,
+          deadlineAt,
+          tool: wanted.tool,
+          class: tool.class,
+          pool: tool.pool,
+          arguments: wanted.arguments,
+        },
+        wanted.tool,
+      );
     }
     case 'agent': {
       const wanted = parse(agentInput);
       const target = bundle.agents[wanted.agent];
-      if (!target) throw new Refused('AGENT_UNKNOWN', `invoke ${invoke}: agent ${around.agent} may not delegate to ${wanted.agent}`);
+      if (!target)
+        throw new Refused(
+          'AGENT_UNKNOWN',
+          `invoke ${invoke}: agent ${around.agent} may not delegate to ${wanted.agent}`,
+        );
       const childAgent = wanted.agent as AgentName;
       const child = sessionIdOf(around.tenant, childAgent, id);
       const deadlineAt = around.at + target.limits.wallClockMs + limits.deadlineSlackMs;
       return withNote(
-        { kind: 'startAgent', ...common, deadlineAt, child, childAgent, childRevision: target.revision as Revision, input: wanted.input, limits: target.limits },
+        {
+          kind: 'startAgent',
+          ...common,
+          deadlineAt,
+          child,
+          childAgent,
+          childRevision: target.revision as Revision,
+          input: wanted.input,
+          limits: target.limits,
+        },
         wanted.agent,
       );
     }
     default: {
       const wanted = parse(humanInput);
       const question = typeof wanted === 'string' ? wanted : wanted.question;
-      const expiresMs = (typeof wanted === 'string' ? undefined : wanted.expiresMs) ?? limits.approvalExpiryMs;
+      const expiresMs =
+        (typeof wanted === 'string' ? undefined : wanted.expiresMs) ?? limits.approvalExpiryMs;
       const deadlineAt = around.at + expiresMs;
       return withNote(
-        { kind: 'askHuman', ...common, deadlineAt, tool: question.slice(0, 200), hash: approvalHash('human', canonicalize(question) ?? '', deadlineAt) },
+        {
+          kind: 'askHuman',
+          ...common,
+          deadlineAt,
+          tool: question.slice(0, 200),
+          hash: approvalHash('human', canonicalize(question) ?? '', deadlineAt),
+        },
         question.slice(0, 200),
       );
     }

@@ -4,7 +4,14 @@
  * The machine's guards read the plan and choose; its actions take what they need from it. Every id and
  * every time in a plan comes from the envelope, so the same message makes the same plan again.
  */
-import { type AgentName, type EffectId, effectIdOf, type Revision, type SessionId, type TenantId } from '../ids.ts';
+import {
+  type AgentName,
+  type EffectId,
+  effectIdOf,
+  type Revision,
+  type SessionId,
+  type TenantId,
+} from '../ids.ts';
 import { isEmpty } from '../keyed.ts';
 import type { AgentContext } from './agent-context.ts';
 import { bytesOf, type Entry } from './conversation.ts';
@@ -35,7 +42,8 @@ export interface Plan {
   readonly answer?: string | undefined;
 }
 
-export const nextId = (around: Surroundings): EffectId => effectIdOf(around.session, around.version, around.ids.count++);
+export const nextId = (around: Surroundings): EffectId =>
+  effectIdOf(around.session, around.version, around.ids.count++);
 
 export const addressOf = (around: Surroundings, deadlineMs: number) => ({
   tenant: around.tenant,
@@ -58,12 +66,23 @@ export function append(context: AgentContext, entries: readonly Entry[]): AgentC
   };
 }
 
-export const toolEntry = (call: string, tool: string, content: unknown): Entry => ({ role: 'tool', call, tool, content: JSON.stringify(content) });
+export const toolEntry = (call: string, tool: string, content: unknown): Entry => ({
+  role: 'tool',
+  call,
+  tool,
+  content: JSON.stringify(content),
+});
 
 const hasOpen = (context: AgentContext) => !isEmpty(context.calls) || !isEmpty(context.approvals);
 
 /** When the last call of a turn is back, count whether the turn got anywhere. */
 export function closeTurn(plan: Plan): Plan {
   if (hasOpen(plan.context)) return plan;
-  return { ...plan, context: { ...plan.context, failures: plan.context.succeeded > 0 ? 0 : plan.context.failures + 1 } };
+  return {
+    ...plan,
+    context: {
+      ...plan.context,
+      failures: plan.context.succeeded > 0 ? 0 : plan.context.failures + 1,
+    },
+  };
 }

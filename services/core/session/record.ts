@@ -7,19 +7,34 @@
 
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
-import { agentNameSchema, revisionSchema, sessionIdSchema, sha256, taskIdSchema, tenantIdSchema } from '../ids.ts';
+import {
+  agentNameSchema,
+  revisionSchema,
+  sessionIdSchema,
+  sha256,
+  taskIdSchema,
+  tenantIdSchema,
+} from '../ids.ts';
 import { isFinal } from './final.ts';
 import { messageSchema, parentSchema } from './messages.ts';
 
 export const recordSchemaVersion = 2;
 
 /** Where a message stands in MAIL. A stream that went back opens a new incarnation. */
-export const positionSchema = z.object({ incarnation: z.number(), sequence: z.number(), index: z.number() });
+export const positionSchema = z.object({
+  incarnation: z.number(),
+  sequence: z.number(),
+  index: z.number(),
+});
 export type Position = z.infer<typeof positionSchema>;
 export const beginning: Position = { incarnation: 0, sequence: 0, index: 0 };
 
 export function comparePositions(left: Position, right: Position): number {
-  return left.incarnation - right.incarnation || left.sequence - right.sequence || left.index - right.index;
+  return (
+    left.incarnation - right.incarnation ||
+    left.sequence - right.sequence ||
+    left.index - right.index
+  );
 }
 
 export const statusSchema = z.enum(['active', 'paused', 'completed', 'failed', 'halted', 'parked']);
@@ -47,7 +62,10 @@ export const recordSchema = z.object({
   revision: revisionSchema,
   task: taskIdSchema,
   isKeyed: z.boolean(),
-  tasksBefore: z.array(z.string()).optional().describe('of a keyed session: tasks it has taken, so that a repeat is known as one'),
+  tasksBefore: z
+    .array(z.string())
+    .optional()
+    .describe('of a keyed session: tasks it has taken, so that a repeat is known as one'),
   parent: parentSchema.optional(),
   traceparent: z.string().optional(),
   version: z.number().int().positive(),
@@ -68,7 +86,10 @@ export const recordSchema = z.object({
 export type SessionRecord = z.infer<typeof recordSchema>;
 
 /** Tasks that a session knows: its own, and for a keyed session those before it. */
-export const tasksOf = (record: SessionRecord): readonly string[] => [record.task, ...(record.tasksBefore ?? [])];
+export const tasksOf = (record: SessionRecord): readonly string[] => [
+  record.task,
+  ...(record.tasksBefore ?? []),
+];
 
 export const isEnded = (record: SessionRecord): boolean => isFinal(record.status);
 

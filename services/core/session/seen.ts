@@ -5,7 +5,16 @@ import type { Message } from './messages.ts';
 import { isEnded, type PendingNote, type SessionRecord, tasksOf } from './record.ts';
 
 /** Why a message changed nothing, in a word that can be counted. */
-export type SeenCode = 'applied-before' | 'session-ended' | 'not-pending' | 'approval-not-open' | 'task-known' | 'nothing-due' | 'not-now' | 'refused' | 'no-session';
+export type SeenCode =
+  | 'applied-before'
+  | 'session-ended'
+  | 'not-pending'
+  | 'approval-not-open'
+  | 'task-known'
+  | 'nothing-due'
+  | 'not-now'
+  | 'refused'
+  | 'no-session';
 
 export interface Seen {
   readonly kind: 'seen';
@@ -23,7 +32,10 @@ export const seen = (code: SeenCode, why: string): Seen => ({ kind: 'seen', code
 export function whySeen(record: SessionRecord, message: Message, at: number): Seen | undefined {
   if (isEnded(record)) {
     if (message.kind === 'task' && !tasksOf(record).includes(message.task))
-      throw new Refused('SESSION_ENDED', `session ${record.session} has ${record.status}, and task ${message.task} came after that`);
+      throw new Refused(
+        'SESSION_ENDED',
+        `session ${record.session} has ${record.status}, and task ${message.task} came after that`,
+      );
     return seen('session-ended', `the session has ${record.status}`);
   }
   switch (message.kind) {
@@ -38,20 +50,34 @@ export function whySeen(record: SessionRecord, message: Message, at: number): Se
     case 'approve':
     case 'reject': {
       const note = record.pending[message.approval];
-      if (note?.kind !== 'askHuman') return seen('approval-not-open', `approval ${message.approval} is not open`);
-      if (record.status === 'active' && note.deadlineAt < at) return seen('approval-not-open', `approval ${message.approval} has expired`);
+      if (note?.kind !== 'askHuman')
+        return seen('approval-not-open', `approval ${message.approval} is not open`);
+      if (record.status === 'active' && note.deadlineAt < at)
+        return seen('approval-not-open', `approval ${message.approval} has expired`);
       const hash = approvalHashOf(record, message.approval);
-      if (hash !== undefined && hash !== message.hash) return seen('approval-not-open', `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`);
+      if (hash !== undefined && hash !== message.hash)
+        return seen(
+          'approval-not-open',
+          `approval ${message.approval} is for another payload (hash ${hash.slice(0, 12)})`,
+        );
       return undefined;
     }
     case 'pause':
-      return record.status === 'active' ? undefined : seen('not-now', `the session is ${record.status}`);
+      return record.status === 'active'
+        ? undefined
+        : seen('not-now', `the session is ${record.status}`);
     case 'resume':
-      return record.status === 'paused' || record.status === 'parked' ? undefined : seen('not-now', 'the session is not paused');
+      return record.status === 'paused' || record.status === 'parked'
+        ? undefined
+        : seen('not-now', 'the session is not paused');
     case 'wake':
-      return record.status === 'active' && dueOf(record, at).length > 0 ? undefined : seen('nothing-due', 'nothing is due');
+      return record.status === 'active' && dueOf(record, at).length > 0
+        ? undefined
+        : seen('nothing-due', 'nothing is due');
     case 'task':
-      return record.isKeyed && !tasksOf(record).includes(message.task) ? undefined : seen('task-known', `task ${message.task} was taken in before`);
+      return record.isKeyed && !tasksOf(record).includes(message.task)
+        ? undefined
+        : seen('task-known', `task ${message.task} was taken in before`);
     case 'halt':
       return undefined;
     default:
@@ -60,8 +86,14 @@ export function whySeen(record: SessionRecord, message: Message, at: number): Se
 }
 
 /** A result settles only an effect of its own kind: a tool cannot answer for a model. */
-function answers(record: SessionRecord, effect: string, kind: PendingNote['kind']): Seen | undefined {
-  return record.pending[effect]?.kind === kind ? undefined : seen('not-pending', `effect ${effect} is not pending`);
+function answers(
+  record: SessionRecord,
+  effect: string,
+  kind: PendingNote['kind'],
+): Seen | undefined {
+  return record.pending[effect]?.kind === kind
+    ? undefined
+    : seen('not-pending', `effect ${effect} is not pending`);
 }
 
 /** The hash under which an open approval was asked for. */
@@ -70,14 +102,21 @@ export function approvalHashOf(record: SessionRecord, approval: string): string 
   return record.machine === 'agent' ? open?.hash : undefined;
 }
 
-export const isControl = (message: Message) => message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt';
+export const isControl = (message: Message) =>
+  message.kind === 'pause' || message.kind === 'resume' || message.kind === 'halt';
 
-export type Due = { readonly kind: 'timer' | 'effect'; readonly id: string; readonly dueAt: number };
+export type Due = {
+  readonly kind: 'timer' | 'effect';
+  readonly id: string;
+  readonly dueAt: number;
+};
 
 /** What is due at a time, earliest first. A paused session's deadlines stand still until it is resumed. */
 export function dueOf(record: SessionRecord, at: number): Due[] {
   const due: Due[] = [];
-  for (const [id, { dueAt }] of Object.entries(record.timers)) if (dueAt <= at) due.push({ kind: 'timer', id, dueAt });
-  for (const [id, { deadlineAt }] of Object.entries(record.pending)) if (deadlineAt <= at) due.push({ kind: 'effect', id, dueAt: deadlineAt });
+  for (const [id, { dueAt }] of Object.entries(record.timers))
+    if (dueAt <= at) due.push({ kind: 'timer', id, dueAt });
+  for (const [id, { deadlineAt }] of Object.entries(record.pending))
+    if (deadlineAt <= at) due.push({ kind: 'effect', id, dueAt: deadlineAt });
   return due.sort((left, right) => left.dueAt - right.dueAt || (left.id < right.id ? -1 : 1));
 }

@@ -11,18 +11,45 @@ import { type AgentName, agentNameSchema, type Revision, sha256 } from '../ids.t
 import { limits } from '../limits.ts';
 import { toolSpecSchema } from '../tools/tool-spec.ts';
 
-const toolName = z.string().regex(/^[a-zA-Z0-9_-]{1,64}$/, 'a tool name has letters, digits, _ and - only, as model APIs ask');
+const toolName = z
+  .string()
+  .regex(
+    /^[a-zA-Z0-9_-]{1,64}$/,
+    'a tool name has letters, digits, _ and - only, as model APIs ask',
+  );
 
 export const modelSpecSchema = z
   .object({
     model: z.string().min(1).describe('the name the provider knows'),
-    baseUrl: z.string().optional().describe('an OpenAI-compatible address, may contain ${env:NAME}; default: OPENAI_BASE_URL of the gateway'),
-    apiKeyEnv: z.string().default('OPENAI_API_KEY').describe('name of the environment variable of the gateway that holds the key'),
-    api: z.enum(['chat', 'responses']).default('chat').describe('Chat Completions, or the Responses API'),
+    baseUrl: z
+      .string()
+      .optional()
+      .describe(
+        'an OpenAI-compatible address, may contain ${env:NAME}; default: OPENAI_BASE_URL of the gateway',
+      ),
+    apiKeyEnv: z
+      .string()
+      .default('OPENAI_API_KEY')
+      .describe('name of the environment variable of the gateway that holds the key'),
+    api: z
+      .enum(['chat', 'responses'])
+      .default('chat')
+      .describe('Chat Completions, or the Responses API'),
     stream: z.boolean().default(true),
     price: priceSchema,
-    timeoutMs: z.number().int().positive().default(limits.modelTimeoutMs).describe('one attempt, first byte to last'),
-    attempts: z.number().int().min(1).max(10).default(3).describe('tries at this provider for transient failures'),
+    timeoutMs: z
+      .number()
+      .int()
+      .positive()
+      .default(limits.modelTimeoutMs)
+      .describe('one attempt, first byte to last'),
+    attempts: z
+      .number()
+      .int()
+      .min(1)
+      .max(10)
+      .default(3)
+      .describe('tries at this provider for transient failures'),
     backoffMs: z.number().int().positive().default(250),
     fallback: z.string().optional().describe('another Model to ask when this one has failed'),
   })
@@ -36,8 +63,15 @@ const approvalRuleSchema = z
       .object({ argument: z.string(), above: z.number() })
       .strict()
       .optional()
-      .describe('only when this number among the arguments is above the value (or is no number); default: always'),
-    expiresMs: z.number().int().positive().default(limits.approvalExpiryMs).describe('an answer that comes later counts as a rejection'),
+      .describe(
+        'only when this number among the arguments is above the value (or is no number); default: always',
+      ),
+    expiresMs: z
+      .number()
+      .int()
+      .positive()
+      .default(limits.approvalExpiryMs)
+      .describe('an answer that comes later counts as a rejection'),
   })
   .strict();
 export type ApprovalRule = z.infer<typeof approvalRuleSchema>;
@@ -50,20 +84,46 @@ export const agentSpecSchema = z
     tools: z.array(toolName).default([]),
     agents: z.array(agentNameSchema).default([]).describe('agents that it may delegate to'),
     temperature: z.number().min(0).max(2).default(0),
-    outputTokensMax: z.number().int().positive().default(1_024).describe('completion tokens of one model call; also what is reserved for it'),
-    contextTokensMax: z.number().int().positive().default(120_000).describe('prompt tokens beyond which the conversation is compacted'),
+    outputTokensMax: z
+      .number()
+      .int()
+      .positive()
+      .default(1_024)
+      .describe('completion tokens of one model call; also what is reserved for it'),
+    contextTokensMax: z
+      .number()
+      .int()
+      .positive()
+      .default(120_000)
+      .describe('prompt tokens beyond which the conversation is compacted'),
     limits: limitsSchema.prefault({}),
     approvals: z.array(approvalRuleSchema).default([]),
     loop: z
       .object({
-        sameCallMax: z.number().int().min(2).default(4).describe('the same tool with the same arguments so often is a loop'),
-        failuresMax: z.number().int().min(1).default(5).describe('so many turns in a row in which every call failed are no progress'),
+        sameCallMax: z
+          .number()
+          .int()
+          .min(2)
+          .default(4)
+          .describe('the same tool with the same arguments so often is a loop'),
+        failuresMax: z
+          .number()
+          .int()
+          .min(1)
+          .default(5)
+          .describe('so many turns in a row in which every call failed are no progress'),
         verdict: z.enum(['fail', 'escalate']).default('fail'),
       })
       .strict()
       .prefault({}),
-    onModelFailure: z.enum(['fail', 'pause']).default('fail').describe('when every try and fallback has failed'),
-    machine: z.string().optional().describe('path of a module that exports an XState machine, for a fixed pipeline'),
+    onModelFailure: z
+      .enum(['fail', 'pause'])
+      .default('fail')
+      .describe('when every try and fallback has failed'),
+    machine: z
+      .string()
+      .optional()
+      .describe('path of a module that exports an XState machine, for a fixed pipeline'),
   })
   .strict();
 export type AgentSpec = z.infer<typeof agentSpecSchema>;
@@ -72,12 +132,21 @@ export const tenantSpecSchema = z
   .object({
     agents: z.array(z.string()).default(['*']).describe('agents its tasks may name; * is all'),
     requestsPerMinute: z.number().int().positive().optional().describe('model calls'),
-    tokensPerMinute: z.number().int().positive().optional().describe('prompt and completion tokens'),
+    tokensPerMinute: z
+      .number()
+      .int()
+      .positive()
+      .optional()
+      .describe('prompt and completion tokens'),
   })
   .strict();
 export type TenantSpec = z.infer<typeof tenantSpecSchema>;
 
-const documentOf = <Kind extends string, Spec extends z.ZodType>(kind: Kind, spec: Spec, name: z.ZodType<string>) =>
+const documentOf = <Kind extends string, Spec extends z.ZodType>(
+  kind: Kind,
+  spec: Spec,
+  name: z.ZodType<string>,
+) =>
   z
     .object({
       apiVersion: z.literal('understudy.dev/v1'),
@@ -100,8 +169,13 @@ export const bundleSchema = z.object({
   name: agentNameSchema,
   agent: agentSpecSchema,
   tools: z.record(z.string(), toolSpecSchema),
-  models: z.array(modelSpecSchema.extend({ name: z.string() })).describe('the model, then its fallbacks in order'),
-  agents: z.record(z.string(), z.object({ description: z.string(), limits: limitsSchema, revision: z.string() })),
+  models: z
+    .array(modelSpecSchema.extend({ name: z.string() }))
+    .describe('the model, then its fallbacks in order'),
+  agents: z.record(
+    z.string(),
+    z.object({ description: z.string(), limits: limitsSchema, revision: z.string() }),
+  ),
   machineHash: z.string().optional(),
 });
 export type Bundle = z.infer<typeof bundleSchema>;
@@ -126,19 +200,34 @@ export interface SpecProblem {
  * Put documents together into a catalog. An agent that names what is not there is left out and
  * reported; the others stand.
  */
-export function catalogOf(documents: readonly { readonly document: SpecDocument; readonly file: string; readonly machineHash?: string | undefined }[]): {
+export function catalogOf(
+  documents: readonly {
+    readonly document: SpecDocument;
+    readonly file: string;
+    readonly machineHash?: string | undefined;
+  }[],
+): {
   catalog: Catalog;
   problems: SpecProblem[];
 } {
   const problems: SpecProblem[] = [];
   const byKind = <Kind extends SpecDocument['kind']>(kind: Kind) => {
     type Spec = Extract<SpecDocument, { kind: Kind }>['spec'];
-    const found = new Map<string, { readonly spec: Spec; readonly file: string; readonly machineHash?: string | undefined }>();
+    const found = new Map<
+      string,
+      { readonly spec: Spec; readonly file: string; readonly machineHash?: string | undefined }
+    >();
     for (const { document, file, machineHash } of documents) {
       if (document.kind !== kind) continue;
       const { name } = document.metadata;
-      if (found.has(name)) problems.push({ file, field: 'metadata.name', message: `${kind} ${name} is defined twice` });
-      else found.set(name, { spec: (document as { spec: unknown }).spec as Spec, file, machineHash });
+      if (found.has(name))
+        problems.push({
+          file,
+          field: 'metadata.name',
+          message: `${kind} ${name} is defined twice`,
+        });
+      else
+        found.set(name, { spec: (document as { spec: unknown }).spec as Spec, file, machineHash });
     }
     return found;
   };
@@ -149,7 +238,10 @@ export function catalogOf(documents: readonly { readonly document: SpecDocument;
 
   const done = new Map<AgentName, { bundle: Bundle; revision: Revision }>();
   const building = new Set<string>();
-  const build = (name: string, neededBy: string): { bundle: Bundle; revision: Revision } | undefined => {
+  const build = (
+    name: string,
+    neededBy: string,
+  ): { bundle: Bundle; revision: Revision } | undefined => {
     const ready = done.get(name as AgentName);
     if (ready) return ready;
     const source = agents.get(name);
@@ -159,7 +251,11 @@ export function catalogOf(documents: readonly { readonly document: SpecDocument;
     }
     const { spec, file, machineHash } = source;
     if (building.has(name)) {
-      problems.push({ file, field: 'spec.agents', message: `Agent ${name} delegates to itself in a circle` });
+      problems.push({
+        file,
+        field: 'spec.agents',
+        message: `Agent ${name} delegates to itself in a circle`,
+      });
       return undefined;
     }
     building.add(name);
@@ -168,30 +264,53 @@ export function catalogOf(documents: readonly { readonly document: SpecDocument;
       problems.push({ file, field, message });
       isWhole = false;
     };
-    const bundle: Bundle = { name: name as AgentName, agent: spec, tools: {}, models: [], agents: {}, ...(machineHash ? { machineHash } : {}) };
+    const bundle: Bundle = {
+      name: name as AgentName,
+      agent: spec,
+      tools: {},
+      models: [],
+      agents: {},
+      ...(machineHash ? { machineHash } : {}),
+    };
     for (const tool of spec.tools) {
       const found = tools.get(tool);
       if (found) bundle.tools[tool] = found.spec;
       else missing('spec.tools', `Agent ${name} names the tool ${tool}, and there is no such Tool`);
     }
     for (const rule of spec.approvals) {
-      if (!spec.tools.includes(rule.tool)) missing('spec.approvals', `Agent ${name} wants approvals for ${rule.tool}, which is not among its tools`);
+      if (!spec.tools.includes(rule.tool))
+        missing(
+          'spec.approvals',
+          `Agent ${name} wants approvals for ${rule.tool}, which is not among its tools`,
+        );
     }
     if (spec.machine !== undefined && spec.approvals.length > 0) {
-      missing('spec.approvals', `Agent ${name} has a machine of its own: approvals are not applied to it; invoke "human" before the call instead`);
+      missing(
+        'spec.approvals',
+        `Agent ${name} has a machine of its own: approvals are not applied to it; invoke "human" before the call instead`,
+      );
     }
     let modelName: string | undefined = spec.model;
     const seen = new Set<string>();
     while (modelName !== undefined && !seen.has(modelName)) {
       seen.add(modelName);
       const model = models.get(modelName);
-      if (!model) missing('spec.model', `Agent ${name} needs the model ${modelName}, and there is no such Model`);
+      if (!model)
+        missing(
+          'spec.model',
+          `Agent ${name} needs the model ${modelName}, and there is no such Model`,
+        );
       else bundle.models.push({ ...model.spec, name: modelName });
       modelName = model?.spec.fallback;
     }
     for (const child of spec.agents) {
       const built = build(child, file);
-      if (built) bundle.agents[child] = { description: built.bundle.agent.description, limits: built.bundle.agent.limits, revision: built.revision };
+      if (built)
+        bundle.agents[child] = {
+          description: built.bundle.agent.description,
+          limits: built.bundle.agent.limits,
+          revision: built.revision,
+        };
       else isWhole = false;
     }
     building.delete(name);
@@ -202,7 +321,10 @@ export function catalogOf(documents: readonly { readonly document: SpecDocument;
   };
   for (const [name, { file }] of agents) build(name, file);
   return {
-    catalog: { agents: done, tenants: new Map([...tenants].map(([name, { spec }]) => [name, spec])) },
+    catalog: {
+      agents: done,
+      tenants: new Map([...tenants].map(([name, { spec }]) => [name, spec])),
+    },
     problems: dedupe(problems),
   };
 }

@@ -13,9 +13,31 @@ import { without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import { agentMachineVersion } from './agent-machine.ts';
-import { applyToAgent, beginAgent, failCall, limitsFor, sendToAgent, startNext } from './agent-session.ts';
+import {
+  applyToAgent,
+  beginAgent,
+  failCall,
+  limitsFor,
+  sendToAgent,
+  startNext,
+} from './agent-session.ts';
 import { planApproval } from './approvals.ts';
-import { cancel, contextOf, type Definition, type Draft, driverFor, emit, end, type Incoming, liveOf, refuseTask, type Step, settle, stateName, surroundingsOf } from './draft.ts';
+import {
+  cancel,
+  contextOf,
+  type Definition,
+  type Draft,
+  driverFor,
+  emit,
+  end,
+  type Incoming,
+  liveOf,
+  refuseTask,
+  type Step,
+  settle,
+  stateName,
+  surroundingsOf,
+} from './draft.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { planModelCall } from './model-call.ts';
 import { answerInvoke, applyToPipeline, inputOf, movePipeline } from './pipeline-session.ts';
@@ -36,9 +58,14 @@ export function step(
   live?: AnyMachineSnapshot,
 ): Step {
   const { message, at, position } = incoming;
-  if (record && comparePositions(position, record.position) <= 0) return seen('applied-before', 'applied before');
+  if (record && comparePositions(position, record.position) <= 0)
+    return seen('applied-before', 'applied before');
   if (!record) {
-    if (message.kind !== 'task') throw new Refused('NO_SESSION', `session ${address.session} does not exist, and a ${message.kind} cannot begin it`);
+    if (message.kind !== 'task')
+      throw new Refused(
+        'NO_SESSION',
+        `session ${address.session} does not exist, and a ${message.kind} cannot begin it`,
+      );
     return begin(message, incoming, definition, address);
   }
   const passed = whySeen(record, message, at);
@@ -65,11 +92,21 @@ export function step(
  *
  * @param isHeld  keep the message for after the resume, because it is not the message that is at fault
  */
-export function park(record: SessionRecord, { message, at, position }: Incoming, error: unknown, address: { tenant: TenantId; session: SessionId }, isHeld = false): Step {
-  if (comparePositions(position, record.position) <= 0) return seen('applied-before', 'applied before');
+export function park(
+  record: SessionRecord,
+  { message, at, position }: Incoming,
+  error: unknown,
+  address: { tenant: TenantId; session: SessionId },
+  isHeld = false,
+): Step {
+  if (comparePositions(position, record.position) <= 0)
+    return seen('applied-before', 'applied before');
   if (isEnded(record)) return seen('session-ended', `the session has ${record.status}`);
   const code = error instanceof Refused ? error.code : 'STEP_CRASHED';
-  const deferred = isHeld && !isControl(message) && record.deferred.length < limits.deferredMax ? [...record.deferred, { message, at }] : record.deferred;
+  const deferred =
+    isHeld && !isControl(message) && record.deferred.length < limits.deferredMax
+      ? [...record.deferred, { message, at }]
+      : record.deferred;
   const from = stateName(record);
   return {
     kind: 'applied',
@@ -91,13 +128,20 @@ export function park(record: SessionRecord, { message, at, position }: Incoming,
   };
 }
 
-function begin(message: MessageOf<'task'>, { at, position }: Incoming, definition: Definition, address: { tenant: TenantId; session: SessionId }): Step {
+function begin(
+  message: MessageOf<'task'>,
+  { at, position }: Incoming,
+  definition: Definition,
+  address: { tenant: TenantId; session: SessionId },
+): Step {
   const { machine } = definition;
   const budget = limitsFor(definition, message);
   const record: SessionRecord = {
     schema: recordSchemaVersion,
     machine: machine ? `xstate:${machine.id}` : 'agent',
-    machineVersion: machine ? Number.parseInt(machine.version ?? '1', 10) || 1 : agentMachineVersion,
+    machineVersion: machine
+      ? Number.parseInt(machine.version ?? '1', 10) || 1
+      : agentMachineVersion,
     session: address.session,
     tenant: address.tenant,
     agent: message.agent,
@@ -141,13 +185,20 @@ function apply(draft: Draft, message: Message, at: number): void {
   const { record } = draft;
   if ((record.status === 'paused' || record.status === 'parked') && !isControl(message)) {
     if (record.deferred.length >= limits.deferredMax)
-      throw new Refused('DEFERRED_FULL', `session ${record.session} is ${record.status} and keeps ${limits.deferredMax} messages already`);
+      throw new Refused(
+        'DEFERRED_FULL',
+        `session ${record.session} is ${record.status} and keeps ${limits.deferredMax} messages already`,
+      );
     draft.record = { ...record, deferred: [...record.deferred, { message, at }] };
     return;
   }
   switch (message.kind) {
     case 'pause':
-      draft.record = { ...record, status: 'paused', reason: `paused by ${message.actor}${message.reason ? `: ${message.reason}` : ''}` };
+      draft.record = {
+        ...record,
+        status: 'paused',
+        reason: `paused by ${message.actor}${message.reason ? `: ${message.reason}` : ''}`,
+      };
       draft.details = { actor: message.actor };
       return;
     case 'resume':
@@ -156,7 +207,11 @@ function apply(draft: Draft, message: Message, at: number): void {
       return;
     case 'halt':
       draft.details = { actor: message.actor };
-      end(draft, 'halted', `halted by ${message.actor}${message.reason ? `: ${message.reason}` : ''}`);
+      end(
+        draft,
+        'halted',
+        `halted by ${message.actor}${message.reason ? `: ${message.reason}` : ''}`,
+      );
       return;
     case 'wake':
       for (const due of dueOf(record, at)) {
@@ -176,14 +231,31 @@ function apply(draft: Draft, message: Message, at: number): void {
 function resume(draft: Draft, at: number): void {
   const { reason: _, ...record } = draft.record;
   const stoodMs = at - record.changedAt;
-  const later = <Dated extends object>(all: Readonly<Record<string, Dated>>, field: keyof Dated): Record<string, Dated> =>
-    Object.fromEntries(Object.entries(all).map(([id, one]) => [id, { ...one, [field]: (one[field] as number) + stoodMs }]));
-  draft.record = { ...record, status: 'active', deferred: [], pending: later(record.pending, 'deadlineAt'), timers: later(record.timers, 'dueAt') };
+  const later = <Dated extends object>(
+    all: Readonly<Record<string, Dated>>,
+    field: keyof Dated,
+  ): Record<string, Dated> =>
+    Object.fromEntries(
+      Object.entries(all).map(([id, one]) => [
+        id,
+        { ...one, [field]: (one[field] as number) + stoodMs },
+      ]),
+    );
+  draft.record = {
+    ...record,
+    status: 'active',
+    deferred: [],
+    pending: later(record.pending, 'deadlineAt'),
+    timers: later(record.timers, 'dueAt'),
+  };
   const { retry } = draft.record.machine === 'agent' ? contextOf(draft) : { retry: undefined };
   if (retry) {
     const { retry: _retry, ...context } = contextOf(draft);
     const planned = planModelCall(context, draft.around, retry);
-    draft.live = { ...liveOf(draft), context: planned.ok ? planned.context : context } as AnyMachineSnapshot;
+    draft.live = {
+      ...liveOf(draft),
+      context: planned.ok ? planned.context : context,
+    } as AnyMachineSnapshot;
     if (planned.ok) emit(draft, [planned.effect]);
     else {
       end(draft, 'failed', `${planned.code}: ${planned.reason}`);
@@ -218,15 +290,32 @@ function expire(draft: Draft, due: Due): void {
     // It may have been set anew since it was found due.
     if (!timer || timer.dueAt !== due.dueAt) return;
     draft.record = { ...record, timers: without(record.timers, due.id) };
-    if (due.id === 'wall') return end(draft, 'failed', 'LIMIT_WALLCLOCK: the session took longer than it is allowed to');
-    if (timer.event) movePipeline(draft, driverFor(draft.definition.machine!).transition(liveOf(draft), timer.event as { type: string }));
+    if (due.id === 'wall')
+      return end(draft, 'failed', 'LIMIT_WALLCLOCK: the session took longer than it is allowed to');
+    if (timer.event)
+      movePipeline(
+        draft,
+        driverFor(draft.definition.machine!).transition(
+          liveOf(draft),
+          timer.event as { type: string },
+        ),
+      );
     return;
   }
   const note = record.pending[due.id];
   if (!note) return;
   if (note.kind === 'askHuman' && record.machine === 'agent') {
     settle(draft, due.id);
-    sendToAgent(draft, 'decided', planApproval(contextOf(draft), draft.around, { id: due.id, approved: false, actor: 'expiry', reason: 'nobody answered in time' }));
+    sendToAgent(
+      draft,
+      'decided',
+      planApproval(contextOf(draft), draft.around, {
+        id: due.id,
+        approved: false,
+        actor: 'expiry',
+        reason: 'nobody answered in time',
+      }),
+    );
     return;
   }
   const failure: Failure = {
@@ -241,7 +330,10 @@ function expire(draft: Draft, due: Due): void {
 
 function finish(draft: Draft, message: Message, from: string, at: number): Step {
   const length = draft.record.length + draft.entries.length;
-  const context = draft.record.machine === 'agent' && draft.live ? (draft.live.context as unknown as Record<string, unknown>) : draft.record.context;
+  const context =
+    draft.record.machine === 'agent' && draft.live
+      ? (draft.live.context as unknown as Record<string, unknown>)
+      : draft.record.context;
   const moved = { ...draft.record, length, context };
   const to = stateName(moved);
   const record: SessionRecord = to === from ? moved : { ...moved, changedAt: at };
@@ -251,7 +343,13 @@ function finish(draft: Draft, message: Message, from: string, at: number): Step 
     entries: draft.entries,
     effects: draft.effects,
     settled: draft.settled,
-    happened: { kind: happenedOf(message), from, to, choices: draft.choices, details: draft.details },
+    happened: {
+      kind: happenedOf(message),
+      from,
+      to,
+      choices: draft.choices,
+      details: draft.details,
+    },
     live: draft.live,
   };
 }

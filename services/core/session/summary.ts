@@ -42,8 +42,16 @@ export interface ApprovalSummary {
 export function summaryOf(record: SessionRecord): SessionSummary {
   const spent = (record.context as unknown as Partial<AgentContext>).spent;
   const notes = Object.values(record.pending).sort((left, right) => left.since - right.since);
-  const words = { callModel: 'model', runTool: 'tool', startAgent: 'agent', askHuman: 'approval' } as const;
-  const waitingOn = record.status === 'active' ? notes.map((note) => `${words[note.kind]} ${note.what}`).join(', ') : '';
+  const words = {
+    callModel: 'model',
+    runTool: 'tool',
+    startAgent: 'agent',
+    askHuman: 'approval',
+  } as const;
+  const waitingOn =
+    record.status === 'active'
+      ? notes.map((note) => `${words[note.kind]} ${note.what}`).join(', ')
+      : '';
   return {
     session: record.session,
     tenant: record.tenant,

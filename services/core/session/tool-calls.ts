@@ -11,12 +11,30 @@ import type { AgentContext, OpenCall } from './agent-context.ts';
 import type { Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
 import type { ToolCall } from './messages.ts';
-import { addressOf, append, closeTurn, nextId, type Plan, type Surroundings, toolEntry } from './plan.ts';
+import {
+  addressOf,
+  append,
+  closeTurn,
+  nextId,
+  type Plan,
+  type Surroundings,
+  toolEntry,
+} from './plan.ts';
 import type { Bundle } from './specs.ts';
 
 type Checked =
-  | { readonly ok: true; readonly call: ToolCall; readonly arguments: Record<string, unknown>; readonly signature: string }
-  | { readonly ok: false; readonly call: ToolCall; readonly code: string; readonly message: string };
+  | {
+      readonly ok: true;
+      readonly call: ToolCall;
+      readonly arguments: Record<string, unknown>;
+      readonly signature: string;
+    }
+  | {
+      readonly ok: false;
+      readonly call: ToolCall;
+      readonly code: string;
+      readonly message: string;
+    };
 
 const validators = new WeakMap<object, z.ZodType | null>();
 
@@ -43,31 +61,68 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
   try {
     parsed = parseJson(call.arguments === '' ? '{}' : call.arguments);
   } catch (error) {
-    return { ok: false, call, code: 'ARGUMENTS_NOT_JSON', message: `the arguments of ${call.name} are no JSON that can be read: ${(error as Error).message.slice(0, 120)}` };
+    return {
+      ok: false,
+      call,
+      code: 'ARGUMENTS_NOT_JSON',
+      message: `the arguments of ${call.name} are no JSON that can be read: ${(error as Error).message.slice(0, 120)}`,
+    };
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    return { ok: false, call, code: 'ARGUMENTS_NOT_OBJECT', message: `the arguments of ${call.name} must be a JSON object` };
+    return {
+      ok: false,
+      call,
+      code: 'ARGUMENTS_NOT_OBJECT',
+      message: `the arguments of ${call.name} must be a JSON object`,
+    };
   }
   const isDelegation = call.name === delegateTool && Object.keys(bundle.agents).length > 0;
   const tool = bundle.tools[call.name];
   if (!isDelegation && !tool) {
-    return { ok: false, call, code: 'TOOL_UNKNOWN', message: `there is no tool ${call.name}; there are: ${toolNamesOf(bundle).join(', ')}` };
+    return {
+      ok: false,
+      call,
+      code: 'TOOL_UNKNOWN',
+      message: `there is no tool ${call.name}; there are: ${toolNamesOf(bundle).join(', ')}`,
+    };
   }
   const schema = isDelegation ? delegateSchema : validatorOf(tool!.input);
   const result = schema?.safeParse(parsed);
   if (result && !result.success) {
-    return { ok: false, call, code: 'ARGUMENTS_INVALID', message: `the arguments of ${call.name} are refused: ${issuesOf(result.error)}` };
+    return {
+      ok: false,
+      call,
+      code: 'ARGUMENTS_INVALID',
+      message: `the arguments of ${call.name} are refused: ${issuesOf(result.error)}`,
+    };
   }
   if (isDelegation && !bundle.agents[(parsed as { agent: string }).agent]) {
-    return { ok: false, call, code: 'AGENT_UNKNOWN', message: `cannot delegate to ${(parsed as { agent: string }).agent}; there are: ${Object.keys(bundle.agents).join(', ')}` };
+    return {
+      ok: false,
+      call,
+      code: 'AGENT_UNKNOWN',
+      message: `cannot delegate to ${(parsed as { agent: string }).agent}; there are: ${Object.keys(bundle.agents).join(', ')}`,
+    };
   }
-  return { ok: true, call, arguments: parsed as Record<string, unknown>, signature: sha256(`${call.name}\n${canonicalize(parsed)}`).slice(0, 16) };
+  return {
+    ok: true,
+    call,
+    arguments: parsed as Record<string, unknown>,
+    signature: sha256(`${call.name}\n${canonicalize(parsed)}`).slice(0, 16),
+  };
 }
 
-export const toolNamesOf = (bundle: Bundle): string[] => [...Object.keys(bundle.tools), ...(Object.keys(bundle.agents).length > 0 ? [delegateTool] : [])];
+export const toolNamesOf = (bundle: Bundle): string[] => [
+  ...Object.keys(bundle.tools),
+  ...(Object.keys(bundle.agents).length > 0 ? [delegateTool] : []),
+];
 
 /** Turn one checked call into the effect that performs it. */
-export function startCall(context: AgentContext, around: Surroundings, checked: Extract<Checked, { ok: true }>): { context: AgentContext; effect: Effect } | { refusal: string } {
+export function startCall(
+  context: AgentContext,
+  around: Surroundings,
+  checked: Extract<Checked, { ok: true }>,
+): { context: AgentContext; effect: Effect } | { refusal: string } {
   const { call, arguments: args } = checked;
   const id = nextId(around);
   const { bundle } = around;
@@ -77,20 +132,34 @@ export function startCall(context: AgentContext, around: Surroundings, checked: 
     const open: OpenCall = { call: call.id, tool: call.name };
     return {
       context: { ...context, calls: having(context.calls, id, open) },
-      effect: { kind: 'runTool', id, ...addressOf(around, tries + limits.deadlineSlackMs), tool: call.name, class: tool.class, pool: tool.pool, arguments: args },
+      effect: {
+        kind: 'runTool',
+        id,
+        ...addressOf(around, tries + limits.deadlineSlackMs),
+        tool: call.name,
+        class: tool.class,
+        pool: tool.pool,
+        arguments: args,
+      },
     };
   }
   const { agent, input } = args as { agent: AgentName; input: string };
   const target = bundle.agents[agent]!;
   const share = carve(context.limits, context.spent, context.reserved, target.limits);
-  if (share.stepsMax < 1 || share.tokensMax < 1 || share.costMicrosMax < 1) return { refusal: 'no budget is left to delegate' };
+  if (share.stepsMax < 1 || share.tokensMax < 1 || share.costMicrosMax < 1)
+    return { refusal: 'no budget is left to delegate' };
   const child = sessionIdOf(around.tenant, agent, id);
   const reserved = reservationOf(share);
   return {
     context: {
       ...context,
       reserved: add(context.reserved, reserved),
-      calls: having(context.calls, id, { call: call.id, tool: `${delegateTool}:${agent}`, reserved, child }),
+      calls: having(context.calls, id, {
+        call: call.id,
+        tool: `${delegateTool}:${agent}`,
+        reserved,
+        child,
+      }),
     },
     effect: {
       kind: 'startAgent',
@@ -106,16 +175,26 @@ export function startCall(context: AgentContext, around: Surroundings, checked: 
 }
 
 export const notRun = (calls: readonly ToolCall[], reason: string): Entry[] =>
-  calls.map((call) => toolEntry(call.id, call.name, { error: { class: 'permanent', code: 'NOT_RUN', message: `not run: ${reason}` } }));
+  calls.map((call) =>
+    toolEntry(call.id, call.name, {
+      error: { class: 'permanent', code: 'NOT_RUN', message: `not run: ${reason}` },
+    }),
+  );
 
 /** Answer what is still open with "not run", so that the conversation can go on. */
 export function closeOpenCalls(context: AgentContext): { context: AgentContext; entries: Entry[] } {
-  const open = [...Object.values(context.calls), ...Object.values(context.approvals).filter(({ kind }) => kind === 'tool')];
+  const open = [
+    ...Object.values(context.calls),
+    ...Object.values(context.approvals).filter(({ kind }) => kind === 'tool'),
+  ];
   const entries = notRun(
     open.map(({ call, tool }) => ({ id: call, name: tool, arguments: '' })),
     'the task ended first',
   );
-  return { context: append({ ...context, calls: {}, approvals: {}, reserved: nothing }, entries), entries };
+  return {
+    context: append({ ...context, calls: {}, approvals: {}, reserved: nothing }, entries),
+    entries,
+  };
 }
 
 const subtract = (left: Spending, right: Spending): Spending => ({
@@ -126,11 +205,26 @@ const subtract = (left: Spending, right: Spending): Spending => ({
 });
 
 /** A call came back: well, badly, or from a child that spent part of our budget. */
-export function planResult(before: AgentContext, effect: string, content: unknown, isOk: boolean, spent: Spending = nothing): Plan {
+export function planResult(
+  before: AgentContext,
+  effect: string,
+  content: unknown,
+  isOk: boolean,
+  spent: Spending = nothing,
+): Plan {
   const open = before.calls[effect];
   if (!open) return { context: before, entries: [], effects: [] };
   const entry = toolEntry(open.call, open.tool, content);
   const reserved = open.reserved ? subtract(before.reserved, open.reserved) : before.reserved;
-  const context = append({ ...before, calls: without(before.calls, effect), reserved, spent: add(before.spent, spent), succeeded: before.succeeded + (isOk ? 1 : 0) }, [entry]);
+  const context = append(
+    {
+      ...before,
+      calls: without(before.calls, effect),
+      reserved,
+      spent: add(before.spent, spent),
+      succeeded: before.succeeded + (isOk ? 1 : 0),
+    },
+    [entry],
+  );
   return closeTurn({ context, entries: [entry], effects: [] });
 }

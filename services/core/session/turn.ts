@@ -14,24 +14,44 @@ const malformedMax = 4; // semantic retries in a row: a model that cannot be hel
 
 const repeatsKept = 32;
 
-function remember(repeats: AgentContext['repeats'], signature: string, times: number): AgentContext['repeats'] {
+function remember(
+  repeats: AgentContext['repeats'],
+  signature: string,
+  times: number,
+): AgentContext['repeats'] {
   const others = without(repeats, signature);
   const [oldest, ...newer] = Object.keys(others);
-  return having(oldest !== undefined && newer.length + 1 >= repeatsKept ? without(others, oldest) : others, signature, times);
+  return having(
+    oldest !== undefined && newer.length + 1 >= repeatsKept ? without(others, oldest) : others,
+    signature,
+    times,
+  );
 }
 
 function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[]): Plan {
   const malformed = context.malformed + 1;
   const next = { ...context, malformed };
   if (malformed <= malformedMax) return { context: next, entries, effects };
-  return { context: next, entries, effects, stop: { code: 'MODEL_MALFORMED', reason: `${malformed} answers in a row that could not be used` } };
+  return {
+    context: next,
+    entries,
+    effects,
+    stop: {
+      code: 'MODEL_MALFORMED',
+      reason: `${malformed} answers in a row that could not be used`,
+    },
+  };
 }
 
 /** The model has spoken. */
 export function planReply(before: AgentContext, reply: ModelReply, around: Surroundings): Plan {
   const { bundle } = around;
   let context = settleModelCall(before, reply);
-  const spoken: Entry = { role: 'assistant', content: reply.content, ...(reply.calls.length > 0 ? { calls: reply.calls } : {}) };
+  const spoken: Entry = {
+    role: 'assistant',
+    content: reply.content,
+    ...(reply.calls.length > 0 ? { calls: reply.calls } : {}),
+  };
   // The provider has counted everything up to its own answer, and the answer itself.
   context = {
     ...context,
@@ -46,7 +66,10 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     if (reply.content.trim() === '' || reply.finish === 'length') {
       const note: Entry = {
         role: 'user',
-        content: reply.finish === 'length' ? 'Your answer was cut off at the length limit. Answer again, shorter.' : 'Your answer was empty. Call a tool or answer.',
+        content:
+          reply.finish === 'length'
+            ? 'Your answer was cut off at the length limit. Answer again, shorter.'
+            : 'Your answer was empty. Call a tool or answer.',
       };
       return refusedTurn(append(context, [note]), [...entries, note], []);
     }
@@ -55,22 +78,33 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
 
   const effects: Effect[] = [];
   const errors: Entry[] = [];
-  const toolCallsLeft = context.limits.toolCallsMax - context.spent.toolCalls - context.reserved.toolCalls;
+  const toolCallsLeft =
+    context.limits.toolCallsMax - context.spent.toolCalls - context.reserved.toolCalls;
   if (reply.calls.length > toolCallsLeft) {
     const reason = `${reply.calls.length} tool calls wanted, ${Math.max(0, toolCallsLeft)} of ${context.limits.toolCallsMax} left`;
     const unrun = notRun(reply.calls, reason);
-    return { context: append(context, unrun), entries: [...entries, ...unrun], effects: [], stop: { code: 'LIMIT_TOOLCALLS', reason } };
+    return {
+      context: append(context, unrun),
+      entries: [...entries, ...unrun],
+      effects: [],
+      stop: { code: 'LIMIT_TOOLCALLS', reason },
+    };
   }
   let isLooping: string | undefined;
   for (const checked of reply.calls.map((call) => checkCall(call, bundle))) {
     context = { ...context, spent: add(context.spent, { ...nothing, toolCalls: 1 }) };
     if (!checked.ok) {
-      errors.push(toolEntry(checked.call.id, checked.call.name, { error: { class: 'semantic', code: checked.code, message: checked.message } }));
+      errors.push(
+        toolEntry(checked.call.id, checked.call.name, {
+          error: { class: 'semantic', code: checked.code, message: checked.message },
+        }),
+      );
       continue;
     }
     const times = (context.repeats[checked.signature] ?? 0) + 1;
     context = { ...context, repeats: remember(context.repeats, checked.signature, times) };
-    if (times >= bundle.agent.loop.sameCallMax) isLooping = `${checked.call.name} was called ${times} times with the same arguments`;
+    if (times >= bundle.agent.loop.sameCallMax)
+      isLooping = `${checked.call.name} was called ${times} times with the same arguments`;
     const rule = ruleFor(bundle.agent.approvals, checked.call.name, checked.arguments);
     if (rule) {
       const asked = askApproval(context, around, checked.call, checked.arguments, rule.expiresMs);
@@ -80,7 +114,11 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     }
     const started = startCall(context, around, checked);
     if ('refusal' in started) {
-      errors.push(toolEntry(checked.call.id, checked.call.name, { error: { class: 'permanent', code: 'BUDGET', message: started.refusal } }));
+      errors.push(
+        toolEntry(checked.call.id, checked.call.name, {
+          error: { class: 'permanent', code: 'BUDGET', message: started.refusal },
+        }),
+      );
       continue;
     }
     context = started.context;
@@ -89,7 +127,15 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
   if (isLooping) {
     // Nothing of this turn is begun, and each call is told so: a conversation with unanswered calls is refused by model APIs.
     const unrun = notRun(reply.calls, isLooping);
-    return { context: append({ ...context, calls: before.calls, approvals: before.approvals, reserved: nothing }, unrun), entries: [...entries, ...unrun], effects: [], isLooping };
+    return {
+      context: append(
+        { ...context, calls: before.calls, approvals: before.approvals, reserved: nothing },
+        unrun,
+      ),
+      entries: [...entries, ...unrun],
+      effects: [],
+      isLooping,
+    };
   }
   context = append(context, errors);
   entries.push(...errors);

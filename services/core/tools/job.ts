@@ -19,11 +19,21 @@ export const failureSchema = z.object({
 });
 export type Failure = z.infer<typeof failureSchema>;
 
-export type Outcome<Value> = { readonly ok: true; readonly value: Value } | { readonly ok: false; readonly failure: Failure };
+export type Outcome<Value> =
+  | { readonly ok: true; readonly value: Value }
+  | { readonly ok: false; readonly failure: Failure };
 
-export const failed = (failureClass: FailureClass, code: string, message: string, retryAfterMs?: number): { ok: false; failure: Failure } => ({
+export const failed = (
+  failureClass: FailureClass,
+  code: string,
+  message: string,
+  retryAfterMs?: number,
+): { ok: false; failure: Failure } => ({
   ok: false,
-  failure: retryAfterMs === undefined ? { class: failureClass, code, message } : { class: failureClass, code, message, retryAfterMs },
+  failure:
+    retryAfterMs === undefined
+      ? { class: failureClass, code, message }
+      : { class: failureClass, code, message, retryAfterMs },
 });
 
 /** A result as its session is told it. */

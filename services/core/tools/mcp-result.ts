@@ -10,13 +10,23 @@ export const mcpResultSchema = z.looseObject({
 type McpResult = z.infer<typeof mcpResultSchema>;
 
 /** Structured content, else its only text (as JSON where it is some), else the list of its parts. */
-export function outcomeOfMcp(tool: string, result: Pick<McpResult, 'content' | 'structuredContent' | 'isError'>): Outcome<unknown> {
+export function outcomeOfMcp(
+  tool: string,
+  result: Pick<McpResult, 'content' | 'structuredContent' | 'isError'>,
+): Outcome<unknown> {
   const value = result.structuredContent ?? textOf(result.content);
-  if (result.isError) return failed('semantic', 'MCP_TOOL_ERROR', `tool ${tool}: ${JSON.stringify(value).slice(0, 500)}`);
+  if (result.isError)
+    return failed(
+      'semantic',
+      'MCP_TOOL_ERROR',
+      `tool ${tool}: ${JSON.stringify(value).slice(0, 500)}`,
+    );
   return { ok: true, value };
 }
 
-function textOf(content: readonly { readonly type: string; readonly text?: string | undefined }[]): unknown {
+function textOf(
+  content: readonly { readonly type: string; readonly text?: string | undefined }[],
+): unknown {
   const parts = content.map((part) => (part.type === 'text' ? part.text : { type: part.type }));
   if (parts.length !== 1) return parts;
   const [only] = parts;
@@ -28,9 +38,13 @@ function textOf(content: readonly { readonly type: string; readonly text?: strin
 }
 
 /** What a call travels with: the key that a server may use to do it once, and the trace. */
-export const mcpMeta = (idempotencyKey: string, traceparent: string | undefined): Record<string, string> => ({
+export const mcpMeta = (
+  idempotencyKey: string,
+  traceparent: string | undefined,
+): Record<string, string> => ({
   'understudy.dev/idempotency-key': idempotencyKey,
   ...(traceparent ? { traceparent } : {}),
 });
 
-export const mcpRefused = (tool: string, message: string) => failed('semantic', 'MCP_REFUSED', `tool ${tool}: ${message.slice(0, 300)}`);
+export const mcpRefused = (tool: string, message: string) =>
+  failed('semantic', 'MCP_REFUSED', `tool ${tool}: ${message.slice(0, 300)}`);

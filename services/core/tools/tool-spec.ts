@@ -11,21 +11,38 @@ export type EffectClass = z.infer<typeof effectClassSchema>;
 
 const jsonSchema = z.record(z.string(), z.unknown()).describe('a JSON Schema object');
 
-const headers = z.record(z.string(), z.string()).default({}).describe('values may name a secret of the executor as ${env:NAME}; the value itself never stands here');
+const headers = z
+  .record(z.string(), z.string())
+  .default({})
+  .describe(
+    'values may name a secret of the executor as ${env:NAME}; the value itself never stands here',
+  );
 
-const builtin = z.object({ kind: z.literal('builtin'), name: z.string().min(1).describe('the function in services/executor/builtin') }).strict();
+const builtin = z
+  .object({
+    kind: z.literal('builtin'),
+    name: z.string().min(1).describe('the function in services/executor/builtin'),
+  })
+  .strict();
 
 const http = z
   .object({
     kind: z.literal('http'),
     method: z.enum(['GET', 'POST', 'PUT', 'DELETE']).default('POST'),
-    url: z.string().min(1).describe('may contain ${env:NAME} and {argument}; GET puts the other arguments in the query'),
+    url: z
+      .string()
+      .min(1)
+      .describe(
+        'may contain ${env:NAME} and {argument}; GET puts the other arguments in the query',
+      ),
     headers,
     query: z
       .object({ method: z.enum(['GET', 'POST']).default('GET'), url: z.string().min(1) })
       .strict()
       .optional()
-      .describe('class queryable: answers 200 with the result if the effect {idempotencyKey} happened, 404 if it did not'),
+      .describe(
+        'class queryable: answers 200 with the result if the effect {idempotencyKey} happened, 404 if it did not',
+      ),
   })
   .strict();
 
@@ -38,27 +55,50 @@ const mcp = z
     headers,
   })
   .strict()
-  .refine((spec) => (spec.command === undefined) !== (spec.url === undefined), 'give either command (stdio) or url (streamable HTTP)');
+  .refine(
+    (spec) => (spec.command === undefined) !== (spec.url === undefined),
+    'give either command (stdio) or url (streamable HTTP)',
+  );
 
 const processKind = z
   .object({
     kind: z.literal('process'),
-    command: z.array(z.string()).min(1).describe('program and arguments; JSON on stdin, JSON on stdout; ${sandbox} is our own job runner'),
-    memoryMiB: z.number().int().positive().default(512).describe('address space of the program, MiB'),
+    command: z
+      .array(z.string())
+      .min(1)
+      .describe(
+        'program and arguments; JSON on stdin, JSON on stdout; ${sandbox} is our own job runner',
+      ),
+    memoryMiB: z
+      .number()
+      .int()
+      .positive()
+      .default(512)
+      .describe('address space of the program, MiB'),
   })
   .strict();
 
 const sandbox = z
   .object({
     kind: z.literal('sandbox'),
-    language: z.enum(['javascript', 'shell', 'python']).default('javascript').describe('of the code; python where the sandbox image has it'),
-    code: z.string().optional().describe('fixed code, which gets the arguments as input; else the argument "code" is run, with the argument "input"'),
+    language: z
+      .enum(['javascript', 'shell', 'python'])
+      .default('javascript')
+      .describe('of the code; python where the sandbox image has it'),
+    code: z
+      .string()
+      .optional()
+      .describe(
+        'fixed code, which gets the arguments as input; else the argument "code" is run, with the argument "input"',
+      ),
     mcp: z
       .object({
         command: z
           .array(z.string().min(1))
           .min(1)
-          .describe('program and arguments of a server in the sandbox image, or in the workspace; spoken to over stdio, started for each call'),
+          .describe(
+            'program and arguments of a server in the sandbox image, or in the workspace; spoken to over stdio, started for each call',
+          ),
         tool: z.string().optional().describe('the name at the server, when it differs'),
       })
       .strict()
@@ -68,10 +108,16 @@ const sandbox = z
     diskMiB: z.number().int().positive().default(64).describe('what it may write, MiB'),
     processesMax: z.number().int().positive().default(64),
     egress: z
-      .array(z.string().regex(/^(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+(:\d{1,5})?$/i, 'host:port, or *.domain:port'))
+      .array(
+        z
+          .string()
+          .regex(/^(\*\.)?([a-z0-9-]+\.)*[a-z0-9-]+(:\d{1,5})?$/i, 'host:port, or *.domain:port'),
+      )
       .max(64)
       .default([])
-      .describe('what its jobs may reach, through a proxy of the executor: host:port or *.domain:port, 443 without a port; nothing else is reached at all'),
+      .describe(
+        'what its jobs may reach, through a proxy of the executor: host:port or *.domain:port, 443 without a port; nothing else is reached at all',
+      ),
   })
   .strict()
   .refine(({ code, mcp }) => code === undefined || mcp === undefined, 'give either code or mcp');
@@ -90,19 +136,43 @@ export const toolSpecSchema = z
     timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),
     retry: z
       .object({
-        attempts: z.number().int().min(1).max(20).default(4).describe('tries for transient failures; an opaque tool is tried again only if nothing had begun'),
-        backoffMs: z.number().int().positive().default(200).describe('first wait; doubles, with jitter, up to backoffMaxMs'),
+        attempts: z
+          .number()
+          .int()
+          .min(1)
+          .max(20)
+          .default(4)
+          .describe(
+            'tries for transient failures; an opaque tool is tried again only if nothing had begun',
+          ),
+        backoffMs: z
+          .number()
+          .int()
+          .positive()
+          .default(200)
+          .describe('first wait; doubles, with jitter, up to backoffMaxMs'),
         backoffMaxMs: z.number().int().positive().default(5_000),
       })
       .strict()
       .prefault({}),
-    outputBytesMax: z.number().int().positive().max(limits.toolOutputBytesMax).default(32_000).describe('bytes kept of the result'),
+    outputBytesMax: z
+      .number()
+      .int()
+      .positive()
+      .max(limits.toolOutputBytesMax)
+      .default(32_000)
+      .describe('bytes kept of the result'),
     run: z.discriminatedUnion('kind', [builtin, http, mcp, processKind, sandbox]),
   })
   .strict()
-  .refine(({ class: effectClass, run }) => effectClass !== 'workspace' || run.kind !== 'sandbox' || run.egress.length === 0, {
-    path: ['run', 'egress'],
-    message: 'a workspace call is run again after a death, and what it reaches would hear it twice: use class pure (for reading), keyed or opaque',
-  });
+  .refine(
+    ({ class: effectClass, run }) =>
+      effectClass !== 'workspace' || run.kind !== 'sandbox' || run.egress.length === 0,
+    {
+      path: ['run', 'egress'],
+      message:
+        'a workspace call is run again after a death, and what it reaches would hear it twice: use class pure (for reading), keyed or opaque',
+    },
+  );
 export type ToolSpec = z.infer<typeof toolSpecSchema>;
 export type ToolRun = ToolSpec['run'];

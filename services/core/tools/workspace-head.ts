@@ -24,10 +24,17 @@ const savedMax = 100; // a copy of an effect that comes after so many others of 
  *
  * @throws Refused (WORKSPACE_OVERTAKEN) when it was saved and others after it: run again, it would do what it did a second time, on top of them
  */
-export function beginningOf(head: WorkspaceHead | undefined, effect: string): Checkpoint | undefined {
+export function beginningOf(
+  head: WorkspaceHead | undefined,
+  effect: string,
+): Checkpoint | undefined {
   if (!head) return undefined;
   if (head.effect === effect) return head.before;
-  if (head.saved.includes(effect)) throw new Refused('WORKSPACE_OVERTAKEN', `effect ${effect} ran before, and its changes are in the workspace; later calls have built on them`);
+  if (head.saved.includes(effect))
+    throw new Refused(
+      'WORKSPACE_OVERTAKEN',
+      `effect ${effect} ran before, and its changes are in the workspace; later calls have built on them`,
+    );
   return { digest: head.digest, bytes: head.bytes };
 }
 
@@ -45,10 +52,17 @@ export interface Saved {
  *
  * @throws Unavailable (WORKSPACE_CHANGED) when it began elsewhere: it was overtaken
  */
-export function headAfter(head: WorkspaceHead | undefined, { session, effect, before, checkpoint }: Saved): WorkspaceHead {
+export function headAfter(
+  head: WorkspaceHead | undefined,
+  { session, effect, before, checkpoint }: Saved,
+): WorkspaceHead {
   if (beginningOf(head, effect)?.digest !== before?.digest) throw workspaceChanged(session);
   const saved = [...(head?.saved ?? []).filter((one) => one !== effect), effect].slice(-savedMax);
   return { ...checkpoint, effect, ...(before ? { before } : {}), saved };
 }
 
-export const workspaceChanged = (session: string): Unavailable => new Unavailable('WORKSPACE_CHANGED', `the workspace of ${session} has been saved anew in the meantime`);
+export const workspaceChanged = (session: string): Unavailable =>
+  new Unavailable(
+    'WORKSPACE_CHANGED',
+    `the workspace of ${session} has been saved anew in the meantime`,
+  );

@@ -27,7 +27,11 @@ export interface EventData {
   readonly status: string;
   /** What was chosen, and what stood beside it: the machine's own guards, in order. */
   readonly decisions: Happened['choices'];
-  readonly effects: readonly { readonly id?: string | undefined; readonly kind: string; readonly what?: string | undefined }[];
+  readonly effects: readonly {
+    readonly id?: string | undefined;
+    readonly kind: string;
+    readonly what?: string | undefined;
+  }[];
   readonly details: Happened['details'];
   readonly reason?: string | undefined;
   /** Only of an end: the answer to whoever published the task, and what it came to. */
@@ -35,7 +39,12 @@ export interface EventData {
   readonly spent?: Extract<Effect, { kind: 'reply' }>['spent'] | undefined;
 }
 
-export function eventOf(record: SessionRecord, happened: Happened, effects: readonly Effect[], at: number): UnderstudyEvent {
+export function eventOf(
+  record: SessionRecord,
+  happened: Happened,
+  effects: readonly Effect[],
+  at: number,
+): UnderstudyEvent {
   return {
     specversion: '1.0',
     id: `${record.session}-${record.version}`,
@@ -62,12 +71,28 @@ export function eventOf(record: SessionRecord, happened: Happened, effects: read
 }
 
 /** A task ended: what its publisher waits for. */
-export function endEventOf(record: SessionRecord, reply: Extract<Effect, { kind: 'reply' }>, at: number, index: number): UnderstudyEvent {
-  const base = eventOf(record, { kind: reply.outcome, from: '', to: reply.outcome, choices: [], details: {} }, [], at);
+export function endEventOf(
+  record: SessionRecord,
+  reply: Extract<Effect, { kind: 'reply' }>,
+  at: number,
+  index: number,
+): UnderstudyEvent {
+  const base = eventOf(
+    record,
+    { kind: reply.outcome, from: '', to: reply.outcome, choices: [], details: {} },
+    [],
+    at,
+  );
   return {
     ...base,
     id: endIdOf(base.id, index),
-    data: { ...base.data, task: reply.task, output: reply.output, spent: reply.spent, ...(reply.reason ? { reason: reply.reason } : {}) },
+    data: {
+      ...base.data,
+      task: reply.task,
+      output: reply.output,
+      spent: reply.spent,
+      ...(reply.reason ? { reason: reply.reason } : {}),
+    },
   };
 }
 
@@ -78,7 +103,11 @@ export interface StepEvent {
   readonly text: string;
 }
 
-export const stepEventOf = (event: UnderstudyEvent): StepEvent => ({ tenant: event.data.tenant, agent: event.data.agent, text: JSON.stringify(event) });
+export const stepEventOf = (event: UnderstudyEvent): StepEvent => ({
+  tenant: event.data.tenant,
+  agent: event.data.agent,
+  text: JSON.stringify(event),
+});
 
 /** A message of EVENTS: one event, or a batch of them (CloudEvents JSON batch format). @throws SyntaxError for what is no JSON */
 export function parseEvents(text: string): readonly UnderstudyEvent[] {

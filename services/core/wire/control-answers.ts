@@ -84,7 +84,9 @@ export const healthSchema = z.object({
   mail: z.object({ first: z.number(), last: z.number() }),
   oldestMailNeeded: z.number(),
   deadLetters: z.number(),
-  pools: z.array(z.object({ pool: z.string(), asking: z.number(), queued: z.number(), inHand: z.number() })),
+  pools: z.array(
+    z.object({ pool: z.string(), asking: z.number(), queued: z.number(), inHand: z.number() }),
+  ),
   agents: z.array(z.object({ name: z.string(), revision: z.string(), tools: z.number() })),
   /** Documents that were refused. */
   problems: z.array(z.object({ file: z.string(), field: z.string(), message: z.string() })),

@@ -8,7 +8,12 @@ import { type Message, messageSchema } from '../session/messages.ts';
 
 export const wireVersion = 1;
 
-const envelopeSchema = z.object({ v: z.literal(wireVersion), tenant: tenantIdSchema, session: sessionIdSchema, message: messageSchema });
+const envelopeSchema = z.object({
+  v: z.literal(wireVersion),
+  tenant: tenantIdSchema,
+  session: sessionIdSchema,
+  message: messageSchema,
+});
 
 /** A message with its address. */
 export interface Envelope {
@@ -17,9 +22,12 @@ export interface Envelope {
   readonly message: Message;
 }
 
-export type ParsedEnvelope = { readonly ok: true; readonly envelope: Envelope } | { readonly ok: false; readonly problem: string; readonly raw: string };
+export type ParsedEnvelope =
+  | { readonly ok: true; readonly envelope: Envelope }
+  | { readonly ok: false; readonly problem: string; readonly raw: string };
 
-export const encodeEnvelope = ({ tenant, session, message }: Envelope): string => JSON.stringify({ v: wireVersion, tenant, session, message });
+export const encodeEnvelope = ({ tenant, session, message }: Envelope): string =>
+  JSON.stringify({ v: wireVersion, tenant, session, message });
 
 /** For people: one of many that came in one message, or what can be said of it. */
 function textOf(item: unknown): string {
@@ -40,13 +48,17 @@ export function parseMail(text: string): ParsedEnvelope[] {
   }
   return (Array.isArray(body) ? body : [body]).map((item) => {
     const parsed = envelopeSchema.safeParse(item);
-    return parsed.success ? { ok: true, envelope: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
+    return parsed.success
+      ? { ok: true, envelope: parsed.data }
+      : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
   });
 }
 
 const pooledSchema = z.discriminatedUnion('kind', [callModelSchema, runToolSchema]);
 
-export type ParsedEffect = { readonly ok: true; readonly effect: PooledEffect } | { readonly ok: false; readonly problem: string; readonly raw: string };
+export type ParsedEffect =
+  | { readonly ok: true; readonly effect: PooledEffect }
+  | { readonly ok: false; readonly problem: string; readonly raw: string };
 
 export function parseEffects(text: string): ParsedEffect[] {
   let body: unknown;
@@ -57,6 +69,8 @@ export function parseEffects(text: string): ParsedEffect[] {
   }
   return (Array.isArray(body) ? body : [body]).map((item) => {
     const parsed = pooledSchema.safeParse(item);
-    return parsed.success ? { ok: true, effect: parsed.data } : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
+    return parsed.success
+      ? { ok: true, effect: parsed.data }
+      : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
   });
 }

@@ -13,9 +13,17 @@ export function eventLine(event: UnderstudyEvent): string {
       `${String(data.details.model)} ${String(data.details.promptTokens)}+${String(data.details.completionTokens)} tokens, ${String(data.details.latencyMs)} ms, ${dollars(Number(data.details.costMicros))}`,
     );
   if (data.details.tool)
-    details.push(`${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`);
-  for (const { kind: wanted, what } of data.effects) details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
+    details.push(
+      `${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`,
+    );
+  for (const { kind: wanted, what } of data.effects)
+    details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
   if (data.reason && isEndEvent(event)) details.push(data.reason);
-  const move = data.from === data.to || data.from === '' ? (data.to === kind ? '' : data.to) : `${data.from} > ${data.to}`;
+  const move =
+    data.from === data.to || data.from === ''
+      ? data.to === kind
+        ? ''
+        : data.to
+      : `${data.from} > ${data.to}`;
   return `${event.time.slice(11, 23)}  ${data.session}  v${data.version}  ${kind.padEnd(14)} ${move}  ${details.join('  ')}`.trimEnd();
 }

@@ -8,14 +8,45 @@ export interface Check {
   readonly text: string;
 }
 
-export function checksOf({ shards, owned, orphans, hosts, mail, oldestMailNeeded, deadLetters, pools, agents, problems }: Health): Check[] {
-  const check = (what: Check['what'], isGood: boolean, text: string): Check => ({ verdict: isGood ? 'good' : 'bad', what, text });
-  const without = orphans.length > 0 ? `; without owner: ${orphans.join(', ')} (is a runtime running?)` : '';
-  const names = agents.map(({ name, revision, tools }) => `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`);
+export function checksOf({
+  shards,
+  owned,
+  orphans,
+  hosts,
+  mail,
+  oldestMailNeeded,
+  deadLetters,
+  pools,
+  agents,
+  problems,
+}: Health): Check[] {
+  const check = (what: Check['what'], isGood: boolean, text: string): Check => ({
+    verdict: isGood ? 'good' : 'bad',
+    what,
+    text,
+  });
+  const without =
+    orphans.length > 0 ? `; without owner: ${orphans.join(', ')} (is a runtime running?)` : '';
+  const names = agents.map(
+    ({ name, revision, tools }) =>
+      `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`,
+  );
   return [
-    check('shards', orphans.length === 0, `shards: ${owned} of ${shards} owned by ${hosts.join(', ') || 'nobody'}${without}`),
-    check('mail', true, `mail: ${mail.last === 0 || mail.last < mail.first ? 'empty' : `sequences ${mail.first} to ${mail.last}, needed from ${oldestMailNeeded} on`}`),
-    { verdict: deadLetters === 0 ? 'good' : 'look', what: 'dead letters', text: `dead letters: ${deadLetters}` },
+    check(
+      'shards',
+      orphans.length === 0,
+      `shards: ${owned} of ${shards} owned by ${hosts.join(', ') || 'nobody'}${without}`,
+    ),
+    check(
+      'mail',
+      true,
+      `mail: ${mail.last === 0 || mail.last < mail.first ? 'empty' : `sequences ${mail.first} to ${mail.last}, needed from ${oldestMailNeeded} on`}`,
+    ),
+    {
+      verdict: deadLetters === 0 ? 'good' : 'look',
+      what: 'dead letters',
+      text: `dead letters: ${deadLetters}`,
+    },
     ...pools.map(({ pool, asking, queued, inHand }) => {
       const isAsked = asking + inHand > 0;
       return check(
@@ -24,9 +55,16 @@ export function checksOf({ shards, owned, orphans, hosts, mail, oldestMailNeeded
         `${pool === 'models' ? 'gateways' : `executors of pool ${pool}`}: ${isAsked ? '' : 'nobody asks for work; '}${queued} waiting, ${inHand} in hand`,
       );
     }),
-    check('agents', agents.length > 0, `agents: ${names.join(', ') || 'none; a runtime reads them from UNDERSTUDY_SPECS, or from ConfigMaps with the label understudy.dev/specs'}`),
-    ...problems.map(({ file, field, message }) => check('document', false, `${file}: ${field ? `${field}: ` : ''}${message}`)),
+    check(
+      'agents',
+      agents.length > 0,
+      `agents: ${names.join(', ') || 'none; a runtime reads them from UNDERSTUDY_SPECS, or from ConfigMaps with the label understudy.dev/specs'}`,
+    ),
+    ...problems.map(({ file, field, message }) =>
+      check('document', false, `${file}: ${field ? `${field}: ` : ''}${message}`),
+    ),
   ];
 }
 
-export const isHealthy = (health: Health): boolean => checksOf(health).every(({ verdict }) => verdict !== 'bad');
+export const isHealthy = (health: Health): boolean =>
+  checksOf(health).every(({ verdict }) => verdict !== 'bad');

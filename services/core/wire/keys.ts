@@ -21,4 +21,7 @@ export function keysOf(prefix: string, shard: ShardId | number) {
 }
 export type ShardKeys = ReturnType<typeof keysOf>;
 
-export const clusterKeys = (prefix: string) => ({ hosts: `${prefix}:hosts`, settings: `${prefix}:settings` });
+export const clusterKeys = (prefix: string) => ({
+  hosts: `${prefix}:hosts`,
+  settings: `${prefix}:settings`,
+});

@@ -19,9 +19,14 @@ export function letterText(letter: Cuttable, bytesMax: number): string {
   if (excess <= 0) return text;
   const headersBytes = Buffer.byteLength(JSON.stringify(letter.headers));
   // Headers that are most of it go before the body does: a body can be read without them.
-  if (headersBytes > bytesMax / 2) return letterText({ ...letter, headers: {}, isCut: true }, bytesMax);
+  if (headersBytes > bytesMax / 2)
+    return letterText({ ...letter, headers: {}, isCut: true }, bytesMax);
   const bare = Buffer.byteLength(JSON.stringify({ ...letter, body: '', isCut: true }));
-  return JSON.stringify({ ...letter, body: beginningOf(letter.body, bytesMax - bare), isCut: true });
+  return JSON.stringify({
+    ...letter,
+    body: beginningOf(letter.body, bytesMax - bare),
+    isCut: true,
+  });
 }
 
 /** The longest beginning whose JSON, without its quotes, has no more bytes than that. */

@@ -4,23 +4,28 @@ import type { AgentName, EffectId, Revision, SessionId, ShardId, TenantId } from
 export function subjectsOf(prefix = 'understudy') {
   return {
     prefix,
-    task: (tenant: TenantId | '*' | string, agent: AgentName | '*' | string) => `${prefix}.task.${tenant}.${agent}`,
-    mail: (shard: ShardId | number, tenant: TenantId, session: SessionId) => `${prefix}.mail.${shard}.${tenant}.${session}`,
+    task: (tenant: TenantId | '*' | string, agent: AgentName | '*' | string) =>
+      `${prefix}.task.${tenant}.${agent}`,
+    mail: (shard: ShardId | number, tenant: TenantId, session: SessionId) =>
+      `${prefix}.mail.${shard}.${tenant}.${session}`,
     mailBatch: (shard: ShardId | number) => `${prefix}.mail.${shard}.batch`,
     mailOf: (shard: ShardId | number) => `${prefix}.mail.${shard}.>`,
     effect: (pool: string, tenant: TenantId | '*') => `${prefix}.effect.${pool}.${tenant}`,
     cancel: (pool: string) => `${prefix}.cancel.${pool}`,
     start: (effect: EffectId | string) => `${prefix}.start.${effect}`,
     holds: (performer: string) => `${prefix}.holds.${performer}`,
-    event: (tenant: string, agent: string, session: string, kind: string) => `${prefix}.event.${tenant}.${agent}.${session}.${kind}`,
+    event: (tenant: string, agent: string, session: string, kind: string) =>
+      `${prefix}.event.${tenant}.${agent}.${session}.${kind}`,
     /** Steps of many sessions, as a CloudEvents batch. No session has this name: all end in a hash. */
     eventBatch: (tenant: string, agent: string) => `${prefix}.event.${tenant}.${agent}.batch.steps`,
     dead: (tenant: string, agent: string) => `${prefix}.dead.${tenant}.${agent}`,
     stream: (tenant: TenantId, session: SessionId) => `${prefix}.stream.${tenant}.${session}`,
-    archive: (shard: ShardId | number, session: SessionId | '*') => `${prefix}.archive.${shard}.${session}`,
+    archive: (shard: ShardId | number, session: SessionId | '*') =>
+      `${prefix}.archive.${shard}.${session}`,
     sessionOfArchive: (subject: string) => subject.slice(subject.lastIndexOf('.') + 1) as SessionId,
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
-    workspace: (tenant: string, session: string, part: string) => `${prefix}.workspace.${tenant}.${session}.${part}`,
+    workspace: (tenant: string, session: string, part: string) =>
+      `${prefix}.workspace.${tenant}.${session}.${part}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
     released: `${prefix}.cluster.released`,
     all: (family: string) => `${prefix}.${family}.>`,
