@@ -3,7 +3,7 @@ NODE := node_modules/.bin/node
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev stop play test test-cluster chaos-cluster images kind-up values bench compare recovery volume check format clean
+.PHONY: help demo dev stop play unit test test-cluster chaos-cluster images kind-up values bench compare recovery volume check format clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ stop: node_modules/.installed ## end what `make dev` started; WIPE=1 forgets its
 
 play: node_modules/.installed ## everything in one process, in memory: nothing survives it
 	@$(NODE) services/local/play.ts
+
+unit: node_modules/.installed ## core, runtime and in-process contract tests: no server, under 20 s
+	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" vitest run --config vitest.unit.config.ts
 
 test: node_modules/.installed ## all that must pass: types, lint, unit, contracts, real processes killed with -9
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" $(NODE) test/run.ts

@@ -65,14 +65,12 @@ export class Host {
     }
     effects.onLost(() => {
       for (const shard of this.#shards.values()) {
-        shard
-          .releaseAllPending()
-          .catch((error: unknown) =>
-            this.#ports.telemetry.log('error', 'what is pending could not be offered again', {
-              shard: shard.id,
-              cause: messageOf(error),
-            }),
-          );
+        shard.releaseAllPending().catch((error: unknown) =>
+          this.#ports.telemetry.log('error', 'what is pending could not be offered again', {
+            shard: shard.id,
+            cause: messageOf(error),
+          }),
+        );
       }
     });
     this.#control?.onReleased((handOver) => {
@@ -284,14 +282,12 @@ export class Host {
   #sweep(): void {
     const now = this.#ports.clock.now();
     for (const shard of this.#shards.values()) {
-      shard
-        .sweep(now)
-        .catch((error: unknown) =>
-          this.#ports.telemetry.log('warn', 'sweep failed', {
-            shard: shard.id,
-            cause: messageOf(error),
-          }),
-        );
+      shard.sweep(now).catch((error: unknown) =>
+        this.#ports.telemetry.log('warn', 'sweep failed', {
+          shard: shard.id,
+          cause: messageOf(error),
+        }),
+      );
     }
   }
 
@@ -299,13 +295,11 @@ export class Host {
     if (this.#isWidening) return;
     this.#isWidening = true;
     // Asked again in a second, if it cannot be said now.
-    await this.#ports.windows
-      .widen()
-      .catch((error: unknown) =>
-        this.#ports.telemetry.log('debug', 'the pools could not be looked at', {
-          cause: messageOf(error),
-        }),
-      );
+    await this.#ports.windows.widen().catch((error: unknown) =>
+      this.#ports.telemetry.log('debug', 'the pools could not be looked at', {
+        cause: messageOf(error),
+      }),
+    );
     this.#isWidening = false;
   }
 

@@ -9,6 +9,7 @@ import type { MailBatch, Mailbox } from '../../services/ports/mailbox.ts';
 import { eventually } from '../support/eventually.ts';
 import { type Servers, startServers } from '../support/servers.ts';
 import { task } from '../support/sessions.ts';
+import { isUnit } from '../support/unit.ts';
 
 let nextShard = 0;
 
@@ -20,7 +21,7 @@ function describeMailbox(
     close: () => Promise<void>;
   }>,
 ) {
-  describe(`mailbox: ${name}`, () => {
+  describe.skipIf(isUnit && name !== 'memory')(`mailbox: ${name}`, () => {
     let world: Awaited<ReturnType<typeof open>>;
     beforeAll(async () => {
       world = await open();
@@ -186,7 +187,7 @@ describeMailbox('nats', async () => {
   };
 });
 
-describe('a stretch of mail that is trimmed', () => {
+describe.skipIf(isUnit)('a stretch of mail that is trimmed', () => {
   let servers: Servers;
   beforeAll(async () => {
     servers = await startServers();
@@ -253,7 +254,7 @@ describe('a stretch of mail that is trimmed', () => {
   });
 });
 
-test('a reader that cannot be started listens to nothing', async () => {
+test.skipIf(isUnit)('a reader that cannot be started listens to nothing', async () => {
   const servers = await startServers();
   try {
     const { nats } = servers.connections;

@@ -27,6 +27,7 @@ import type { RawTask, Tasks } from '../../services/ports/tasks.ts';
 import { eventually } from '../support/eventually.ts';
 import { startServers } from '../support/servers.ts';
 import { bundleOf, replied, runToolOf, Talk, task } from '../support/sessions.ts';
+import { isUnit } from '../support/unit.ts';
 
 interface World {
   readonly effects: Effects;
@@ -40,7 +41,7 @@ interface World {
 let count = 0;
 
 function describeQueues(name: string, open: () => Promise<World>) {
-  describe(`queues: ${name}`, () => {
+  describe.skipIf(isUnit && name !== 'memory')(`queues: ${name}`, () => {
     let world: World;
     beforeAll(async () => {
       world = await open();
@@ -513,65 +514,71 @@ describeQueues('nats', async () => {
   };
 });
 
-test('who drains hands back what came and was not begun: another does it meanwhile', async () => {
-  const servers = await startServers();
-  try {
-    const { nats } = servers.connections;
-    const one = (id: string) => runToolOf('late', id);
-    const publish = (body: object) =>
-      nats.publisher.publish(
-        nats.subjects.effect('late', 'acme' as TenantId),
-        JSON.stringify(body),
-      );
-    // Room for sixteen asks for two messages: one has an effect too many, and the other is alone.
-    await publish(Array.from({ length: 17 }, (_, index) => one(`batch-${index}`)));
-    await publish(one('alone'));
-    const released = Promise.withResolvers<boolean>();
-    const [first, others]: string[][] = [[], []];
-    const take = (concurrency: number, perform: (id: string) => Promise<boolean>) =>
-      natsEffects(nats).take(
-        'late',
-        concurrency,
-        ({ effect }) => perform(effect.id),
-        () => undefined,
-      );
-    const draining = await take(16, (id) => {
-      first!.push(id);
-      return released.promise;
-    });
-    await eventually(() => first!.length === 16, 'its hands to be full');
-    const drained = draining.drain();
-    const other = await take(16, async (id) => others!.push(id) > 0);
-    await eventually(() => others!.length === 2, 'the others');
-    released.resolve(true);
-    await drained;
-    await draining.stop();
-    await new Promise((resolve) => setTimeout(resolve, limits.effectAckWaitMs + 500));
-    await other.stop();
+test.skipIf(isUnit)(
+  'who drains hands back what came and was not begun: another does it meanwhile',
+  async () => {
+    const servers = await startServers();
+    try {
+      const { nats } = servers.connections;
+      const one = (id: string) => runToolOf('late', id);
+      const publish = (body: object) =>
+        nats.publisher.publish(
+          nats.subjects.effect('late', 'acme' as TenantId),
+          JSON.stringify(body),
+        );
+      // Room for sixteen asks for two messages: one has an effect too many, and the other is alone.
+      await publish(Array.from({ length: 17 }, (_, index) => one(`batch-${index}`)));
+      await publish(one('alone'));
+      const released = Promise.withResolvers<boolean>();
+      const [first, others]: string[][] = [[], []];
+      const take = (concurrency: number, perform: (id: string) => Promise<boolean>) =>
+        natsEffects(nats).take(
+          'late',
+          concurrency,
+          ({ effect }) => perform(effect.id),
+          () => undefined,
+        );
+      const draining = await take(16, (id) => {
+        first!.push(id);
+        return released.promise;
+      });
+      await eventually(() => first!.length === 16, 'its hands to be full');
+      const drained = draining.drain();
+      const other = await take(16, async (id) => others!.push(id) > 0);
+      await eventually(() => others!.length === 2, 'the others');
+      released.resolve(true);
+      await drained;
+      await draining.stop();
+      await new Promise((resolve) => setTimeout(resolve, limits.effectAckWaitMs + 500));
+      await other.stop();
 
-    expect([first!.length, others!.sort()]).toEqual([16, ['alone', 'batch-16']]);
-  } finally {
-    await servers.stop();
-  }
-});
+      expect([first!.length, others!.sort()]).toEqual([16, ['alone', 'batch-16']]);
+    } finally {
+      await servers.stop();
+    }
+  },
+);
 
-test('a baseline in ARCHIVE that does not parse is told of, and the others are read', async () => {
-  const servers = await startServers();
-  try {
-    const { nats } = servers.connections;
-    const archive = natsArchive(nats);
-    const talk = new Talk();
-    talk.say(task('hello'));
-    await archive.append(3 as ShardId, talk.record!, []);
-    await nats.publisher.publish(nats.subjects.archive(3, 'junk-1' as SessionId), 'no baseline');
-    const read: string[] = [];
-    const unreadable: string[] = [];
-    for await (const { record } of archive.latestOf(3 as ShardId, (session) =>
-      unreadable.push(session),
-    ))
-      read.push(record.session);
-    expect([read, unreadable]).toEqual([[talk.record!.session], ['junk-1']]);
-  } finally {
-    await servers.stop();
-  }
-});
+test.skipIf(isUnit)(
+  'a baseline in ARCHIVE that does not parse is told of, and the others are read',
+  async () => {
+    const servers = await startServers();
+    try {
+      const { nats } = servers.connections;
+      const archive = natsArchive(nats);
+      const talk = new Talk();
+      talk.say(task('hello'));
+      await archive.append(3 as ShardId, talk.record!, []);
+      await nats.publisher.publish(nats.subjects.archive(3, 'junk-1' as SessionId), 'no baseline');
+      const read: string[] = [];
+      const unreadable: string[] = [];
+      for await (const { record } of archive.latestOf(3 as ShardId, (session) =>
+        unreadable.push(session),
+      ))
+        read.push(record.session);
+      expect([read, unreadable]).toEqual([[talk.record!.session], ['junk-1']]);
+    } finally {
+      await servers.stop();
+    }
+  },
+);

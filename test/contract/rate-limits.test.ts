@@ -5,8 +5,9 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { redisRateLimits } from '../../services/adapters/redis/rate-limits.ts';
 import type { RateLimits } from '../../services/ports/performers.ts';
 import { type Servers, startServers } from '../support/servers.ts';
+import { isUnit } from '../support/unit.ts';
 
-describe.each(['memory', 'redis'])('rate limits: %s', (kind) => {
+describe.each(isUnit ? ['memory'] : ['memory', 'redis'])('rate limits: %s', (kind) => {
   let servers: Servers | undefined;
   let rates: RateLimits;
   beforeAll(async () => {
