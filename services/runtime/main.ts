@@ -8,7 +8,7 @@ import { natsControl } from '../adapters/nats/control.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
-import { declareStreams } from '../adapters/nats/streams.ts';
+import { declareStreams, updateStreams } from '../adapters/nats/streams.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
@@ -17,6 +17,7 @@ import { observability } from '../adapters/observability/telemetry.ts';
 import { redisLeases } from '../adapters/redis/leases.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisSessionStore } from '../adapters/redis/session-store.ts';
+import { messageOf } from '../core/errors.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { type Runtime, startRuntime } from './service.ts';
 
@@ -45,6 +46,19 @@ await runService(async (started) => {
   started({ name: 'nats', stop: () => nats.close() });
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   await there(() => declareStreams(nats));
+  // Without the right to update, the streams of an earlier version do as they did.
+  await updateStreams(nats).then(
+    (names) =>
+      names.length > 0 && telemetry.log('info', 'streams updated', { names: names.join(', ') }),
+    (error: unknown) =>
+      telemetry.log(
+        'error',
+        'streams cannot be brought up to date: does this user lack the right?',
+        {
+          cause: messageOf(error),
+        },
+      ),
+  );
   runtime = await startRuntime(
     settings,
     {

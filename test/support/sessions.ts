@@ -10,6 +10,7 @@ import type {
   TenantId,
 } from '../../services/core/ids.ts';
 import type { AgentContext } from '../../services/core/session/agent-context.ts';
+import { currentBehaviour } from '../../services/core/session/behaviour.ts';
 import type { Definition, Step } from '../../services/core/session/draft.ts';
 import type { Effect, PendingEffect, RunTool } from '../../services/core/session/effects.ts';
 import type { Message, ModelReply } from '../../services/core/session/messages.ts';
@@ -66,6 +67,7 @@ export function bundleOf(spec: Partial<AgentSpec> = {}): Bundle {
         name: 'm',
       },
     ],
+    behaviour: currentBehaviour,
     agents: {
       helper: { description: 'helps', limits: limitsSchema.parse({ stepsMax: 3 }), revision: 'h1' },
     },

@@ -211,18 +211,26 @@ authorization {
       permissions {
         publish: [
           "{{ $p }}.task.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
-          "_INBOX_operator.>", "_INBOX_console.>" # answers; allow_responses loses its memory when the server restarts
+          "{{ $p }}.start.*" # cancellation records
+          "_INBOX_operator.>", "_INBOX_console.>", "_INBOX_executor.>" # answers; allow_responses loses its memory when the server restarts
+          {{- range $tenants }}
+          "_INBOX_tenant-{{ . }}.>"
+          {{- end }}
           {{- range list "TASKS" "MAIL" "EFFECTS" "STARTS" "EVENTS" "DEAD" "ARCHIVE" "BUNDLES" "WORKSPACES" }}
-          "$JS.API.STREAM.INFO.{{ $s }}{{ . }}", "$JS.API.STREAM.CREATE.{{ $s }}{{ . }}"
+          "$JS.API.STREAM.INFO.{{ $s }}{{ . }}", "$JS.API.STREAM.CREATE.{{ $s }}{{ . }}", "$JS.API.STREAM.UPDATE.{{ $s }}{{ . }}"
           {{- end }}
           {{- range list "MAIL" "EVENTS" "DEAD" "ARCHIVE" }}
           "$JS.API.STREAM.MSG.GET.{{ $s }}{{ . }}", "$JS.API.CONSUMER.CREATE.{{ $s }}{{ . }}", "$JS.API.CONSUMER.DELETE.{{ $s }}{{ . }}.>", "$JS.FC.{{ $s }}{{ . }}.>"
           {{- end }}
-          "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.DELETE.{{ $s }}DEAD", "$JS.API.STREAM.PURGE.{{ $s }}MAIL"
-          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}TASKS.intake", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}TASKS.intake", "$JS.ACK.{{ $s }}TASKS.intake.>"
+          "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
+          "$JS.API.STREAM.MSG.DELETE.{{ $s }}DEAD", "$JS.API.STREAM.PURGE.{{ $s }}MAIL"
+          {{- range list "DURABLE.CREATE" "DELETE" "INFO" "MSG.NEXT" }}
+          "$JS.API.CONSUMER.{{ . }}.{{ $s }}TASKS.*"
+          {{- end }}
+          "$JS.API.CONSUMER.NAMES.{{ $s }}TASKS", "$JS.ACK.{{ $s }}TASKS.>"
           "$JS.API.CONSUMER.NAMES.{{ $s }}EFFECTS", "$JS.API.CONSUMER.INFO.{{ $s }}EFFECTS.>"
         ]
-        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "$SRV.>"]
+        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "$SRV.>"]
       }
     }
     {
@@ -282,7 +290,7 @@ authorization {
       # Publishes for its own tenant, hears of its own tenant.
       user: tenant-{{ . }}, password: {{ index $passwords (printf "nats-tenant-%s" .) | quote }}
       permissions {
-        publish: ["{{ $p }}.task.{{ . }}.*"]
+        publish: ["{{ $p }}.task.{{ . }}.*", "{{ $p }}.ask.{{ . }}.task"]
         subscribe: ["_INBOX_tenant-{{ . }}.>", "{{ $p }}.event.{{ . }}.>", "{{ $p }}.stream.{{ . }}.>"]
       }
     }

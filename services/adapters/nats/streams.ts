@@ -23,14 +23,15 @@ function configOf(
   };
   switch (name) {
     case 'tasks':
-      // A publisher that repeats itself within two minutes is told so by the broker; later, the session knows the task.
+      // The broker's window knows ids of all tenants: as short as the server allows. The session
+      // knows its tasks.
       return {
         ...common,
         name: streams.tasks,
         subjects: [subjects.all('task')],
         retention: RetentionPolicy.Workqueue,
         discard: DiscardPolicy.New,
-        duplicate_window: nanos(120_000),
+        duplicate_window: nanos(100),
       };
     case 'mail':
       // Nothing rests on the broker's dedupe, and an id in it costs 140 bytes: the shortest window.
@@ -77,7 +78,7 @@ function configOf(
         ...common,
         name: streams.dead,
         subjects: [subjects.all('dead')],
-        duplicate_window: nanos(120_000),
+        duplicate_window: nanos(100),
       };
     case 'archive':
       return {
@@ -123,7 +124,19 @@ export const allStreams: readonly StreamName[] = [
 ];
 
 /**
- * Make the streams that are missing. An existing stream is left as it is: its limits belong to the operator.
+ * Fields of a stream that follow from this code. All others are the operator's once the stream is
+ * there: bytes, age, replicas, placement.
+ */
+const ours = [
+  'subjects',
+  'duplicate_window',
+  'max_msgs_per_subject',
+  'discard_new_per_subject',
+  'allow_direct',
+] as const satisfies readonly (keyof StreamConfig)[];
+
+/**
+ * Make the streams that are missing. An existing stream is left as it is.
  *
  * @returns the names of those that were made now
  */
@@ -164,6 +177,43 @@ async function declare(nats: Nats, name: StreamName): Promise<boolean> {
     }
   }
 }
+
+/**
+ * Give the streams that exist those fields that are ours, as this version wants them. What belongs
+ * to the operator stays.
+ *
+ * @returns names of the streams that were changed
+ * @throws Unavailable when the broker does not answer or refuses
+ */
+export async function updateStreams(
+  nats: Nats,
+  names: readonly StreamName[] = allStreams,
+): Promise<string[]> {
+  const updated: string[] = [];
+  for (const name of names) {
+    const wanted = configOf(nats, name);
+    try {
+      const { config } = await nats.manager.streams.info(wanted.name);
+      const fields = ours.filter((field) => wanted[field] !== undefined);
+      // A server that does not know a field leaves it out: that is its default.
+      const isSame = (field: (typeof ours)[number]) =>
+        JSON.stringify(config[field] ?? defaults[field]) === JSON.stringify(wanted[field]);
+      if (fields.every(isSame)) continue;
+      const changed = Object.fromEntries(fields.map((field) => [field, wanted[field]]));
+      await nats.manager.streams.update(wanted.name, { ...config, ...changed });
+      updated.push(wanted.name);
+    } catch (error) {
+      throw new Unavailable('NATS_UNAVAILABLE', `could not update stream ${wanted.name}`, {
+        cause: error,
+      });
+    }
+  }
+  return updated;
+}
+const defaults: Partial<Record<(typeof ours)[number], unknown>> = {
+  discard_new_per_subject: false,
+  max_msgs_per_subject: -1,
+};
 
 export function isNotFound(error: unknown): boolean {
   const api = (error as { api_error?: { code?: number; err_code?: number } }).api_error;

@@ -10,6 +10,7 @@ import { limitsSchema, priceSchema } from '../budget/budget.ts';
 import { type AgentName, agentNameSchema, type Revision, sha256 } from '../ids.ts';
 import { limits } from '../limits.ts';
 import { toolSpecSchema } from '../tools/tool-spec.ts';
+import { currentBehaviour } from './behaviour.ts';
 
 const toolName = z
   .string()
@@ -177,6 +178,12 @@ export const bundleSchema = z.object({
     z.object({ description: z.string(), limits: limitsSchema, revision: z.string() }),
   ),
   machineHash: z.string().optional(),
+  behaviour: z
+    .number()
+    .int()
+    .positive()
+    .optional()
+    .describe('what its steps decide (behaviour.ts); absent: 1'),
 });
 export type Bundle = z.infer<typeof bundleSchema>;
 
@@ -271,6 +278,7 @@ export function catalogOf(
       models: [],
       agents: {},
       ...(machineHash ? { machineHash } : {}),
+      behaviour: currentBehaviour,
     };
     for (const tool of spec.tools) {
       const found = tools.get(tool);
