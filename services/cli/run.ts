@@ -2,9 +2,11 @@
 import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import {
   agentNameSchema,
+  keySeedOf,
   type SessionId,
   sessionIdOf,
   taskIdSchema,
+  taskSeedOf,
   tenantIdSchema,
 } from '../core/ids.ts';
 import { isFinal } from '../core/session/final.ts';
@@ -100,7 +102,7 @@ export function taskOf(
     session: sessionIdOf(
       tenant,
       name,
-      options.session === undefined ? id : `key/${options.session}`,
+      options.session === undefined ? taskSeedOf(id) : keySeedOf(options.session),
     ),
     mayBeKnown: options.id !== undefined && options.session === undefined,
   };

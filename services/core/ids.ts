@@ -52,6 +52,17 @@ export function sessionIdOf(tenant: TenantId, agent: AgentName, taskOrKey: strin
   return `${agent}-${sha256(`${tenant}\n${agent}\n${taskOrKey}`).slice(0, 20)}` as SessionId;
 }
 
+/**
+ * What the session of a task derives from. Keys (`key/...`) and children (an effect's id) have name
+ * spaces of their own: a task id that looks like one of them gets a prefix, every other stays as it
+ * is, so that a task that is published again finds its session.
+ */
+export const taskSeedOf = (task: string): string =>
+  /^(?:key|task)\/|_\d+_\d+$/.test(task) ? `task/${task}` : task;
+
+/** What a keyed session derives from. */
+export const keySeedOf = (key: string): string => `key/${key}`;
+
 /** The effect `index` of the step that made `version` of a session: its idempotency key everywhere. */
 export function effectIdOf(session: SessionId, version: number, index: number): EffectId {
   return `${session}_${version}_${index}` as EffectId;

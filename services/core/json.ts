@@ -4,6 +4,7 @@
  * What walks a value calls itself for each level, and a stack ends somewhere: what is nested deeper than `limits.nestingMax` would be read
  * here and thrown elsewhere, where nobody asked for it.
  */
+import { Refused } from './errors.ts';
 import { limits } from './limits.ts';
 
 /** @throws SyntaxError when it is no JSON, RangeError when it is nested too deep */
@@ -60,3 +61,42 @@ function isTooDeep(text: string): boolean {
   }
   return false;
 }
+
+/** The longest beginning of a text whose JSON, without its quotes, has no more bytes than that. */
+export function beginningWithin(body: string, bytesMax: number): string {
+  const bytesOf = (length: number) => Buffer.byteLength(JSON.stringify(body.slice(0, length))) - 2;
+  let [fits, tooLong] = [0, body.length + 1];
+  while (tooLong - fits > 1) {
+    const length = (fits + tooLong) >> 1;
+    if (bytesOf(length) <= bytesMax) fits = length;
+    else tooLong = length;
+  }
+  return body.slice(0, fits);
+}
+
+/**
+ * JSON of what a session wants stored, exactly as it is: what JSON would leave out, change or not
+ * write at all is refused by name.
+ *
+ * @param isExact  numbers that are not finite are refused too; JSON makes null of them
+ * @throws Refused (STATE_UNWRITABLE) for a bigint, a circle, a getter that throws
+ */
+export function storable(value: unknown, what: string, isExact: boolean): string {
+  const finite = (key: string, inner: unknown): unknown => {
+    if (typeof inner === 'number' && !Number.isFinite(inner)) {
+      throw new TypeError(`${key || 'the value'} is ${inner}, which JSON cannot hold`);
+    }
+    return inner;
+  };
+  try {
+    return JSON.stringify(value, isExact ? finite : undefined) ?? 'null';
+  } catch (error) {
+    throw new Refused('STATE_UNWRITABLE', `${what} cannot be stored: ${reasonOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+/** A getter may throw whatever it likes. */
+const reasonOf = (error: unknown): string =>
+  error instanceof Error ? String(error.message).split('\n')[0]!.slice(0, 200) : 'it threw';

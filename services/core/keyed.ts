@@ -27,6 +27,10 @@ export function without<Value>(map: Keyed<Value>, key: string): Keyed<Value> {
   return isEmpty(copy) ? none : copy;
 }
 
+/** What stands under a name that came from outside: never a name that every object has. */
+export const own = <Value>(map: Keyed<Value>, name: string): Value | undefined =>
+  Object.hasOwn(map, name) ? map[name] : undefined;
+
 export function isEmpty(map: Keyed<unknown>): boolean {
   for (const _ in map) return false;
   return true;

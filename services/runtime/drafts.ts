@@ -1,5 +1,7 @@
 /** What the next commit of a shard writes: the steps of many sessions, gathered until its round begins. */
+import { Refused } from '../core/errors.ts';
 import type { SessionId } from '../core/ids.ts';
+import { storable } from '../core/json.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import { type SessionRecord, wakeAtOf } from '../core/session/record.ts';
@@ -14,8 +16,38 @@ interface SessionDraft {
   readonly expectedVersion: number;
   record: SessionRecord;
   readonly entries: string[];
-  readonly pending: Map<string, PendingEffect>;
+  readonly pending: Map<string, Wanted>;
   readonly resolved: string[];
+}
+
+/** An effect, and as JSON. */
+interface Wanted {
+  readonly effect: PendingEffect;
+  readonly body: string;
+}
+const wantedOf = (effect: PendingEffect): Wanted => ({
+  effect,
+  body: storable(effect, `effect ${effect.id}`, false),
+});
+
+function writtenOf(
+  record: SessionRecord,
+  incoming: Incoming,
+  { entries, effects, happened }: Extract<Step, { kind: 'applied' }>,
+) {
+  // The default agent's record is made of JSON; a user's own machine puts there what it likes.
+  if (record.machine !== 'agent') storable(record, 'the record', false);
+  const wakeAt = wakeAtOf(record);
+  if (wakeAt !== undefined && !Number.isFinite(wakeAt)) {
+    throw new Refused('STATE_UNWRITABLE', `the next wake-up is ${wakeAt}, which is no time`);
+  }
+  return {
+    entries: entries.map((entry) => storable(entry, 'a conversation entry', false)),
+    pending: effects
+      .filter(isPending)
+      .flatMap((effect) => (record.pending[effect.id] ? [wantedOf(effect)] : [])),
+    event: stepEventOf(eventOf(record, happened, effects, incoming.at)),
+  };
 }
 
 /** All that was gathered, ready to be committed and then released. */
@@ -45,9 +77,15 @@ export class Drafts {
     return this.#sessions.has(session);
   }
 
-  /** Take up one step. The actor still has the record from before it. */
+  /**
+   * Take up one step. The actor still has the record from before it. All of it is written as JSON
+   * here, before anything is kept: what one session wants must not fail the commit of others.
+   *
+   * @throws Refused (STATE_UNWRITABLE) with nothing kept, when something of it cannot be written
+   */
   keep(actor: Actor, incoming: Incoming, stepped: Extract<Step, { kind: 'applied' }>): void {
     const { record, effects } = stepped;
+    const written = writtenOf(record, incoming, stepped);
     let draft = this.#sessions.get(actor.session);
     if (!draft) {
       draft = {
@@ -61,23 +99,21 @@ export class Drafts {
       this.#sessions.set(actor.session, draft);
     }
     draft.record = record;
-    for (const entry of stepped.entries) draft.entries.push(JSON.stringify(entry));
+    draft.entries.push(...written.entries);
     for (const id of stepped.settled) {
       draft.pending.delete(id);
       draft.resolved.push(id);
     }
+    for (const wanted of written.pending) draft.pending.set(wanted.effect.id, wanted);
     let replies = 0;
     for (const effect of effects) {
-      if (isPending(effect)) {
-        if (record.pending[effect.id]) draft.pending.set(effect.id, effect);
-        continue;
-      }
+      if (isPending(effect)) continue;
       // The index counts within the step, so that a replay that gathers differently gives the end the same id.
       const event =
         effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;
       this.#prompts.push({ tenant: record.tenant, session: record.session, effect, event });
     }
-    this.#events.push(stepEventOf(eventOf(record, stepped.happened, effects, incoming.at)));
+    this.#events.push(written.event);
     this.#steps += 1;
   }
 
@@ -88,7 +124,7 @@ export class Drafts {
       expectedVersion: 0,
       record: folded.record,
       entries: folded.entries.map((entry) => JSON.stringify(entry)),
-      pending: new Map(folded.pending.map((effect) => [effect.id, effect])),
+      pending: new Map(folded.pending.map((effect) => [effect.id, wantedOf(effect)])),
       resolved: [],
     });
   }
@@ -96,7 +132,7 @@ export class Drafts {
   take(floorOf: (session: SessionId) => number | undefined): Gathered {
     const drafts = [...this.#sessions.values()];
     const steps = this.#steps;
-    const effects = drafts.flatMap((draft) => [...draft.pending.values()]);
+    const effects = drafts.flatMap((draft) => [...draft.pending.values()].map((one) => one.effect));
     const entry: OutboxEntry = {
       pending: effects.map(({ id }) => id),
       prompts: this.#prompts,
@@ -123,10 +159,7 @@ export class Drafts {
         version: draft.record.version,
         record: JSON.stringify(draft.record),
         entries: draft.entries,
-        pending: [...draft.pending.values()].map((effect) => ({
-          id: effect.id,
-          body: JSON.stringify(effect),
-        })),
+        pending: [...draft.pending.values()].map(({ effect, body }) => ({ id: effect.id, body })),
         resolved: draft.resolved,
         wakeAt: wakeAtOf(draft.record),
         floor: floorOf(draft.actor.session),

@@ -1,9 +1,11 @@
 /** Folding a session from its log: for verify, for rebuilding what the store lost, for replay. */
 import { Refused } from '../core/errors.ts';
 import type { Revision, SessionId, ShardId, TenantId } from '../core/ids.ts';
+import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isPending, type PendingEffect } from '../core/session/effects.ts';
+import type { Message } from '../core/session/messages.ts';
 import { comparePositions, type Position, type SessionRecord } from '../core/session/record.ts';
 import { seen } from '../core/session/seen.ts';
 import { park, step } from '../core/session/step.ts';
@@ -18,6 +20,14 @@ export interface Folded {
   readonly messages: number;
 }
 
+/** Of the session that a message would begin. */
+export const revisionOf = (message: Message): Revision | undefined =>
+  message.kind === 'task'
+    ? message.revision
+    : message.kind === 'halt'
+      ? message.child?.revision
+      : undefined;
+
 /** Apply messages in order, from nothing. */
 export async function fold(
   mail: readonly Incoming[],
@@ -29,9 +39,7 @@ export async function fold(
   const pending = new Map<string, PendingEffect>();
   let messages = 0;
   for (const incoming of mail) {
-    const revision =
-      record?.revision ??
-      (incoming.message.kind === 'task' ? incoming.message.revision : undefined);
+    const revision = record?.revision ?? revisionOf(incoming.message);
     if (!revision) continue;
     const stepped = await stepOrPark(record, incoming, revision, address, definitions);
     if (stepped.kind === 'seen') continue;
@@ -60,7 +68,7 @@ async function stepOrPark(
     return step(record, incoming, definition, address);
   } catch (error) {
     if (error instanceof Refused || !record) return seen('refused', 'refused');
-    return park(record, incoming, error, address);
+    return park(record, incoming, error, address, behaviourOf(definition.bundle));
   }
 }
 

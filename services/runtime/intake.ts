@@ -9,9 +9,11 @@ import { narrowed, narrowerLimitsSchema } from '../core/budget/budget.ts';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import {
   agentNameSchema,
+  keySeedOf,
   sessionIdOf,
   shardOf,
   taskIdSchema,
+  taskSeedOf,
   tenantIdSchema,
 } from '../core/ids.ts';
 import { parseJson } from '../core/json.ts';
@@ -146,7 +148,11 @@ export function addressOf(
   const traceparent = traceparentSchema.safeParse(task.headers.traceparent);
   return {
     tenant: tenant.data,
-    session: sessionIdOf(tenant.data, agent.data, key === undefined ? id.data : `key/${key}`),
+    session: sessionIdOf(
+      tenant.data,
+      agent.data,
+      key === undefined ? taskSeedOf(id.data) : keySeedOf(key),
+    ),
     message: {
       kind: 'task',
       task: id.data,

@@ -18,7 +18,7 @@ import { Actor } from './actor.ts';
 import type { Baselines } from './baselines.ts';
 import type { Definitions } from './definitions.ts';
 import type { Drafts } from './drafts.ts';
-import { fold, historyOf } from './fold.ts';
+import { fold, historyOf, revisionOf } from './fold.ts';
 import type { Outbox } from './outbox.ts';
 import type { Residents } from './residents.ts';
 
@@ -84,18 +84,18 @@ export class Loader {
       if (actor.isGone) return;
     }
     const first = actor.waiting[0]?.incoming.message;
-    const revision =
-      actor.record?.revision ?? (first?.kind === 'task' ? first.revision : undefined);
+    const revision = actor.record?.revision ?? (first && revisionOf(first));
     if (revision && !actor.definition) actor.definition = await definitions.get(revision);
-    if (actor.record || !first || first.kind === 'task') return;
+    if (actor.record || !first || revision) return;
     // Late mail for a session that the archive has forgotten, or never knew.
-    const task = actor.waiting.findIndex(({ incoming }) => incoming.message.kind === 'task');
-    for (const waiting of actor.waiting.splice(0, task < 0 ? actor.waiting.length : task)) {
+    const begins = actor.waiting.findIndex(({ incoming }) => revisionOf(incoming.message));
+    const late = begins < 0 ? actor.waiting.length : begins;
+    for (const waiting of actor.waiting.splice(0, late)) {
       telemetry.seen('no-session');
       waiting.done();
     }
-    const next = actor.waiting[0]?.incoming.message;
-    if (next?.kind === 'task') actor.definition = await definitions.get(next.revision);
+    const next = actor.waiting[0] && revisionOf(actor.waiting[0].incoming.message);
+    if (next) actor.definition = await definitions.get(next);
   }
 
   async #loadRecord(actor: Actor): Promise<void> {

@@ -85,11 +85,11 @@ async function releasePrompt(
       return;
     }
     case 'haltChild': {
-      const { child, actor, reason } = effect;
+      const { child, actor, reason, start } = effect;
       return mailbox.deliver(shardOf(tenant, child, shards), {
         tenant,
         session: child,
-        message: { kind: 'halt', actor, reason },
+        message: { kind: 'halt', actor, reason, ...(start ? { child: start } : {}) },
       });
     }
     case 'reply': {

@@ -3,9 +3,10 @@
  *
  * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to bury what no step can be made of (S6).
  */
-import { messageOf, Refused } from '../core/errors.ts';
+import { Defect, messageOf, Refused, UnderstudyError } from '../core/errors.ts';
 import type { ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import { behaviourOf, currentBehaviour } from '../core/session/behaviour.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isEnded } from '../core/session/record.ts';
 import { park, step } from '../core/session/step.ts';
@@ -69,8 +70,20 @@ export class Stepper {
     if (!stepped) return this.#refuse(actor, incoming, crash, done);
     this.#telemetry.stepped((performance.now() - from) / 1_000, incoming.message.kind);
     if (stepped.kind === 'seen') this.#telemetry.seen(stepped.code);
-    else this.#keep(actor, incoming, stepped);
+    else if (!this.#keepOrPark(actor, incoming, stepped, done)) return;
     done();
+  }
+
+  /** @returns false when it cannot be written: then the session is parked, and others go on */
+  #keepOrPark(actor: Actor, incoming: Incoming, stepped: Applied, done: () => void): boolean {
+    try {
+      this.#keep(actor, incoming, stepped);
+      return true;
+    } catch (error) {
+      actor.live = undefined;
+      this.#refuse(actor, incoming, new Defect('STATE_UNWRITABLE', messageOf(error)), done);
+      return false;
+    }
   }
 
   /** Nothing can step without a definition: a session that exists is parked and keeps its mail, a task is refused; the shard goes on (S6). */
@@ -81,7 +94,13 @@ export class Stepper {
         this.#refuse(actor, incoming, error, done);
         continue;
       }
-      const stepped = park(actor.record, incoming, error, actor, true);
+      let stepped: Step;
+      try {
+        stepped = park(actor.record, incoming, error, actor, currentBehaviour, true);
+      } catch (full) {
+        this.#refuse(actor, incoming, full, done);
+        continue;
+      }
       if (stepped.kind === 'applied') this.#keep(actor, incoming, { ...stepped, live: undefined });
       done();
     }
@@ -153,7 +172,7 @@ export class Stepper {
   #refuse(actor: Actor, incoming: Incoming, error: unknown, done: () => void): void {
     const { deadLetters } = this.#rooms;
     const isRefusal = error instanceof Refused;
-    const code = isRefusal ? error.code : 'STEP_CRASHED';
+    const code = error instanceof UnderstudyError ? error.code : 'STEP_CRASHED';
     const { message } = incoming;
     const task = message.kind === 'task' ? message.task : actor.record?.task;
     this.#telemetry.log('error', isRefusal ? 'message refused' : 'step crashed', {
@@ -164,7 +183,8 @@ export class Stepper {
       cause: messageOf(error).slice(0, 200),
     });
     if (!isRefusal && actor.record && actor.definition) {
-      const parked = park(actor.record, incoming, error, actor);
+      const behaviour = behaviourOf(actor.definition.bundle);
+      const parked = park(actor.record, incoming, error, actor, behaviour);
       if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');

@@ -434,7 +434,7 @@ describe('pause, resume, halt', () => {
 describe('children', () => {
   test('a child gets a part of what its parent has left, and the parent holds it back', () => {
     const talk = acting([call('delegate', { agent: 'helper', input: 'check it' })], {
-      limits: { stepsMax: 3 } as never,
+      limits: { stepsMax: 5 } as never,
     });
 
     expect(talk.wants).toMatchObject([

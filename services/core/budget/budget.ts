@@ -89,6 +89,9 @@ export const narrowed = (
     ]),
   );
 
+/** Of what a parent has left, for all the children that one turn begins: it must go on after them. */
+const childrenShareMax = 0.5;
+
 export interface Spending {
   readonly steps: number;
   readonly toolCalls: number;
@@ -159,7 +162,31 @@ export function exceeded(
   return undefined;
 }
 
-/** A child's budget: what it asks for, never more than what its parent has left. */
+export const subtract = (left: Spending, right: Spending): Spending => ({
+  steps: left.steps - right.steps,
+  toolCalls: left.toolCalls - right.toolCalls,
+  tokens: left.tokens - right.tokens,
+  costMicros: left.costMicros - right.costMicros,
+});
+
+/** What is neither spent nor reserved. */
+export const leftOf = (limits: BudgetLimits, spent: Spending, reserved: Spending): Spending =>
+  subtract(reservationOf(limits), add(spent, reserved));
+
+/** One of `count` children that a turn begins together: what it asks for, never more than its share. */
+export function shareOf(left: Spending, count: number, wanted: BudgetLimits): BudgetLimits {
+  const part = (have: number, want: number) =>
+    Math.max(0, Math.min(want, Math.floor((have * childrenShareMax) / count)));
+  return {
+    stepsMax: part(left.steps, wanted.stepsMax),
+    toolCallsMax: part(left.toolCalls, wanted.toolCallsMax),
+    tokensMax: part(left.tokens, wanted.tokensMax),
+    costMicrosMax: part(left.costMicros, wanted.costMicrosMax),
+    wallClockMs: wanted.wallClockMs,
+  };
+}
+
+/** A child's budget: what it asks for, never more than what its parent has left (behaviour 1). */
 export function carve(
   limits: BudgetLimits,
   spent: Spending,

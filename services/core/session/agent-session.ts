@@ -9,6 +9,7 @@ import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine } from './agent-machine.ts';
 import { planApproval, planEscalation } from './approvals.ts';
 import type { Entry } from './conversation.ts';
+import { decisionOf, recordDecision } from './decisions.ts';
 import {
   contextOf,
   type Definition,
@@ -25,6 +26,7 @@ import type { Message, MessageOf } from './messages.ts';
 import {
   isContextFull,
   type ModelCallPlan,
+  paidForFailure,
   planModelCall,
   planSummary,
   settleModelCall,
@@ -221,12 +223,8 @@ export function applyToAgent(
       return;
     case 'approve':
     case 'reject':
-      draft.details = {
-        approval: message.approval,
-        actor: message.actor,
-        decision: message.kind,
-        tool: context.approvals[message.approval]?.tool,
-      };
+      draft.details = decisionOf(message, context.approvals[message.approval]?.tool);
+      recordDecision(draft, message, context.approvals[message.approval]?.tool ?? '', at);
       settle(draft, message.approval);
       sendToAgent(
         draft,
@@ -311,14 +309,24 @@ export function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan):
     );
 }
 
-export function failCall(draft: Draft, note: PendingNote, effect: string, failure: Failure): void {
+/** What a gateway told of a call that failed; undefined where none told anything. */
+type Told = Pick<MessageOf<'modelFailed'>, 'spent' | 'attempts'>;
+
+export function failCall(
+  draft: Draft,
+  note: PendingNote,
+  effect: string,
+  failure: Failure,
+  told?: Told,
+): void {
   settle(draft, effect);
-  const context = contextOf(draft);
+  const before = contextOf(draft);
   if (note.kind === 'callModel') {
+    const context = settleModelCall(before, paidForFailure(before, draft.around, told));
     if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE')
-      return pauseForModel(draft, failure);
+      return pauseForModel(draft, failure, context);
     sendToAgent(draft, 'modelFailed', {
-      context: settleModelCall(context, undefined),
+      context,
       entries: [],
       effects: [],
       stop: { code: failure.code, reason: failure.message },
@@ -328,17 +336,17 @@ export function failCall(draft: Draft, note: PendingNote, effect: string, failur
     sendToAgent(
       draft,
       'resulted',
-      planResult(context, effect, { error: failure }, false, context.calls[effect]?.reserved),
+      planResult(before, effect, { error: failure }, false, before.calls[effect]?.reserved),
     );
   }
 }
 
 /** Every try and fallback failed, and the agent would rather wait than fail: the call is planned again on resume. */
-function pauseForModel(draft: Draft, failure: Failure): void {
+function pauseForModel(draft: Draft, failure: Failure, context: AgentContext): void {
   const retry = nameOf(draft.record.value) === 'compacting' ? 'summary' : 'turn';
   draft.live = {
     ...liveOf(draft),
-    context: { ...settleModelCall(contextOf(draft), undefined), retry },
+    context: { ...context, retry },
   } as AnyMachineSnapshot;
   draft.record = {
     ...draft.record,

@@ -4,14 +4,17 @@
  */
 
 import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
-import { add, nothing } from '../budget/budget.ts';
+import { add, nothing, type Spending } from '../budget/budget.ts';
 import { assertNever } from '../errors.ts';
-import { having, without } from '../keyed.ts';
+import type { AgentName, EffectId, Revision, TaskId } from '../ids.ts';
+import { beginningWithin } from '../json.ts';
+import { having, own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext } from './agent-context.ts';
 import { agentMachine } from './agent-machine.ts';
+import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
-import { type Effect, isPending, type PendingEffect } from './effects.ts';
+import { type Effect, isPending, modelPool, type PendingEffect } from './effects.ts';
 import { isFinal } from './final.ts';
 import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
 import type { Message } from './messages.ts';
@@ -177,8 +180,11 @@ export function cancel(draft: Draft, ids: readonly string[]): void {
   const { pending } = draft.record;
   const pooled = ids.flatMap((id) => {
     const note = pending[id];
-    if (note?.kind === 'callModel') return [{ id, pool: 'models' }];
-    return note?.kind === 'runTool' ? [{ id, pool: note.pool ?? 'tools' }] : [];
+    if (note?.kind === 'callModel') return [{ id, pool: modelPool }];
+    if (note?.kind !== 'runTool') return [];
+    const effectClass = own(draft.definition.bundle.tools, note.what)?.class;
+    const tool = effectClass ? { tool: note.what, class: effectClass } : { tool: note.what };
+    return [{ id, pool: note.pool ?? 'tools', ...tool }];
   });
   if (pooled.length > 0) draft.effects.push({ kind: 'cancel', effects: pooled });
   for (const id of ids) {
@@ -189,13 +195,30 @@ export function cancel(draft: Draft, ids: readonly string[]): void {
         child: note.child,
         actor: draft.record.session,
         reason: 'the parent no longer waits',
+        ...startOf(draft, id, note),
       });
   }
+}
+
+/** What would have begun a child: should the halt come first, it begins halted. */
+function startOf(draft: Draft, id: string, note: PendingNote) {
+  const { tenant, session } = draft.record;
+  const agent = note.what as AgentName;
+  const revision = own(draft.definition.bundle.agents, agent)?.revision as Revision | undefined;
+  if (!revision) return {};
+  const effect = id as EffectId;
+  const task = id as string as TaskId;
+  return { start: { agent, revision, task, parent: { tenant, session, effect } } };
 }
 
 /** A task that cannot be done gets its answer all the same. */
 export function refuseTask(draft: Draft, message: Message, reason: string): void {
   if (message.kind !== 'task') return;
+  // It may have been kept twice: it is answered once.
+  const isAnswered = draft.effects.some(
+    (effect) => effect.kind === 'reply' && effect.task === message.task,
+  );
+  if (isAnswered) return;
   draft.effects.push({
     kind: 'reply',
     task: message.task,
@@ -207,15 +230,34 @@ export function refuseTask(draft: Draft, message: Message, reason: string): void
   });
 }
 
-/** An answer that no message could carry would never leave; what is cut is said. */
-function cut(text: string): string {
+/**
+ * An answer that no message could carry would never leave; what is cut is said. Measured is its
+ * JSON, as it is sent: up to six times the text.
+ *
+ * @param isEncoded  false: the text itself is measured (behaviour 1)
+ */
+export function cutAnswer(text: string, isEncoded = true): string {
   const bytes = Buffer.byteLength(text);
+  if (isEncoded) {
+    if (text.length * 6 <= limits.answerBytesMax) return text;
+    const kept = beginningWithin(text, limits.answerBytesMax);
+    return kept.length === text.length ? text : `${kept} [cut: ${bytes} bytes]`;
+  }
   if (bytes <= limits.answerBytesMax) return text;
   return `${Buffer.from(text)
     .subarray(0, limits.answerBytesMax)
     .toString('utf8')
     .replace(/\uFFFD+$/, '')} [cut: ${bytes} bytes]`;
 }
+
+const isIdle = ({ machine, isKeyed, value }: SessionRecord): boolean =>
+  machine === 'agent' && isKeyed && nameOf(value) === 'idle';
+
+const spentBy = ({ budget }: SessionRecord, context: AgentContext | undefined): Spending => {
+  if (context) return add(context.spent, context.reserved);
+  if (!budget) return nothing;
+  return Object.values(budget.held).reduce(add, budget.spent);
+};
 
 export function end(
   draft: Draft,
@@ -228,9 +270,10 @@ export function end(
   cancel(draft, open);
   for (const id of open) settle(draft, id);
   const context = record.machine === 'agent' ? contextOf(draft) : undefined;
-  const text = cut(
-    typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output),
-  );
+  const isEncoded = behaviourOf(draft.definition.bundle) >= 2;
+  const whole =
+    typeof output === 'string' ? output : output === undefined ? '' : JSON.stringify(output);
+  const text = cutAnswer(whole, isEncoded);
   const goesOn = record.isKeyed && record.machine === 'agent' && outcome !== 'halted';
   if (goesOn && context) {
     // A model that is asked again wants an answer to every call it made.
@@ -238,16 +281,19 @@ export function end(
     draft.live = { ...liveOf(draft), context: closed.context } as AnyMachineSnapshot;
     draft.entries.push(...closed.entries);
   }
-  draft.effects.push({
-    kind: 'reply',
-    task: draft.record.task,
-    outcome,
-    output: text,
-    reason,
-    parent: draft.record.parent,
-    // What is still out may have been spent, or may be yet: nobody will hear of it, so it counts as spent.
-    spent: context ? add(context.spent, context.reserved) : nothing,
-  });
+  // The last task of an idle virtual actor has been answered.
+  if (!isIdle(record)) {
+    draft.effects.push({
+      kind: 'reply',
+      task: draft.record.task,
+      outcome,
+      output: text,
+      reason,
+      parent: draft.record.parent,
+      // What is still out may have been spent, or may be yet: nobody will hear of it, so it counts as spent.
+      spent: spentBy(record, context),
+    });
+  }
   const { reason: _r, output: _o, ...rest } = draft.record;
   const { wall: _w, ...timers } = rest.timers;
   draft.record = {

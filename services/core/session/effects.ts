@@ -10,7 +10,7 @@ import {
   tenantIdSchema,
 } from '../ids.ts';
 import { effectClassSchema } from '../tools/tool-spec.ts';
-import { parentSchema, spentSchema } from './messages.ts';
+import { paidSchema, parentSchema, spentSchema } from './messages.ts';
 
 const addressed = {
   id: effectIdSchema,
@@ -20,6 +20,7 @@ const addressed = {
   revision: revisionSchema,
   deadlineAt: z.number().describe('epoch ms; the session stops waiting then'),
   traceparent: z.string().optional(),
+  begun: z.boolean().optional().describe('an earlier copy of it may have been begun'),
 };
 
 export const callModelSchema = z.object({
@@ -32,7 +33,8 @@ export const callModelSchema = z.object({
   /** Only of a machine of the user's own: the prompt itself. */
   prompt: z.string().optional(),
   outputTokensMax: z.number(),
-  tokensReserved: z.number(),
+  tokensReserved: z.number().describe('the most that one try can come to'),
+  budget: paidSchema.optional().describe('the most that all tries together may cost'),
 });
 export type CallModel = z.infer<typeof callModelSchema>;
 
@@ -93,13 +95,29 @@ export const promptEffectSchema = z.discriminatedUnion('kind', [
   }),
   z.object({
     kind: z.literal('cancel'),
-    effects: z.array(z.object({ id: z.string(), pool: z.string() })),
+    effects: z.array(
+      z.object({
+        id: z.string(),
+        pool: z.string(),
+        tool: z.string().optional(),
+        class: effectClassSchema.optional().describe('of a tool; absent: unknown'),
+      }),
+    ),
   }),
   z.object({
     kind: z.literal('haltChild'),
     child: sessionIdSchema,
     actor: z.string(),
     reason: z.string(),
+    start: z
+      .object({
+        agent: agentNameSchema,
+        revision: revisionSchema,
+        task: taskIdSchema,
+        parent: parentSchema,
+      })
+      .optional()
+      .describe('what would have begun it, should it not have begun'),
   }),
 ]);
 export type PromptEffect = z.infer<typeof promptEffectSchema>;

@@ -18,6 +18,10 @@ export const toolCallSchema = z.object({
 });
 export type ToolCall = z.infer<typeof toolCallSchema>;
 
+/** What all tries of a model call cost together: what is not known to be free has been paid. */
+export const paidSchema = z.object({ tokens: z.number(), costMicros: z.number() });
+export type Paid = Readonly<z.infer<typeof paidSchema>>;
+
 export const modelReplySchema = z.object({
   content: z.string(),
   calls: z.array(toolCallSchema),
@@ -31,6 +35,7 @@ export const modelReplySchema = z.object({
   model: z.string(),
   latencyMs: z.number(),
   attempts: z.number(),
+  spent: paidSchema.optional(),
 });
 export type ModelReply = z.infer<typeof modelReplySchema>;
 
@@ -69,6 +74,7 @@ export const messageSchema = z.discriminatedUnion('kind', [
     effect: effectIdSchema,
     failure: failureSchema,
     attempts: z.number().default(1),
+    spent: paidSchema.optional(),
   }),
   z.object({
     kind: z.literal('toolReturned'),
@@ -106,7 +112,19 @@ export const messageSchema = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('reject'), approval: effectIdSchema, hash: z.string(), ...by }),
   z.object({ kind: z.literal('pause'), ...by }),
   z.object({ kind: z.literal('resume'), ...by }),
-  z.object({ kind: z.literal('halt'), ...by }),
+  z.object({
+    kind: z.literal('halt'),
+    ...by,
+    child: z
+      .object({
+        agent: agentNameSchema,
+        revision: revisionSchema,
+        task: taskIdSchema,
+        parent: parentSchema,
+      })
+      .optional()
+      .describe('from the parent of a session that may not exist yet: then it begins halted'),
+  }),
 ]);
 export type Message = z.infer<typeof messageSchema>;
 export type MessageOf<Kind extends Message['kind']> = Extract<Message, { kind: Kind }>;

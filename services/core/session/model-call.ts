@@ -4,15 +4,18 @@ import {
   costMicrosOf,
   dearest,
   exceeded,
+  leftOf,
   nothing,
   promptTokensBound,
   type Spending,
+  subtract,
 } from '../budget/budget.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext } from './agent-context.ts';
+import { behaviourOf } from './behaviour.ts';
 import { bytesOf, type Entry } from './conversation.ts';
 import type { CallModel } from './effects.ts';
-import type { ModelReply } from './messages.ts';
+import type { ModelReply, Paid } from './messages.ts';
 import { addressOf, nextId, type Plan, type Surroundings } from './plan.ts';
 import type { Bundle } from './specs.ts';
 
@@ -76,9 +79,18 @@ export function planModelCall(
     (sum, model) => sum + model.attempts * (model.timeoutMs + model.backoffMs * 8),
     0,
   );
+  // A gateway may try again, and what it tries is paid for: held back is what all tries may cost.
+  const tries = bundle.models.reduce((sum, model) => sum + model.attempts, 0);
+  const left = leftOf(context.limits, context.spent, context.reserved);
+  const budget = {
+    tokens: Math.min(left.tokens, further.tokens * tries),
+    costMicros: Math.min(left.costMicros, costMicros * tries),
+  };
+  const holdsAll = behaviourOf(bundle) >= 2;
+  const reserved = holdsAll ? { ...further, ...budget } : further;
   return {
     ok: true,
-    context: { ...context, reserved: add(context.reserved, further) },
+    context: { ...context, reserved: add(context.reserved, reserved) },
     effect: {
       kind: 'callModel',
       id: nextId(around),
@@ -88,6 +100,7 @@ export function planModelCall(
       purpose,
       outputTokensMax: completion,
       tokensReserved: further.tokens,
+      ...(holdsAll ? { budget } : {}),
     },
   };
 }
@@ -96,30 +109,52 @@ export function planModelCall(
 export const isContextFull = (context: AgentContext, around: Surroundings): boolean =>
   context.length - context.from > 4 && context.seenTokens > around.bundle.agent.contextTokensMax;
 
-/** A model call came back, one way or the other: what was reserved for it is free again, what it cost is spent. */
-export function settleModelCall(
+/** What a reply cost: its own usage, and since behaviour 2 what the tries before it cost. */
+export function paidFor(reply: ModelReply, { bundle }: Pick<Surroundings, 'bundle'>): Paid {
+  if (behaviourOf(bundle) >= 2 && reply.spent) return reply.spent;
+  const { promptTokens, completionTokens } = reply.usage;
+  return { tokens: promptTokens + completionTokens, costMicros: reply.costMicros };
+}
+
+/** All that the tries of the call under way may cost: it counts where nobody knows that it was free. */
+export function heldForModel(context: AgentContext): Paid {
+  const { tokens, costMicros } = subtract(context.reserved, heldForCalls(context));
+  return { tokens, costMicros };
+}
+
+const free: Paid = { tokens: 0, costMicros: 0 };
+
+/** What a call cost that brought no answer. @param told  by its gateway; undefined when none told */
+export function paidForFailure(
   context: AgentContext,
-  reply: ModelReply | undefined,
-): AgentContext {
-  const reservedForCalls = Object.values(context.calls).reduce(
+  { bundle }: Pick<Surroundings, 'bundle'>,
+  told: { readonly spent?: Paid | undefined; readonly attempts: number } | undefined,
+): Paid {
+  if (behaviourOf(bundle) < 2) return free;
+  if (told?.attempts === 0) return told.spent ?? free;
+  return told?.spent ?? heldForModel(context);
+}
+
+const heldForCalls = (context: AgentContext): Spending =>
+  Object.values(context.calls).reduce(
     (sum, call) => (call.reserved ? add(sum, call.reserved) : sum),
     nothing,
   );
-  const spent = reply
-    ? add(context.spent, {
-        steps: 1,
-        toolCalls: 0,
-        tokens: reply.usage.promptTokens + reply.usage.completionTokens,
-        costMicros: reply.costMicros,
-      })
-    : add(context.spent, { ...nothing, steps: 1 });
-  return { ...context, spent, reserved: reservedForCalls };
+
+/** A model call came back, one way or the other: what was held for it is free again. */
+export function settleModelCall(context: AgentContext, paid: Paid): AgentContext {
+  const { tokens, costMicros } = paid;
+  return {
+    ...context,
+    spent: add(context.spent, { steps: 1, toolCalls: 0, tokens, costMicros }),
+    reserved: heldForCalls(context),
+  };
 }
 
 /** After a summary: the prompt begins with it. */
 export function planSummary(before: AgentContext, reply: ModelReply, around: Surroundings): Plan {
   const entry: Entry = { role: 'summary', content: reply.content };
-  const settled = settleModelCall(before, reply);
+  const settled = settleModelCall(before, paidFor(reply, around));
   const context: AgentContext = {
     ...settled,
     from: settled.length,

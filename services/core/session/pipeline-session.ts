@@ -1,12 +1,17 @@
 /** A session of a user's own machine: answers become its events, and what it wants becomes effects and timers. */
+
+import { nothing, type Spending } from '../budget/budget.ts';
 import { assertNever, Refused } from '../errors.ts';
 import { parseJson } from '../json.ts';
 import { having } from '../keyed.ts';
 import type { Failure } from '../tools/job.ts';
+import { decisionOf, recordDecision } from './decisions.ts';
 import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
 import type { Transitioned } from './machine-host.ts';
 import type { Message, MessageOf } from './messages.ts';
+import { paidFor } from './model-call.ts';
 import { type PipelineStep, readTransition } from './pipeline.ts';
+import { reserve, settled } from './pipeline-budget.ts';
 import type { PendingNote } from './record.ts';
 
 /** A pipeline's input is JSON where it can be read as such. */
@@ -30,6 +35,7 @@ export function applyToPipeline(
         `session ${record.session} runs a pipeline and takes one task only`,
       );
     case 'approve':
+      noteDecision(draft, message);
       return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
         ok: true,
         value: {
@@ -39,6 +45,7 @@ export function applyToPipeline(
         },
       });
     case 'reject':
+      noteDecision(draft, message);
       return answerInvoke(draft, record.pending[message.approval]!, message.approval, {
         ok: true,
         value: { approved: false, actor: message.actor, answer: message.reason },
@@ -52,10 +59,13 @@ export function applyToPipeline(
         costMicros: message.reply.costMicros,
         latencyMs: message.reply.latencyMs,
       };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, {
-        ok: true,
-        value: message.reply.content,
-      });
+      return answerInvoke(
+        draft,
+        record.pending[message.effect]!,
+        message.effect,
+        { ok: true, value: message.reply.content },
+        { steps: 1, toolCalls: 0, ...paidFor(message.reply, draft.around) },
+      );
     case 'toolReturned':
       draft.details = {
         effect: message.effect,
@@ -82,6 +92,7 @@ export function applyToPipeline(
                 message: message.output,
               },
             },
+        message.spent,
       );
     case 'modelFailed':
     case 'toolFailed':
@@ -90,22 +101,38 @@ export function applyToPipeline(
         outcome: message.failure.class,
         code: message.failure.code,
       };
-      return answerInvoke(draft, record.pending[message.effect]!, message.effect, {
-        ok: false,
-        failure: message.failure,
-      });
+      return answerInvoke(
+        draft,
+        record.pending[message.effect]!,
+        message.effect,
+        { ok: false, failure: message.failure },
+        message.kind === 'modelFailed' ? paidForFailed(message) : undefined,
+      );
     default:
       return assertNever(message);
   }
 }
 
+function noteDecision(draft: Draft, message: MessageOf<'approve' | 'reject'>): void {
+  const what = draft.record.pending[message.approval]?.what ?? '';
+  draft.details = decisionOf(message, what);
+  recordDecision(draft, message, what, draft.around.at);
+}
+
+/** What its gateway told; undefined where it told nothing, and all that was held counts. */
+const paidForFailed = ({ spent, attempts }: MessageOf<'modelFailed'>): Spending | undefined =>
+  spent || attempts === 0 ? { ...nothing, steps: 1, ...spent } : undefined;
+
+/** @param paid  what it cost; undefined where nobody knows: all that was held for it */
 export function answerInvoke(
   draft: Draft,
   note: PendingNote,
   effect: string,
   answer: { ok: true; value: unknown } | { ok: false; failure: Failure },
+  paid?: Spending,
 ): void {
   settle(draft, effect);
+  settleBudget(draft, effect, paid);
   const id = note.invoke ?? '';
   const event = answer.ok
     ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id }
@@ -114,6 +141,27 @@ export function answerInvoke(
     draft,
     driverFor(draft.definition.machine!).transition(liveOf(draft), event as never),
   );
+}
+
+function settleBudget(draft: Draft, effect: string, paid: Spending | undefined): void {
+  const { budget } = draft.record;
+  if (!budget) return;
+  draft.record = { ...draft.record, budget: settled(budget, effect, paid) };
+}
+
+/** Hold back what a step's effects may cost. A session of behaviour 1 has no budget of its own. */
+function reserveFor(
+  draft: Draft,
+  { started }: PipelineStep,
+): { ok: true; started: PipelineStep['started'] } | { ok: false; reason: string } {
+  const { budget } = draft.record;
+  if (!budget) return { ok: true, started };
+  const wanted = started.map(({ effect }) => effect);
+  const reserved = reserve(budget, wanted, draft.definition.bundle);
+  if (!reserved.ok) return reserved;
+  draft.record = { ...draft.record, budget: reserved.budget };
+  const held = started.map(({ note }, index) => ({ note, effect: reserved.effects[index]! }));
+  return { ok: true, started: held };
 }
 
 export function movePipeline(draft: Draft, moved: Transitioned): void {
@@ -129,7 +177,10 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
   // Children are remembered by us; a snapshot without them restores the same from JSON and from memory.
   draft.live = undefined;
   cancel(draft, read.cancelled);
-  for (const id of read.cancelled) settle(draft, id);
+  for (const id of read.cancelled) {
+    settle(draft, id);
+    settleBudget(draft, id, undefined);
+  }
   const { history: _, ...rest } = draft.record;
   draft.record = {
     ...rest,
@@ -139,7 +190,9 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     timers: { ...(wall ? { wall } : {}), ...read.timers },
   };
   draft.choices.push(...moved.choices);
-  for (const { effect, note } of read.started) {
+  const reserved = reserveFor(draft, read);
+  if (!reserved.ok) return end(draft, 'failed', reserved.reason);
+  for (const { effect, note } of reserved.started) {
     draft.effects.push(effect);
     draft.record = { ...draft.record, pending: having(draft.record.pending, effect.id, note) };
   }

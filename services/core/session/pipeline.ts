@@ -11,12 +11,16 @@ import { z } from 'zod';
 import { Refused } from '../errors.ts';
 import type { AgentName, Revision } from '../ids.ts';
 import { sessionIdOf } from '../ids.ts';
+import { storable } from '../json.ts';
+import { own } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import { approvalHash } from './approvals.ts';
+import { behaviourOf } from './behaviour.ts';
 import type { PendingEffect } from './effects.ts';
 import { historyOf, invokable, liveInvokes, type Transitioned } from './machine-host.ts';
 import { nextId, type Surroundings } from './plan.ts';
 import type { PendingNote, SessionRecord } from './record.ts';
+import type { Bundle } from './specs.ts';
 
 const modelInput = z.union([
   z.string(),
@@ -70,6 +74,12 @@ export function readTransition(
         id?: string;
         delay?: number;
       };
+      if (delay !== undefined && !Number.isFinite(delay)) {
+        throw new Refused(
+          'MACHINE_UNSUPPORTED',
+          `the delay of ${id ?? event.type} is ${String(delay)}, which is no number of milliseconds`,
+        );
+      }
       if (delay !== undefined) timers[id ?? event.type] = { dueAt: around.at + delay, event };
     } else if (action.type === 'xstate.cancel') {
       delete timers[action.params as string];
@@ -87,22 +97,69 @@ export function readTransition(
   }
   const status =
     snapshot.status === 'active' ? 'active' : snapshot.status === 'done' ? 'completed' : 'failed';
+  const left = status === 'active' ? timers : {};
+  const { context, output } = snapshot as { context: Record<string, unknown>; output: unknown };
+  mustBeStorable({ context, output, timers: left, started }, around);
   return {
     value: snapshot.value,
-    context: snapshot.context as Record<string, unknown>,
+    context,
     history: historyOf(snapshot),
     status,
-    output: snapshot.output,
-    ...(status === 'failed'
-      ? {
-          reason: `MACHINE_ERROR: ${snapshot.error instanceof Error ? snapshot.error.message : JSON.stringify(snapshot.error ?? 'unknown')}`,
-        }
-      : {}),
+    output,
+    ...(status === 'failed' ? { reason: `MACHINE_ERROR: ${reasonOf(snapshot.error)}` } : {}),
     started,
     cancelled,
-    timers: status === 'active' ? timers : {},
+    timers: left,
     snapshot,
   };
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof Error) return String(error.message).slice(0, 2_000);
+  return storable(error ?? 'unknown', 'the error of the machine', false).slice(0, 2_000);
+}
+
+/**
+ * What a machine holds goes into one commit with the work of others: it is written here first.
+ *
+ * @throws Refused (STATE_UNWRITABLE, STATE_TOO_LARGE) for what cannot be stored
+ */
+function mustBeStorable(
+  {
+    context,
+    output,
+    timers,
+    started,
+  }: Pick<PipelineStep, 'context' | 'output' | 'timers' | 'started'>,
+  { bundle }: Surroundings,
+): void {
+  const isExact = behaviourOf(bundle) >= 2;
+  const text = storable(context, 'the context of the machine', isExact);
+  if (!text.startsWith('{')) {
+    throw new Refused('STATE_UNWRITABLE', 'the context of the machine is not a JSON object');
+  }
+  storable(output ?? null, 'the output of the machine', isExact);
+  storable(timers, 'a timer of the machine', isExact);
+  for (const { effect, note } of started) {
+    const bytes = Buffer.byteLength(storable(effect, `the input of ${note.invoke}`, isExact));
+    if (bytes <= limits.batchBytesMax) continue;
+    const most = `a message carries ${limits.batchBytesMax}`;
+    throw new Refused('INVOKE_INPUT', `the input of ${note.invoke} has ${bytes} bytes; ${most}`);
+  }
+  const bytes = Buffer.byteLength(text);
+  if (isExact && bytes > limits.contextBytesMax) {
+    throw new Refused(
+      'STATE_TOO_LARGE',
+      `the context of the machine has ${bytes} bytes; ${limits.contextBytesMax} are allowed`,
+    );
+  }
+}
+
+/** Bound of a prompt's tokens: one for each byte, instructions and framing included (behaviour 2). */
+function promptTokensOf(prompt: string, bundle: Bundle): number {
+  const bytes = Buffer.byteLength(prompt);
+  if (behaviourOf(bundle) < 2) return bytes;
+  return bytes + Buffer.byteLength(bundle.agent.instructions) + 64;
 }
 
 function effectOf(
@@ -166,14 +223,14 @@ function effectOf(
           purpose: 'input',
           prompt,
           outputTokensMax,
-          tokensReserved: Buffer.byteLength(prompt) + outputTokensMax,
+          tokensReserved: promptTokensOf(prompt, bundle) + outputTokensMax,
         },
         bundle.models[0]?.name ?? 'model',
       );
     }
     case 'tool': {
       const wanted = parse(toolInput);
-      const tool = bundle.tools[wanted.tool];
+      const tool = own(bundle.tools, wanted.tool);
       if (!tool)
         throw new Refused(
           'TOOL_UNKNOWN',
@@ -198,7 +255,7 @@ function effectOf(
     }
     case 'agent': {
       const wanted = parse(agentInput);
-      const target = bundle.agents[wanted.agent];
+      const target = own(bundle.agents, wanted.agent);
       if (!target)
         throw new Refused(
           'AGENT_UNKNOWN',

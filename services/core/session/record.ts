@@ -7,6 +7,7 @@
 
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
+import { limitsSchema } from '../budget/budget.ts';
 import {
   agentNameSchema,
   revisionSchema,
@@ -16,7 +17,7 @@ import {
   tenantIdSchema,
 } from '../ids.ts';
 import { isFinal } from './final.ts';
-import { messageSchema, parentSchema } from './messages.ts';
+import { messageSchema, parentSchema, spentSchema } from './messages.ts';
 
 export const recordSchemaVersion = 2;
 
@@ -81,6 +82,27 @@ export const recordSchema = z.object({
   length: z.number().describe('conversation entries'),
   pending: z.record(z.string(), pendingNoteSchema),
   timers: z.record(z.string(), z.object({ dueAt: z.number(), event: z.unknown().optional() })),
+  budget: z
+    .object({
+      limits: limitsSchema,
+      spent: spentSchema,
+      held: z.record(z.string(), spentSchema).describe('reserved for pending effects, by id'),
+    })
+    .optional()
+    .describe("of a session with a user's own machine; the default agent keeps it in its context"),
+  decisions: z
+    .array(
+      z.object({
+        approval: z.string(),
+        what: z.string(),
+        decision: z.enum(['approve', 'reject']),
+        actor: z.string(),
+        reason: z.string(),
+        at: z.number(),
+      }),
+    )
+    .optional()
+    .describe('of people, the last twenty'),
   deferred: z.array(z.object({ message: messageSchema, at: z.number() })),
 });
 export type SessionRecord = z.infer<typeof recordSchema>;

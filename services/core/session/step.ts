@@ -7,7 +7,8 @@
  * P4  When a session ends, nothing of it is left pending.
  */
 import type { AnyMachineSnapshot } from 'xstate';
-import { assertNever, Refused } from '../errors.ts';
+import { nothing } from '../budget/budget.ts';
+import { assertNever, Refused, UnderstudyError } from '../errors.ts';
 import type { SessionId, TenantId } from '../ids.ts';
 import { without } from '../keyed.ts';
 import { limits } from '../limits.ts';
@@ -22,6 +23,7 @@ import {
   startNext,
 } from './agent-session.ts';
 import { planApproval } from './approvals.ts';
+import { behaviourOf, currentBehaviour } from './behaviour.ts';
 import {
   cancel,
   contextOf,
@@ -38,11 +40,13 @@ import {
   stateName,
   surroundingsOf,
 } from './draft.ts';
+import type { Effect } from './effects.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { planModelCall } from './model-call.ts';
+import { freshBudget } from './pipeline-budget.ts';
 import { answerInvoke, applyToPipeline, inputOf, movePipeline } from './pipeline-session.ts';
 import { comparePositions, isEnded, recordSchemaVersion, type SessionRecord } from './record.ts';
-import { type Due, dueOf, isControl, type Seen, seen, whySeen } from './seen.ts';
+import { type Due, dueOf, isControl, seen, whySeen } from './seen.ts';
 
 /**
  * Apply one message to a session.
@@ -61,6 +65,9 @@ export function step(
   if (record && comparePositions(position, record.position) <= 0)
     return seen('applied-before', 'applied before');
   if (!record) {
+    if (message.kind === 'halt' && message.child) {
+      return beginHalted(message, message.child, incoming, definition, address);
+    }
     if (message.kind !== 'task')
       throw new Refused(
         'NO_SESSION',
@@ -90,23 +97,30 @@ export function step(
 /**
  * Park a session that cannot step: a person looks at it, and resumes or halts it.
  *
+ * @param behaviour  of its bundle; left out where that cannot be loaded
  * @param isHeld  keep the message for after the resume, because it is not the message that is at fault
+ * @throws Refused when the message would have to be kept: DEFERRED_FULL where there is no room,
+ *         SESSION_ENDED for a task that came after the end
  */
 export function park(
   record: SessionRecord,
   { message, at, position }: Incoming,
   error: unknown,
   address: { tenant: TenantId; session: SessionId },
+  behaviour: number = currentBehaviour,
   isHeld = false,
 ): Step {
   if (comparePositions(position, record.position) <= 0)
     return seen('applied-before', 'applied before');
+  const keeps = isHeld && !isControl(message);
+  const passed = keeps ? whySeen(record, message, at) : undefined;
+  if (passed) return passed;
   if (isEnded(record)) return seen('session-ended', `the session has ${record.status}`);
-  const code = error instanceof Refused ? error.code : 'STEP_CRASHED';
-  const deferred =
-    isHeld && !isControl(message) && record.deferred.length < limits.deferredMax
-      ? [...record.deferred, { message, at }]
-      : record.deferred;
+  if (keeps) mustFit(record, message, currentBehaviour);
+  const code = error instanceof UnderstudyError ? error.code : 'STEP_CRASHED';
+  const deferred = keeps ? [...record.deferred, { message, at }] : record.deferred;
+  // Deadlines stand still from the pause on, if it was paused when it was parked.
+  const stands = record.status === 'parked' || (behaviour >= 2 && record.status === 'paused');
   const from = stateName(record);
   return {
     kind: 'applied',
@@ -118,7 +132,7 @@ export function park(
       status: 'parked',
       deferred,
       reason: `${code}: ${error instanceof Error ? error.message.slice(0, 200) : 'crashed'}`,
-      changedAt: record.status === 'parked' ? record.changedAt : at,
+      changedAt: stands ? record.changedAt : at,
     },
     entries: [],
     effects: [],
@@ -128,6 +142,72 @@ export function park(
   };
 }
 
+/** Its parent's halt came before its first task: it begins halted, and the task finds it so. */
+function beginHalted(
+  message: MessageOf<'halt'>,
+  { agent, revision, task, parent }: NonNullable<MessageOf<'halt'>['child']>,
+  { at, position }: Incoming,
+  definition: Definition,
+  address: { tenant: TenantId; session: SessionId },
+): Step {
+  const reason = `halted by ${message.actor}${message.reason ? `: ${message.reason}` : ''}`;
+  const record: SessionRecord = {
+    ...recordOf(definition, address),
+    agent,
+    revision,
+    task,
+    isKeyed: false,
+    parent,
+    version: 1,
+    position,
+    status: 'halted',
+    value: 'halted',
+    context: {},
+    reason,
+    startedAt: at,
+    changedAt: at,
+    length: 0,
+    pending: {},
+    timers: {},
+    deferred: [],
+  };
+  const reply: Effect = {
+    kind: 'reply',
+    task,
+    outcome: 'halted',
+    output: '',
+    reason,
+    parent,
+    spent: nothing,
+  };
+  return {
+    kind: 'applied',
+    record,
+    entries: [],
+    effects: [reply],
+    settled: [],
+    happened: {
+      kind: 'halt-asked',
+      from: 'none',
+      to: 'halted',
+      choices: [],
+      details: { actor: message.actor },
+    },
+    live: undefined,
+  };
+}
+
+const recordOf = (
+  { machine }: Definition,
+  { tenant, session }: { tenant: TenantId; session: SessionId },
+): Pick<SessionRecord, 'schema' | 'machine' | 'machineVersion' | 'session' | 'tenant'> => ({
+  schema: recordSchemaVersion,
+  machine: machine ? `xstate:${machine.id}` : 'agent',
+  machineVersion: machine ? Number.parseInt(machine.version ?? '1', 10) || 1 : agentMachineVersion,
+  session,
+  tenant,
+});
+
 function begin(
   message: MessageOf<'task'>,
   { at, position }: Incoming,
@@ -136,14 +216,9 @@ function begin(
 ): Step {
   const { machine } = definition;
   const budget = limitsFor(definition, message);
+  const hasBudget = machine !== undefined && behaviourOf(definition.bundle) >= 2;
   const record: SessionRecord = {
-    schema: recordSchemaVersion,
-    machine: machine ? `xstate:${machine.id}` : 'agent',
-    machineVersion: machine
-      ? Number.parseInt(machine.version ?? '1', 10) || 1
-      : agentMachineVersion,
-    session: address.session,
-    tenant: address.tenant,
+    ...recordOf(definition, address),
     agent: message.agent,
     revision: message.revision,
     task: message.task,
@@ -160,6 +235,7 @@ function begin(
     length: 0,
     pending: {},
     timers: { wall: { dueAt: at + budget.wallClockMs } },
+    ...(hasBudget ? { budget: freshBudget(budget) } : {}),
     deferred: [],
   };
   const draft: Draft = {
@@ -184,11 +260,7 @@ function begin(
 function apply(draft: Draft, message: Message, at: number): void {
   const { record } = draft;
   if ((record.status === 'paused' || record.status === 'parked') && !isControl(message)) {
-    if (record.deferred.length >= limits.deferredMax)
-      throw new Refused(
-        'DEFERRED_FULL',
-        `session ${record.session} is ${record.status} and keeps ${limits.deferredMax} messages already`,
-      );
+    mustFit(record, message, behaviourOf(draft.definition.bundle));
     draft.record = { ...record, deferred: [...record.deferred, { message, at }] };
     return;
   }
@@ -227,6 +299,31 @@ function apply(draft: Draft, message: Message, at: number): void {
   }
 }
 
+/**
+ * A session that stands still keeps what comes for later. Results are never counted: there are no
+ * more of them than effects that are pending.
+ *
+ * @throws Refused (DEFERRED_FULL)
+ */
+function mustFit(
+  { session, status, deferred }: SessionRecord,
+  message: Message,
+  behaviour: number,
+) {
+  const isResult = ({ kind }: Message) =>
+    kind === 'modelReplied' ||
+    kind === 'modelFailed' ||
+    kind === 'toolReturned' ||
+    kind === 'toolFailed' ||
+    kind === 'agentEnded';
+  if (behaviour >= 2 && isResult(message)) return;
+  const kept =
+    behaviour >= 2 ? deferred.filter(({ message: one }) => !isResult(one)).length : deferred.length;
+  if (kept < limits.deferredMax) return;
+  const most = `${limits.deferredMax} messages`;
+  throw new Refused('DEFERRED_FULL', `session ${session} is ${status} and keeps ${most} already`);
+}
+
 /** Go on: deadlines stood still meanwhile, a failed model call is made again, and what was kept is heard now. */
 function resume(draft: Draft, at: number): void {
   const { reason: _, ...record } = draft.record;
@@ -263,23 +360,13 @@ function resume(draft: Draft, at: number): void {
     }
   }
   for (const deferred of record.deferred) {
-    if (whyNotHeard(draft.record, deferred.message, at)) continue;
     try {
+      if (whySeen(draft.record, deferred.message, at)) continue;
       apply(draft, deferred.message, at);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       refuseTask(draft, deferred.message, `${error.code}: ${error.message}`);
     }
-  }
-}
-
-/** As `whySeen`, with a refusal as a reason too: a kept message must not stop the others. */
-function whyNotHeard(record: SessionRecord, message: Message, at: number): Seen | undefined {
-  try {
-    return whySeen(record, message, at);
-  } catch (error) {
-    if (error instanceof Refused) return seen('refused', error.message);
-    throw error;
   }
 }
 

@@ -40,7 +40,10 @@ export interface ApprovalSummary {
 }
 
 export function summaryOf(record: SessionRecord): SessionSummary {
-  const spent = (record.context as unknown as Partial<AgentContext>).spent;
+  const spent =
+    record.machine === 'agent'
+      ? (record.context as unknown as Partial<AgentContext>).spent
+      : record.budget?.spent;
   const notes = Object.values(record.pending).sort((left, right) => left.since - right.since);
   const words = {
     callModel: 'model',

@@ -1,11 +1,19 @@
 /** The calls that a model wants: checked, begun, answered. */
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
-import { add, carve, nothing, reservationOf, type Spending } from '../budget/budget.ts';
+import {
+  add,
+  carve,
+  nothing,
+  reservationOf,
+  type Spending,
+  shareOf,
+  subtract,
+} from '../budget/budget.ts';
 import { issuesOf } from '../errors.ts';
 import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
 import { parseJson } from '../json.ts';
-import { having, without } from '../keyed.ts';
+import { having, own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenCall } from './agent-context.ts';
 import type { Entry } from './conversation.ts';
@@ -76,9 +84,9 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `the arguments of ${call.name} must be a JSON object`,
     };
   }
-  const isDelegation = call.name === delegateTool && Object.keys(bundle.agents).length > 0;
-  const tool = bundle.tools[call.name];
-  if (!isDelegation && !tool) {
+  const delegates = isDelegation(call.name, bundle);
+  const tool = own(bundle.tools, call.name);
+  if (!delegates && !tool) {
     return {
       ok: false,
       call,
@@ -86,7 +94,7 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `there is no tool ${call.name}; there are: ${toolNamesOf(bundle).join(', ')}`,
     };
   }
-  const schema = isDelegation ? delegateSchema : validatorOf(tool!.input);
+  const schema = delegates ? delegateSchema : validatorOf(tool!.input);
   const result = schema?.safeParse(parsed);
   if (result && !result.success) {
     return {
@@ -96,7 +104,7 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `the arguments of ${call.name} are refused: ${issuesOf(result.error)}`,
     };
   }
-  if (isDelegation && !bundle.agents[(parsed as { agent: string }).agent]) {
+  if (delegates && !own(bundle.agents, (parsed as { agent: string }).agent)) {
     return {
       ok: false,
       call,
@@ -117,16 +125,26 @@ export const toolNamesOf = (bundle: Bundle): string[] => [
   ...(Object.keys(bundle.agents).length > 0 ? [delegateTool] : []),
 ];
 
+/** Children that one turn begins together, and what they share. */
+export interface Children {
+  readonly count: number;
+  readonly left: Spending;
+}
+
+export const isDelegation = (name: string, bundle: Bundle): boolean =>
+  name === delegateTool && Object.keys(bundle.agents).length > 0;
+
 /** Turn one checked call into the effect that performs it. */
 export function startCall(
   context: AgentContext,
   around: Surroundings,
   checked: Extract<Checked, { ok: true }>,
+  children?: Children,
 ): { context: AgentContext; effect: Effect } | { refusal: string } {
   const { call, arguments: args } = checked;
   const id = nextId(around);
   const { bundle } = around;
-  const tool = bundle.tools[call.name];
+  const tool = own(bundle.tools, call.name);
   if (tool) {
     const tries = tool.retry.attempts * (tool.timeoutMs + tool.retry.backoffMaxMs);
     const open: OpenCall = { call: call.id, tool: call.name };
@@ -144,8 +162,10 @@ export function startCall(
     };
   }
   const { agent, input } = args as { agent: AgentName; input: string };
-  const target = bundle.agents[agent]!;
-  const share = carve(context.limits, context.spent, context.reserved, target.limits);
+  const target = own(bundle.agents, agent)!;
+  const share = children
+    ? shareOf(children.left, children.count, target.limits)
+    : carve(context.limits, context.spent, context.reserved, target.limits);
   if (share.stepsMax < 1 || share.tokensMax < 1 || share.costMicrosMax < 1)
     return { refusal: 'no budget is left to delegate' };
   const child = sessionIdOf(around.tenant, agent, id);
@@ -196,13 +216,6 @@ export function closeOpenCalls(context: AgentContext): { context: AgentContext; 
     entries,
   };
 }
-
-const subtract = (left: Spending, right: Spending): Spending => ({
-  steps: left.steps - right.steps,
-  toolCalls: left.toolCalls - right.toolCalls,
-  tokens: left.tokens - right.tokens,
-  costMicros: left.costMicros - right.costMicros,
-});
 
 /** A call came back: well, badly, or from a child that spent part of our budget. */
 export function planResult(

@@ -1,14 +1,15 @@
 /** A turn: the model has spoken; which of its calls run, wait, or are refused. */
-import { add, nothing } from '../budget/budget.ts';
+import { add, leftOf, nothing } from '../budget/budget.ts';
 import { having, without } from '../keyed.ts';
 import type { AgentContext } from './agent-context.ts';
 import { askApproval, ruleFor } from './approvals.ts';
+import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
 import type { ModelReply } from './messages.ts';
-import { settleModelCall } from './model-call.ts';
+import { paidFor, settleModelCall } from './model-call.ts';
 import { append, type Plan, type Surroundings, toolEntry } from './plan.ts';
-import { checkCall, notRun, startCall } from './tool-calls.ts';
+import { type Children, checkCall, isDelegation, notRun, startCall } from './tool-calls.ts';
 
 const malformedMax = 4; // semantic retries in a row: a model that cannot be helped by then will not be
 
@@ -46,7 +47,7 @@ function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[])
 /** The model has spoken. */
 export function planReply(before: AgentContext, reply: ModelReply, around: Surroundings): Plan {
   const { bundle } = around;
-  let context = settleModelCall(before, reply);
+  let context = settleModelCall(before, paidFor(reply, around));
   const spoken: Entry = {
     role: 'assistant',
     content: reply.content,
@@ -91,8 +92,19 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     };
   }
   let isLooping: string | undefined;
-  for (const checked of reply.calls.map((call) => checkCall(call, bundle))) {
-    context = { ...context, spent: add(context.spent, { ...nothing, toolCalls: 1 }) };
+  const all = reply.calls.map((call) => checkCall(call, bundle));
+  const countsFirst = behaviourOf(bundle) >= 2;
+  const called = { ...nothing, toolCalls: reply.calls.length };
+  if (countsFirst) context = { ...context, spent: add(context.spent, called) };
+  const children: Children | undefined = countsFirst
+    ? {
+        count: all.filter(({ ok, call }) => ok && isDelegation(call.name, bundle)).length,
+        left: leftOf(context.limits, context.spent, context.reserved),
+      }
+    : undefined;
+  for (const checked of all) {
+    if (!countsFirst)
+      context = { ...context, spent: add(context.spent, { ...nothing, toolCalls: 1 }) };
     if (!checked.ok) {
       errors.push(
         toolEntry(checked.call.id, checked.call.name, {
@@ -112,7 +124,7 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
       effects.push(asked.effect);
       continue;
     }
-    const started = startCall(context, around, checked);
+    const started = startCall(context, around, checked, children);
     if ('refusal' in started) {
       errors.push(
         toolEntry(checked.call.id, checked.call.name, {

@@ -1,5 +1,7 @@
 /** A dead letter as text that one message can carry. */
 
+import { beginningWithin } from '../json.ts';
+
 interface Cuttable {
   readonly body: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -24,19 +26,7 @@ export function letterText(letter: Cuttable, bytesMax: number): string {
   const bare = Buffer.byteLength(JSON.stringify({ ...letter, body: '', isCut: true }));
   return JSON.stringify({
     ...letter,
-    body: beginningOf(letter.body, bytesMax - bare),
+    body: beginningWithin(letter.body, bytesMax - bare),
     isCut: true,
   });
-}
-
-/** The longest beginning whose JSON, without its quotes, has no more bytes than that. */
-function beginningOf(body: string, bytesMax: number): string {
-  const bytesOf = (length: number) => Buffer.byteLength(JSON.stringify(body.slice(0, length))) - 2;
-  let [fits, tooLong] = [0, body.length + 1];
-  while (tooLong - fits > 1) {
-    const length = (fits + tooLong) >> 1;
-    if (bytesOf(length) <= bytesMax) fits = length;
-    else tooLong = length;
-  }
-  return body.slice(0, fits);
 }

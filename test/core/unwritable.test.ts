@@ -1,0 +1,103 @@
+/** What a user's machine holds and JSON cannot write stays the trouble of its own session. */
+import { describe, expect, test } from 'vitest';
+import { type AnyStateMachine, assign, fromPromise, setup } from 'xstate';
+import type { SessionCommit } from '../../services/ports/session-store.ts';
+import { Actor } from '../../services/runtime/actor.ts';
+import { Drafts } from '../../services/runtime/drafts.ts';
+import { address, definitionOf, returned, Talk, task } from '../support/sessions.ts';
+
+const circle: Record<string, unknown> = {};
+circle.self = circle;
+const thrower = {
+  get now() {
+    throw new Error('no');
+  },
+};
+const values: [string, unknown][] = [
+  ['a bigint', 1n],
+  ['a circle', circle],
+  ['a getter that throws', thrower],
+  ['a number that is not finite', Number.NaN],
+  [
+    'a toJSON that throws',
+    {
+      toJSON: () => {
+        throw new Error('no');
+      },
+    },
+  ],
+];
+const machineOf = (config: object): AnyStateMachine =>
+  setup({
+    types: { context: {} as Record<string, unknown> },
+    actors: { tool: fromPromise<unknown, { tool: string; arguments: object }>(async () => ({})) },
+  }).createMachine({ id: 'odd', ...config } as never) as unknown as AnyStateMachine;
+const look = (onDone: unknown) => ({
+  id: 'look',
+  src: 'tool',
+  input: { tool: 'look', arguments: {} },
+  onDone,
+});
+const talkOf = (machine: AnyStateMachine) => new Talk({ ...definitionOf(), machine });
+
+describe.each(values)('%s', (_name, value) => {
+  test('in the first context refuses the task', () => {
+    const machine = machineOf({ context: { value }, initial: 'a', states: { a: {} } });
+    expect(() => talkOf(machine).say(task('{}'))).toThrow(/cannot be stored/);
+  });
+
+  test('in the arguments of a tool refuses the task', () => {
+    const input = { tool: 'look', arguments: { value } };
+    const invoke = { id: 'x', src: 'tool', input };
+    const machine = machineOf({ context: {}, initial: 'a', states: { a: { invoke } } });
+    expect(() => talkOf(machine).say(task('{}'))).toThrow(/STATE_UNWRITABLE|cannot be stored|no/);
+  });
+
+  test('assigned later fails its session by name', () => {
+    const onDone = { target: 'b', actions: assign({ value: () => value }) };
+    const states = { a: { invoke: look(onDone) }, b: { invoke: look('b') } };
+    const talk = talkOf(machineOf({ context: {}, initial: 'a', states }));
+    talk.say(task('{}'));
+    talk.say(returned(talk.pendingOf('runTool')));
+    expect(talk.record).toMatchObject({
+      status: 'failed',
+      reason: expect.stringContaining('STATE_UNWRITABLE'),
+      pending: {},
+    });
+    expect(talk.kinds).toEqual(['reply']);
+  });
+
+  test('as output fails its session by name', () => {
+    const states = { a: { invoke: look('end') }, end: { type: 'final' } };
+    const machine = machineOf({ context: {}, initial: 'a', states, output: () => value });
+    const talk = talkOf(machine);
+    talk.say(task('{}'));
+    talk.say(returned(talk.pendingOf('runTool')));
+    expect(talk.record?.status).toBe('failed');
+  });
+});
+
+test.each([Number.NaN, Number.POSITIVE_INFINITY])('a delay of %d refuses the task', (delay) => {
+  const machine = machineOf({
+    context: {},
+    initial: 'a',
+    delays: { odd: delay },
+    states: { a: { after: { [String(delay)]: 'b' } }, b: {} },
+  }).provide({ delays: { [String(delay)]: () => delay } } as never);
+  expect(() => talkOf(machine).say(task('{}'))).toThrow(/no number of milliseconds/);
+});
+
+test('a step that cannot be written leaves nothing of itself in the commit of others', () => {
+  const talk = new Talk();
+  talk.say(task());
+  const drafts = new Drafts();
+  const good = new Actor(address.tenant, 'good-1' as never, 0);
+  const bad = new Actor(address.tenant, 'bad-1' as never, 0);
+  const step = talk.last as Extract<typeof talk.last, { kind: 'applied' }>;
+  drafts.keep(good, talk.heard[0]!, step);
+  const record = { ...step.record, machine: 'xstate:odd', context: { n: 1n } };
+  expect(() => drafts.keep(bad, talk.heard[0]!, { ...step, record })).toThrow(/cannot be stored/);
+  const { sessions, entry } = drafts.take(() => undefined);
+  expect(sessions.map(({ session }: SessionCommit) => session)).toEqual(['good-1']);
+  expect(entry.events).toHaveLength(1);
+});
