@@ -30,6 +30,17 @@ export class UnderstudyError extends Error {
 
 /** Try again later; nothing is known to have happened. */
 export class Unavailable extends UnderstudyError {}
+/** Offer it again after a while. */
+export class Later extends Unavailable {
+  readonly retryAfterMs: number;
+  /** Somebody may have begun it: whoever is offered it next must know. */
+  readonly mayHaveBegun: boolean;
+  constructor(code: string, message: string, retryAfterMs: number, mayHaveBegun: boolean) {
+    super(code, message);
+    this.retryAfterMs = retryAfterMs;
+    this.mayHaveBegun = mayHaveBegun;
+  }
+}
 /** Do not try again with the same input. */
 export class Refused extends UnderstudyError {}
 /** A mistake of ours: an invariant did not hold. */

@@ -10,7 +10,7 @@
  * X5  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown` and not failed.
  */
 import { backoffMs } from '../core/backoff.ts';
-import { isForAnother, issuesOf, messageOf, Unavailable } from '../core/errors.ts';
+import { isForAnother, issuesOf, Later, messageOf, Unavailable } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
@@ -93,14 +93,6 @@ export function startExecutor(
   );
 }
 
-class Later extends Unavailable {
-  readonly retryAfterMs: number;
-  constructor(message: string, retryAfterMs: number) {
-    super('EFFECT_HELD', message);
-    this.retryAfterMs = retryAfterMs;
-  }
-}
-
 /** @param onRun  told before its tool is run */
 async function perform(
   executor: string,
@@ -127,7 +119,12 @@ async function perform(
   const begun = await begin(executor, effect, spec, signal, ports);
   // The executor that began it lives, and will answer. This copy stays in the queue: it may be the last one, should that executor die.
   if (begun.kind === 'elsewhere')
-    throw new Later(`effect ${effect.id} is being performed elsewhere`, limits.effectAckWaitMs);
+    throw new Later(
+      'EFFECT_HELD',
+      `effect ${effect.id} is being performed elsewhere`,
+      limits.effectAckWaitMs,
+      true,
+    );
   if (begun.kind === 'answer') {
     telemetry.performed(
       'tool',

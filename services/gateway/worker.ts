@@ -8,9 +8,7 @@
  * G2  The answer is mailed before the effect is acknowledged: a gateway that dies is followed by another.
  * G3  Failures are retried here, bounded and by class; what comes out of here is final.
  */
-import { backoffMs } from '../core/backoff.ts';
-import { costMicrosOf } from '../core/budget/budget.ts';
-import { isForAnother, messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { isForAnother, Later, messageOf, Refused } from '../core/errors.ts';
 import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
@@ -19,14 +17,15 @@ import { type CallModel, modelPool } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
 import type { Bundle, TenantSpec } from '../core/session/specs.ts';
 import { delegateTool } from '../core/session/tool-calls.ts';
-import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
+import { type Failure, failed } from '../core/tools/job.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
-import type { Effects, Taking } from '../ports/effects.ts';
+import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { askAll, Tab } from './asking.ts';
 
 export interface GatewayPorts {
   readonly effects: Effects;
@@ -41,15 +40,6 @@ export interface GatewayPorts {
   readonly shards: number;
   /** Tokens as they come, for whoever watches. */
   readonly onText?: (tenant: string, session: string, text: string) => void;
-}
-
-/** A retry that hands the effect back to the queue. */
-class Later extends Unavailable {
-  readonly retryAfterMs: number;
-  constructor(code: string, message: string, retryAfterMs: number) {
-    super(code, message);
-    this.retryAfterMs = retryAfterMs;
-  }
 }
 
 /** Who performs, and which calls are claimed in its name. */
@@ -72,14 +62,19 @@ export async function startGateway(
     concurrency,
     async (taken) => {
       const { effect, signal } = taken;
+      const begun: { tab?: Tab } = {};
       if (effect.kind !== 'callModel') {
         telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
         return false;
       }
       try {
-        return await perform(effect, signal, self, ports);
+        return await perform(effect, taken, begun, self, ports);
       } catch (error) {
-        if (isForAnother(error)) throw error;
+        if (error instanceof Later) throw error;
+        if (isForAnother(error)) {
+          const mayHaveBegun = taken.isRedelivered || (begun.tab?.attempts ?? 0) > 0;
+          throw new Later('CALL_LATER', messageOf(error), 500, mayHaveBegun);
+        }
         // It would come to the same with every redelivery, and may be paid for each time.
         const [code, cause] = [
           error instanceof Refused ? error.code : 'GATEWAY_DEFECT',
@@ -96,13 +91,7 @@ export async function startGateway(
           code,
           `the gateway failed at this call: ${cause.slice(0, 200)}`,
         );
-        await mail(
-          effect,
-          signal,
-          { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 },
-          self,
-          ports,
-        );
+        await mail(effect, signal, failedMessage(effect, failure, begun.tab), self, ports);
         return true;
       }
     },
@@ -123,9 +112,20 @@ export async function startGateway(
   };
 }
 
+/** What all tries cost goes along: those before this gateway's too. */
+const failedMessage = (effect: CallModel, failure: Failure, tab: Tab | undefined): Message => ({
+  kind: 'modelFailed',
+  effect: effect.id,
+  failure,
+  attempts: tab?.attempts ?? 0,
+  ...(tab ? { spent: tab.paid } : {}),
+});
+
+/** @param begun  is given the tab as soon as something may have been paid */
 async function perform(
   effect: CallModel,
-  signal: AbortSignal,
+  { signal, isRedelivered }: Taken,
+  begun: { tab?: Tab },
   self: Self,
   ports: GatewayPorts,
 ): Promise<boolean> {
@@ -140,7 +140,7 @@ async function perform(
   // Halted, timed out, answered already; or the store lost it and the fold has not come to it again.
   if (entries === 'settled') return false;
   if (entries === 'held')
-    throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000);
+    throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000, true);
 
   const from = performance.now();
   claimed.set(effect.id, shard);
@@ -152,69 +152,38 @@ async function perform(
         code: 'REVISION_UNKNOWN',
         message: `no bundle of revision ${effect.revision}`,
       };
-      await mail(
-        effect,
-        signal,
-        { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 },
-        self,
-        ports,
-      );
+      await mail(effect, signal, failedMessage(effect, failure, undefined), self, ports);
       return true;
     }
     await throttle(effect, ports);
-    const { outcome, attempts, model } = await askAll(
-      effect,
-      promptOf(effect, bundle, entries),
-      bundle,
-      signal,
-      self,
-      ports,
-    );
+    const { models } = bundle;
+    const tab = new Tab(effect, models, isRedelivered);
+    begun.tab = tab;
+    const { onText: tell } = ports;
+    const onText = tell && ((text: string) => tell(effect.tenant, effect.session, text));
+    const onAsking = (isAsking: boolean) => {
+      self.asking += isAsking ? 1 : -1;
+    };
+    const prompt = promptOf(effect, bundle, entries);
+    const asking = { effect, prompt, models, tab, signal, onText, onAsking };
+    const { outcome, model } = await askAll(asking, ports);
     if (signal.aborted) return false; // nobody waits any more
-    telemetry.performed(
-      'model',
-      model,
-      outcome.ok ? 'ok' : outcome.failure.class,
-      (performance.now() - from) / 1_000,
-    );
+    const { attempts } = tab;
+    const seconds = (performance.now() - from) / 1_000;
+    telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, seconds);
+    const fields = { effect: effect.id, session: effect.session, model, attempts };
+    const trace = effect.traceparent;
     if (outcome.ok) {
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
-      telemetry.log('debug', 'model replied', {
-        effect: effect.id,
-        session: effect.session,
-        model,
-        attempts,
-        trace: effect.traceparent,
-      });
-      await mail(
-        effect,
-        signal,
-        {
-          kind: 'modelReplied',
-          effect: effect.id,
-          reply: { ...replyThatFits(outcome.value), attempts },
-        },
-        self,
-        ports,
-      );
+      telemetry.log('debug', 'model replied', { ...fields, trace });
+      const reply = { ...replyThatFits(outcome.value), attempts, spent: tab.paid };
+      const message = { kind: 'modelReplied', effect: effect.id, reply } as const;
+      await mail(effect, signal, message, self, ports);
     } else {
-      telemetry.log('warn', 'model failed', {
-        effect: effect.id,
-        session: effect.session,
-        model,
-        attempts,
-        code: outcome.failure.code,
-        class: outcome.failure.class,
-        trace: effect.traceparent,
-      });
-      await mail(
-        effect,
-        signal,
-        { kind: 'modelFailed', effect: effect.id, failure: outcome.failure, attempts },
-        self,
-        ports,
-      );
+      const { code, class: failureClass } = outcome.failure;
+      telemetry.log('warn', 'model failed', { ...fields, code, class: failureClass, trace });
+      await mail(effect, signal, failedMessage(effect, outcome.failure, tab), self, ports);
     }
     return true;
   } finally {
@@ -275,6 +244,7 @@ async function throttle(
     'THROTTLED',
     `tenant ${effect.tenant} has used its ${refusal.what} for this minute`,
     Math.min(refusal.waitMs, 5_000) + Math.random() * 500,
+    false,
   );
 }
 
@@ -328,79 +298,4 @@ function toolsOf(bundle: Bundle): Prompt['tools'] {
     toolsByBundle.set(bundle, tools);
   }
   return tools;
-}
-
-async function askOne<Answer>(ask: () => Promise<Answer>, self: Self): Promise<Answer> {
-  self.asking += 1;
-  try {
-    return await ask();
-  } finally {
-    self.asking -= 1;
-  }
-}
-
-/** Provider after provider, each with its own bounded tries. */
-async function askAll(
-  effect: CallModel,
-  prompt: Prompt,
-  bundle: Bundle,
-  signal: AbortSignal,
-  self: Self,
-  { model, clock, onText }: GatewayPorts,
-): Promise<{ outcome: Outcome<Omit<ModelReply, 'attempts'>>; attempts: number; model: string }> {
-  let last: Failure = {
-    class: 'permanent',
-    code: 'MODEL_MISSING',
-    message: `agent ${effect.agent} has no model`,
-  };
-  let attempts = 0;
-  let name = 'none';
-  for (const spec of bundle.models) {
-    name = spec.name;
-    for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
-      attempts += 1;
-      const outcome = await askOne(
-        () =>
-          model.complete(spec, prompt, {
-            signal,
-            ...(onText
-              ? { onText: (text: string) => onText(effect.tenant, effect.session, text) }
-              : {}),
-          }),
-        self,
-      );
-      if (outcome.ok)
-        return {
-          outcome: {
-            ok: true,
-            value: { ...outcome.value, costMicros: costMicrosOf(spec.price, outcome.value.usage) },
-          },
-          attempts,
-          model: name,
-        };
-      last = outcome.failure;
-      if (signal.aborted || last.class !== 'transient') break;
-      if (attempt + 1 < spec.attempts)
-        await clock.sleep(
-          backoffMs({
-            baseMs: spec.backoffMs,
-            maxMs: 20_000,
-            attempt,
-            retryAfterMs: last.retryAfterMs,
-            chance: Math.random(),
-          }),
-          signal,
-        );
-    }
-    if (signal.aborted) break;
-  }
-  return {
-    outcome: failed(
-      last.class === 'transient' ? 'permanent' : last.class,
-      last.code,
-      `${last.message} (after ${attempts} ${attempts === 1 ? 'try' : 'tries'})`,
-    ),
-    attempts,
-    model: name,
-  };
 }

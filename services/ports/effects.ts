@@ -6,6 +6,8 @@ export interface Taken {
   readonly signal: AbortSignal;
   /** True when somebody may have begun this before. */
   readonly isRedelivered: boolean;
+  /** So many performers fell silent while they had it in hand. */
+  readonly lost: number;
 }
 
 export interface Taking {
@@ -37,7 +39,8 @@ export interface Effects {
   offer(effect: PooledEffect): Promise<void>;
   /**
    * @param perform  resolves with true when the result is delivered, with false when there was nothing to do (it may be
-   *                 offered again, and then there may be); a rejection offers the effect again
+   *                 offered again, and then there may be); a rejection offers the effect again, unless it was cancelled.
+   *                 A `Later` says when, and whether it may have been begun
    */
   take(
     pool: string,
@@ -45,7 +48,7 @@ export interface Effects {
     perform: (taken: Taken) => Promise<boolean>,
     onRefused: (raw: string, problem: string) => void,
   ): Promise<Taking>;
-  /** Nobody waits for these any more: best effort, at once. */
+  /** Nobody waits for these any more: who has one in hand aborts it, who is offered one does not begin it. Best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;
   /** Every pool that anybody ever took from. */
   pools(): Promise<PoolState[]>;

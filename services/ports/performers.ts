@@ -17,8 +17,14 @@ export interface Prompt {
   readonly traceparent?: string | undefined;
 }
 
+/** What a provider answered. `usage` is undefined where it told none that can be believed. */
+export type ModelAnswer = Omit<ModelReply, 'attempts' | 'costMicros' | 'spent' | 'usage'> & {
+  readonly usage: ModelReply['usage'] | undefined;
+};
+
 /**
- * One attempt at one provider. Never throws for what a provider does: failures are classified here, once.
+ * One attempt at one provider. A failure's `hasBegun` is false where it is certain that nothing was
+ * paid: no connection, or a complete refusal before any output. Never throws for what a provider does: failures are classified here, once.
  * `onText` hears the answer as it comes.
  */
 export interface Model {
@@ -26,7 +32,7 @@ export interface Model {
     spec: ModelSpec & { readonly name: string },
     prompt: Prompt,
     options: { readonly signal: AbortSignal; readonly onText?: (text: string) => void },
-  ): Promise<Outcome<Omit<ModelReply, 'attempts' | 'costMicros'>>>;
+  ): Promise<Outcome<ModelAnswer>>;
 }
 
 export interface ToolJob {

@@ -22,6 +22,7 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     readonly onRefused: (raw: string, problem: string) => void;
     readonly inHand: Map<string, AbortController>;
     readonly performed: Set<string>;
+    readonly cancelled: Set<string>;
     isOpen: boolean;
   }
   const queues = new Map<string, { text: string; tries: number }[]>();
@@ -54,17 +55,25 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     effect: PooledEffect,
     queued: { text: string; tries: number },
   ) => {
-    if (taker.inHand.has(effect.id) || taker.performed.has(effect.id)) return; // it came twice; the one in hand answers, or has
+    const { inHand, performed, cancelled } = taker;
+    if (inHand.has(effect.id) || performed.has(effect.id) || cancelled.has(effect.id)) return; // it came twice; the one in hand answers, or has
     const controller = new AbortController();
     taker.inHand.set(effect.id, controller);
     taker
-      .perform({ effect, signal: controller.signal, isRedelivered: queued.tries > 0 })
+      .perform({
+        effect,
+        signal: controller.signal,
+        isRedelivered: queued.tries > 0,
+        lost: 0,
+      })
       .then((isPerformed) => {
         if (isPerformed) taker.performed.add(effect.id);
       })
-      .catch(async (error: { retryAfterMs?: number }) => {
+      .catch(async (error: { retryAfterMs?: number; mayHaveBegun?: boolean }) => {
+        if (taker.cancelled.has(effect.id)) return;
         await clock.sleep(error.retryAfterMs ?? 50);
-        queueOf(pool).push({ text: queued.text, tries: queued.tries + 1 });
+        const tries = queued.tries + ((error.mayHaveBegun ?? true) ? 1 : 0);
+        queueOf(pool).push({ text: queued.text, tries });
       })
       .finally(() => {
         taker.inHand.delete(effect.id);
@@ -84,6 +93,7 @@ export function memoryEffects(clock: Clock): MemoryEffects {
         onRefused,
         inHand: new Map(),
         performed: new Set(),
+        cancelled: new Set(),
         isOpen: true,
       };
       takers.set(pool, [...(takers.get(pool) ?? []), taker]);
@@ -102,7 +112,10 @@ export function memoryEffects(clock: Clock): MemoryEffects {
     },
     cancel(pool, ids) {
       for (const taker of takers.get(pool) ?? [])
-        for (const id of ids) taker.inHand.get(id)?.abort();
+        for (const id of ids) {
+          taker.cancelled.add(id);
+          taker.inHand.get(id)?.abort();
+        }
     },
     pools: async () =>
       [...takers].map(([pool, all]) => ({

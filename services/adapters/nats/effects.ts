@@ -56,13 +56,21 @@ export function natsEffects(nats: Nats): Effects {
             message.string(),
             `a cancellation is a list of effect ids: ${issuesOf(ids.error)}`,
           );
-        else for (const id of ids.data) controllers.get(id)?.abort();
+        else
+          for (const id of ids.data) {
+            cancelled.set(id, true);
+            controllers.get(id)?.abort();
+          }
       });
       let inFlight = 0;
       /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
       const waiting: { begin(): void; handBack(): void }[] = [];
       /** Effects that are being offered to others. */
       let handingBack = 0;
+      /** Offered again after a while: at once, when this process goes. */
+      const postponed = new Set<() => void>();
+      /** Nobody waits for these any more: they are not begun, and not offered again. */
+      const cancelled = new Recent<string, true>(20_000);
       /** Performed lately, so that a copy that comes late is not performed again. */
       const performed = new Recent<string, true>(20_000);
       const consumer = new PullConsumer(nats, {
@@ -87,44 +95,76 @@ export function natsEffects(nats: Nats): Effects {
             if (again !== undefined) message.handBack(again);
             else message.ack();
           };
-          /** Offer one effect again after a while: of a batch only this one, so that its neighbours are not performed twice. */
-          const later = (effect: PooledEffect, delayMs: number) => {
-            if (parsed.length === 1) {
-              again = delayMs;
-              return done();
-            }
-            setTimeout(() => void offerAgain(effect, delayMs), delayMs);
+          /** As others are to see it: what may have been begun, and who fell silent with it. */
+          const copyOf = (effect: PooledEffect, mayHaveBegun: boolean): PooledEffect => {
+            const lost = lostWith(effect);
+            return {
+              ...effect,
+              ...(mayHaveBegun || effect.begun || lost > 0 ? { begun: true } : {}),
+              ...(lost > 0 ? { lost } : {}),
+            };
           };
-          const offerAgain = (effect: PooledEffect, delayMs: number) =>
+          const lostWith = (effect: PooledEffect) => (effect.lost ?? 0) + message.tries - 1;
+          /**
+           * Offer one effect again after a while, as a new message: its neighbours are not performed
+           * twice, and deliveries of one message count only performers that fell silent.
+           */
+          const later = (effect: PooledEffect, delayMs: number, mayHaveBegun: boolean) => {
+            const offer = () => {
+              clearTimeout(timer);
+              postponed.delete(offer);
+              handingBack += 1;
+              void offerAgain(effect, delayMs, mayHaveBegun).finally(() => {
+                handingBack -= 1;
+              });
+            };
+            const timer = setTimeout(offer, delayMs);
+            postponed.add(offer);
+          };
+          const offerAgain = (effect: PooledEffect, delayMs: number, mayHaveBegun: boolean) =>
             gatherer
-              .add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect))
+              .add(
+                subjects.effect(poolOf(effect), effect.tenant),
+                JSON.stringify(copyOf(effect, mayHaveBegun)),
+              )
               .then(done, () => {
                 again = delayMs;
                 done();
               });
           const handBack = async (effect: PooledEffect) => {
-            if (parsed.length === 1) return later(effect, 0);
             handingBack += 1;
-            await offerAgain(effect, 0);
+            await offerAgain(effect, 0, false);
             handingBack -= 1;
           };
           const begin = (effect: PooledEffect) => {
             const controller = new AbortController();
             controllers.set(effect.id, controller);
             inFlight += 1;
-            perform({ effect, signal: controller.signal, isRedelivered: message.tries > 1 })
+            const lost = lostWith(effect);
+            const isRedelivered = lost > 0 || effect.begun === true;
+            perform({ effect, signal: controller.signal, isRedelivered, lost })
               .then(
                 (isPerformed) => {
                   if (isPerformed) performed.set(effect.id, true);
                   done();
                 },
-                (error: { retryAfterMs?: number }) => later(effect, error.retryAfterMs ?? 500),
+                (error: { retryAfterMs?: number; mayHaveBegun?: boolean }) => {
+                  // Nobody waits for it: whatever its performer came to, it is not offered again.
+                  if (cancelled.has(effect.id)) done();
+                  else later(effect, error.retryAfterMs ?? 500, error.mayHaveBegun ?? true);
+                },
               )
               .finally(() => {
                 controllers.delete(effect.id);
                 inFlight -= 1;
                 waiting.shift()?.begin();
               });
+          };
+          const judge = (effect: PooledEffect) => {
+            if (performed.has(effect.id) || cancelled.has(effect.id)) done();
+            // It is in hand already. This copy may be the last that the queue has, should we die: keep it there.
+            else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs, true);
+            else begin(effect);
           };
           for (const item of parsed) {
             if (!item.ok) {
@@ -133,16 +173,14 @@ export function natsEffects(nats: Nats): Effects {
               continue;
             }
             const { effect } = item;
-            if (performed.has(effect.id)) done();
-            // It is in hand already. This copy may be the last that the queue has, should we die: keep it there.
-            else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
-            else if (inFlight < concurrency) begin(effect);
+            if (inFlight < concurrency || controllers.has(effect.id)) judge(effect);
             else
               waiting.push({
                 begin: () => {
-                  if (performed.has(effect.id)) done();
-                  else if (controllers.has(effect.id)) later(effect, limits.effectAckWaitMs);
-                  else begin(effect);
+                  const before = inFlight;
+                  judge(effect);
+                  // It took no hand: the next in line has it.
+                  if (inFlight === before) waiting.shift()?.begin();
                 },
                 handBack: () => void handBack(effect),
               });
@@ -156,6 +194,7 @@ export function natsEffects(nats: Nats): Effects {
           consumer.drain();
           // What was not begun is for others, now: the next may take as long as what is under way.
           for (const one of waiting.splice(0)) one.handBack();
+          for (const offer of [...postponed]) offer();
           while (inFlight > 0 || handingBack > 0)
             await new Promise((resolve) => setTimeout(resolve, 20));
         },

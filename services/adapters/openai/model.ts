@@ -10,13 +10,13 @@ import type {
 import { z } from 'zod';
 import { assertNever } from '../../core/errors.ts';
 import type { Entry } from '../../core/session/conversation.ts';
-import type { ModelReply, ToolCall } from '../../core/session/messages.ts';
+import type { ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import type { Clock } from '../../ports/clock.ts';
-import type { Model, Prompt } from '../../ports/performers.ts';
+import type { Model, ModelAnswer, Prompt } from '../../ports/performers.ts';
 import { DirectClient } from './client.ts';
 
-type Answer = Omit<ModelReply, 'attempts' | 'costMicros'>;
+type Answer = ModelAnswer;
 
 export function openaiModel(
   environment: Readonly<Record<string, string | undefined>>,
@@ -40,10 +40,12 @@ export function openaiModel(
         expand(spec.baseUrl ?? '${env:OPENAI_BASE_URL}') || 'https://api.openai.com/v1';
       const apiKey = environment[spec.apiKeyEnv];
       if (!apiKey)
-        return failed(
-          'permanent',
-          'MODEL_KEY_MISSING',
-          `model ${spec.name} needs a key in ${spec.apiKeyEnv}`,
+        return unpaid(
+          failed(
+            'permanent',
+            'MODEL_KEY_MISSING',
+            `model ${spec.name} needs a key in ${spec.apiKeyEnv}`,
+          ),
         );
       const client = clientFor(baseUrl, apiKey);
       const from = performance.now();
@@ -68,36 +70,67 @@ export function openaiModel(
   };
 }
 
-/** Once, at the edge: what may the caller do about it? */
+/** Nothing was paid: no request was sent, or it was refused as a whole before any output. */
+const unpaid = (outcome: ReturnType<typeof failed>): ReturnType<typeof failed> => ({
+  ok: false,
+  failure: { ...outcome.failure, hasBegun: false },
+});
+
+/** Once, at the edge: what may the caller do about it, and may it have cost something? */
 export function classify(error: unknown, isTimeout: boolean, model: string): Outcome<never> {
   if (isTimeout || error instanceof APIConnectionTimeoutError)
     return failed('transient', 'MODEL_TIMEOUT', `model ${model} did not answer in time`);
-  if (error instanceof APIUserAbortError || error instanceof APIConnectionError)
-    return failed('transient', 'MODEL_UNREACHABLE', `model ${model} could not be reached`);
+  if (error instanceof APIUserAbortError || error instanceof APIConnectionError) {
+    const outcome = failed('transient', 'MODEL_UNREACHABLE', `model ${model} could not be reached`);
+    return neverLeft(error) ? unpaid(outcome) : outcome;
+  }
   if (error instanceof z.ZodError)
     return failed(
       'transient',
       'MODEL_ANSWER_INVALID',
-      `model ${model} answered something that is no completion`,
+      `model ${model} answered something that is not a completion`,
     );
   if (error instanceof APIError) {
-    const status = (error.status as number | undefined) ?? 0;
-    const text = `model ${model} answered ${status || 'an error'}${error.code ? ` (${error.code})` : ''}`;
-    if (error.code === 'context_length_exceeded')
-      return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
-    if (error.code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);
-    if (status === 408 || status === 409 || status === 429 || status >= 500)
-      return failed(
-        'transient',
-        status === 429 ? 'MODEL_RATE_LIMITED' : 'MODEL_OVERLOADED',
-        text,
-        retryAfterOf(error),
-      );
-    if (status === 0) return failed('transient', 'MODEL_STREAM_BROKEN', text);
-    return failed('permanent', 'MODEL_REFUSED', text);
+    const outcome = refusalOf(error, model);
+    const { status } = error as { status?: number };
+    const isWhole = status !== undefined && ((status >= 400 && status < 500) || status === 503);
+    return isWhole ? unpaid(outcome) : outcome;
   }
   // A stream that ends in the middle, a socket that is reset: the same call may work the next time.
   return failed('transient', 'MODEL_STREAM_BROKEN', `the answer of model ${model} broke off`);
+}
+
+const unreached = new Set([
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'UND_ERR_CONNECT_TIMEOUT',
+]);
+
+/** No connection was made, so no request was sent. */
+function neverLeft(error: Error): boolean {
+  const { code, errors } = (error.cause ?? {}) as { code?: string; errors?: { code?: string }[] };
+  if (errors) return errors.length > 0 && errors.every((one) => unreached.has(one.code ?? ''));
+  return code !== undefined && unreached.has(code);
+}
+
+function refusalOf(error: APIError, model: string): ReturnType<typeof failed> {
+  const status = (error.status as number | undefined) ?? 0;
+  const text = `model ${model} answered ${status || 'an error'}${error.code ? ` (${error.code})` : ''}`;
+  if (error.code === 'context_length_exceeded')
+    return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
+  if (error.code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);
+  if (status === 408 || status === 409 || status === 429 || status >= 500)
+    return failed(
+      'transient',
+      status === 429 ? 'MODEL_RATE_LIMITED' : 'MODEL_OVERLOADED',
+      text,
+      retryAfterOf(error),
+    );
+  if (status === 0) return failed('transient', 'MODEL_STREAM_BROKEN', text);
+  return failed('permanent', 'MODEL_REFUSED', text);
 }
 
 function retryAfterOf(error: APIError): number | undefined {
@@ -173,11 +206,33 @@ async function askChat(
   return gather(stream, onText);
 }
 
-const usageSchema = z.object({
-  prompt_tokens: z.number(),
-  completion_tokens: z.number(),
-  prompt_tokens_details: z.object({ cached_tokens: z.number().nullish() }).nullish(),
-});
+/** What a provider says of tokens: a whole number from 0 on, or nothing that can be believed. */
+const tokensOf = (value: unknown): number | undefined => {
+  if (typeof value !== 'number' || !(value >= 0)) return undefined;
+  const whole = Math.ceil(value);
+  return Number.isSafeInteger(whole) ? whole : undefined;
+};
+
+/** Odd usage never throws a good answer away: it counts as none, and the gateway takes the bound. */
+function usageFrom(prompt: unknown, completion: unknown, cached: unknown): Answer['usage'] {
+  const [promptTokens, completionTokens] = [tokensOf(prompt), tokensOf(completion)];
+  if (promptTokens === undefined || completionTokens === undefined) return undefined;
+  return {
+    promptTokens,
+    completionTokens,
+    cachedTokens: Math.min(tokensOf(cached) ?? 0, promptTokens),
+  };
+}
+
+const usageSchema = z
+  .object({
+    prompt_tokens: z.unknown(),
+    completion_tokens: z.unknown(),
+    prompt_tokens_details: z.object({ cached_tokens: z.unknown() }).partial().nullish().catch(null),
+  })
+  .partial()
+  .nullish()
+  .catch(null);
 const completionSchema = z.object({
   model: z.string().default(''),
   choices: z
@@ -198,14 +253,17 @@ const completionSchema = z.object({
       }),
     )
     .min(1),
-  usage: usageSchema.nullish(),
+  usage: usageSchema,
 });
 
-const usageOf = (usage: z.infer<typeof usageSchema> | null | undefined): Answer['usage'] => ({
-  promptTokens: usage?.prompt_tokens ?? 0,
-  completionTokens: usage?.completion_tokens ?? 0,
-  cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? 0,
-});
+const usageOf = (usage: z.infer<typeof usageSchema>): Answer['usage'] =>
+  usage
+    ? usageFrom(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.prompt_tokens_details?.cached_tokens,
+      )
+    : undefined;
 
 function chatAnswer(completion: ChatCompletion): Omit<Answer, 'latencyMs'> {
   const choice = completion.choices[0]!;
@@ -217,7 +275,7 @@ function chatAnswer(completion: ChatCompletion): Omit<Answer, 'latencyMs'> {
         : [],
     ),
     finish: choice.finish_reason ?? 'stop',
-    usage: usageOf(completion.usage),
+    usage: usageOf(completion.usage as z.infer<typeof usageSchema>),
     model: completion.model,
   };
 }
@@ -229,7 +287,7 @@ async function gather(
   let content = '';
   let finish: string | undefined;
   let model = '';
-  let usage: z.infer<typeof usageSchema> | null | undefined;
+  let usage: z.infer<typeof usageSchema>;
   const calls: ToolCall[] = [];
   for await (const chunk of stream) {
     model = chunk.model || model;
@@ -269,11 +327,17 @@ const responseSchema = z.object({
   output: z.array(z.object({ type: z.string() }).loose()),
   usage: z
     .object({
-      input_tokens: z.number(),
-      output_tokens: z.number(),
-      input_tokens_details: z.object({ cached_tokens: z.number().nullish() }).nullish(),
+      input_tokens: z.unknown(),
+      output_tokens: z.unknown(),
+      input_tokens_details: z
+        .object({ cached_tokens: z.unknown() })
+        .partial()
+        .nullish()
+        .catch(null),
     })
-    .nullish(),
+    .partial()
+    .nullish()
+    .catch(null),
 });
 
 async function askResponses(
@@ -342,11 +406,13 @@ async function askResponses(
     content,
     calls,
     finish: parsed.status === 'incomplete' ? 'length' : calls.length > 0 ? 'tool_calls' : 'stop',
-    usage: {
-      promptTokens: usage?.input_tokens ?? 0,
-      completionTokens: usage?.output_tokens ?? 0,
-      cachedTokens: usage?.input_tokens_details?.cached_tokens ?? 0,
-    },
+    usage: usage
+      ? usageFrom(
+          usage.input_tokens,
+          usage.output_tokens,
+          usage.input_tokens_details?.cached_tokens,
+        )
+      : undefined,
     model: parsed.model,
   };
 }

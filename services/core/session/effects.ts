@@ -21,6 +21,7 @@ const addressed = {
   deadlineAt: z.number().describe('epoch ms; the session stops waiting then'),
   traceparent: z.string().optional(),
   begun: z.boolean().optional().describe('an earlier copy of it may have been begun'),
+  lost: z.number().int().optional().describe('performers that fell silent with it in hand'),
 };
 
 export const callModelSchema = z.object({

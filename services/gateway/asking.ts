@@ -1,0 +1,163 @@
+/**
+ * Asks provider after provider, each with its own bounded tries, and keeps the tab: what is not known
+ * to be free has been paid.
+ *
+ * A1  A try that left the process and brought no usage costs the most that it could come to.
+ * A2  Free are a connection that was never made and a complete refusal (4xx, 503) before any output.
+ * A3  A further try is made only while the session's budget covers the most that it can come to.
+ */
+import { backoffMs } from '../core/backoff.ts';
+import { costMicrosOf, type Price } from '../core/budget/budget.ts';
+import type { CallModel } from '../core/session/effects.ts';
+import type { ModelReply, Paid } from '../core/session/messages.ts';
+import type { Bundle } from '../core/session/specs.ts';
+import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Model, Prompt } from '../ports/performers.ts';
+
+type Spec = Bundle['models'][number];
+
+/** What the tries of one call have cost, and what they may. */
+export class Tab {
+  readonly #effect: CallModel;
+  #tokens = 0;
+  #costMicros = 0;
+  /** Tries that were made by this process. */
+  attempts = 0;
+
+  /** @param mayHaveBegun  another gateway may have made a try, and died in it */
+  constructor(effect: CallModel, models: readonly Spec[], mayHaveBegun: boolean) {
+    this.#effect = effect;
+    if (!mayHaveBegun) return;
+    const bounds = models.map((spec) => this.#boundOf(spec.price));
+    this.#add({
+      tokens: effect.tokensReserved,
+      costMicros: Math.max(0, ...bounds.map(({ costMicros }) => costMicros)),
+    });
+  }
+
+  get paid(): Paid {
+    return { tokens: this.#tokens, costMicros: this.#costMicros };
+  }
+
+  /** May another try be made at this price? A session of an earlier version sets no bound. */
+  allows({ price }: Spec): boolean {
+    const { budget } = this.#effect;
+    if (!budget) return true;
+    const { tokens, costMicros } = this.#boundOf(price);
+    return (
+      this.#tokens + tokens <= budget.tokens && this.#costMicros + costMicros <= budget.costMicros
+    );
+  }
+
+  failed({ price }: Spec, { hasBegun }: Failure): void {
+    if (hasBegun !== false) this.#add(this.#boundOf(price));
+  }
+
+  /** @returns the usage that counts, and its cost: the most it can be where the provider told none */
+  answered(
+    { price }: Spec,
+    told: ModelReply['usage'] | undefined,
+  ): { usage: ModelReply['usage']; costMicros: number } {
+    const { tokensReserved, outputTokensMax } = this.#effect;
+    const usage = told ?? {
+      promptTokens: Math.max(0, tokensReserved - outputTokensMax),
+      completionTokens: outputTokensMax,
+      cachedTokens: 0,
+    };
+    const costMicros = costMicrosOf(price, usage);
+    this.#add({ tokens: usage.promptTokens + usage.completionTokens, costMicros });
+    return { usage, costMicros };
+  }
+
+  #boundOf(price: Price): Paid {
+    const { tokensReserved, outputTokensMax: completionTokens } = this.#effect;
+    const promptTokens = Math.max(0, tokensReserved - completionTokens);
+    const costMicros = costMicrosOf(price, { promptTokens, completionTokens, cachedTokens: 0 });
+    return { tokens: tokensReserved, costMicros };
+  }
+
+  #add({ tokens, costMicros }: Paid): void {
+    this.#tokens += tokens;
+    this.#costMicros += costMicros;
+  }
+}
+
+export interface Asked {
+  readonly outcome: Outcome<Omit<ModelReply, 'attempts' | 'spent'>>;
+  /** The provider that was asked last. */
+  readonly model: string;
+}
+
+export interface Asking {
+  readonly effect: CallModel;
+  readonly prompt: Prompt;
+  readonly models: readonly Spec[];
+  readonly tab: Tab;
+  readonly signal: AbortSignal;
+  readonly onText?: ((text: string) => void) | undefined;
+  /** Told when a provider is asked, and when it has answered. */
+  readonly onAsking: (isAsking: boolean) => void;
+}
+
+export async function askAll(
+  { effect, prompt, models, tab, signal, onText, onAsking }: Asking,
+  { model, clock }: { readonly model: Model; readonly clock: Clock },
+): Promise<Asked> {
+  let last: Failure = {
+    class: 'permanent',
+    code: 'MODEL_MISSING',
+    message: `agent ${effect.agent} has no model`,
+  };
+  let name = 'none';
+  let isTooDear = false;
+  for (const spec of models) {
+    name = spec.name;
+    for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
+      isTooDear = !tab.allows(spec);
+      if (isTooDear) break;
+      tab.attempts += 1;
+      onAsking(true);
+      const outcome = await model
+        .complete(spec, prompt, { signal, ...(onText ? { onText } : {}) })
+        .finally(() => onAsking(false));
+      if (outcome.ok) {
+        const { usage, ...answer } = outcome.value;
+        const value = { ...answer, ...tab.answered(spec, usage) };
+        return { outcome: { ok: true, value }, model: name };
+      }
+      last = outcome.failure;
+      tab.failed(spec, last);
+      if (signal.aborted || last.class !== 'transient') break;
+      const { backoffMs: baseMs } = spec;
+      const { retryAfterMs } = last;
+      const waitMs = backoffMs({
+        baseMs,
+        maxMs: 20_000,
+        attempt,
+        retryAfterMs,
+        chance: Math.random(),
+      });
+      if (attempt + 1 < spec.attempts) await clock.sleep(waitMs, signal);
+    }
+    if (signal.aborted) break;
+  }
+  const { attempts } = tab;
+  if (isTooDear && attempts === 0) {
+    last = {
+      class: 'permanent',
+      code: 'MODEL_BUDGET',
+      message: 'an earlier try may have been paid for, and the budget does not cover another',
+    };
+  }
+  const tries = `after ${attempts} ${attempts === 1 ? 'try' : 'tries'}`;
+  const why = isTooDear ? `${tries}; the budget does not cover another` : tries;
+  return {
+    outcome: failed(
+      last.class === 'transient' ? 'permanent' : last.class,
+      last.code,
+      `${last.message} (${why})`,
+    ),
+    model: name,
+  };
+}

@@ -1,0 +1,268 @@
+/** The tab of a model call: what is not known to be free has been paid, and never more than there is. */
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { costMicrosOf } from '../../services/core/budget/budget.ts';
+import type { CallModel } from '../../services/core/session/effects.ts';
+import type { Paid } from '../../services/core/session/messages.ts';
+import { isEnded } from '../../services/core/session/record.ts';
+import { failed, type Outcome } from '../../services/core/tools/job.ts';
+import { askAll, Tab } from '../../services/gateway/asking.ts';
+import type { ModelAnswer } from '../../services/ports/performers.ts';
+import {
+  bundleOf,
+  call,
+  definitionOf,
+  replied,
+  returned,
+  Talk,
+  task,
+} from '../support/sessions.ts';
+
+const clock = { ...systemClock, sleep: async () => undefined };
+const { models } = bundleOf();
+const [model] = models;
+const effectOf = (more: Partial<CallModel> = {}): CallModel =>
+  ({
+    kind: 'callModel',
+    id: 'e1',
+    outputTokensMax: 100,
+    tokensReserved: 1_100,
+    agent: 'clerk',
+    ...more,
+  }) as unknown as CallModel;
+
+/** How a provider behaves, and what it bills for a try. */
+type Way =
+  | 'answers'
+  | 'no usage'
+  | 'odd usage'
+  | 'times out'
+  | 'breaks'
+  | '503'
+  | '429'
+  | '500'
+  | 'away';
+const answer = (
+  usage: ModelAnswer['usage'],
+  calls: ModelAnswer['calls'] = [],
+): Outcome<ModelAnswer> => ({
+  ok: true,
+  value: { content: 'done', calls, finish: 'stop', usage, model: 'm', latencyMs: 1 },
+});
+const free = (code: string): Outcome<never> => ({
+  ok: false,
+  failure: { class: 'transient', code, message: code, hasBegun: false },
+});
+const ways: readonly Way[] = [
+  'answers',
+  'no usage',
+  'odd usage',
+  'times out',
+  'breaks',
+  '503',
+  '429',
+  '500',
+  'away',
+];
+const usage = { promptTokens: 900, completionTokens: 60, cachedTokens: 0 };
+
+class Provider {
+  ledger: Paid = { tokens: 0, costMicros: 0 };
+  readonly #ways: Way[];
+  calls: ModelAnswer['calls'] = [];
+  constructor(script: readonly Way[]) {
+    this.#ways = [...script];
+  }
+  #bill(tokens = usage.promptTokens + usage.completionTokens): void {
+    const completionTokens = Math.min(tokens, 60);
+    const prompt = { promptTokens: tokens - completionTokens, completionTokens, cachedTokens: 0 };
+    this.ledger = {
+      tokens: this.ledger.tokens + tokens,
+      costMicros: this.ledger.costMicros + costMicrosOf(model!.price, prompt),
+    };
+  }
+  readonly model = {
+    complete: async (): Promise<Outcome<ModelAnswer>> => {
+      const way = this.#ways.shift() ?? 'answers';
+      if (way === '503' || way === '429' || way === 'away') return free(way);
+      this.#bill();
+      if (way === 'times out') return failed('transient', 'MODEL_TIMEOUT', 'late');
+      if (way === 'breaks' || way === '500') return failed('transient', way, 'broken');
+      return answer(way === 'answers' ? usage : undefined, this.calls);
+    },
+  };
+}
+const ask = async (provider: Provider, effect: CallModel, mayHaveBegun = false) => {
+  const tab = new Tab(effect, models, mayHaveBegun);
+  const signal = new AbortController().signal;
+  const asked = await askAll(
+    { effect, prompt: {} as never, models, tab, signal, onAsking: () => undefined },
+    { model: provider.model, clock },
+  );
+  return { tab, asked };
+};
+
+describe('the tab', () => {
+  test('a try that timed out costs the most that it could come to', async () => {
+    const { tab, asked } = await ask(new Provider(['times out', 'answers']), effectOf());
+    expect(asked.outcome.ok).toBe(true);
+    expect(tab.paid.tokens).toBe(1_100 + 960);
+  });
+
+  test('a connection that was never made and a complete refusal are free', async () => {
+    const { tab } = await ask(new Provider(['away', '503', '429']), effectOf());
+    expect(tab.paid).toEqual({ tokens: 0, costMicros: 0 });
+    expect(tab.attempts).toBe(3);
+  });
+
+  test('an answer without usage costs the bound', async () => {
+    const { tab, asked } = await ask(new Provider(['no usage']), effectOf());
+    expect(tab.paid.tokens).toBe(1_100);
+    expect(asked.outcome).toMatchObject({ ok: true, value: { usage: { promptTokens: 1_000 } } });
+  });
+
+  test('a gateway that died in the call has cost its bound', async () => {
+    const { tab } = await ask(new Provider(['answers']), effectOf(), true);
+    expect(tab.paid.tokens).toBe(1_100 + 960);
+  });
+
+  test('no further try is made when the budget does not cover it', async () => {
+    const budget = { tokens: 2_000, costMicros: 1_000_000 };
+    const provider = new Provider(['times out', 'answers']);
+    const { tab, asked } = await ask(provider, effectOf({ budget }));
+    expect(tab.attempts).toBe(1);
+    expect(asked.outcome).toMatchObject({
+      ok: false,
+      failure: { message: expect.stringContaining('budget does not cover another') },
+    });
+  });
+
+  test("covers the provider's ledger and stays within the budget, whatever happens", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.constantFrom(...ways), { maxLength: 6 }),
+        fc.integer({ min: 1_100, max: 6_000 }),
+        async (script, tokens) => {
+          const provider = new Provider(script);
+          const effect = effectOf({ budget: { tokens, costMicros: 10_000_000 } });
+          const { tab } = await ask(provider, effect);
+          expect(provider.ledger.tokens).toBeLessThanOrEqual(tab.paid.tokens);
+          expect(provider.ledger.costMicros).toBeLessThanOrEqual(tab.paid.costMicros);
+          expect(tab.paid.tokens).toBeLessThanOrEqual(tokens);
+        },
+      ),
+      { numRuns: 300 },
+    );
+  });
+});
+
+describe('a session and the ledger of its provider', () => {
+  const limits = {
+    stepsMax: 30,
+    toolCallsMax: 40,
+    tokensMax: 30_000,
+    costMicrosMax: 60_000,
+    wallClockMs: 9e9,
+  };
+  const spec = { limits, onModelFailure: 'pause', agents: ['helper'], loop: { sameCallMax: 99 } };
+
+  test('the ledger stays below what is counted, and that below the limits, at every moment', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(
+          fc.record({
+            script: fc.array(fc.constantFrom(...ways), { maxLength: 4 }),
+            isDead: fc.boolean(),
+            calls: fc.nat(3),
+            childSpends: fc.boolean(),
+          }),
+          { minLength: 1, maxLength: 12 },
+        ),
+        async (rounds) => {
+          const talk = new Talk(definitionOf(spec as never));
+          talk.say(task());
+          let ledger: Paid = { tokens: 0, costMicros: 0 };
+          const owe = (paid: Paid) => {
+            ledger = {
+              tokens: ledger.tokens + paid.tokens,
+              costMicros: ledger.costMicros + paid.costMicros,
+            };
+          };
+          const check = () => {
+            const { spent, reserved } = talk.context;
+            expect(ledger.tokens).toBeLessThanOrEqual(spent.tokens + reserved.tokens);
+            expect(ledger.costMicros).toBeLessThanOrEqual(spent.costMicros + reserved.costMicros);
+            expect(spent.tokens + reserved.tokens).toBeLessThanOrEqual(limits.tokensMax);
+            expect(spent.costMicros + reserved.costMicros).toBeLessThanOrEqual(
+              limits.costMicrosMax,
+            );
+            expect(spent.toolCalls + reserved.toolCalls).toBeLessThanOrEqual(limits.toolCallsMax);
+          };
+          for (const { script, isDead, calls, childSpends } of rounds) {
+            if (isEnded(talk.record!)) break;
+            const wanted = talk.effects.findLast(({ kind }) => kind === 'callModel') as CallModel;
+            if (!talk.record!.pending[wanted.id]) break;
+            const provider = new Provider(script);
+            provider.calls = Array.from({ length: calls }, (_, index) =>
+              index === 0
+                ? call('delegate', { agent: 'helper', input: 'x' }, `d${talk.at}`)
+                : call('look', { n: talk.at + index }, `l${talk.at}-${index}`),
+            );
+            // A gateway that was killed in a try: the provider billed it, and nobody told.
+            if (isDead) {
+              const killed = new Provider(['times out']);
+              await killed.model.complete();
+              owe(killed.ledger);
+            }
+            const { tab, asked } = await ask(provider, wanted, isDead);
+            owe(provider.ledger);
+            check();
+            if (asked.outcome.ok) {
+              const { usage: counted, ...reply } = asked.outcome.value;
+              talk.say(
+                replied(wanted.id, {
+                  ...reply,
+                  usage: counted,
+                  attempts: tab.attempts,
+                  spent: tab.paid,
+                }),
+              );
+            } else {
+              const { failure } = asked.outcome;
+              talk.say({
+                kind: 'modelFailed',
+                effect: wanted.id,
+                failure,
+                attempts: tab.attempts,
+                spent: tab.paid,
+              });
+            }
+            check();
+            for (const effect of talk.wants) {
+              if (effect.kind === 'runTool') talk.say(returned(effect.id));
+              if (effect.kind !== 'startAgent') continue;
+              const { tokensMax: tokens, costMicrosMax: costMicros } = effect.limits;
+              if (childSpends) owe({ tokens, costMicros });
+              check();
+              talk.say({
+                kind: 'agentEnded',
+                effect: effect.id,
+                outcome: 'completed',
+                output: '',
+                spent: childSpends
+                  ? { steps: 1, toolCalls: 0, tokens, costMicros }
+                  : { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 },
+              });
+              check();
+            }
+            if (talk.record!.status === 'paused')
+              talk.say({ kind: 'resume', actor: 'a', reason: '' });
+            if (!isEnded(talk.record!)) check();
+          }
+        },
+      ),
+      { numRuns: 200 },
+    );
+  });
+});
