@@ -46,9 +46,23 @@ export class Refused extends UnderstudyError {}
 /** A mistake of ours: an invariant did not hold. */
 export class Defect extends UnderstudyError {}
 
+const newer = new Set([
+  'RECORD_NEWER',
+  'BASELINE_NEWER',
+  'BUNDLE_NEWER',
+  'MAIL_NEWER',
+  'OUTBOX_NEWER',
+]);
+
+/** It was written by a newer release: not broken, and not ours to read, discard or bury. */
+export const isNewer = (error: unknown): error is Refused =>
+  error instanceof Refused && newer.has(error.code);
+
 /** Another replica may be able to: this one is of an older version than what it was given. */
 export const isForAnother = (error: unknown): boolean =>
-  error instanceof Unavailable || (error instanceof Refused && error.code === 'BUNDLE_UNREADABLE');
+  error instanceof Unavailable ||
+  isNewer(error) ||
+  (error instanceof Refused && error.code === 'BUNDLE_UNREADABLE');
 
 export function assertNever(value: never): never {
   throw new Defect('NEVER', `unexpected case ${JSON.stringify(value)}`);

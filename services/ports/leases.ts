@@ -1,9 +1,17 @@
 import type { HostId, OwnerToken, ShardId } from '../core/ids.ts';
+import type { ShardPosition } from './session-store.ts';
 
 export interface Lease {
   readonly shard: ShardId;
   readonly host: HostId;
   readonly token: OwnerToken;
+}
+
+export interface Renewal {
+  /** False when the lease is no longer ours. */
+  readonly isOurs: boolean;
+  /** How far the shard has come by the store; undefined where it knows nothing of it. */
+  readonly at: ShardPosition | undefined;
 }
 
 /**
@@ -32,8 +40,8 @@ export interface Leases {
     boot: string,
     durationMs: number,
   ): Promise<Lease | undefined>;
-  /** @returns false when the lease is no longer ours */
-  renew(lease: Lease, durationMs: number): Promise<boolean>;
+  /** Prolong it, and learn what is stored beside it: an owner with nothing to commit would not notice a store that went back. */
+  renew(lease: Lease, durationMs: number): Promise<Renewal>;
   /** Give it up at once; does nothing when it is no longer ours. */
   release(lease: Lease): Promise<void>;
   /** Which host holds each shard now. */

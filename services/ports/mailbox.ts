@@ -53,6 +53,8 @@ export interface Mailbox {
     onBatch: (batch: MailBatch) => void,
   ): Promise<void>;
   bounds(): Promise<LogBounds>;
+  /** When a message was stored by the broker's clock, epoch ms; undefined when the log does not have it (any more). */
+  timeOf(sequence: number): Promise<number | undefined>;
   /** The last sequence that a shard has, 0 if none: how far a fold must come to know everything. */
   lastOf(shard: ShardId): Promise<number>;
   /** Does the log answer within so long? Never throws. */

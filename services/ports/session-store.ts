@@ -11,6 +11,8 @@ export interface SessionCommit {
   readonly version: number;
   /** The record as JSON. */
   readonly record: string;
+  /** Conversation entries that are stored already: what stands after them is written again. */
+  readonly entriesBefore: number;
   /** Conversation entries to append, as JSON. */
   readonly entries: readonly string[];
   readonly pending: readonly { readonly id: EffectId; readonly body: string }[];
@@ -101,6 +103,11 @@ export interface SessionStore {
   clearFloors(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
   /** Removes a position that cannot be read. Needs the owner token. */
   clearPosition(shard: ShardId, token: OwnerToken): Promise<CommitResult>;
+  /**
+   * Sessions of which the store does not agree with itself: record and version, what is pending, the
+   * length of the conversation. Reads all of the shard.
+   */
+  disagreeing(shard: ShardId): Promise<SessionId[]>;
   /** Removes all of a session, so that it can be built again from the log. Needs the owner token as a commit does. */
   discard(shard: ShardId, token: OwnerToken, session: SessionId): Promise<CommitResult>;
   /** The number of shards fixed at install; the first caller fixes it. */

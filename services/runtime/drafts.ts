@@ -158,6 +158,7 @@ export class Drafts {
         expectedVersion: draft.expectedVersion,
         version: draft.record.version,
         record: JSON.stringify(draft.record),
+        entriesBefore: draft.record.length - draft.entries.length,
         entries: draft.entries,
         pending: [...draft.pending.values()].map(({ effect, body }) => ({ id: effect.id, body })),
         resolved: draft.resolved,

@@ -123,9 +123,13 @@ export async function collectMail(
   const found = new Map<SessionId, { tenant: TenantId; mail: Incoming[] }>();
   const start = Math.min(...from.values());
   if (!Number.isFinite(start) || upTo.sequence < start) return found;
+  let newer: number | undefined;
   await mailbox.readTo(shard, Math.max(0, start - 1), upTo.sequence, (batch) => {
     batch.items.forEach((item, index) => {
-      if (!item.ok) return;
+      if (!item.ok) {
+        if (item.isNewer) newer ??= batch.sequence;
+        return;
+      }
       const since = from.get(item.envelope.session);
       if (since === undefined || batch.sequence < since) return;
       const incoming: Incoming = {
@@ -138,5 +142,7 @@ export async function collectMail(
       else found.set(item.envelope.session, { tenant: item.envelope.tenant, mail: [incoming] });
     });
   });
+  if (newer !== undefined)
+    throw new Refused('MAIL_NEWER', `mail ${newer} was written by a newer release`);
   return found;
 }

@@ -9,12 +9,14 @@
  */
 
 import { placementOf } from '../core/cluster/placement.ts';
-import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { isNewer, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { HostId, ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import { comparePositions } from '../core/session/record.ts';
 import type { Control } from '../ports/control.ts';
 import type { Leases } from '../ports/leases.ts';
-import { Shard, type ShardPorts } from './shard.ts';
+import type { ShardPosition } from '../ports/session-store.ts';
+import { type LostBecause, Shard, type ShardPorts } from './shard.ts';
 
 export interface HostSettings {
   readonly host: HostId;
@@ -36,6 +38,10 @@ export class Host {
   #placesAgain = false;
   /** Since when a shard is silent that was let go, by its last owner's word. */
   readonly #letGoAt = new Map<ShardId, number>();
+  /** Shards that a newer release has written to: not ours to open. */
+  readonly #closed = new Map<ShardId, { readonly why: string; readonly until: number }>();
+  readonly #staleAt = new Map<ShardId, string>();
+  readonly #repairs = new Set<ShardId>();
   #isListening = false;
   #isWidening = false;
   #isCutOff = false;
@@ -99,6 +105,8 @@ export class Host {
       return 'the broker does not answer';
     if (clock.now() - this.#heardAt > 3 * this.#settings.leaseMs)
       return `the session store does not take our heartbeat: ${this.#refusal || 'no answer'}`;
+    const [closed] = this.#closed;
+    if (closed) return `shard ${closed[0]} stays closed here: ${closed[1].why}`;
     return mailbox.trouble() || (this.#opening.size > 0 ? 'shards are being opened' : '');
   }
   get shards(): readonly ShardId[] {
@@ -147,7 +155,10 @@ export class Host {
       this.#refusal = '';
       const placement = placementOf([...this.members].sort(), this.#ports.shards);
       for (const [id, wanted] of placement) {
-        if (wanted !== host) this.#letGoAt.delete(id); // somebody else takes it
+        if (wanted !== host) {
+          this.#letGoAt.delete(id); // somebody else takes it
+          this.#closed.delete(id);
+        }
         if (wanted === host && !this.#shards.has(id) && !this.#opening.has(id)) void this.#take(id);
         else if (wanted !== host && this.#shards.has(id)) void this.#letGo(id);
       }
@@ -205,16 +216,19 @@ export class Host {
   async #take(id: ShardId): Promise<void> {
     const { telemetry } = this.#ports;
     const { host, boot, leaseMs } = this.#settings;
+    const closed = this.#closed.get(id);
+    if (closed && closed.until > this.#ports.clock.now()) return;
     this.#opening.add(id);
     const from = performance.now();
     try {
       const lease = await this.#leases.acquire(id, host, boot, leaseMs);
       if (!lease) return;
-      const shard = new Shard(lease, this.#ports, (why, detail) =>
-        this.#lost(id, shard, why, detail),
-      );
+      const isRepaired = this.#repairs.delete(id);
+      const onLost = (why: LostBecause, detail: string) => this.#lost(id, shard, why, detail);
+      const shard = new Shard(lease, this.#ports, onLost, isRepaired);
       this.#shards.set(id, shard);
       await shard.open();
+      this.#closed.delete(id);
       telemetry.tookOver(id, (performance.now() - from) / 1_000, {
         host,
         position: shard.position.sequence,
@@ -226,6 +240,7 @@ export class Host {
     } catch (error) {
       this.#shards.get(id)?.close();
       this.#shards.delete(id);
+      if (isNewer(error)) this.#keepClosed(id, error.message);
       telemetry.log('warn', 'a shard could not be opened; trying again', {
         shard: id,
         cause: messageOf(error),
@@ -240,8 +255,22 @@ export class Host {
     if (why === 'fenced')
       telemetry.fenced({ shard: id, host: this.#settings.host, token: shard.lease.token });
     telemetry.gaveUp(id, why);
+    if (why === 'newer') this.#keepClosed(id, detail);
+    if (why === 'stale' && detail === 'commit') this.#wasStale(id, shard);
     telemetry.log('warn', 'a shard was lost', { shard: id, why, detail });
     if (this.#shards.get(id) === shard) this.#shards.delete(id);
+  }
+
+  /** Something of it was written by a newer release: whoever runs that may open it. Looked at again after a while. */
+  #keepClosed(id: ShardId, why: string): void {
+    this.#closed.set(id, { why, until: this.#ports.clock.now() + limits.newerRetryMs });
+  }
+
+  /** The second time at one place what is stored disagrees with itself: opened again, it would be stale for ever. */
+  #wasStale(id: ShardId, { committedAt }: Shard): void {
+    const place = JSON.stringify(committedAt ?? null);
+    if (this.#staleAt.get(id) === place) this.#repairs.add(id);
+    this.#staleAt.set(id, place);
   }
 
   async #letGo(id: ShardId): Promise<void> {
@@ -262,19 +291,25 @@ export class Host {
   }
 
   async #renew(): Promise<void> {
-    await Promise.all(
-      [...this.#shards].map(async ([id, shard]) => {
-        try {
-          if (await this.#leases.renew(shard.lease, this.#settings.leaseMs)) return;
-          if (this.#shards.get(id) !== shard) return;
-          shard.close();
-          this.#lost(id, shard, 'expired', 'the lease was not ours any more');
-        } catch (error) {
-          // The store is away: our next commit would be refused or fail by itself (fencing needs no clock).
-          if (!(error instanceof Unavailable)) throw error;
-        }
-      }),
-    );
+    await Promise.all([...this.#shards].map(([id, shard]) => this.#renewOne(id, shard)));
+  }
+
+  async #renewOne(id: ShardId, shard: Shard): Promise<void> {
+    const before = this.#opening.has(id) ? undefined : shard.standing;
+    try {
+      const { isOurs, at } = await this.#leases.renew(shard.lease, this.#settings.leaseMs);
+      if (this.#shards.get(id) !== shard) return;
+      if (!isOurs) {
+        shard.close();
+        this.#lost(id, shard, 'expired', 'the lease was not ours any more');
+      } else if (before && before.at === shard.standing?.at && !isSame(before.at, at)) {
+        // An owner with nothing to commit would not notice a store that went back under it.
+        shard.notAsStored();
+      }
+    } catch (error) {
+      // The store is away: our next commit would be refused or fail by itself (fencing needs no clock).
+      if (!(error instanceof Unavailable)) throw error;
+    }
   }
 
   // ---- housekeeping -----------------------------------------------------------------------------
@@ -339,3 +374,12 @@ export class Host {
     }
   }
 }
+
+/** Position, commits, and which life of the log: `at` was not stored by every version. */
+const isSame = (left: ShardPosition | undefined, right: ShardPosition | undefined): boolean =>
+  left === undefined || right === undefined
+    ? left === right
+    : comparePositions(left.position, right.position) === 0 &&
+      left.commits === right.commits &&
+      left.log === right.log &&
+      left.queue === right.queue;

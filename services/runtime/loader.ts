@@ -4,7 +4,7 @@
  * V1  What the log knows and the store does not is folded again; nothing is guessed.
  * V2  A rebuilt session asks again for what is pending, under the same ids.
  */
-import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { isNewer, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { SessionId } from '../core/ids.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type Position, type SessionRecord, tasksOf } from '../core/session/record.ts';
@@ -45,6 +45,8 @@ export interface LoaderHost {
   /** Something was gathered for the next commit. */
   onDraft(): void;
   onFenced(): void;
+  /** Something of the shard was written by a newer release: it is not ours to open. */
+  onNewer(error: Refused): void;
 }
 
 export class Loader {
@@ -67,6 +69,10 @@ export class Loader {
         await this.#loadOnce(actor);
         return undefined;
       } catch (error) {
+        if (isNewer(error)) {
+          this.#host.onNewer(error);
+          return undefined;
+        }
         if (!(error instanceof Unavailable))
           return error instanceof Refused
             ? error
@@ -112,6 +118,7 @@ export class Loader {
         actor.isMailComplete = !hasFloor;
         return;
       } catch (error) {
+        if (isNewer(error)) throw error;
         isPoisoned = true;
         telemetry.refused('redis', error instanceof Refused ? error.code : 'RECORD_POISONED', {
           session: actor.session,
@@ -210,7 +217,7 @@ export class Loader {
         await this.#rebuild(actor, false);
       } catch (error) {
         // As in `load`: whatever cannot be tried again is this session's own trouble.
-        if (error instanceof Unavailable) throw error;
+        if (error instanceof Unavailable || isNewer(error)) throw error;
         tellLeft(record.session, messageOf(error));
         residents.forget(actor);
         continue;
@@ -230,7 +237,7 @@ export class Loader {
         (await this.#ports.archive.latest(this.#lease.shard, written.session))?.record ?? written
       );
     } catch (error) {
-      if (error instanceof Unavailable) throw error;
+      if (error instanceof Unavailable || isNewer(error)) throw error;
       return written;
     }
   }
@@ -260,7 +267,8 @@ export class Loader {
 function readable(text: string): SessionRecord | undefined {
   try {
     return parseRecord(text);
-  } catch {
+  } catch (error) {
+    if (isNewer(error)) throw error;
     return undefined;
   }
 }

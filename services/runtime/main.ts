@@ -17,6 +17,7 @@ import { observability } from '../adapters/observability/telemetry.ts';
 import { redisLeases } from '../adapters/redis/leases.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisSessionStore } from '../adapters/redis/session-store.ts';
+import { checkStore } from '../adapters/redis/store-check.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { type Runtime, startRuntime } from './service.ts';
@@ -45,6 +46,7 @@ await runService(async (started) => {
   started({ name: 'redis', stop: () => redis.disconnect() });
   started({ name: 'nats', stop: () => nats.close() });
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
+  await there(() => checkStore(redis, settings.prefix));
   await there(() => declareStreams(nats));
   // Without the right to update, the streams of an earlier version do as they did.
   await updateStreams(nats).then(

@@ -21,15 +21,21 @@ export interface Opening {
 
 const archiveSlackMs = 10 * 60_000; // clocks of brokers lie less apart
 
-/** @param queue  which life of the effect queue it is, epoch ms */
+/**
+ * @param queue   which life of the effect queue it is, epoch ms
+ * @param readAt  the broker's time of the message at the stored position; undefined when it was trimmed
+ */
 export function openingOf(
   { at }: Pick<ShardState, 'at'>,
   bounds: LogBounds,
   queue: number,
+  readAt?: number,
 ): Opening {
   const position = at?.position ?? beginning;
+  // Not how long the log is, but whether it is the same: it may have gone back and on again.
+  const isAnother = at?.at !== undefined && readAt !== undefined && at.at !== readAt;
   const isReborn =
-    at !== undefined && (bounds.last < position.sequence || at.log !== bounds.created);
+    at !== undefined && (bounds.last < position.sequence || at.log !== bounds.created || isAnother);
   const isQueueLost = at !== undefined && at.queue !== queue;
   const readAfter = isReborn ? bounds.first - 1 : position.sequence;
   const isMailShort = at === undefined || readAfter + 1 < bounds.first;

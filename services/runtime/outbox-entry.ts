@@ -20,9 +20,12 @@ export interface OutboxEntry {
   readonly events: readonly StepEvent[];
 }
 
+/** What an entry says of its own format. Entries of earlier releases say nothing: 1. */
+const outboxVersion = 1;
+
 /** JSON, made of events that are JSON already. They are the bulk of it. */
 export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
-  `{"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
+  `{"v":${outboxVersion},"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
 
 /** Whom it is about, by what is told of them. */
 export const sessionsOf = ({ prompts, events }: OutboxEntry): Set<SessionId> =>
@@ -54,7 +57,7 @@ const storedSchema = z.object({
   events: z.array(eventSchema),
 });
 
-/** @throws Refused (OUTBOX_POISONED) for what no runtime wrote */
+/** @throws Refused: OUTBOX_POISONED for what no runtime wrote, OUTBOX_NEWER for what a newer release did */
 export function decodeOutbox(text: string): OutboxEntry {
   let stored: unknown;
   try {
@@ -62,6 +65,9 @@ export function decodeOutbox(text: string): OutboxEntry {
   } catch (error) {
     throw new Refused('OUTBOX_POISONED', 'an outbox entry is not JSON', { cause: error });
   }
+  const { v } = (stored ?? {}) as { v?: unknown };
+  if (typeof v === 'number' && v > outboxVersion)
+    throw new Refused('OUTBOX_NEWER', `an outbox entry has version ${v}`);
   const parsed = storedSchema.safeParse(stored);
   if (!parsed.success)
     throw new Refused(

@@ -9,7 +9,7 @@
  *     What waits is told by the shard's position (windows.ts, N2).
  * B3  Once the shard is lost, nothing more leaves.
  */
-import { messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { isNewer, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { SessionId, ShardId } from '../core/ids.ts';
 import type { PendingEffect } from '../core/session/effects.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -73,7 +73,7 @@ export class Outbox {
           this.#unreleased.set(session, (this.#unreleased.get(session) ?? 0) + 1);
         this.#held.push({ id, entry, effects: [], actors: [], sessions });
       } catch (error) {
-        if (!(error instanceof Refused)) throw error;
+        if (isNewer(error) || !(error instanceof Refused)) throw error;
         poisoned.push({ id, body, problem: error.message });
       }
     }

@@ -60,13 +60,17 @@ export interface ShardPorts {
   readonly rounds: CommitRounds;
 }
 
+/** `newer`: something of it was written by a newer release. */
+export type LostBecause = 'fenced' | 'stale' | 'unavailable' | 'newer';
+
 const lazyCommitMs = 25; // a commit that only settles or moves the position waits for company
 
 export class Shard {
   readonly id: ShardId;
   readonly lease: Lease;
   readonly #ports: ShardPorts;
-  readonly #onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void;
+  readonly #onLost: (why: LostBecause, detail: string) => void;
+  readonly #isRepaired: boolean;
   readonly #residents = new Residents();
   readonly #arrivals = new Arrivals(() => this.#scheduleLazily());
   #reading: Reading | undefined;
@@ -91,15 +95,18 @@ export class Shard {
   #isOpen = false;
   #isPaused = false;
 
+  /** @param isRepaired  what disagrees with itself in the store is built again from the log */
   constructor(
     lease: Lease,
     ports: ShardPorts,
-    onLost: (why: 'fenced' | 'stale' | 'unavailable', detail: string) => void,
+    onLost: (why: LostBecause, detail: string) => void,
+    isRepaired = false,
   ) {
     this.id = lease.shard;
     this.lease = lease;
     this.#ports = ports;
     this.#onLost = onLost;
+    this.#isRepaired = isRepaired;
     const isOpen = () => this.#isOpen;
     this.#windows = ports.windows.open({
       isOpen,
@@ -134,6 +141,7 @@ export class Shard {
       position: () => this.#position,
       onDraft: () => this.#schedule(),
       onFenced: () => this.#lose('fenced', 'discard'),
+      onNewer: (error) => this.#lose('newer', error.message),
     });
     this.#wakes = new Wakes(this.id, ports, this.#residents);
     const stepperRooms = {
@@ -157,7 +165,8 @@ export class Shard {
       mailbox.lastOf(this.id),
     ]);
     if (state.problem !== undefined) await this.#clearPosition(state.problem);
-    const opening = openingOf(state, bounds, queue);
+    const readAt = await mailbox.timeOf(state.at?.position.sequence ?? 0);
+    const opening = openingOf(state, bounds, queue, readAt);
     const { isReborn, readAfter } = opening;
     this.#at = state.at;
     this.#log = bounds.created;
@@ -200,6 +209,7 @@ export class Shard {
       );
     }
 
+    if (this.#isRepaired) await this.#repair();
     for (const session of this.#baselines.unsettled())
       if (!this.#residents.get(session)) this.#activate(session);
     const reading = await mailbox.read(
@@ -218,6 +228,20 @@ export class Shard {
       await this.#ports.clock.sleep(1);
     }
     await this.#letGo();
+  }
+
+  /** Two commits in a row were stale at one place: what disagrees with itself is built again from the log. */
+  async #repair(): Promise<void> {
+    const { store, telemetry } = this.#ports;
+    for (const session of await store.disagreeing(this.id)) {
+      telemetry.log('error', 'what is stored of a session disagrees; it is built again', {
+        shard: this.id,
+        session,
+      });
+      if ((await store.discard(this.id, this.lease.token, session)) === 'fenced')
+        throw new Unavailable('FENCED_AT_OPEN', `shard ${this.id} was taken while it was opened`);
+      if (!this.#residents.get(session)) this.#activate(session);
+    }
   }
 
   /** All else is there and may be well: the log is read from its beginning, and sessions skip what they have heard. */
@@ -261,6 +285,20 @@ export class Shard {
     this.close();
   }
 
+  /** What the store should say of this shard now; undefined while a commit is under way, or it is not open. */
+  get standing(): { readonly at: ShardPosition | undefined } | undefined {
+    return this.#isOpen && !this.#isCommitting ? { at: this.#at } : undefined;
+  }
+
+  get committedAt(): ShardPosition | undefined {
+    return this.#at;
+  }
+
+  /** The store says another thing: it went back, and what was committed is read again. */
+  notAsStored(): void {
+    this.#lose('stale', 'the store went back');
+  }
+
   get actors(): number {
     return this.#residents.size;
   }
@@ -298,6 +336,8 @@ export class Shard {
   }
 
   #deliver(item: ParsedEnvelope, position: Position, at: number, done: () => void): void {
+    if (!item.ok && item.isNewer)
+      return this.#lose('newer', `mail ${position.sequence} is of a newer release`);
     if (!item.ok)
       return this.#deadLetters.bury('MAIL_INVALID', item.problem, { body: item.raw }, done);
     const { tenant, session, message } = item.envelope;
@@ -466,7 +506,7 @@ export class Shard {
     else if (this.#outbox.hasSettled || this.#arrivals.hasPassed) this.#scheduleLazily();
   }
 
-  #lose(why: 'fenced' | 'stale' | 'unavailable', detail: string): void {
+  #lose(why: LostBecause, detail: string): void {
     if (!this.#isOpen) return;
     this.close();
     this.#onLost(why, detail);

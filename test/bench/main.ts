@@ -118,6 +118,7 @@ async function floor(inFlight: number): Promise<number> {
             expectedVersion: version,
             version: version + 1,
             record,
+            entriesBefore: 0,
             entries: [],
             pending: [],
             resolved: [],

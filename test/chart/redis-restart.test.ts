@@ -94,6 +94,7 @@ test.skipIf(!hasHelm)(
         expectedVersion: 0,
         version: 1,
         record: '{"n":1}',
+        entriesBefore: 0,
         entries: ['{}'],
         pending: [],
         resolved: [],

@@ -26,6 +26,7 @@ const commitOf = (version: number): Commit => ({
       expectedVersion: version - 1,
       version,
       record: `{"n":${version}}`,
+      entriesBefore: version - 1,
       entries: [JSON.stringify({ role: 'user', content: `entry ${version}` })],
       pending: [],
       resolved: [],

@@ -423,12 +423,12 @@ function describeStore(
           expect(
             await world.leases.acquire(short.shard, host('host-b'), 'b', 1_000),
           ).toBeUndefined();
-          expect(await world.leases.renew(short, 400)).toBe(true);
+          expect((await world.leases.renew(short, 400)).isOurs).toBe(true);
           const taken = await eventually(() =>
             world.leases.acquire(short.shard, host('host-b'), 'b', 60_000),
           );
           expect(taken.host).toBe('host-b');
-          expect(await world.leases.renew(short, 1_000)).toBe(false);
+          expect((await world.leases.renew(short, 1_000)).isOurs).toBe(false);
         });
 
         test('released, it is free at once; releasing what is another’s does nothing', async () => {
@@ -437,7 +437,7 @@ function describeStore(
           const next = (await world.leases.acquire(held.shard, host('host-b'), 'b', 60_000))!;
           await world.leases.release(held);
           expect((await world.leases.owners(held.shard + 1)).get(held.shard)).toBe('host-b');
-          expect(await world.leases.renew(next, 1_000)).toBe(true);
+          expect((await world.leases.renew(next, 1_000)).isOurs).toBe(true);
         });
 
         test('a runtime that comes back under its own name takes its shard at once, with a new token', async () => {
@@ -450,7 +450,7 @@ function describeStore(
           );
           expect(after?.token).toBeDefined();
           expect(after?.token).not.toBe(before.token);
-          expect(await world.leases.renew(before, 1_000)).toBe(false);
+          expect((await world.leases.renew(before, 1_000)).isOurs).toBe(false);
         });
 
         test('hosts that say so are alive, those that fall silent are not', async () => {
@@ -567,6 +567,7 @@ function describeStore(
                 session({
                   expectedVersion: 1,
                   version: 2,
+                  entriesBefore: 3,
                   entries: [JSON.stringify({ role: 'user', content: 'd' })],
                 }),
               ],

@@ -29,6 +29,17 @@ describe('who opens a shard', () => {
     });
   });
 
+  test('takes all for new where another message stands at its position', () => {
+    const stored = { at: at() };
+    expect(openingOf(stored, log(), 7, 1_000_000_000).isReborn).toBe(false);
+    expect(openingOf(stored, log(), 7, undefined).isReborn).toBe(false);
+    expect(openingOf(stored, log(), 7, 1_000_000_001)).toMatchObject({
+      isReborn: true,
+      incarnation: 3,
+      readAfter: 4,
+    });
+  });
+
   test.each([
     ['the log is another one', log({ created: 101 })],
     ['the log went back', log({ last: 9 })],

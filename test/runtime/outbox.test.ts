@@ -226,6 +226,7 @@ test('a shard with an entry that does not parse offers all that is pending, and 
         expectedVersion: 0,
         version: 1,
         record: '{}',
+        entriesBefore: 0,
         entries: [],
         pending: [{ id: wanted.id, body: JSON.stringify(wanted) }],
         resolved: [],

@@ -366,7 +366,7 @@ test('the answer that ends a session whose record cannot be read is stepped, not
   await laterSweeps(shard);
   await eventually(() => shard.actors === 0);
   const record = JSON.parse((await store.load(shardId, address.session))!) as object;
-  store.poison(shardId, address.session, JSON.stringify({ ...record, schema: 99 }));
+  store.poison(shardId, address.session, JSON.stringify({ ...record, version: 'three' }));
   await mailbox.deliver(shardId, { ...address, message: replied(effect!.id, { content: 'done' }) });
 
   await eventually(() => ends.length > 0);

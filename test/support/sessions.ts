@@ -116,6 +116,7 @@ export const sessionCommit = (more: Partial<SessionCommit> = {}): SessionCommit 
   expectedVersion: 0,
   version: 1,
   record: '{}',
+  entriesBefore: 0,
   entries: [],
   pending: [],
   resolved: [],

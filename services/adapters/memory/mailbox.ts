@@ -89,6 +89,7 @@ export function memoryMailbox(clock: Pick<Clock, 'now'>): MemoryMailbox {
           });
       }
     },
+    timeOf: async (sequence) => log.find((stored) => stored.sequence === sequence)?.at,
     bounds: async () => ({ first, last, created }),
     lastOf: async (shard) => log.findLast((stored) => stored.shard === shard)?.sequence ?? 0,
     answers: async () => true,

@@ -4,9 +4,10 @@ import type { HostId, OwnerToken, SessionId, ShardId } from '../../core/ids.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
+import { agrees } from '../../core/session/stored.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Lease, Leases } from '../../ports/leases.ts';
-import type { ModelCalls, SessionStore, ShardPosition } from '../../ports/session-store.ts';
+import type { Commit, ModelCalls, SessionStore, ShardPosition } from '../../ports/session-store.ts';
 
 interface ShardData {
   at: ShardPosition | undefined;
@@ -40,6 +41,8 @@ export interface MemoryStore extends SessionStore {
   flush(): void;
   /** Put a record there as it is, well-formed or not. */
   poison(shard: ShardId, session: SessionId, record: string): void;
+  /** Let the stored version be another than that of the record. */
+  setVersion(shard: ShardId, session: SessionId, version: number): void;
   /** Make the position one that cannot be read. */
   poisonPosition(shard: ShardId): void;
 }
@@ -80,6 +83,10 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       const found = data(shard).records.get(session);
       data(shard).records.set(session, { version: found?.version ?? 1, record });
     },
+    setVersion(shard, session, version) {
+      const found = data(shard).records.get(session);
+      if (found) found.version = version;
+    },
     poisonPosition(shard) {
       const held = data(shard);
       held.at = undefined;
@@ -101,6 +108,11 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
         return 'stale';
       for (const one of commit.sessions)
         if ((held.records.get(one.session)?.version ?? 0) !== one.expectedVersion) return 'stale';
+      for (const one of commit.sessions) {
+        const stored = held.conversations.get(one.session)?.length ?? 0;
+        if (one.entries.length > 0 && stored < one.entriesBefore) return 'stale';
+      }
+      mustBeScores(commit);
       held.at = commit.to;
       if (commit.outbox) held.outbox.set(commit.outbox.id, commit.outbox.body);
       for (const id of commit.settled) held.outbox.delete(id);
@@ -110,9 +122,10 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
         else held.wakes.set(one.session, one.wakeAt);
         if (one.floor !== undefined && !held.floors.has(one.session))
           held.floors.set(one.session, one.floor);
-        const conversation = held.conversations.get(one.session) ?? [];
-        conversation.push(...one.entries);
-        held.conversations.set(one.session, conversation);
+        if (one.entries.length > 0) {
+          const before = (held.conversations.get(one.session) ?? []).slice(0, one.entriesBefore);
+          held.conversations.set(one.session, [...before, ...one.entries]);
+        }
         for (const { id, body } of one.pending) held.pending.set(id, body);
         for (const id of one.resolved) held.pending.delete(id);
       }
@@ -161,6 +174,18 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
           floor: floors.size > 0 ? Math.min(...floors.values()) : undefined,
         }
       );
+    },
+    async disagreeing(shard) {
+      const { records, conversations, pending } = data(shard);
+      return [...records].flatMap(([session, { version, record }]) => {
+        const entries = conversations.get(session)?.length ?? 0;
+        const isWell = agrees(record, {
+          version: String(version),
+          entries,
+          pending: new Set(pending.keys()),
+        });
+        return isWell ? [] : [session];
+      });
     },
     async discard(shard, token, session) {
       const held = data(shard);
@@ -233,9 +258,10 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       },
       async renew(lease, durationMs) {
         isUp();
-        if (ownerOf(lease.shard) !== lease.token) return false;
+        const { at } = data(lease.shard);
+        if (ownerOf(lease.shard) !== lease.token) return { isOurs: false, at };
         owners.set(lease.shard, { token: lease.token, until: clock.now() + durationMs });
-        return true;
+        return { isOurs: true, at };
       },
       async release(lease) {
         isUp();
@@ -252,4 +278,17 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
     },
   };
   return store;
+}
+
+/** As Redis: a score that is not a finite number refuses the commit before anything is written. */
+function mustBeScores({ sessions, archived }: Commit): void {
+  const scores = [
+    ...sessions.flatMap(({ wakeAt, floor }) => [wakeAt, floor]),
+    ...archived.map(({ floor }) => floor),
+  ];
+  for (const score of scores) {
+    if (score !== undefined && !Number.isFinite(score)) {
+      throw new Unavailable('STORE_UNAVAILABLE', `a score is ${score}`);
+    }
+  }
 }

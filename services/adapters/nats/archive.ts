@@ -1,9 +1,10 @@
 /** ARCHIVE and BUNDLES: baselines as compressed objects, one subject per session; bundles by revision. */
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { z } from 'zod';
-import { issuesOf, messageOf, Refused } from '../../core/errors.ts';
+import { isNewer, issuesOf, messageOf, Refused } from '../../core/errors.ts';
 import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
 import { jsonStored } from '../../core/json.ts';
+import { currentBehaviour } from '../../core/session/behaviour.ts';
 import { messageSchema } from '../../core/session/messages.ts';
 import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
@@ -20,7 +21,7 @@ const packedBytesMax = 700_000; // of the broker's max_payload of 1 MiB
 const pack = (record: string, mail: readonly string[], part: number): Buffer =>
   deflateRawSync(`{"record":${record},"mail":[${mail.join(',')}],"part":${part}}`, { level: 6 });
 
-/** A baseline as it is stored. @throws Refused (BASELINE_POISONED) for what does not parse */
+/** A baseline as it is stored. @throws Refused (BASELINE_POISONED, BASELINE_NEWER) for what does not parse here */
 export function unpack(packed: Uint8Array): Baseline & { part: number } {
   try {
     const stored = JSON.parse(inflateRawSync(packed).toString('utf8')) as {
@@ -34,6 +35,7 @@ export function unpack(packed: Uint8Array): Baseline & { part: number } {
       part: stored.part ?? 0,
     };
   } catch (error) {
+    if (isNewer(error)) throw new Refused('BASELINE_NEWER', error.message, { cause: error });
     throw new Refused('BASELINE_POISONED', 'an archived baseline does not parse', { cause: error });
   }
 }
@@ -42,7 +44,14 @@ const withoutPart = ({ record, mail }: Baseline): Baseline => ({ record, mail })
 
 /** @throws Refused for one that this version cannot read */
 function bundleOf(revision: Revision, text: string): Bundle {
-  const parsed = bundleSchema.safeParse(jsonStored(text));
+  const stored = jsonStored(text);
+  const { behaviour } = (stored ?? {}) as { behaviour?: unknown };
+  if (typeof behaviour === 'number' && behaviour > currentBehaviour)
+    throw new Refused(
+      'BUNDLE_NEWER',
+      `the bundle of revision ${revision} has behaviour ${behaviour}; this release knows ${currentBehaviour}`,
+    );
+  const parsed = bundleSchema.safeParse(stored);
   if (!parsed.success)
     throw new Refused(
       'BUNDLE_UNREADABLE',
@@ -102,6 +111,7 @@ export function natsArchive(nats: Nats): Archive {
     chain: chainOf,
     async *latestOf(shard, onUnreadable, since) {
       const latest = new Map<SessionId, Baseline>();
+      const newer: Refused[] = [];
       const which = since === undefined ? ({ deliver: 'last-per-subject' } as const) : { since };
       await readAll(
         nats,
@@ -116,10 +126,12 @@ export function natsArchive(nats: Nats): Archive {
             const baseline = withoutPart(unpack(message.bytes()));
             latest.set(baseline.record.session, baseline);
           } catch (error) {
+            if (isNewer(error)) newer.push(error);
             onUnreadable(subjects.sessionOfArchive(message.subject), messageOf(error));
           }
         },
       );
+      if (newer[0]) throw newer[0];
       yield* latest.values();
     },
     async putBundle(revision, bundle) {

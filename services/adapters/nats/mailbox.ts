@@ -3,7 +3,7 @@ import { Unavailable } from '../../core/errors.ts';
 import type { ShardId } from '../../core/ids.ts';
 import { encodeEnvelope, parseMail } from '../../core/wire/envelopes.ts';
 import type { MailBatch, Mailbox } from '../../ports/mailbox.ts';
-import { ask, batchBytesOf, type Nats } from './connection.ts';
+import { ask, batchBytesOf, lastMessage, type Nats } from './connection.ts';
 import { Gatherer, joined } from './gatherer.ts';
 import { decodeMail, encodeMail } from './mail-codec.ts';
 import { lastSequenceOf, type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
@@ -59,6 +59,11 @@ export function natsMailbox(nats: Nats): Mailbox {
         last: info.state.last_seq,
         created: Date.parse(info.created),
       };
+    },
+
+    async timeOf(sequence) {
+      if (sequence < 1) return undefined;
+      return (await lastMessage(nats, streams.mail, { seq: sequence }))?.at;
     },
 
     lastOf: (shard) => lastSequenceOf(nats, streams.mail, subjects.mailOf(shard)),

@@ -29,6 +29,8 @@ export class OrderedReader {
   readonly #filter: string;
   readonly #onMessage: (message: OrderedMessage) => void;
   #last: number;
+  /** The broker's time of the message at `#last`, once one was read. */
+  #lastAt: number | undefined;
   #expected = 1;
   #subscription: Subscription | undefined;
   #consumer: string | undefined;
@@ -135,7 +137,8 @@ export class OrderedReader {
         // Another stream under the same name, or one that lost its end: its numbers mean something else now (O3).
         if (
           (this.#created !== undefined && info.created !== this.#created) ||
-          info.state.last_seq < this.#last
+          info.state.last_seq < this.#last ||
+          (await this.#isReplaced())
         ) {
           this.#isStopped = true;
           clearInterval(this.#watch);
@@ -191,6 +194,13 @@ export class OrderedReader {
     }
   }
 
+  /** Has the stream another message where we read last? It went back, and on again past us (O3). */
+  async #isReplaced(): Promise<boolean> {
+    if (this.#lastAt === undefined) return false;
+    const stored = await lastMessage(this.#nats, this.#stream, { seq: this.#last });
+    return stored !== undefined && stored.at !== this.#lastAt;
+  }
+
   #heard(message: Msg, subscription: Subscription): void {
     if (subscription !== this.#subscription) return;
     this.#heardAt = Date.now();
@@ -224,9 +234,10 @@ export class OrderedReader {
     this.#expected += 1;
     if (sequence <= this.#last) return;
     this.#last = sequence;
+    this.#lastAt = Math.floor(Number(time.slice(0, -3)) / 1_000);
     this.#onMessage({
       sequence,
-      at: Math.floor(Number(time.slice(0, -3)) / 1_000),
+      at: this.#lastAt,
       subject: message.subject,
       remaining,
       text: () => message.string(),

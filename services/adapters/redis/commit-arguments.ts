@@ -5,17 +5,22 @@ import type { Commit, SessionCommit } from '../../ports/session-store.ts';
 import type { Arguments } from './gathered-calls.ts';
 import { positionText } from './position.ts';
 
-export function commitArguments(
-  commit: Commit,
-  token: OwnerToken,
-  conversationPrefix: string,
-): Arguments {
+/** Sessions whose conversations the commit touches, in the order of their keys. */
+export function conversationsOf({ sessions, archived }: Commit): string[] {
+  return [
+    ...sessions.filter(({ entries }) => entries.length > 0).map(({ session }) => session),
+    ...archived.filter(({ summary }) => summary).map(({ session }) => session),
+  ];
+}
+
+/** @param keys  how many it has */
+export function commitArguments(commit: Commit, token: OwnerToken, keys: number): Arguments {
   const from = commit.from ? positionText(commit.from) : '';
   const args: (string | number)[] = [
+    keys,
     token,
     from,
     positionText(commit.to),
-    conversationPrefix,
     limits.recentSessions,
     commit.outbox?.id ?? '',
     commit.outbox?.body ?? '',
@@ -42,8 +47,8 @@ export function commitArguments(
     for (const { id, body } of pending) args.push(id, body);
   });
   list(({ resolved }) => args.push(...resolved));
-  for (const { session, entries } of sessions)
-    if (entries.length > 0) args.push(session, entries.length, ...entries);
+  for (const { entriesBefore, entries } of sessions)
+    if (entries.length > 0) args.push(entriesBefore, entries.length, ...entries);
   return args;
 }
 

@@ -69,7 +69,7 @@ export class GatheredCalls<Answer> {
     this.#underWay += 1;
     try {
       const answers = await this.#call(
-        asked.length * asked[0]!.keys.length,
+        asked.reduce((sum, { keys }) => sum + keys.length, 0),
         asked.flatMap(({ keys }) => keys),
         asked.flatMap(({ args }) => [args.length, ...args]),
       );

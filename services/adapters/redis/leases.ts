@@ -2,6 +2,7 @@
 import type { HostId, OwnerToken, ShardId } from '../../core/ids.ts';
 import { clusterKeys, keysOf } from '../../core/wire/keys.ts';
 import type { Lease, Leases } from '../../ports/leases.ts';
+import { readPosition } from './position.ts';
 import type { ScriptedRedis } from './scripts.ts';
 import { answering } from './session-store.ts';
 
@@ -28,12 +29,12 @@ export function redisLeases(redis: ScriptedRedis, prefix = 'understudy'): Leases
       return isOurs === 1 ? ({ shard, host, token } satisfies Lease) : undefined;
     },
     async renew(lease, durationMs) {
-      return (
-        (await answering(
-          'renew',
-          redis.understudyRenew(keysOf(prefix, lease.shard).owner, lease.token, durationMs),
-        )) === 1
+      const { owner, position } = keysOf(prefix, lease.shard);
+      const [isOurs, stored] = await answering(
+        'renew',
+        redis.understudyRenew(owner, position, lease.token, durationMs),
       );
+      return { isOurs: isOurs === 1, at: readPosition(stored ?? null).at };
     },
     async release(lease) {
       await answering(

@@ -14,11 +14,11 @@ if held and string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1`;
 
-/** renew: KEYS owner; ARGV token, ms. Only its holder can prolong it. */
+/** renew: KEYS owner, position; ARGV token, ms. Only its holder can prolong it. Returns 1 and the position, or 0. */
 const renew = `
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return { 0 } end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1`;
+return { 1, redis.call('GET', KEYS[2]) }`;
 
 /** renewClaim: KEYS claim; ARGV holder, ms. One that the store has lost is its holder's again, unless another has taken it. */
 const renewClaim = `
@@ -85,7 +85,12 @@ return 'OK'`;
 export interface ScriptedRedis extends Redis {
   understudyCommit(keyCount: number, keys: readonly string[], args: Arguments): Promise<string[]>;
   understudyAcquire(owner: string, token: string, ms: number, host: string): Promise<number>;
-  understudyRenew(owner: string, token: string, ms: number): Promise<number>;
+  understudyRenew(
+    owner: string,
+    position: string,
+    token: string,
+    ms: number,
+  ): Promise<[number, (string | null)?]>;
   understudyRenewClaim(claim: string, holder: string, ms: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
@@ -181,7 +186,7 @@ export function connectRedis(
   const redis = clientOf(address, options, sentinelPassword);
   redis.defineCommand('understudyCommit', { lua: commit });
   redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
-  redis.defineCommand('understudyRenew', { numberOfKeys: 1, lua: renew });
+  redis.defineCommand('understudyRenew', { numberOfKeys: 2, lua: renew });
   redis.defineCommand('understudyRenewClaim', { numberOfKeys: 1, lua: renewClaim });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });

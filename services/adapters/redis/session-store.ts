@@ -7,6 +7,7 @@ import { jsonStored } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import { type Entry, entrySchema } from '../../core/session/conversation.ts';
 import { type PendingEffect, pendingEffectSchema } from '../../core/session/effects.ts';
+import { agrees } from '../../core/session/stored.ts';
 import { clusterKeys, keysOf, type ShardKeys } from '../../core/wire/keys.ts';
 import type {
   CommitResult,
@@ -14,7 +15,7 @@ import type {
   SessionStore,
   ShardState,
 } from '../../ports/session-store.ts';
-import { commitArguments, weightOf } from './commit-arguments.ts';
+import { commitArguments, conversationsOf, weightOf } from './commit-arguments.ts';
 import { type CallLimits, GatheredCalls } from './gathered-calls.ts';
 import { parsePosition, readPosition } from './position.ts';
 import type { ScriptedRedis } from './scripts.ts';
@@ -94,27 +95,14 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
     },
 
     async commit(shard, token, commit): Promise<CommitResult> {
-      const {
-        owner,
-        position,
-        records,
-        versions,
-        pending,
-        outbox,
-        wakes,
-        floors,
-        recent,
-        conversation,
-      } = keys(shard);
-      const args = commitArguments(commit, token, conversation(''));
-      const result = await answering(
-        'commit',
-        commits.ask(
-          [owner, position, records, versions, pending, outbox, wakes, floors, recent],
-          args,
-          weightOf(args),
-        ),
-      );
+      const k = keys(shard);
+      const all = [
+        ...[k.owner, k.position, k.records, k.versions, k.pending],
+        ...[k.outbox, k.wakes, k.floors, k.recent],
+        ...conversationsOf(commit).map((session) => k.conversation(session)),
+      ];
+      const args = commitArguments(commit, token, all.length);
+      const result = await answering('commit', commits.ask(all, args, weightOf(args)));
       if (result === 'OK') return 'committed';
       if (result === 'FENCED') return 'fenced';
       if (result === 'STALE') return 'stale';
@@ -180,6 +168,23 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
         applied: parsePosition(position).position.sequence,
         floor: floors.length === 2 ? Number(floors[1]) : undefined,
       };
+    },
+
+    async disagreeing(shard) {
+      const k = keys(shard);
+      const [versions, pending] = await answering(
+        'disagreeing',
+        Promise.all([redis.hgetall(k.versions), redis.hkeys(k.pending)]),
+      );
+      const known = new Set(pending);
+      const odd: SessionId[] = [];
+      for await (const { session, record } of this.records(shard)) {
+        const stored = versions[session];
+        delete versions[session];
+        const entries = await answering('disagreeing', redis.llen(k.conversation(session)));
+        if (!agrees(record, { version: stored, entries, pending: known })) odd.push(session);
+      }
+      return [...odd, ...(Object.keys(versions) as SessionId[])];
     },
 
     async discard(shard, token, session) {

@@ -24,7 +24,18 @@ export interface Envelope {
 
 export type ParsedEnvelope =
   | { readonly ok: true; readonly envelope: Envelope }
-  | { readonly ok: false; readonly problem: string; readonly raw: string };
+  | {
+      readonly ok: false;
+      readonly problem: string;
+      readonly raw: string;
+      /** Of a newer release: not broken, and not ours to read. */
+      readonly isNewer?: boolean;
+    };
+
+const isFromNewer = (item: unknown): boolean => {
+  const { v } = (item ?? {}) as { v?: unknown };
+  return typeof v === 'number' && v > wireVersion;
+};
 
 export const encodeEnvelope = ({ tenant, session, message }: Envelope): string =>
   JSON.stringify({ v: wireVersion, tenant, session, message });
@@ -50,7 +61,12 @@ export function parseMail(text: string): ParsedEnvelope[] {
     const parsed = envelopeSchema.safeParse(item);
     return parsed.success
       ? { ok: true, envelope: parsed.data }
-      : { ok: false, problem: issuesOf(parsed.error), raw: textOf(item) };
+      : {
+          ok: false,
+          problem: issuesOf(parsed.error),
+          raw: textOf(item),
+          ...(isFromNewer(item) ? { isNewer: true } : {}),
+        };
   });
 }
 
