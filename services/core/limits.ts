@@ -37,6 +37,7 @@ export const limits = {
   approvalExpiryMs: 24 * 3_600_000, // an approval nobody answers is a rejection after a day
   effectAckWaitMs: 3_000, // a performer that is silent for so long is taken for dead
   effectHeartbeatMs: 1_000, // three fit into the ack wait
+  lostMax: 3, // executors that died with an effect in hand: it is not given to another
   queueWaitMs: 250, // how long a tenant's effects may stand in a pool's queue: who comes new waits no longer for them
   performMax: 512, // effects in flight per gateway or executor
 

@@ -1,31 +1,33 @@
 /**
  * Performs tool calls, each at most once where it matters.
  *
- * Owns     the effects in hand of this executor.
+ * Owns     the effects in hand of this executor, and which it has performed lately.
+ * Asks     place.ts who may begin, tries.ts to run it.
  *
  * X1  What is not pure begins with a start record; who did not create it does not simply begin.
- * X2  After a death the class decides: keyed and workspace run again, queryable asks first, opaque is `unknown`.
+ * X2  After a death the class decides: keyed and workspace run again, queryable asks first, opaque is
+ *     `unknown`. What was in the hands of `lostMax` executors that died is not given to another.
  * X3  The result is mailed before the effect is acknowledged.
- * X4  Retries happen here, bounded, only for transient failures; an opaque tool only where nothing had begun.
- * X5  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown` and not failed.
+ * X4  Nothing is begun, tried again, asked or handed back once it was cancelled.
  */
-import { backoffMs } from '../core/backoff.ts';
-import { isForAnother, issuesOf, Later, messageOf, Unavailable } from '../core/errors.ts';
+import { isForAnother, Later, messageOf } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
+import { own } from '../core/keyed.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
+import { Recent } from '../core/recent.ts';
 import type { RunTool } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
-import { validatorOf } from '../core/session/tool-calls.ts';
-import { type Capped, capped, type Failure, failed, type Outcome } from '../core/tools/job.ts';
-import type { ToolSpec } from '../core/tools/tool-spec.ts';
+import { type Capped, failed, type Outcome } from '../core/tools/job.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
-import type { ToolJob, ToolRunner } from '../ports/performers.ts';
-import type { Start, Starts } from '../ports/starts.ts';
+import type { ToolRunner } from '../ports/performers.ts';
+import type { Starts } from '../ports/starts.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { begin, Place } from './place.ts';
+import { doubtful, hasSideEffect, runWithRetries } from './tries.ts';
 
 export interface ExecutorPorts {
   readonly effects: Effects;
@@ -35,8 +37,12 @@ export interface ExecutorPorts {
   readonly runners: readonly ToolRunner[];
   readonly telemetry: Telemetry;
   readonly clock: Clock;
+  /** By the clock of the broker, which deadlines are told in, epoch ms. Left out: our own. */
+  readonly brokerNow?: () => number;
   readonly shards: number;
 }
+
+const performedKept = 20_000; // copies of an effect that come after so many others would be minutes late
 
 export function startExecutor(
   executor: string,
@@ -45,7 +51,10 @@ export function startExecutor(
   concurrency: number = limits.performMax,
 ): Promise<Taking> {
   const inHand = new Set<EffectId>();
-  ports.starts.answerHolds(executor, (effect) => inHand.has(effect));
+  const performed = new Recent<EffectId, true>(performedKept);
+  ports.starts.answerHolds(executor, (effect) =>
+    inHand.has(effect) ? 'holding' : performed.has(effect) ? 'done' : 'unknown',
+  );
   return ports.effects.take(
     pool,
     concurrency,
@@ -59,10 +68,13 @@ export function startExecutor(
       const from = performance.now();
       let mayHaveRun = taken.isRedelivered;
       try {
-        return await perform(executor, effect, taken, ports, () => {
+        const isPerformed = await perform(executor, effect, taken, ports, () => {
           mayHaveRun = true;
         });
+        if (isPerformed) performed.set(effect.id, true);
+        return isPerformed;
       } catch (error) {
+        if (signal.aborted) return false;
         if (isForAnother(error)) throw error;
         // A mistake of ours would be made again with every redelivery.
         ports.telemetry.log('error', 'a tool call could not be judged', {
@@ -76,14 +88,9 @@ export function startExecutor(
           'EXECUTOR_DEFECT',
           `the executor failed at ${effect.tool}: ${messageOf(error).slice(0, 200)}`,
         );
-        return await mail(
-          executor,
-          { effect, signal },
-          mayHaveRun && hasSideEffect[effect.class] ? doubtful(failure.failure) : failure,
-          0,
-          from,
-          ports,
-        );
+        const isDoubtful = mayHaveRun && hasSideEffect[effect.class];
+        const outcome = isDoubtful ? doubtful(failure.failure) : failure;
+        return await mail(executor, { effect, signal }, outcome, 0, from, ports);
       } finally {
         inHand.delete(effect.id);
       }
@@ -97,52 +104,76 @@ export function startExecutor(
 async function perform(
   executor: string,
   effect: RunTool,
-  { signal, isRedelivered }: Taken,
+  { signal, isRedelivered, lost }: Taken,
   ports: ExecutorPorts,
   onRun: () => void,
 ): Promise<boolean> {
-  const { telemetry, clock } = ports;
+  const { telemetry, clock, brokerNow = () => clock.now() } = ports;
   const from = performance.now();
-  if (effect.deadlineAt < clock.now()) return false; // its session has stopped waiting
+  const tell = (outcome: Outcome<Capped>, attempts: number): Promise<boolean> => {
+    const seconds = (performance.now() - from) / 1_000;
+    const word = outcome.ok ? 'ok' : outcome.failure.class;
+    telemetry.performed('tool', effect.tool, word, seconds);
+    return mail(executor, { effect, signal }, outcome, attempts, from, ports);
+  };
+  if (effect.deadlineAt < brokerNow()) {
+    telemetry.dropped('deadline'); // its session has stopped waiting
+    return false;
+  }
   const bundle = await ports.archive.bundle(effect.revision);
-  const spec = bundle?.tools[effect.tool];
-  if (!spec)
+  const spec = bundle && own(bundle.tools, effect.tool);
+  if (!spec) {
+    const message = `revision ${effect.revision} has no tool ${effect.tool}`;
     return mail(
       executor,
       { effect, signal },
-      failed('permanent', 'TOOL_UNKNOWN', `revision ${effect.revision} has no tool ${effect.tool}`),
+      failed('permanent', 'TOOL_UNKNOWN', message),
       0,
       from,
       ports,
     );
-
-  const begun = await begin(executor, effect, spec, signal, ports);
-  // The executor that began it lives, and will answer. This copy stays in the queue: it may be the last one, should that executor die.
-  if (begun.kind === 'elsewhere')
-    throw new Later(
-      'EFFECT_HELD',
-      `effect ${effect.id} is being performed elsewhere`,
-      limits.effectAckWaitMs,
-      true,
-    );
-  if (begun.kind === 'answer') {
-    telemetry.performed(
-      'tool',
-      effect.tool,
-      begun.outcome.ok ? 'ok' : begun.outcome.failure.class,
-      (performance.now() - from) / 1_000,
-    );
-    return mail(executor, { effect, signal }, begun.outcome, 0, from, ports);
   }
-  onRun();
-  const { outcome, attempts } = await runWithRetries(effect, spec, begun.before, signal, ports);
-  if (signal.aborted) return false;
-  telemetry.performed(
-    'tool',
-    effect.tool,
-    outcome.ok ? 'ok' : outcome.failure.class,
-    (performance.now() - from) / 1_000,
+  if (lost >= limits.lostMax) return tell(executorLost(effect, lost), 0);
+
+  const begun = await begin(executor, effect.id, spec.class, ports);
+  if (begun.kind === 'done') {
+    telemetry.dropped('done');
+    return false;
+  }
+  if (begun.kind === 'cancelled') return cancelled(executor, { effect, signal }, from, ports);
+  // The executor that began it lives, and will answer. This copy stays in the queue: it may be the last one, should that executor die.
+  if (begun.kind === 'elsewhere') throw elsewhere(effect);
+  const { first } = begun;
+  if (first !== undefined) {
+    telemetry.startRefused(spec.class);
+    telemetry.log('warn', 'begun before by an executor that is gone', {
+      effect: effect.id,
+      session: effect.session,
+      tool: effect.tool,
+      class: spec.class,
+      first,
+    });
+  }
+  if (begun.kind === 'lost') {
+    const outcome =
+      spec.class === 'opaque'
+        ? outcomeUnknown(effect, begun.first)
+        : executorLost(effect, limits.lostMax);
+    return tell(outcome, 0);
+  }
+  const place = new Place(executor, effect.id, spec.class, begun.number, ports);
+  // Those before us are gone: none of their requests began later than now.
+  const begunBefore = first === undefined ? undefined : clock.now();
+  const tried = await runWithRetries(
+    { effect, spec, place, begunBefore, signal, onRun },
+    { runners: ports.runners, clock },
   );
+  if (signal.aborted) return false;
+  if ('gaveUp' in tried) {
+    if (tried.gaveUp === 'cancelled') return cancelled(executor, { effect, signal }, from, ports);
+    throw elsewhere(effect);
+  }
+  const { outcome, attempts } = tried;
   telemetry.log(outcome.ok ? 'debug' : 'warn', outcome.ok ? 'tool returned' : 'tool failed', {
     effect: effect.id,
     session: effect.session,
@@ -153,241 +184,42 @@ async function perform(
     code: outcome.ok ? undefined : outcome.failure.code,
     trace: effect.traceparent,
   });
-  return mail(executor, { effect, signal }, outcome, attempts, from, ports);
+  return tell(outcome, attempts);
 }
 
-/** `before`: it was begun by an executor that is gone, and may have taken effect. */
-type Begun =
-  | { readonly kind: 'run'; readonly before: boolean }
-  | { readonly kind: 'elsewhere' }
-  | { readonly kind: 'answer'; readonly outcome: Outcome<Capped> };
+const elsewhere = ({ id }: RunTool): Later =>
+  new Later(
+    'EFFECT_HELD',
+    `effect ${id} is being performed elsewhere`,
+    limits.effectAckWaitMs,
+    true,
+  );
 
-/** May this effect be run, and if it was begun before, what does its class say? */
-async function begin(
+/** Nobody is to begin it: who waits for it all the same (the log lost its end) is told so. */
+function cancelled(
   executor: string,
-  effect: RunTool,
-  spec: ToolSpec,
-  signal: AbortSignal,
+  taken: Pick<Taken & { effect: RunTool }, 'effect' | 'signal'>,
+  from: number,
   ports: ExecutorPorts,
-): Promise<Begun> {
-  const { starts, telemetry } = ports;
-  if (spec.class === 'pure') return { kind: 'run', before: false };
-  let start = await starts.create(effect.id, executor, spec.class);
-  if (start.created) return { kind: 'run', before: false };
-  telemetry.startRefused(spec.class);
-  if (await livesElsewhere(start.first, executor, effect, starts)) return { kind: 'elsewhere' };
-  telemetry.log('warn', 'begun before by an executor that is gone', {
-    effect: effect.id,
-    session: effect.session,
-    tool: effect.tool,
-    class: spec.class,
-    first: start.first.performer,
-  });
-  if (spec.class === 'opaque')
-    return { kind: 'answer', outcome: unknownOf(effect, start.first.performer) };
-  const first = start.first.performer;
-  // Each take-over has a create-only record of its own, so that of several who find the first dead one goes on.
-  for (let takeover = 2; !start.created; takeover += 1) {
-    start = await starts.create(`${effect.id}-${takeover}` as EffectId, executor, spec.class);
-    if (!start.created && (await livesElsewhere(start.first, executor, effect, starts)))
-      return { kind: 'elsewhere' };
-  }
-  return spec.class === 'queryable'
-    ? ask(effect, spec, first, signal, ports)
-    : { kind: 'run', before: true };
+): Promise<boolean> {
+  ports.telemetry.dropped('cancelled');
+  const outcome = failed('permanent', 'CANCELLED', 'nobody waits for this call any more');
+  return mail(executor, taken, outcome, 0, from, ports);
 }
 
-const livesElsewhere = async (
-  start: Start,
-  executor: string,
-  effect: RunTool,
-  starts: Starts,
-): Promise<boolean> =>
-  start.performer !== executor && (await starts.isHeld(start.performer, effect.id, 1_000));
-
-/** Did the effect happen already? */
-async function ask(
-  effect: RunTool,
-  spec: ToolSpec,
-  performer: string,
-  signal: AbortSignal,
-  { runners, clock }: Pick<ExecutorPorts, 'runners' | 'clock'>,
-): Promise<Begun> {
-  const runner = runners.find(({ kind }) => kind === spec.run.kind);
-  const limit = clock.timeLimit(spec.timeoutMs, signal);
-  let answer: Outcome<unknown> | 'never' | undefined;
-  try {
-    answer = await runner?.query?.(jobOf(effect, spec), spec.run as never, limit.signal);
-  } finally {
-    limit.stop();
-  }
-  if (answer === 'never') return { kind: 'run', before: false };
-  // It happened, whatever its answer looks like: only what no message can hold is not told.
-  if (answer?.ok)
-    return {
-      kind: 'answer',
-      outcome: told(spec, answer.value) ?? doubtful(unfit(effect.tool).failure),
-    };
-  if (answer && answer.failure.class === 'transient')
-    throw new Unavailable('QUERY_UNAVAILABLE', answer.failure.message);
-  return { kind: 'answer', outcome: unknownOf(effect, performer) };
-}
-
-const unknownOf = (effect: RunTool, performer: string): Outcome<never> =>
+const outcomeUnknown = ({ tool }: RunTool, performer: string): Outcome<never> =>
   failed(
     'unknown',
     'OUTCOME_UNKNOWN',
-    `executor ${performer} died after it had begun ${effect.tool}; nobody can say whether it took effect, and it was not run again`,
+    `executor ${performer} died after it had begun ${tool}; nobody can say whether it took effect, and it was not run again`,
   );
 
-const jobOf = (effect: RunTool, spec: ToolSpec): ToolJob => ({
-  tool: effect.tool,
-  spec,
-  arguments: effect.arguments,
-  tenant: effect.tenant,
-  session: effect.session,
-  idempotencyKey: effect.id,
-  traceparent: effect.traceparent,
-});
-
-/** Whether a request that broke off took effect, its sender cannot say. */
-const mayHaveBegun = ({ class: failureClass, hasBegun }: Failure): boolean =>
-  hasBegun ?? failureClass === 'transient';
-
-/** @param before  a try of an earlier executor may have taken effect */
-async function runWithRetries(
-  effect: RunTool,
-  spec: ToolSpec,
-  before: boolean,
-  signal: AbortSignal,
-  { runners, clock }: ExecutorPorts,
-): Promise<{ outcome: Outcome<Capped>; attempts: number }> {
-  const runner = runners.find(({ kind }) => kind === spec.run.kind);
-  if (!runner)
-    return {
-      outcome: failed(
-        'permanent',
-        'TOOL_KIND_UNKNOWN',
-        `this executor runs no tools of kind ${spec.run.kind}`,
-      ),
-      attempts: 0,
-    };
-  let isInDoubt = before;
-  for (let attempts = 1; ; attempts += 1) {
-    // Cancelled before it began, or between two tries: nobody waits, and nothing more happens.
-    if (signal.aborted)
-      return {
-        outcome: failed('permanent', 'CANCELLED', 'nobody waits for it any more'),
-        attempts: attempts - 1,
-      };
-    const outcome = await runOnce(runner, jobOf(effect, spec), signal, clock);
-    if (outcome.ok) return { outcome, attempts };
-    const { failure } = outcome;
-    isInDoubt ||= mayHaveBegun(failure);
-    if (spec.class === 'queryable' && isInDoubt) {
-      const asked = await ask(effect, spec, 'this one', signal, { runners, clock });
-      if (asked.kind === 'answer') return { outcome: asked.outcome, attempts };
-      isInDoubt = false;
-    }
-    const { backoffMs: baseMs, backoffMaxMs: maxMs } = spec.retry;
-    const waitMs = backoffMs({
-      baseMs,
-      maxMs,
-      attempt: attempts - 1,
-      retryAfterMs: failure.retryAfterMs,
-      chance: Math.random(),
-    });
-    const isTriedAgain =
-      failure.class === 'transient' &&
-      attempts < spec.retry.attempts &&
-      !signal.aborted &&
-      !(spec.class === 'opaque' && isInDoubt) &&
-      clock.now() + waitMs < effect.deadlineAt; // the other side may ask for more patience than its session has
-    if (!isTriedAgain)
-      return {
-        outcome: isInDoubt && hasSideEffect[spec.class] ? doubtful(failure) : outcome,
-        attempts,
-      };
-    await clock.sleep(waitMs, signal);
-  }
-}
-
-/** A workspace call that fails is undone: its files go back to the last checkpoint. */
-const hasSideEffect: Readonly<Record<ToolSpec['class'], boolean>> = {
-  pure: false,
-  workspace: false,
-  keyed: true,
-  queryable: true,
-  opaque: true,
-};
-
-const doubtful = ({ code, message }: Failure): Outcome<never> =>
-  failed('unknown', code, `${message}; it is not tried again, and may have taken effect`);
-
-async function runOnce(
-  runner: ToolRunner,
-  job: ToolJob,
-  signal: AbortSignal,
-  clock: Clock,
-): Promise<Outcome<Capped>> {
-  const { spec } = job;
-  const limit = clock.timeLimit(spec.timeoutMs, signal);
-  let outcome: Outcome<unknown>;
-  try {
-    outcome = await runner.run(job, spec.run as never, limit.signal);
-  } catch (error) {
-    outcome = afterwards(
-      'TOOL_CRASHED',
-      `tool ${job.tool} crashed: ${messageOf(error).slice(0, 200)}`,
-    );
-  } finally {
-    limit.stop();
-  }
-  if (limit.isOver && !outcome.ok) {
-    const late = failed(
-      'transient',
-      'TOOL_TIMEOUT',
-      `tool ${job.tool} took longer than ${spec.timeoutMs} ms`,
-    );
-    return outcome.failure.hasBegun === undefined
-      ? late
-      : { ok: false, failure: { ...late.failure, hasBegun: outcome.failure.hasBegun } };
-  }
-  return outcome.ok ? answered(job, outcome.value) : outcome;
-}
-
-/** What a tool returned, as its session can be told it. */
-function answered({ tool, spec }: ToolJob, value: unknown): Outcome<Capped> {
-  const outcome = told(spec, value);
-  if (!outcome) return unfit(tool);
-  const checked = spec.output && validatorOf(spec.output)?.safeParse(value);
-  return checked && !checked.success
-    ? afterwards(
-        'TOOL_OUTPUT_INVALID',
-        `tool ${tool} returned what its schema does not allow: ${issuesOf(checked.error)}`,
-      )
-    : outcome;
-}
-
-/** As much as a message may hold, or undefined for what can be no message: nested too deep, or no JSON. */
-function told(spec: ToolSpec, value: unknown): Outcome<Capped> | undefined {
-  try {
-    return { ok: true, value: capped(value, spec.outputBytesMax) };
-  } catch {
-    return undefined;
-  }
-}
-const unfit = (tool: string) =>
-  afterwards(
-    'TOOL_OUTPUT_INVALID',
-    `tool ${tool} returned what can be no message: no JSON, or nested deeper than ${limits.nestingMax} levels`,
+const executorLost = ({ tool }: RunTool, lost: number): Outcome<never> =>
+  failed(
+    'unknown',
+    'EXECUTOR_LOST',
+    `${lost} executors died with ${tool} in hand; it is not given to another, and may have taken effect`,
   );
-
-/** It went wrong after the tool had been called. */
-const afterwards = (code: string, message: string): { ok: false; failure: Failure } => ({
-  ok: false,
-  failure: { class: 'permanent', code, message, hasBegun: true },
-});
 
 async function mail(
   executor: string,

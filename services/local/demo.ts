@@ -205,7 +205,7 @@ async function killExecutor(): Promise<void> {
       if (
         victim &&
         !start.created &&
-        (await starts.isHeld(start.first.performer, open.key as EffectId, 200))
+        (await starts.holds(start.first.performer, open.key as EffectId, 200)) === 'holding'
       ) {
         return killAndReplace(
           victim,

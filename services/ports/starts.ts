@@ -6,10 +6,25 @@ export interface Start {
   readonly at: number;
 }
 
+/** Stands as its performer in the record of an effect that nobody may begin any more. */
+export const cancelledBy = 'cancelled';
+
 /**
- * The arbiter of "never twice": one start record per effect, create-only.
+ * What a performer says of an effect, or what its silence means.
  *
- * Guarantee: of all callers for one effect exactly one gets 'created', for `startsMaxAgeMs`.
+ * holding  it works on it now
+ * done     it has performed it, and its result is in the log
+ * unknown  it lives, and knows nothing of it
+ * slow     it did not answer in time: it may stand still, and go on
+ * gone     nobody listens under its name: it is dead, or cut off from the broker
+ */
+export type Holding = 'holding' | 'done' | 'unknown' | 'slow' | 'gone';
+
+/**
+ * The arbiter of "never twice": one start record per effect, create-only. Each take-over has a record
+ * of its own: the effect's id and a number from 2 on.
+ *
+ * Guarantee: of all callers for one id exactly one gets 'created', for `startsMaxAgeMs`.
  * Errors:    Unavailable when nobody can say; the caller must not start.
  */
 export interface Starts {
@@ -18,8 +33,32 @@ export interface Starts {
     performer: string,
     toolClass: string,
   ): Promise<{ readonly created: true } | { readonly created: false; readonly first: Start }>;
-  /** Does the performer live and work on this effect now? False too when it does not answer within `waitMs`. */
-  isHeld(performer: string, effect: EffectId, waitMs: number): Promise<boolean>;
+  /** What does the performer say of this effect? Asked once, for `waitMs` at the most. */
+  holds(performer: string, effect: EffectId, waitMs: number): Promise<Holding>;
   /** Answer such questions about this performer. */
-  answerHolds(performer: string, holds: (effect: EffectId) => boolean): void;
+  answerHolds(performer: string, holds: (effect: EffectId) => Holding): void;
+}
+
+/** The record of a take-over: the effect itself, then numbers from 2 on. */
+export const placeOf = (effect: EffectId | string, number: number): EffectId =>
+  (number === 1 ? effect : `${effect}-${number}`) as EffectId;
+
+/**
+ * Nobody may begin this effect any more: `cancelled` is written at its start record, or where it was
+ * begun at the next free number, so that nobody takes it over.
+ *
+ * @returns who had begun it, if anybody had
+ * @throws Unavailable when nobody can say; cancel it again
+ */
+export async function cancelStart(
+  starts: Pick<Starts, 'create'>,
+  effect: string,
+  toolClass: string,
+): Promise<string | undefined> {
+  let begun: string | undefined;
+  for (let number = 1; ; number += 1) {
+    const start = await starts.create(placeOf(effect, number), cancelledBy, toolClass);
+    if (start.created || start.first.performer === cancelledBy) return begun;
+    begun = start.first.performer;
+  }
 }

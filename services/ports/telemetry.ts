@@ -22,6 +22,8 @@ export interface Telemetry {
   spent(model: string, promptTokens: number, completionTokens: number, costMicros: number): void;
   limited(limit: string): void;
   startRefused(toolClass: string): void;
+  /** An effect was not begun: nobody waits for it any more, for this reason. */
+  dropped(reason: 'deadline' | 'cancelled' | 'done'): void;
   /** A sandbox was claimed after so long. */
   claimed(seconds: number): void;
   /** So many effects wait for their tenant to have room in a pool's queue. */

@@ -22,7 +22,7 @@ import type { Archive } from '../../services/ports/archive.ts';
 import type { Control } from '../../services/ports/control.ts';
 import type { Effects } from '../../services/ports/effects.ts';
 import type { Events } from '../../services/ports/events.ts';
-import type { Starts } from '../../services/ports/starts.ts';
+import { cancelledBy, cancelStart, placeOf, type Starts } from '../../services/ports/starts.ts';
 import type { RawTask, Tasks } from '../../services/ports/tasks.ts';
 import { eventually } from '../support/eventually.ts';
 import { startServers } from '../support/servers.ts';
@@ -227,12 +227,33 @@ function describeQueues(name: string, open: () => Promise<World>) {
       });
 
       test('who holds an effect answers for it, and the dead do not', async () => {
-        world.starts.answerHolds('living', (id) => id === 'mine');
-        expect(await eventually(() => world.starts.isHeld('living', 'mine' as EffectId, 500))).toBe(
-          true,
+        world.starts.answerHolds('living', (id) =>
+          id === 'mine' ? 'holding' : id === 'past' ? 'done' : 'unknown',
         );
-        expect(await world.starts.isHeld('living', 'other' as EffectId, 500)).toBe(false);
-        expect(await world.starts.isHeld('dead', 'mine' as EffectId, 500)).toBe(false);
+        const ask = (performer: string, id: string) =>
+          world.starts.holds(performer, id as EffectId, 500);
+        await eventually(async () => (await ask('living', 'mine')) === 'holding');
+        expect(await ask('living', 'past')).toBe('done');
+        expect(await ask('living', 'other')).toBe('unknown');
+        expect(await ask('dead', 'mine')).toBe('gone');
+      });
+
+      test('a cancelled effect is begun by nobody, and who had begun it is told', async () => {
+        const fresh = `e${++count}` as EffectId;
+        expect(await cancelStart(world.starts, fresh, 'opaque')).toBeUndefined();
+        expect(await cancelStart(world.starts, fresh, 'opaque')).toBeUndefined();
+        expect(await world.starts.create(fresh, 'x1', 'opaque')).toMatchObject({
+          created: false,
+          first: { performer: cancelledBy },
+        });
+
+        const begun = `e${++count}` as EffectId;
+        await world.starts.create(begun, 'x1', 'keyed');
+        expect(await cancelStart(world.starts, begun, 'keyed')).toBe('x1');
+        expect(await world.starts.create(placeOf(begun, 2), 'x2', 'keyed')).toMatchObject({
+          created: false,
+          first: { performer: cancelledBy },
+        });
       });
     });
 

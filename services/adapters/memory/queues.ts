@@ -7,7 +7,7 @@ import { parseEffects } from '../../core/wire/envelopes.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Control, HandOver } from '../../ports/control.ts';
 import type { Effects, Taken } from '../../ports/effects.ts';
-import type { Start, Starts } from '../../ports/starts.ts';
+import type { Holding, Start, Starts } from '../../ports/starts.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
 
 export interface MemoryEffects extends Effects {
@@ -136,7 +136,7 @@ export function memoryEffects(clock: Clock): MemoryEffects {
 
 export function memoryStarts(clock: Pick<Clock, 'now'>): Starts {
   const starts = new Map<EffectId, Start>();
-  const holders = new Map<string, (effect: EffectId) => boolean>();
+  const holders = new Map<string, (effect: EffectId) => Holding>();
   return {
     async create(effect, performer) {
       const first = starts.get(effect);
@@ -144,7 +144,7 @@ export function memoryStarts(clock: Pick<Clock, 'now'>): Starts {
       starts.set(effect, { effect, performer, at: clock.now() });
       return { created: true };
     },
-    isHeld: async (performer, effect) => holders.get(performer)?.(effect) ?? false,
+    holds: async (performer, effect) => holders.get(performer)?.(effect) ?? 'gone',
     answerHolds: (performer, holds) => void holders.set(performer, holds),
   };
 }

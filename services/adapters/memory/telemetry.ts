@@ -41,6 +41,7 @@ export function countingTelemetry(linesKept = 1_000): Counted {
       add('costMicros', costMicros);
     },
     limited: (limit) => add(`limited.${limit}`),
+    dropped: (reason) => add(`dropped.${reason}`),
     startRefused: (toolClass) => add(`startRefused.${toolClass}`),
     claimed: () => add('claimed'),
     effectsWaiting: (pool, count) => {

@@ -1,8 +1,10 @@
 /** STARTS: create-only records. The stream itself decides who was first: expected last sequence of the subject is 0. */
+import { ErrorCode } from 'nats';
 import { z } from 'zod';
 import { Refused, Unavailable } from '../../core/errors.ts';
-import { effectIdSchema } from '../../core/ids.ts';
-import type { Starts } from '../../ports/starts.ts';
+import { type EffectId, effectIdSchema } from '../../core/ids.ts';
+import { jsonOf } from '../../core/json.ts';
+import type { Holding, Start, Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
 import { hear } from './subscription.ts';
@@ -14,6 +16,22 @@ const startSchema = z.object({
   nonce: z.string(),
   at: z.number(),
 });
+
+/** On the wire: `yes` and `no` are also what earlier versions say and understand. */
+const words: Readonly<Record<string, Holding>> = { yes: 'holding', done: 'done', no: 'unknown' };
+const answers: Readonly<Record<Holding, string>> = {
+  holding: 'yes',
+  done: 'done',
+  unknown: 'no',
+  slow: 'no',
+  gone: 'no',
+};
+
+/** A record that does not parse is somebody's all the same: of nobody who could be asked. */
+function startOf(effect: EffectId, text: string): Start & { readonly nonce?: string } {
+  const parsed = startSchema.safeParse(jsonOf(text));
+  return parsed.success ? parsed.data : { effect, performer: 'unreadable', at: 0 };
+}
 
 export function natsStarts(nats: Nats): Starts {
   const { subjects, streams, publisher, connection } = nats;
@@ -50,25 +68,26 @@ export function natsStarts(nats: Nats): Starts {
           'START_UNAVAILABLE',
           `the start record of ${effect} could not be read`,
         );
-      const first = startSchema.parse(JSON.parse(message.text));
+      const first = startOf(effect, message.text);
       return first.nonce === nonce ? { created: true } : { created: false, first };
     },
 
-    async isHeld(performer, effect, waitMs) {
+    async holds(performer, effect, waitMs) {
       try {
         const reply = await connection.request(subjects.holds(performer), effect, {
           timeout: waitMs,
         });
-        return reply.string() === 'yes';
-      } catch {
-        return false; // nobody answers for it: it is dead, or as good as
+        return words[reply.string()] ?? 'unknown';
+      } catch (error) {
+        // Only that nobody listens is proof: who does not answer in time may stand still, and go on.
+        return (error as { code?: string }).code === ErrorCode.NoResponders ? 'gone' : 'slow';
       }
     },
 
     answerHolds(performer, holds) {
       hear(connection, subjects.holds(performer), (message) => {
         const effect = effectIdSchema.safeParse(message.string());
-        message.respond(effect.success && holds(effect.data) ? 'yes' : 'no');
+        message.respond(answers[effect.success ? holds(effect.data) : 'unknown']);
       });
     },
   };

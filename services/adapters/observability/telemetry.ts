@@ -88,6 +88,11 @@ export function observability(service: string, instance: string, level = 'info')
     'Second starts refused by the start record',
     ['class'],
   );
+  const dropped = counter(
+    'understudy_effects_dropped_total',
+    'Effects that nobody waited for any more when they were to be begun',
+    ['reason'],
+  );
   const claimSeconds = histogram(
     'understudy_sandbox_claim_seconds',
     'Time from wanting a sandbox to having one',
@@ -177,6 +182,7 @@ export function observability(service: string, instance: string, level = 'info')
     },
     limited: (limit) => limited.inc({ limit }),
     startRefused: (toolClass) => starts.inc({ class: toolClass }),
+    dropped: (reason) => dropped.inc({ reason }),
     claimed: (seconds) => claimSeconds.observe(seconds),
     effectsWaiting: (pool, count) => effectsWaiting.set({ pool }, count),
     gauge: (name, value) => gauges[name].set(value),

@@ -37,7 +37,19 @@ const http = z
       ),
     headers,
     query: z
-      .object({ method: z.enum(['GET', 'POST']).default('GET'), url: z.string().min(1) })
+      .object({
+        method: z.enum(['GET', 'POST']).default('GET'),
+        url: z.string().min(1),
+        settledAfterMs: z
+          .number()
+          .int()
+          .positive()
+          .max(3_600_000)
+          .optional()
+          .describe(
+            'how long after its request an effect may still come: "it did not happen" counts only then; default: twice timeoutMs',
+          ),
+      })
       .strict()
       .optional()
       .describe(
@@ -174,5 +186,12 @@ export const toolSpecSchema = z
         'a workspace call is run again after a death, and what it reaches would hear it twice: use class pure (for reading), keyed or opaque',
     },
   );
+/**
+ * How long after its request an effect may still take place, ms: only then "it did not happen" is
+ * true. Where a tool says nothing it is the time-out, once more.
+ */
+export const settledAfterMsOf = ({ run, timeoutMs }: Pick<ToolSpec, 'run' | 'timeoutMs'>): number =>
+  (run.kind === 'http' ? run.query?.settledAfterMs : undefined) ?? 2 * timeoutMs;
+
 export type ToolSpec = z.infer<typeof toolSpecSchema>;
 export type ToolRun = ToolSpec['run'];

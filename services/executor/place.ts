@@ -1,0 +1,110 @@
+/**
+ * Who may perform an effect: one executor at a time, by create-only start records.
+ *
+ * E1  Of all that would begin it, one created the record of the effect's own id; each take-over has a
+ *     record of its own, with the next number.
+ * E2  A record of `cancelled` ends it: nobody begins it any more.
+ * E3  Only proof is death: who does not answer is slow, and only where nobody listens under its name
+ *     may another take over, by class.
+ * E4  Who stood still between its record and its request takes a fresh record, or gives up its place.
+ */
+import type { EffectId } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import type { EffectClass } from '../core/tools/tool-spec.ts';
+import type { Clock } from '../ports/clock.ts';
+import { cancelledBy, placeOf, type Starts } from '../ports/starts.ts';
+
+const askMs = 1_000; // how long an executor may take to say that it holds an effect
+const askAgainMs = 300; // one that reconnects to the broker is not there for a moment
+
+/** `first`: who began it before and is gone; it may have taken effect. */
+export type Begun =
+  | { readonly kind: 'run'; readonly first: string | undefined; readonly number: number }
+  | { readonly kind: 'elsewhere' }
+  | { readonly kind: 'done' }
+  | { readonly kind: 'cancelled' }
+  | { readonly kind: 'lost'; readonly first: string };
+
+export interface PlacePorts {
+  readonly starts: Starts;
+  readonly clock: Clock;
+}
+
+/** @throws Unavailable when the records cannot be asked */
+export async function begin(
+  executor: string,
+  effect: EffectId,
+  toolClass: EffectClass,
+  { starts, clock }: PlacePorts,
+): Promise<Begun> {
+  if (toolClass === 'pure') return { kind: 'run', first: undefined, number: 1 };
+  let first: string | undefined;
+  const before = new Set<string>();
+  for (let number = 1; ; number += 1) {
+    const start = await starts.create(placeOf(effect, number), executor, toolClass);
+    if (start.created) return { kind: 'run', first, number };
+    const { performer } = start.first;
+    if (performer === cancelledBy) return { kind: 'cancelled' };
+    const holding =
+      performer === executor ? 'unknown' : await asked(performer, effect, starts, clock);
+    if (holding === 'holding' || holding === 'slow') return { kind: 'elsewhere' };
+    if (holding === 'done') return { kind: 'done' };
+    first ??= performer;
+    before.add(performer);
+    // It has killed so many that it would kill the next as well.
+    if (before.size >= limits.lostMax) return { kind: 'lost', first };
+    if (toolClass === 'opaque') return { kind: 'lost', first };
+  }
+}
+
+async function asked(performer: string, effect: EffectId, starts: Starts, clock: Clock) {
+  const holding = await starts.holds(performer, effect, askMs);
+  if (holding !== 'gone') return holding;
+  await clock.sleep(askAgainMs);
+  return starts.holds(performer, effect, askMs);
+}
+
+/** The right to make a request for an effect, and how old it is. */
+export class Place {
+  readonly #executor: string;
+  readonly #effect: EffectId;
+  readonly #class: EffectClass;
+  readonly #ports: PlacePorts;
+  #number: number;
+  #since: number;
+
+  constructor(
+    executor: string,
+    effect: EffectId,
+    toolClass: EffectClass,
+    number: number,
+    ports: PlacePorts,
+  ) {
+    this.#executor = executor;
+    this.#effect = effect;
+    this.#class = toolClass;
+    this.#number = number;
+    this.#ports = ports;
+    this.#since = ports.clock.now();
+  }
+
+  /**
+   * May a request be made now? Asked right before it (E4).
+   *
+   * @returns why not, if not: another has taken over, or it was cancelled
+   * @throws Unavailable when the records cannot be asked
+   */
+  async whyNot(): Promise<'elsewhere' | 'cancelled' | undefined> {
+    if (this.#class === 'pure') return undefined;
+    const { starts, clock } = this.#ports;
+    while (clock.now() - this.#since > limits.effectAckWaitMs / 2) {
+      const next = placeOf(this.#effect, this.#number + 1);
+      const asked = clock.now();
+      const start = await starts.create(next, this.#executor, this.#class);
+      if (!start.created) return start.first.performer === cancelledBy ? 'cancelled' : 'elsewhere';
+      this.#number += 1;
+      this.#since = asked;
+    }
+    return undefined;
+  }
+}
