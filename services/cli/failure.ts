@@ -25,6 +25,7 @@ const usage = new Set([
 const nexts: Readonly<Record<string, string>> = {
   APPROVAL_UNKNOWN: 'understudy approvals lists what is open',
   APPROVAL_EXPIRED: 'understudy approvals lists what is open',
+  APPROVAL_HASH_NEEDED: 'understudy approvals <session> shows it whole, with its hash',
   APPROVAL_CHANGED: 'understudy approvals shows what is asked now',
   APPROVAL_DECIDED: 'understudy resume <session>',
   DEAD_LETTER_UNKNOWN: 'understudy dlq lists them',

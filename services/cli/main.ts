@@ -7,21 +7,25 @@
 import { randomUUID } from 'node:crypto';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { actorFrom } from '../adapters/files/environment.ts';
+import { loadSpecs } from '../adapters/files/spec-files.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { Refused } from '../core/errors.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
-import type { Health, Letter, Requeued, Verdict } from '../core/wire/control-answers.ts';
+import type { Discarded, Health, Letter, Requeued, Verdict } from '../core/wire/control-answers.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { isHealthy } from '../core/wire/health-checks.ts';
+import { type ApproveOptions, approve, type Decided, decidedText } from './approve.ts';
 import { failureOf, hint, nextOf, quoted } from './failure.ts';
 import { runTask, taskOf } from './run.ts';
 import { type TailOptions, tail } from './tail.ts';
 import { terminalOf } from './terminal.ts';
+import { validate, validatedText } from './validate.ts';
 import {
   approvalTable,
+  approvalText,
   deadTable,
   doctorText,
   inspectText,
@@ -160,7 +164,7 @@ program
               {
                 code,
                 message: reason,
-                next: nextOf(code) ?? `understudy dlq, then understudy requeue ${id}`,
+                next: nextOf(code) ?? `understudy dlq ${id}, then understudy requeue ${id}`,
                 exitCode: 4,
               },
               { letter: id },
@@ -263,99 +267,162 @@ for (const [verb, description] of [
 
 program
   .command('approvals')
-  .description('what waits for a person')
+  .description('what waits for a person; of one session all of it')
+  .argument('[session]')
   .option('-t, --tenant <tenant>')
   .option('--agent <agent>')
-  .action(async (filter: { tenant?: string; agent?: string }) => {
+  .action(async (session: string | undefined, filter: { tenant?: string; agent?: string }) => {
     const found = await ask<ApprovalSummary[]>('approvals', filter);
-    if (found) print(found, () => approvalTable(found, Date.now()));
+    if (!found) return;
+    const wanted = found.filter((one) => session === undefined || one.session === session);
+    print(wanted, () =>
+      session === undefined || wanted.length === 0
+        ? approvalTable(wanted, Date.now())
+        : wanted.map((one) => approvalText(one, Date.now())).join('\n\n'),
+    );
   });
 
-for (const verb of ['approve', 'reject'] as const) {
-  const command = program
-    .command(verb)
-    .description(
-      verb === 'approve'
-        ? 'let a call happen, as it is or edited'
-        : 'refuse a call; the agent is told why',
-    )
-    .argument('<session>')
-    .option('--approval <id>', 'which, when there are several')
-    .option('--hash <hash>', 'the payload that you looked at: a decision about another is refused')
-    .option('-r, --reason <text>', 'why; it is recorded', '');
-  if (verb === 'approve')
-    command.option(
-      '--edit <json>',
-      'run it with these arguments instead: all of them, nothing is merged',
-    );
-  command.action(
+program
+  .command('approve')
+  .description('let a call happen, as it is or edited; shows it and asks, or wants its hash')
+  .argument('[session]', 'left out with --all')
+  .option('--approval <id>', 'which, when there are several')
+  .option('--hash <hash>', 'of the payload that you looked at: a decision about another is refused')
+  .option('--all', 'all that wait now: shown first, and asked about once')
+  .option('-t, --tenant <tenant>', 'with --all')
+  .option('--agent <agent>', 'with --all')
+  .option('-r, --reason <text>', 'why; it is recorded', '')
+  .option('--edit <json>', 'run it with these arguments instead: all of them, nothing is merged')
+  .action((session: string | undefined, options: ApproveOptions) =>
+    approve(session, options, { terminal, actor: actor() }),
+  );
+
+program
+  .command('reject')
+  .description('refuse a call; the agent is told why')
+  .argument('<session>')
+  .option('--approval <id>', 'which, when there are several')
+  .option('--hash <hash>', 'of the payload that you looked at: a decision about another is refused')
+  .option('-r, --reason <text>', 'why; it is recorded', '')
+  .action(
     async (
       session: string,
-      {
-        approval,
-        hash,
-        reason,
-        edit,
-      }: { approval?: string; hash?: string; reason: string; edit?: string },
+      { approval, hash, reason }: { approval?: string; hash?: string; reason: string },
     ) => {
-      const done = await ask<{
-        approval: { tool: string; arguments: string };
-        session: { state: string; status: string };
-      }>(verb, {
+      const done = await ask<Decided>('reject', {
         session,
         actor: actor(),
         reason,
         ...(approval ? { approval } : {}),
         ...(hash ? { hash } : {}),
-        ...(edit ? { arguments: edit } : {}),
       });
-      if (done)
-        print(
-          done,
-          () =>
-            `${verb === 'approve' ? 'approved' : 'rejected'}: ${done.approval.tool} ${edit ?? done.approval.arguments}\n${session} is ${done.session.state}${done.session.status === 'paused' ? hint(`, and hears of it when it goes on: understudy resume ${session}`) : ''}`,
-        );
+      if (done) print(done, () => decidedText('rejected', session, done));
     },
   );
-}
 
 program
   .command('dlq')
-  .description('dead letters: what could not be done, and why')
+  .description('dead letters, newest first: what could not be done, and why; of one all of it')
+  .argument('[id]', 'its number', count)
   .option('-n, --max <n>', 'at most so many', count, 50)
-  .action(async ({ max }: { max: number }) => {
-    const letters = await ask<Letter[]>('dead', { max: oneMore(max) });
-    if (letters)
-      print(
-        letters.slice(-max),
-        () => `${deadTable(letters.slice(-max), Date.now())}${more(letters.length, max)}`,
-      );
+  .option('--before <id>', 'only letters with a smaller number: the next page', count)
+  .option('--rm', 'throw it away; with --all all that fit the filter')
+  .option('--all', 'with --rm')
+  .option('-t, --tenant <tenant>', 'with --rm --all')
+  .option('--agent <agent>', 'with --rm --all')
+  .option('--code <code>', 'with --rm --all')
+  .action(async (id: number | undefined, { max, before, rm, ...filter }: DlqOptions) => {
+    if (rm) return throwAway(id, filter);
+    const letters = await ask<Letter[]>(
+      'dead',
+      id === undefined ? { max: oneMore(max), ...(before ? { before } : {}) } : { id },
+    );
+    if (!letters) return;
+    const page = letters.slice(0, max);
+    const next = hint(`\n\nthere are more: understudy dlq --before ${page.at(-1)?.id}`);
+    print(page, () =>
+      id === undefined
+        ? `${deadTable(page, Date.now())}${letters.length > max ? next : ''}`
+        : JSON.stringify(letters[0], null, 2),
+    );
   });
+
+interface DlqOptions extends LetterFilter {
+  max: number;
+  before?: number;
+  rm?: boolean;
+}
+interface LetterFilter {
+  all?: boolean;
+  tenant?: string;
+  agent?: string;
+  code?: string;
+}
+
+async function throwAway(id: number | undefined, filter: LetterFilter): Promise<void> {
+  mustBeOneOrAll(id, filter.all);
+  const done = await ask<Discarded>(
+    'discard',
+    id === undefined ? { ...filter, all: true } : { id },
+  );
+  if (done) print(done, () => `${done.discarded} thrown away`);
+}
+
+function mustBeOneOrAll(id: number | undefined, all: boolean | undefined): void {
+  if ((id === undefined) !== Boolean(all))
+    throw new Refused('USAGE', 'name one dead letter, or say --all: one of the two');
+}
 
 program
   .command('requeue')
   .description('publish a dead letter again, as it was or edited')
   .argument('[id]', 'its number in understudy dlq', count)
   .option('--all', 'all of them')
+  .option('--code <code>', 'with --all: only those')
   .option('--body <json>', 'with this body instead')
-  .action(async (id: number | undefined, { all, body }: { all?: boolean; body?: string }) => {
-    if ((id === undefined) !== Boolean(all))
-      throw new Refused('USAGE', 'name one dead letter, or say --all: one of the two');
-    if (all && body !== undefined)
-      throw new Refused('USAGE', '--body is for one dead letter, not for all of them');
-    const done = await ask<Requeued>('requeue', {
-      ...(id === undefined ? { all: true } : { id }),
-      ...(body === undefined ? {} : { body }),
-    });
-    if (!done) return;
-    if (done.requeued === 0) process.exitCode = 1;
-    print(done, () =>
-      [
-        `${done.requeued} published again`,
-        ...done.tasks.map((task) => `  as task ${task}`),
-        ...done.refused.map((line) => `not requeued: ${line}`),
-      ].join('\n'),
-    );
+  .option('--agent <agent>', 'for this agent instead')
+  .option('--tenant <tenant>', 'for this tenant instead')
+  .action(
+    async (
+      id: number | undefined,
+      {
+        all,
+        code,
+        body,
+        agent,
+        tenant,
+      }: { all?: boolean; code?: string; body?: string; agent?: string; tenant?: string },
+    ) => {
+      mustBeOneOrAll(id, all);
+      if (all && body !== undefined)
+        throw new Refused('USAGE', '--body is for one dead letter, not for all of them');
+      const done = await ask<Requeued>('requeue', {
+        ...(id === undefined ? { all: true } : { id }),
+        ...(code ? { code } : {}),
+        ...(body === undefined ? {} : { body }),
+        ...(agent ? { toAgent: agent } : {}),
+        ...(tenant ? { toTenant: tenant } : {}),
+      });
+      if (!done) return;
+      if (done.requeued === 0) process.exitCode = 1;
+      print(done, () =>
+        [
+          `${done.requeued} published again`,
+          ...done.tasks.map((task) => `  as task ${task}`),
+          ...done.refused.map((line) => `not requeued: ${line}`),
+        ].join('\n'),
+      );
+    },
+  );
+
+program
+  .command('validate')
+  .description('check a folder of agents, tools, models and tenants, without a server')
+  .argument('<folder>')
+  .action(async (folder: string) => {
+    const checked = await validate(folder, loadSpecs);
+    if (checked.problems.length > 0) process.exitCode = 1;
+    print(checked, () => validatedText(checked));
   });
 
 program

@@ -14,7 +14,7 @@ import type { SessionSummary } from '../core/session/summary.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';
 import type { Control } from '../ports/control.ts';
-import type { DeadLetter, Events } from '../ports/events.ts';
+import type { Events } from '../ports/events.ts';
 import type { Tasks } from '../ports/tasks.ts';
 
 export interface Task {
@@ -41,7 +41,7 @@ export interface RunView {
   onKnown(task: Task, status: string): void;
   onStep(event: UnderstudyEvent): void;
   onEnd(event: UnderstudyEvent): void;
-  onRefused(letter: DeadLetter): void;
+  onRefused(letter: { readonly id: number; readonly code: string; readonly reason: string }): void;
   /** It is over, so long ago that nobody tells its events any more. */
   onPast(task: Task, summary: SessionSummary, output: string | undefined): void;
   /** Nothing has been heard for a while. */
@@ -49,8 +49,7 @@ export interface RunView {
 }
 
 const silenceMs = 10_000;
-const lookEveryMs = 700; // for a dead letter of it
-const lettersLooked = 50;
+const lookEveryMs = 700; // whether it is over, where nothing is heard
 const archivedMs = 2_000; // an end that EVENTS still has is read in less
 
 /** @throws Refused for what can be no task, before anything is published */
@@ -96,7 +95,7 @@ export function taskOf(
       input: typeof parsed === 'object' && parsed !== null ? parsed : String(parsed),
     }),
     headers: {
-      'Nats-Msg-Id': id,
+      'Understudy-Task': id,
       ...(options.session === undefined ? {} : { 'Understudy-Session': options.session }),
     },
     session: sessionIdOf(
@@ -120,13 +119,21 @@ export async function runTask(
     heardAt = Date.now();
     if (!isEndEvent(event)) return view.onStep(event);
     if (event.data.task !== task.id) return;
+    const { to, details, reason = '' } = event.data;
+    if (to === 'dead-lettered') {
+      const code = String(details.code);
+      view.onRefused({
+        id: Number(details.letter),
+        code,
+        reason: reason.replace(`${code}: `, ''),
+      });
+      return finish(false);
+    }
     view.onEnd(event);
     finish(event.data.to === 'completed');
   };
   const known = task.mayBeKnown ? await before(task, control, waitMs) : undefined;
   if (known) view.onKnown(task, known.summary.status);
-  // A letter of an earlier try with this id says nothing of this one.
-  const lettersBefore = new Set((await events.deadLetters(lettersLooked)).map(({ id }) => id));
   // One that is known is told from its beginning: its end may have been said, or be said while we begin to listen.
   const filter = { tenant: task.tenant, agent: task.agent, session: task.session };
   const following = await events.follow(
@@ -158,17 +165,6 @@ export async function runTask(
         heardAt = Number.POSITIVE_INFINITY; // said once
         view.onSilence(task);
       }
-      const letters = await events.deadLetters(lettersLooked);
-      const letter = letters.find(
-        (one) =>
-          one.task === task.id &&
-          one.tenant === task.tenant &&
-          one.agent === task.agent &&
-          !lettersBefore.has(one.id),
-      );
-      if (!letter) return;
-      view.onRefused(letter);
-      finish(false);
     };
     // One that fails is followed by the next.
     watch = setInterval(() => {

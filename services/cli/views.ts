@@ -1,6 +1,6 @@
 /** What the control API answers, as text for people. */
 
-import { age, cut, dollars } from '../core/format.ts';
+import { age, cut, dollars, escaped, shown } from '../core/format.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
 import type { Health, Letter, Verdict } from '../core/wire/control-answers.ts';
 import { type Check, checksOf } from '../core/wire/health-checks.ts';
@@ -42,18 +42,44 @@ export function approvalTable(approvals: readonly ApprovalSummary[], now: number
   if (approvals.length === 0) return 'nothing waits for a person';
   const rows = approvals.map((one) => [
     one.session,
+    one.id,
     one.tool,
-    cut(one.arguments, 60),
     one.hash.slice(0, 12),
     age(now - one.since),
     one.isDecided ? 'decided' : age(one.expiresAt - now),
+    escaped(shown(one.arguments)),
   ]);
   const sessions = new Set(approvals.map(({ session }) => session));
   const session = sessions.size === 1 ? [...sessions][0] : '<session>';
   const next = approvals.every(({ isDecided }) => isDecided)
     ? `the session hears of it when it goes on: understudy resume ${session}`
-    : `next: understudy approve ${session} [--hash <hash>] | understudy reject ${session} --reason <text>`;
-  return `${table(['SESSION', 'TOOL', 'ARGUMENTS', 'HASH', 'WAITS', 'EXPIRES IN'], rows)}\n\n${hint(next)}`;
+    : `next: understudy approvals ${session} shows all of it; understudy approve ${session} --hash <hash> | understudy reject ${session} --reason <text>`;
+  return `${table(['SESSION', 'APPROVAL', 'TOOL', 'HASH', 'WAITS', 'EXPIRES IN', 'ARGUMENTS'], rows)}\n\n${hint(next)}`;
+}
+
+/** One approval, all of it: who decides must see what. */
+export function approvalText(one: ApprovalSummary, now: number): string {
+  const lines: [string, string][] = [
+    ['approval', one.id],
+    ['session', `${one.session} of tenant ${one.tenant}, agent ${one.agent}`],
+    ['tool', one.tool],
+    ['hash', one.hash],
+    ['waits', age(now - one.since)],
+    ['expires in', one.isDecided ? 'decided' : age(one.expiresAt - now)],
+  ];
+  return [
+    ...lines.map(([name, value]) => `${name.padEnd(12)}${value}`),
+    'arguments',
+    escaped(indented(one.arguments)),
+  ].join('\n');
+}
+
+function indented(json: string): string {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2);
+  } catch {
+    return json;
+  }
 }
 
 interface Inspected {
@@ -79,6 +105,13 @@ interface Inspected {
       >
     >;
     readonly output?: unknown;
+    readonly decisions?: readonly {
+      readonly what: string;
+      readonly decision: string;
+      readonly actor: string;
+      readonly reason: string;
+      readonly at: number;
+    }[];
     readonly length: number;
     readonly context: {
       readonly limits?: {
@@ -129,6 +162,11 @@ export function inspectText(
     ['state hash', hash],
     ['began', `${new Date(summary.startedAt).toISOString()}, ${age(now - summary.startedAt)} ago`],
   ];
+  for (const { decision, what, actor, reason, at } of record.decisions ?? [])
+    lines.push([
+      decision === 'approve' ? 'approved' : 'rejected',
+      `${what} by ${actor}, ${age(now - at)} ago${reason ? `: ${reason}` : ''}`,
+    ]);
   if (record.output !== undefined) lines.push(['output', cut(String(record.output), 400)]);
   const text = lines.map(([name, value]) => `${name.padEnd(12)}${value}`);
   const pending = Object.entries(record.pending);
@@ -171,25 +209,29 @@ export function deadTable(letters: readonly Letter[], now: number): string {
     String(one.id),
     one.tenant,
     one.agent,
-    one.task ?? '-',
+    cut(one.task ?? '-', 40),
     one.code,
     age(now - one.at),
     cut(one.reason, 80),
   ]);
-  return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\n${hint('next: understudy requeue <id> [--body <json>]')}`;
+  return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\n${hint('next: understudy requeue <id> [--body <json>] [--agent <agent>] [--tenant <tenant>] | understudy dlq --rm <id>')}`;
 }
 
 export function verifyText(verdict: Verdict): string {
   const from = verdict.isArchived ? 'its archive' : 'its archive and the mailbox';
   return verdict.isEqual
-    ? `equal: ${verdict.messages} messages from ${from} fold to version ${verdict.version} with hash ${verdict.stored.slice(0, 16)}`
-    : `NOT EQUAL: stored ${verdict.stored.slice(0, 16)} at version ${verdict.version}, folded ${verdict.computed.slice(0, 16)} from ${verdict.messages} messages`;
+    ? `equal: ${verdict.messages} messages from ${from} fold to version ${verdict.version} with hash ${verdict.stored.slice(0, 16)}; its end: ${verdict.end}`
+    : `NOT EQUAL (${verdict.differences.join(', ')}): stored ${verdict.stored.slice(0, 16)} at version ${verdict.version}, folded ${verdict.computed.slice(0, 16)} from ${verdict.messages} messages`;
 }
 
 const marks = { good: 'ok ', look: 'see', bad: 'BAD' } as const;
 
 export function doctorText(health: Health): string {
-  const next: Partial<Record<Check['what'], string>> = { 'dead letters': ' (understudy dlq)' };
+  const next: Partial<Record<Check['what'], string>> = {
+    'dead letters': ' (understudy dlq)',
+    parked: ' (understudy ps --status parked)',
+    failed: ' (understudy ps --status failed)',
+  };
   return checksOf(health)
     .map(
       ({ verdict, what, text }) =>

@@ -27,6 +27,7 @@ export const limits = {
   mailSilenceMs: 3_000, // a host that the broker has not answered for so long lets its shards go, if there are others
   answerBytesMax: 256_000, // of a session, in its record, its event and its parent's mail: each is one message of the broker
   contextBytesMax: 512 * 1024, // of a user's own machine: with its mail it is one baseline, one message of the broker
+  cutEndLength: 2_000, // characters that are left of an answer that no message could carry
   conversationBytesMax: 400_000, // of what is shown of a conversation at once: with its record it is one message of the broker
   toolOutputBytesMax: 256_000, // about 64k tokens: more would crowd out the conversation
   toolTimeoutMs: 60_000, // default of a tool that names none

@@ -63,6 +63,7 @@ export async function startInMemory(options: InMemoryOptions) {
     archive,
     effects,
     events,
+    starts,
     leases: store.leases,
     tasks,
     control,

@@ -18,6 +18,10 @@ export interface Control {
   serve(
     handlers: Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>,
   ): Promise<{ stop(): Promise<void> }>;
+  /** Answer what tenants ask of their tasks: who may ask on a tenant's subject, the broker decides. */
+  serveAsk(
+    handle: (tenant: string, body: unknown) => Promise<ControlAnswer>,
+  ): Promise<{ stop(): Promise<void> }>;
   /** @throws Unavailable when no runtime answers */
   ask(verb: string, body: unknown, waitMs: number): Promise<ControlAnswer>;
   /** Hint that a shard was released: others look at once instead of at their next heartbeat. */

@@ -1,22 +1,30 @@
 import type { StepEvent, UnderstudyEvent } from '../core/wire/cloud-event.ts';
 
-export interface DeadLetter {
+/** A dead letter without what was in it. */
+export interface LetterHead {
   /** Sequence in DEAD: its name for requeueing. */
   readonly id: number;
   readonly tenant: string;
   readonly agent: string;
+  /** When it was stored, epoch ms. */
   readonly at: number;
   readonly code: string;
   readonly reason: string;
   readonly session?: string | undefined;
   readonly task?: string | undefined;
-  /** Where it came from, to be published there again. */
+  /** Where it came from, to be published there again. Empty for what was not a task. */
   readonly subject: string;
-  readonly body: string;
-  readonly headers: Readonly<Record<string, string>>;
   /** The body was too large to keep: this is its beginning only. */
   readonly isCut?: boolean | undefined;
 }
+
+export interface DeadLetter extends LetterHead {
+  readonly body: string;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** A letter as it is buried. `identity`: what it is about, so that it is stored once however often it comes. */
+export type Burial = Omit<DeadLetter, 'id' | 'at'> & { readonly identity: string };
 
 export interface EventFilter {
   readonly tenant?: string | undefined;
@@ -29,26 +37,46 @@ export interface EventFilter {
 /**
  * What happened, for everybody who wants to know.
  *
- * Guarantee: at least once, with an id that is the same each time; per session in order of versions, the end last, but for
- *            what had to be sent again: it may come late. Who needs the order sorts by `data.version`.
- * Errors:    Unavailable from publishSteps and publishEnd; publish again.
+ * Guarantee: steps at least once, with an id that is the same each time; per session in order of versions, the end last, but
+ *            for what had to be sent again: it may come late. Who needs the order sorts by `data.version`. The end of a task
+ *            exactly once, whatever is cut, paused or sent again; likewise a dead letter.
+ * Errors:    Unavailable from publishSteps, publishEnd and bury; publish again.
  */
 export interface Events {
   /** Tell steps. They may be held for `limits.eventsWaitMs` and some milliseconds more, so that those of many sessions leave together. */
   publishSteps(steps: readonly StepEvent[]): Promise<void>;
-  /** Tell an end at once, after the steps before it: somebody waits for it. */
-  publishEnd(event: UnderstudyEvent): Promise<void>;
-  /** True when an end with this session, kind and id is there already. */
-  has(event: UnderstudyEvent): Promise<boolean>;
+  /**
+   * Tell an end at once, after the steps before it: somebody waits for it.
+   *
+   * @param shard  of its session: ends of one shard are told in order
+   * @returns false when the end of this task had been told before, and this one was not
+   */
+  publishEnd(event: UnderstudyEvent, shard?: number): Promise<boolean>;
+  /** Ends of a session that were told since a time, epoch ms, in order. */
+  endsOf(
+    session: { readonly tenant: string; readonly agent: string; readonly session: string },
+    shard: number,
+    since: number,
+  ): Promise<UnderstudyEvent[]>;
   /** @param fromStart  also what happened before now */
   follow(
     filter: EventFilter,
     fromStart: boolean,
     onEvent: (event: UnderstudyEvent) => void,
   ): Promise<{ stop(): Promise<void> }>;
-  bury(letter: Omit<DeadLetter, 'id' | 'at'>): Promise<void>;
-  deadLetters(max: number): Promise<DeadLetter[]>;
+  /** Store a dead letter, once for its identity, and tell its tenant. */
+  bury(letter: Burial): Promise<void>;
+  /** Heads, newest first. @param before  only letters with a smaller number */
+  deadLetters(max: number, before?: number): Promise<LetterHead[]>;
   deadLetter(id: number): Promise<DeadLetter | undefined>;
-  /** Take a dead letter away after it was requeued. */
-  unbury(id: number): Promise<void>;
+  /** The letter of a task, by the session that it is for; the newest where there are several. */
+  letterOf(
+    tenant: string,
+    agent: string,
+    session: string,
+    task: string,
+  ): Promise<LetterHead | undefined>;
+  countDeadLetters(): Promise<number>;
+  /** Take a dead letter away: it was requeued, or is thrown away. @returns false when it was not there */
+  unbury(id: number): Promise<boolean>;
 }

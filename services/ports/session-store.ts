@@ -84,6 +84,9 @@ export interface SessionStore {
   /** The record as stored, JSON. */
   load(shard: ShardId, session: SessionId): Promise<string | undefined>;
   conversation(shard: ShardId, session: SessionId, from: number, to: number): Promise<Entry[]>;
+  conversationLength(shard: ShardId, session: SessionId): Promise<number>;
+  /** When a session is to be woken, epoch ms; undefined for not at all. */
+  wakeOf(shard: ShardId, session: SessionId): Promise<number | undefined>;
   pending(shard: ShardId): Promise<PendingEffect[]>;
   /** Sessions whose wake time has come, the longest overdue first. */
   due(shard: ShardId, now: number, max: number): Promise<SessionId[]>;

@@ -11,10 +11,27 @@ export interface RawTask {
   readonly sequenceId: string;
 }
 
+export interface Taking {
+  /** Take nothing new, and wait for what is in hand; whoever takes next begins with the first that was not accepted. */
+  drain(): Promise<void>;
+}
+
+export interface TasksState {
+  /** Tasks that nobody has accepted yet. */
+  readonly waiting: number;
+  /** Some of them are taken for accepted by the broker: nobody would ever be given them. */
+  readonly stuck: boolean;
+  /** Somebody takes them. */
+  readonly isTaken: boolean;
+}
+
 /**
  * The front door.
  *
- * Guarantee: a published task is handed to `accept` until it resolves, at least once.
+ * Guarantee: a published task is handed to `accept` until it resolves, at least once. Who takes is
+ *            handed all that was not accepted, in the order in which it was stored; what others held
+ *            is taken from them.
+ * Errors:    Unavailable from `publish` and `state`.
  */
 export interface Tasks {
   publish(
@@ -24,8 +41,6 @@ export interface Tasks {
     headers: Record<string, string>,
   ): Promise<void>;
   /** @param capacity  how many tasks may be in hand at a time; 0 stops pulling */
-  take(
-    capacity: () => number,
-    accept: (task: RawTask) => Promise<void>,
-  ): Promise<{ drain(): Promise<void> }>;
+  take(capacity: () => number, accept: (task: RawTask) => Promise<void>): Promise<Taking>;
+  state(): Promise<TasksState>;
 }

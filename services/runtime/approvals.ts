@@ -10,16 +10,24 @@ import type { ApprovalSummary } from '../core/session/summary.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
 import type { Definitions } from './definitions.ts';
 
-export const actSchema = z.object({
+const act = {
   session: sessionIdSchema,
   actor: z.string().min(1).max(128),
   reason: z.string().max(2_000).default(''),
-});
-export const decideSchema = actSchema.extend({
-  approval: z.string().optional(),
-  hash: z.string().optional(),
-  arguments: z.string().optional(),
-});
+};
+export const actSchema = z.object(act).strict();
+export const decideSchema = z
+  .object({
+    ...act,
+    approval: z.string().optional(),
+    hash: z
+      .string()
+      .regex(/^[0-9a-f]{12,64}$/, 'the first 12 characters of the hash, or more')
+      .optional()
+      .describe('of what was looked at'),
+    arguments: z.string().optional(),
+  })
+  .strict();
 
 export function approvalsOf(record: SessionRecord): ApprovalSummary[] {
   if (record.status !== 'active' && record.status !== 'paused') return [];
@@ -75,6 +83,11 @@ export async function decisionOf(
     throw new Refused(
       'APPROVAL_AMBIGUOUS',
       `session ${session} waits for ${open.length} approvals; name one with --approval: ${open.map(({ id }) => id).join(', ')}`,
+    );
+  if (kind === 'approve' && input.hash === undefined)
+    throw new Refused(
+      'APPROVAL_HASH_NEEDED',
+      `approval ${chosen.id}: say the hash of what you looked at (understudy approvals ${session} shows it whole)`,
     );
   if (input.hash !== undefined && !chosen.hash.startsWith(input.hash)) {
     throw new Refused(

@@ -1,87 +1,57 @@
 /** The control API: what operators ask of sessions. Reads the store; whatever changes a session is a message in its mailbox. */
 import { z } from 'zod';
-import { issuesOf, messageOf, Refused } from '../core/errors.ts';
+import { issuesOf, Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
-import {
-  type SessionId,
-  type ShardId,
-  sessionIdSchema,
-  shardOf,
-  type TenantId,
-} from '../core/ids.ts';
-import { jsonStored, parseJson } from '../core/json.ts';
+import { type SessionId, type ShardId, sessionIdSchema, shardOf } from '../core/ids.ts';
+import { jsonStored } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
-import type { SpecProblem } from '../core/session/specs.ts';
 import { type ApprovalSummary, type SessionSummary, summaryOf } from '../core/session/summary.ts';
-import {
-  type Health,
-  type Requeued,
-  summarySchema,
-  type Verdict,
-} from '../core/wire/control-answers.ts';
+import { summarySchema } from '../core/wire/control-answers.ts';
 import type { Archive } from '../ports/archive.ts';
-import type { Clock } from '../ports/clock.ts';
 import type { ControlAnswer } from '../ports/control.ts';
-import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
-import type { Leases } from '../ports/leases.ts';
-import type { Mailbox } from '../ports/mailbox.ts';
-import type { SessionStore } from '../ports/session-store.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import { actSchema, approvalsOf, decideSchema, decisionOf } from './approvals.ts';
 import type { Definitions } from './definitions.ts';
 import { fold, historyOf } from './fold.ts';
+import { type HealthPorts, healthOf } from './health.ts';
+import {
+  dead,
+  deadSchema,
+  discard,
+  discardSchema,
+  requeue,
+  requeueSchema,
+} from './letter-verbs.ts';
+import { verify } from './verify.ts';
 
-export interface ControlPorts {
-  readonly store: SessionStore;
-  readonly mailbox: Mailbox;
+export interface ControlPorts extends HealthPorts {
   readonly archive: Archive;
   readonly events: Events;
-  readonly effects: Pick<Effects, 'pools'>;
   readonly tasks: Tasks;
-  readonly leases: Leases;
-  readonly clock: Clock;
   readonly definitions: Definitions;
-  readonly shards: number;
-  readonly problems: () => readonly SpecProblem[];
-  readonly agents: () => readonly {
-    readonly name: string;
-    readonly revision: string;
-    readonly tools: number;
-  }[];
 }
 
-const filterSchema = z.object({
-  tenant: z.string().optional(),
-  agent: z.string().optional(),
-  status: z.string().optional(),
-  ended: z.boolean().default(false),
-  max: z.number().int().positive().max(10_000).default(500),
-});
-const sessionSchema = z.object({
-  tenant: z.string().optional(),
-  session: sessionIdSchema,
-  conversation: z.boolean().default(false),
-});
-const letterId = z.number().int().positive();
-const deadSchema = z.object({
-  id: letterId.optional(),
-  max: z.number().int().positive().max(10_000).default(200),
-});
-const requeueSchema = z
-  .object({ id: letterId.optional(), all: z.boolean().default(false), body: z.string().optional() })
-  .refine(
-    ({ id, all }) => (id !== undefined) !== all,
-    'name one dead letter by its id, or say all: one of the two',
-  )
-  .refine(({ all, body }) => !all || body === undefined, {
-    path: ['body'],
-    message: 'is for one dead letter, not for all of them',
-  });
+const filterSchema = z
+  .object({
+    tenant: z.string().optional(),
+    agent: z.string().optional(),
+    status: z.string().optional(),
+    ended: z.boolean().default(false),
+    max: z.number().int().positive().max(10_000).default(500),
+  })
+  .strict();
+const sessionSchema = z
+  .object({
+    tenant: z.string().optional(),
+    session: sessionIdSchema,
+    conversation: z.boolean().default(false),
+  })
+  .strict();
 
 type Handlers = Readonly<Record<string, (body: unknown) => Promise<ControlAnswer>>>;
 
@@ -170,79 +140,11 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         limits.conversationBytesMax,
       );
     }),
-    // Bodies are large, and of tenants: one is given to who names the letter.
-    dead: answer(deadSchema, async ({ id, max }) => {
-      if (id === undefined)
-        return (await ports.events.deadLetters(max)).map(
-          ({ body: _body, headers: _headers, ...letter }) => letter,
-        );
-      const letter = await ports.events.deadLetter(id);
-      if (!letter) throw unknownLetter(id);
-      return [letter];
-    }),
-    requeue: answer(requeueSchema, async ({ id, body }): Promise<Requeued> => {
-      const letters =
-        id === undefined
-          ? await ports.events.deadLetters(10_000)
-          : [await ports.events.deadLetter(id)];
-      if (body !== undefined) parseBody(body);
-      const requeued: string[] = [];
-      const refused: string[] = [];
-      for (const letter of letters) {
-        if (!letter) throw unknownLetter(id);
-        if (!letter.subject) {
-          refused.push(
-            `${letter.id}: it was no task (${letter.code})${letter.session ? `, but for session ${letter.session}` : ''}`,
-          );
-          continue;
-        }
-        if (letter.isCut && body === undefined) {
-          refused.push(
-            `${letter.id}: only a part of it was kept: the beginning of its body, or none of its headers; give a whole body with --body`,
-          );
-          continue;
-        }
-        const { 'Nats-Msg-Id': _id, ...headers } = letter.headers;
-        const [, tenant = '', agent = ''] = letter.subject.split('.').slice(-3);
-        // A new message id: the broker would drop the old one as a duplicate. So it lands on a new session, unless a session key addresses it.
-        const task = `${(letter.task ?? 'task').replace(/-requeued-\d+$/, '')}-requeued-${letter.id}`;
-        await ports.tasks.publish(tenant, agent, body ?? letter.body, {
-          ...headers,
-          'Nats-Msg-Id': task,
-        });
-        await ports.events.unbury(letter.id);
-        requeued.push(task);
-      }
-      return { requeued: requeued.length, tasks: requeued, refused };
-    }),
-    verify: answer(sessionSchema, ({ session }) => verify(session, ports)),
-    doctor: answer(z.object({}).loose(), async (): Promise<Health> => {
-      const owners = await ports.leases.owners(ports.shards);
-      const bounds = await ports.mailbox.bounds();
-      const positions = await Promise.all(
-        Array.from({ length: ports.shards }, (_, shard) => ports.store.lowest(shard as ShardId)),
-      );
-      return {
-        shards: ports.shards,
-        owned: owners.size,
-        orphans: Array.from({ length: ports.shards }, (_, shard) => shard).filter(
-          (shard) => !owners.has(shard as ShardId),
-        ),
-        hosts: [...new Set(owners.values())].sort(),
-        owners: Object.fromEntries(owners),
-        mail: bounds,
-        oldestMailNeeded: Math.min(
-          ...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER),
-          bounds.last + 1,
-        ),
-        deadLetters: (await ports.events.deadLetters(10_000)).length,
-        pools: (await ports.effects.pools()).sort((left, right) =>
-          left.pool < right.pool ? -1 : 1,
-        ),
-        agents: [...ports.agents()],
-        problems: [...ports.problems()],
-      };
-    }),
+    dead: answer(deadSchema, (given) => dead(given, ports)),
+    requeue: answer(requeueSchema, (given) => requeue(given, ports)),
+    discard: answer(discardSchema, (given) => discard(given, ports)),
+    verify: answer(sessionSchema, async ({ session }) => verify(await find(session), ports)),
+    doctor: answer(z.object({}).strict(), () => healthOf(ports)),
   };
 }
 
@@ -287,14 +189,21 @@ const matches = (
   (!filter.agent || record.agent === filter.agent) &&
   (!filter.status || record.status === filter.status);
 
+const haltingMs = 1_000; // an end is told, and its session put away, in less
+
 async function list(
   filter: z.infer<typeof filterSchema>,
   ports: ControlPorts,
 ): Promise<SessionSummary[]> {
   const found: SessionSummary[] = [];
+  const now = ports.clock.now();
   for await (const record of allRecords(ports)) {
     const summary = summaryOf(record);
-    if (matches(summary, filter) && (filter.ended || !isEnded(record))) found.push(summary);
+    if (!matches(summary, filter)) continue;
+    if (!isEnded(record)) found.push(summary);
+    // Its end waits, for the start records say: until then its calls are being cancelled.
+    else if (now - record.changedAt > haltingMs) found.push({ ...summary, state: 'halting' });
+    else if (filter.ended) found.push(summary);
   }
   if (filter.ended) {
     for (let shard = 0; shard < ports.shards; shard += 1) {
@@ -305,22 +214,6 @@ async function list(
     }
   }
   return found.sort((left, right) => right.changedAt - left.changedAt).slice(0, filter.max);
-}
-
-const unknownLetter = (id: number | undefined) =>
-  new Refused('DEAD_LETTER_UNKNOWN', `there is no dead letter ${id} (any more)`);
-
-/** A task that is none would only come back as another dead letter. */
-function parseBody(body: string): void {
-  try {
-    parseJson(body);
-  } catch (error) {
-    throw new Refused(
-      'BODY_NOT_JSON',
-      `the body is no JSON that can be read: ${messageOf(error).slice(0, 120)}; the dead letter is as it was`,
-      { cause: error },
-    );
-  }
 }
 
 /** Wait until the session has taken note (or 3 s have gone): the answer then shows what came of it. */
@@ -351,26 +244,4 @@ async function archivedConversation(
   const { mail } = await historyOf(shard, record.session, ports, undefined);
   return (await fold(mail, { tenant: record.tenant, session: record.session }, ports.definitions))
     .entries;
-}
-
-/** Fold the mailbox from the beginning and compare with what is stored. */
-async function verify(session: SessionId, ports: ControlPorts): Promise<Verdict> {
-  const { record, shard, isArchived } = await findSession(session, ports);
-  const { mail } = await historyOf(shard, session, ports, isArchived ? undefined : record.position);
-  const folded = await fold(
-    mail,
-    { tenant: record.tenant as TenantId, session },
-    ports.definitions,
-  );
-  const stored = stateHashOf(record);
-  const computed = folded.record ? stateHashOf(folded.record) : 'nothing';
-  return {
-    session,
-    isEqual: stored === computed,
-    version: record.version,
-    messages: folded.messages,
-    stored,
-    computed,
-    isArchived,
-  };
 }

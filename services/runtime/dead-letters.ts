@@ -15,6 +15,8 @@ export interface Letter {
   readonly task?: string | undefined;
   readonly subject?: string;
   readonly body: string;
+  /** What it is about: it is stored once, however often it comes. */
+  readonly identity: string;
   /** The body is the beginning only. */
   readonly isCut?: boolean;
 }

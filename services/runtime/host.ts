@@ -109,6 +109,10 @@ export class Host {
     if (closed) return `shard ${closed[0]} stays closed here: ${closed[1].why}`;
     return mailbox.trouble() || (this.#opening.size > 0 ? 'shards are being opened' : '');
   }
+  /** The broker does not answer, and there are others. */
+  get isCutOff(): boolean {
+    return this.#isCutOff;
+  }
   get shards(): readonly ShardId[] {
     return [...this.#shards.keys()];
   }

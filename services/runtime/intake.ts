@@ -10,6 +10,7 @@ import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import {
   agentNameSchema,
   keySeedOf,
+  type SessionId,
   sessionIdOf,
   shardOf,
   taskIdSchema,
@@ -20,6 +21,7 @@ import { parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Catalog } from '../core/session/specs.ts';
+import { taskIdentity } from '../core/wire/letters.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { RawTask } from '../ports/tasks.ts';
@@ -42,36 +44,67 @@ export interface IntakePorts {
   readonly shards: number;
 }
 
+/** @throws Unavailable, or what a stream said that is full; take it in again */
 export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
-  const { mailbox, events, telemetry, shards } = ports;
+  const { mailbox, telemetry, shards } = ports;
+  let addressed: ReturnType<typeof addressOf>;
   try {
-    const { tenant, session, message } = addressOf(task, ports.catalog());
-    await mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message });
-    telemetry.accepted();
-    telemetry.log('info', 'task accepted', {
-      tenant,
-      agent: message.agent,
-      session,
-      task: message.task,
-      revision: message.revision,
-      trace: message.traceparent,
-    });
+    addressed = addressOf(task, ports.catalog());
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    await events.bury({
-      tenant: task.tenant,
-      agent: task.agent,
-      code: error.code,
-      reason: messageOf(error),
-      task: task.headers['Nats-Msg-Id'] ?? task.sequenceId,
-      subject: task.subject,
-      body: task.body.slice(0, limits.taskBytesMax),
-      headers: task.headers,
-      ...(task.body.length > limits.taskBytesMax ? { isCut: true } : {}),
-    });
-    telemetry.refused('task', error.code, { subject: task.subject });
-    telemetry.deadLettered(error.code, { subject: task.subject });
+    return bury(task, error, ports);
   }
+  const { tenant, session, message } = addressed;
+  try {
+    await mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message });
+  } catch (error) {
+    if (error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE')
+      return bury(task, error, ports);
+    throw error;
+  }
+  telemetry.accepted();
+  telemetry.log('info', 'task accepted', {
+    tenant,
+    agent: message.agent,
+    session,
+    task: message.task,
+    revision: message.revision,
+    trace: message.traceparent,
+  });
+}
+
+async function bury(task: RawTask, error: Refused, { events, telemetry }: IntakePorts) {
+  const id = taskIdOf(task);
+  const session = sessionOf(task);
+  await events.bury({
+    tenant: task.tenant,
+    agent: task.agent,
+    code: error.code,
+    reason: messageOf(error).slice(0, 500),
+    task: id,
+    ...(session ? { session } : {}),
+    subject: task.subject,
+    body: task.body.slice(0, limits.taskBytesMax),
+    headers: task.headers,
+    identity: taskIdentity(session ?? `${task.tenant}\n${task.agent}`, id),
+    ...(task.body.length > limits.taskBytesMax ? { isCut: true } : {}),
+  });
+  telemetry.refused('task', error.code, { subject: task.subject });
+  telemetry.deadLettered(error.code, { subject: task.subject });
+}
+
+/** As its publisher named it. `Nats-Msg-Id` serves as well, but the broker drops what repeats one within its window. */
+const taskIdOf = ({ headers, sequenceId }: RawTask): string =>
+  headers['Understudy-Task'] ?? headers['Nats-Msg-Id'] ?? sequenceId;
+
+/** Where it would land, as far as its names are names. */
+function sessionOf(task: RawTask): SessionId | undefined {
+  const tenant = tenantIdSchema.safeParse(task.tenant);
+  const agent = agentNameSchema.safeParse(task.agent);
+  if (!tenant.success || !agent.success) return undefined;
+  const key = task.headers['Understudy-Session'];
+  const seed = key === undefined ? taskSeedOf(taskIdOf(task)) : keySeedOf(key);
+  return sessionIdOf(tenant.data, agent.data, seed);
 }
 
 function bodyOf(task: RawTask): unknown {
@@ -142,7 +175,7 @@ export function addressOf(
     throw new Refused('TASK_INVALID', `the task does not parse: ${issuesOf(parsed.error)}`);
   const { input, limits: narrower } = parsed.data;
 
-  const id = taskIdSchema.safeParse(task.headers['Nats-Msg-Id'] ?? task.sequenceId);
+  const id = taskIdSchema.safeParse(taskIdOf(task));
   if (!id.success) throw new Refused('TASK_ID_INVALID', `the task id: ${issuesOf(id.error)}`);
   const key = task.headers['Understudy-Session'];
   const traceparent = traceparentSchema.safeParse(task.headers.traceparent);

@@ -8,6 +8,7 @@ import { natsControl } from '../adapters/nats/control.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
+import { natsStarts } from '../adapters/nats/starts.ts';
 import { declareStreams, updateStreams } from '../adapters/nats/streams.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
@@ -69,6 +70,7 @@ await runService(async (started) => {
       archive: natsArchive(nats),
       effects: natsEffects(nats),
       events: natsEvents(nats),
+      starts: natsStarts(nats),
       leases: redisLeases(redis, settings.prefix),
       tasks: natsTasks(nats),
       control: natsControl(nats),

@@ -127,7 +127,7 @@ export class Outbox {
     }
     for (const actor of outgoing.actors) actor.unreleased += 1;
     if (this.isHolding) this.#held.push(outgoing);
-    else void this.#release(outgoing, false);
+    else void this.#release(outgoing);
   }
 
   /** The fold has reached the end that the log had: what is still pending leaves now. @param all  also what was released before */
@@ -141,7 +141,7 @@ export class Outbox {
     );
     for (const outgoing of held) {
       const effects = outgoing.entry.pending.flatMap((effect) => pending.get(effect) ?? []);
-      void this.#release({ ...outgoing, effects }, true);
+      void this.#release({ ...outgoing, effects });
     }
     if (all) await this.#offer([...pending.values()]);
   }
@@ -156,10 +156,8 @@ export class Outbox {
     await this.#offer(pending);
   }
 
-  async #release(outgoing: Outgoing, isRepeat: boolean): Promise<void> {
-    await this.#persist('release', () =>
-      release(outgoing.entry, outgoing.effects, this.#ports, isRepeat),
-    );
+  async #release(outgoing: Outgoing): Promise<void> {
+    await this.#persist('release', () => release(outgoing.entry, outgoing.effects, this.#ports));
     if (!this.#isOpen()) return;
     if (outgoing.id > 0) this.#settled.push(outgoing.id);
     for (const actor of outgoing.actors) actor.unreleased -= 1;

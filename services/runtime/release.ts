@@ -1,20 +1,28 @@
 /**
  * Release: send out what committed steps want. Called after the commit, and again by the next owner
  * for whatever was not settled; so everything here may happen twice, under the same ids.
+ *
+ * L1  Before an end is told, nobody may begin any more what its session gave up: each such call has
+ *     a record that says so (`cancelled`), and the end names those that had begun.
+ * L2  What no message can carry is not tried for ever: who waits for it is told so.
  */
 
-import { assertNever } from '../core/errors.ts';
+import { assertNever, messageOf, Refused } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
+import { cutAnswer } from '../core/session/draft.ts';
 import {
   isPending,
   isPooled,
+  modelPool,
   type PendingEffect,
   type PromptEffect,
 } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
+import type { Failure } from '../core/tools/job.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
+import { cancelStart, type Starts } from '../ports/starts.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { OutboxEntry, Prompted } from './outbox-entry.ts';
 
@@ -22,36 +30,109 @@ export interface ReleasePorts {
   readonly mailbox: Mailbox;
   readonly effects: Effects;
   readonly events: Events;
+  readonly starts: Pick<Starts, 'create'>;
   readonly telemetry: Telemetry;
   readonly shards: number;
 }
 
-/**
- * @param effects   the pending effects that the entry names, as far as they are still pending
- * @param isRepeat  the entry may have been released before: look before telling an end a second time
- */
+/** A call that had begun when its session gave it up. */
+interface UnderWay {
+  readonly id: string;
+  readonly what: string;
+}
+
+/** @param effects   the pending effects that the entry names, as far as they are still pending */
 export async function release(
   entry: OutboxEntry,
   effects: readonly PendingEffect[],
   ports: ReleasePorts,
-  isRepeat: boolean,
 ): Promise<void> {
   const sent: Promise<unknown>[] = [];
   for (const effect of effects) sent.push(releasePending(effect, ports));
   // Steps before ends: who follows a session sees its last step, then its end.
   if (entry.events.length > 0) sent.push(ports.events.publishSteps(entry.events));
-  for (const prompted of entry.prompts) sent.push(releasePrompt(prompted, ports, isRepeat));
+  for (const prompts of bySession(entry.prompts)) sent.push(releasePrompts(prompts, ports));
   await Promise.all(sent);
   // Those that go to a pool are counted when they leave their window.
   const others = effects.filter((effect) => !isPooled(effect)).length;
   if (others > 0) ports.telemetry.released('effect', others);
 }
 
+/** What the steps of one session prompt stays together where one of it cancels something. */
+function bySession(prompts: readonly Prompted[]): readonly (readonly Prompted[])[] {
+  if (!prompts.some(({ effect }) => effect.kind === 'cancel')) return prompts.map((one) => [one]);
+  const sessions = new Map<string, Prompted[]>();
+  for (const prompted of prompts) {
+    const key = `${prompted.tenant}/${prompted.session}`;
+    const found = sessions.get(key);
+    if (found) found.push(prompted);
+    else sessions.set(key, [prompted]);
+  }
+  return [...sessions.values()];
+}
+
+async function releasePrompts(prompts: readonly Prompted[], ports: ReleasePorts): Promise<void> {
+  const underWay: UnderWay[] = [];
+  for (const { effect } of prompts) {
+    if (effect.kind === 'cancel') underWay.push(...(await cancelCalls(effect, ports)));
+  }
+  await Promise.all(prompts.map((prompted) => releasePrompt(prompted, underWay, ports)));
+}
+
+/** @returns which of them had begun. @throws Unavailable while the start records are away: the end waits (L1) */
+async function cancelCalls(
+  { effects }: Extract<PromptEffect, { kind: 'cancel' }>,
+  ports: ReleasePorts,
+): Promise<UnderWay[]> {
+  const byPool = new Map<string, string[]>();
+  for (const { id, pool } of effects) byPool.set(pool, [...(byPool.get(pool) ?? []), id]);
+  // Who is at it learns at once; who is not must not begin.
+  for (const [pool, ids] of byPool) ports.effects.cancel(pool, ids);
+  const begun = await Promise.all(
+    effects.map(async ({ id, pool, tool, class: toolClass }): Promise<UnderWay[]> => {
+      if (pool === modelPool || toolClass === 'pure') return [];
+      const performer = await cancelStart(ports.starts, id, toolClass ?? 'opaque');
+      return performer === undefined ? [] : [{ id, what: tool ?? 'a tool' }];
+    }),
+  );
+  return begun.flat();
+}
+
 export async function releasePending(
   effect: PendingEffect,
-  { effects, mailbox, shards }: ReleasePorts,
+  { effects, mailbox, shards, telemetry }: ReleasePorts,
 ): Promise<void> {
-  if (isPooled(effect)) return effects.offer(effect);
+  const tellTooLarge = (error: unknown, message: (failure: Failure) => Message): Promise<void> => {
+    if (!isTooLarge(error)) throw error;
+    telemetry.log('error', 'an effect is too large for a message; its session is told', {
+      effect: effect.id,
+      session: effect.session,
+    });
+    const failure: Failure = {
+      class: 'permanent',
+      code: 'EFFECT_TOO_LARGE',
+      message: messageOf(error),
+    };
+    const { tenant, session } = effect;
+    const shard = shardOf(tenant, session, shards);
+    return mailbox.deliver(shard, { tenant, session, message: message(failure) });
+  };
+  if (isPooled(effect)) {
+    return effects.offer(effect).catch((error: unknown) =>
+      tellTooLarge(error, (failure) =>
+        effect.kind === 'callModel'
+          ? { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }
+          : {
+              kind: 'toolFailed',
+              effect: effect.id,
+              failure,
+              latencyMs: 0,
+              attempts: 0,
+              executor: 'none',
+            },
+      ),
+    );
+  }
   if (effect.kind === 'askHuman') return; // nobody performs it: the control API shows it, a person answers
   const message: Message = {
     kind: 'task',
@@ -64,26 +145,31 @@ export async function releasePending(
     parent: { tenant: effect.tenant, session: effect.session, effect: effect.id },
     ...(effect.traceparent ? { traceparent: effect.traceparent } : {}),
   };
-  return mailbox.deliver(shardOf(effect.tenant, effect.child, shards), {
-    tenant: effect.tenant,
-    session: effect.child,
-    message,
-  });
+  return mailbox
+    .deliver(shardOf(effect.tenant, effect.child, shards), {
+      tenant: effect.tenant,
+      session: effect.child,
+      message,
+    })
+    .catch((error: unknown) =>
+      tellTooLarge(error, ({ code, message: why }) => ({
+        kind: 'agentEnded',
+        effect: effect.id,
+        outcome: 'failed',
+        output: `${code}: ${why}`,
+        spent: { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 },
+      })),
+    );
 }
 
 async function releasePrompt(
   { tenant, effect, event }: Prompted,
-  { effects, mailbox, events, telemetry, shards }: ReleasePorts,
-  isRepeat: boolean,
+  underWay: readonly UnderWay[],
+  { mailbox, events, telemetry, shards }: ReleasePorts,
 ): Promise<void> {
   switch (effect.kind) {
-    case 'cancel': {
-      const byPool = new Map<string, string[]>();
-      for (const { id, pool } of effect.effects)
-        byPool.set(pool, [...(byPool.get(pool) ?? []), id]);
-      for (const [pool, ids] of byPool) effects.cancel(pool, ids);
+    case 'cancel':
       return;
-    }
     case 'haltChild': {
       const { child, actor, reason, start } = effect;
       return mailbox.deliver(shardOf(tenant, child, shards), {
@@ -93,31 +179,49 @@ async function releasePrompt(
       });
     }
     case 'reply': {
-      if (effect.parent) {
-        const { parent } = effect;
-        const outcome = effect.outcome === 'dead-lettered' ? 'failed' : effect.outcome;
-        await mailbox.deliver(shardOf(parent.tenant, parent.session, shards), {
-          tenant: parent.tenant,
-          session: parent.session,
-          message: {
-            kind: 'agentEnded',
-            effect: parent.effect,
-            outcome,
-            output: effect.output || (effect.reason ?? ''),
-            spent: effect.spent,
-          },
-        });
-      }
-      if (event && !(isRepeat && (await events.has(event)))) {
-        await events.publishEnd(event);
-        telemetry.ended(effect.outcome);
-      }
+      if (effect.parent) await tellParent(effect, mailbox, shards);
+      if (!event) return;
+      const { tenant: of, session } = event.data;
+      const shard = shardOf(of as typeof tenant, session as Prompted['session'], shards);
+      const told = underWay.length > 0 ? { ...event, data: { ...event.data, underWay } } : event;
+      if (await events.publishEnd(told, shard)) telemetry.ended(effect.outcome);
       return;
     }
     default:
       return assertNever(effect);
   }
 }
+
+async function tellParent(
+  { parent, outcome, output, reason, spent }: Extract<PromptEffect, { kind: 'reply' }>,
+  mailbox: Mailbox,
+  shards: number,
+): Promise<void> {
+  const { tenant, session, effect } = parent!;
+  const tell = (text: string) =>
+    mailbox.deliver(shardOf(tenant, session, shards), {
+      tenant,
+      session,
+      message: {
+        kind: 'agentEnded',
+        effect,
+        outcome: outcome === 'dead-lettered' ? 'failed' : outcome,
+        output: text,
+        spent,
+      },
+    });
+  const text = output || (reason ?? '');
+  try {
+    await tell(cutAnswer(text));
+  } catch (error) {
+    if (!isTooLarge(error)) throw error;
+    await tell(`${text.slice(0, 1_000)} [cut: ${messageOf(error)}]`);
+  }
+}
+
+/** Tried again it would be as large. A stream that is full says something else, and is waited for. */
+export const isTooLarge = (error: unknown): boolean =>
+  error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE';
 
 export const pendingOf = (effects: readonly (PendingEffect | PromptEffect)[]): PendingEffect[] =>
   effects.filter(isPending);

@@ -11,13 +11,16 @@ import type { Leases } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { LoadedSpecs, Specs } from '../ports/specs.ts';
+import { cancelledBy, type Starts } from '../ports/starts.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { askTask } from './ask.ts';
 import { CommitRounds } from './commit-rounds.ts';
 import { controlHandlers } from './control-api.ts';
 import { Definitions } from './definitions.ts';
 import { Host } from './host.ts';
 import { takeIn } from './intake.ts';
+import { IntakeSeat } from './intake-seat.ts';
 import { Windows } from './windows.ts';
 
 export interface RuntimePorts {
@@ -26,6 +29,7 @@ export interface RuntimePorts {
   readonly archive: Archive;
   readonly effects: Effects;
   readonly events: Events;
+  readonly starts: Starts;
   readonly leases: Leases;
   readonly tasks: Tasks;
   readonly control: Control;
@@ -57,16 +61,17 @@ export async function startRuntime(
   specs: Specs,
   onHost: (host: Host) => void = () => undefined,
 ): Promise<Runtime> {
-  const { telemetry, tasks, control, clock } = ports;
+  const { telemetry, control, clock } = ports;
   const there = <Value>(attempt: () => Promise<Value>) =>
     patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
   const definitions = new Definitions(ports.archive, settings.specs);
+  const identity = {
+    host: settings.instance as HostId,
+    boot: randomUUID().slice(0, 8),
+    leaseMs: settings.leaseMs,
+  };
   const host = new Host(
-    {
-      host: settings.instance as HostId,
-      boot: randomUUID().slice(0, 8),
-      leaseMs: settings.leaseMs,
-    },
+    identity,
     {
       ...ports,
       definitions,
@@ -78,6 +83,8 @@ export async function startRuntime(
     control,
   );
   onHost(host);
+  // An executor of the last version asks the performer of a cancelled call, and stands back.
+  ports.starts.answerHolds(cancelledBy, () => 'holding');
   let current: LoadedSpecs;
   try {
     // Sessions that exist bring their own definitions: they need not wait for what new ones would get.
@@ -101,10 +108,17 @@ export async function startRuntime(
         })),
     }),
   );
-  const intake = await tasks.take(
-    () => (host.load.actors > actorsMax ? 0 : intakeMax),
-    (task) => takeIn(task, { ...ports, catalog: () => current.catalog, shards: settings.shards }),
+  const asking = await control.serveAsk((tenant, body) =>
+    askTask(tenant, body, { ...ports, shards: settings.shards }),
   );
+  const intake = new IntakeSeat(ports, {
+    ...identity,
+    capacity: () => (host.load.actors > actorsMax ? 0 : intakeMax),
+    isCutOff: () => host.isCutOff,
+    accept: (task) =>
+      takeIn(task, { ...ports, catalog: () => current.catalog, shards: settings.shards }),
+  });
+  await intake.start();
   const following = specs.follow(
     async (changed) => {
       await announce(changed, ports, current);
@@ -126,6 +140,7 @@ export async function startRuntime(
     async stop() {
       following.stop();
       await intake.drain();
+      await asking.stop();
       await serving.stop();
       await host.drain();
     },

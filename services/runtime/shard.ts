@@ -18,6 +18,7 @@ import { type SessionId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { beginning, isEnded, type Position } from '../core/session/record.ts';
 import type { ParsedEnvelope } from '../core/wire/envelopes.ts';
+import { mailIdentity, outboxIdentity } from '../core/wire/letters.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
@@ -30,6 +31,7 @@ import {
   type ShardPosition,
   unsent,
 } from '../ports/session-store.ts';
+import type { Starts } from '../ports/starts.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { Actor, type Waiting } from './actor.ts';
 import { Arrivals } from './arrivals.ts';
@@ -52,6 +54,7 @@ export interface ShardPorts {
   readonly archive: Archive;
   readonly effects: Effects;
   readonly events: Events;
+  readonly starts: Pick<Starts, 'create'>;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
   readonly definitions: Definitions;
@@ -255,7 +258,11 @@ export class Shard {
   /** An outbox entry that cannot be read. It is settled only once its text is a dead letter; cut, because JSON within JSON is longer and must fit into one message. */
   #buryEntry(id: number, body: string, problem: string): void {
     const isCut = body.length > limits.taskBytesMax;
-    const letter = { body: body.slice(0, limits.taskBytesMax), ...(isCut ? { isCut } : {}) };
+    const letter = {
+      body: body.slice(0, limits.taskBytesMax),
+      identity: outboxIdentity(this.id, id, body),
+      ...(isCut ? { isCut } : {}),
+    };
     this.#deadLetters.bury(
       'OUTBOX_POISONED',
       `entry ${id} of shard ${this.id}: ${problem}`,
@@ -336,16 +343,22 @@ export class Shard {
   }
 
   #deliver(item: ParsedEnvelope, position: Position, at: number, done: () => void): void {
+    const identity = mailIdentity(this.id, position);
     if (!item.ok && item.isNewer)
       return this.#lose('newer', `mail ${position.sequence} is of a newer release`);
     if (!item.ok)
-      return this.#deadLetters.bury('MAIL_INVALID', item.problem, { body: item.raw }, done);
+      return this.#deadLetters.bury(
+        'MAIL_INVALID',
+        item.problem,
+        { body: item.raw, identity },
+        done,
+      );
     const { tenant, session, message } = item.envelope;
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
       return this.#deadLetters.bury(
         'MAIL_MISROUTED',
         `session ${session} does not belong to shard ${this.id}`,
-        { tenant, session, body: JSON.stringify(item.envelope) },
+        { tenant, session, body: JSON.stringify(item.envelope), identity },
         done,
       );
     }

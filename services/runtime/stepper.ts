@@ -11,6 +11,7 @@ import type { Incoming, Step } from '../core/session/draft.ts';
 import { isEnded } from '../core/session/record.ts';
 import { park, step } from '../core/session/step.ts';
 import type { Envelope } from '../core/wire/envelopes.ts';
+import { mailIdentity, taskIdentity } from '../core/wire/letters.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Actor, Waiting } from './actor.ts';
 import type { Baselines } from './baselines.ts';
@@ -127,6 +128,7 @@ export class Stepper {
         task: message.task,
         subject: `task.${tenant}.${message.agent}`,
         body: JSON.stringify(message.input),
+        identity: taskIdentity(session, message.task),
       };
       return this.#rooms.deadLetters.bury(
         'SESSION_ENDED',
@@ -198,6 +200,10 @@ export class Stepper {
         task,
         subject: message.kind === 'task' ? `task.${actor.tenant}.${agent}` : '',
         body: JSON.stringify(message.kind === 'task' ? message.input : message),
+        identity:
+          message.kind === 'task'
+            ? taskIdentity(actor.session, message.task)
+            : mailIdentity(this.#shard, incoming.position),
       },
       () => (actor.record ? done() : deadLetters.tellParent(message, code, messageOf(error), done)),
     );

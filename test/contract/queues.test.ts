@@ -18,6 +18,7 @@ import { Refused } from '../../services/core/errors.ts';
 import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import { eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
+import { taskIdentity } from '../../services/core/wire/letters.ts';
 import type { Archive } from '../../services/ports/archive.ts';
 import type { Control } from '../../services/ports/control.ts';
 import type { Effects } from '../../services/ports/effects.ts';
@@ -34,6 +35,8 @@ interface World {
   readonly starts: Starts;
   readonly archive: Archive;
   readonly events: Events;
+  /** Another process beside it. */
+  readonly heir: Events;
   readonly tasks: Tasks;
   readonly control: Control;
   close(): Promise<void>;
@@ -379,9 +382,38 @@ function describeQueues(name: string, open: () => Promise<World>) {
           ...steps.filter(({ data }) => data.session === session).map(({ id }) => id),
           end.id,
         ]);
-        expect(await world.events.has(end)).toBe(true);
-        expect(await world.events.has({ ...end, id: 'another' })).toBe(false);
         await following.stop();
+      });
+
+      test('the end of a task is told once, whoever tells it and whatever it came to', async () => {
+        const step = eventOfStep();
+        const session = `desk-${String(++count).padStart(20, '0')}`;
+        const since = Date.now() - 1_000;
+        const endOf = (task: string, version: number, to = 'completed') => ({
+          ...step,
+          id: `${session}-${version}-end0`,
+          type: `dev.understudy.${to}`,
+          time: new Date().toISOString(),
+          data: { ...step.data, session, task, version, to },
+        });
+        const told = await Promise.all([
+          world.events.publishEnd(endOf('t1', 3), 7),
+          world.events.publishEnd(endOf('t2', 4), 7),
+          world.events.publishEnd(endOf('t1', 3), 7),
+          world.events.publishEnd(endOf('t1', 9, 'failed'), 7),
+        ]);
+        expect(told.filter(Boolean)).toHaveLength(2);
+        const again = await world.heir.publishEnd(endOf('t1', 9, 'failed'), 7);
+        expect(again).toBe(false);
+        expect(await world.heir.publishEnd(endOf('t3', 10), 7)).toBe(true);
+        expect(await world.events.publishEnd(endOf('t4', 11), 7)).toBe(true);
+        const ends = await world.events.endsOf({ ...step.data, session }, 7, since);
+        expect(ends.map(({ data }) => [data.task, data.to])).toEqual([
+          ['t1', 'completed'],
+          ['t2', 'completed'],
+          ['t3', 'completed'],
+          ['t4', 'completed'],
+        ]);
       });
 
       test('who reads from the start may leave out what is older than a session', async () => {
@@ -415,6 +447,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           subject: 'understudy.task.x.y',
           body: '{',
           headers: { a: 'b' },
+          identity: 'letter-1',
         });
         const [letter] = await eventually(async () => {
           const letters = await world.events.deadLetters(10);
@@ -424,13 +457,78 @@ function describeQueues(name: string, open: () => Promise<World>) {
         expect(letter).toMatchObject({
           tenant: 'a b.c',
           code: 'TASK_NOT_JSON',
-          body: '{',
-          headers: { a: 'b' },
           subject: 'understudy.task.x.y',
         });
-        expect(await world.events.deadLetter(letter!.id)).toEqual(letter);
-        await world.events.unbury(letter!.id);
+        expect(letter).not.toHaveProperty('body');
+        expect(await world.events.deadLetter(letter!.id)).toMatchObject({
+          ...letter,
+          body: '{',
+          headers: { a: 'b' },
+        });
+        expect(await world.events.unbury(letter!.id)).toBe(true);
+        expect(await world.events.unbury(letter!.id)).toBe(false);
         expect(await world.events.deadLetter(letter!.id)).toBeUndefined();
+      });
+
+      test('a dead letter is stored once for its identity, and its tenant hears of it once', async () => {
+        const tenant = `tenant${++count}`;
+        const heard: string[] = [];
+        const following = await world.events.follow({ tenant }, false, ({ data }) =>
+          heard.push(`${data.task} ${data.to} ${data.reason}`),
+        );
+        const letter = {
+          tenant,
+          agent: 'desk',
+          code: 'AGENT_UNKNOWN',
+          reason: 'no such agent: \u00fc',
+          session: 'desk-1',
+          task: 't1',
+          subject: `understudy.task.${tenant}.desk`,
+          body: '{}',
+          headers: {},
+          identity: taskIdentity('desk-1', 't1'),
+        };
+        await Promise.all([world.events.bury(letter), world.heir.bury(letter)]);
+        await world.events.bury(letter);
+        await world.events.bury({ ...letter, subject: '', identity: 'mail-1-0-2-0' });
+        await eventually(() => heard.length === 1, 'the event');
+
+        const mine = (await world.events.deadLetters(20)).filter((one) => one.tenant === tenant);
+        expect(mine.map(({ subject }) => subject)).toEqual(['', letter.subject]);
+        expect(await world.events.letterOf(tenant, 'desk', 'desk-1', 't1')).toMatchObject({
+          code: 'AGENT_UNKNOWN',
+          task: 't1',
+        });
+        expect(heard).toEqual(['t1 dead-lettered AGENT_UNKNOWN: no such agent: \u00fc']);
+        for (const { id } of mine) await world.events.unbury(id);
+        await following.stop();
+      });
+
+      test('letters are read newest first, in pages, also where many were taken away', async () => {
+        const tenant = `tenant${++count}`;
+        const bury = (number: number) =>
+          world.events.bury({
+            tenant,
+            agent: 'desk',
+            code: 'QUEUE_FULL',
+            reason: '',
+            task: `t${number}`,
+            subject: '',
+            body: '{}',
+            headers: {},
+            identity: `page-${tenant}-${number}`,
+          });
+        for (let number = 0; number < 200; number += 1) await bury(number);
+        const all = (await world.events.deadLetters(400)).filter((one) => one.tenant === tenant);
+        expect(all.map(({ task }) => task).slice(0, 2)).toEqual(['t199', 't198']);
+        expect(all).toHaveLength(200);
+        for (const { id } of all.slice(3, -3)) await world.events.unbury(id);
+        const first = await world.events.deadLetters(3);
+        expect(first.map(({ task }) => task)).toEqual(['t199', 't198', 't197']);
+        const second = await world.events.deadLetters(3, first.at(-1)!.id);
+        expect(second.map(({ task }) => task)).toEqual(['t2', 't1', 't0']);
+        expect(await world.events.countDeadLetters()).toBe(6);
+        for (const { id } of [...first, ...second]) await world.events.unbury(id);
       });
 
       test('a dead letter that no message could carry is stored all the same, cut, and says so', async () => {
@@ -447,12 +545,17 @@ function describeQueues(name: string, open: () => Promise<World>) {
           ...letter,
           body: JSON.stringify(JSON.stringify(body)),
           headers: {},
+          identity: 'cut',
         });
-        await world.events.bury({ ...letter, body, headers: { padding: 'x'.repeat(900_000) } });
-        const [cut, bare] = await eventually(async () => {
-          const letters = (await world.events.deadLetters(10)).filter(
-            ({ task }) => task === 'huge',
-          );
+        await world.events.bury({
+          ...letter,
+          body,
+          headers: { padding: 'x'.repeat(900_000) },
+          identity: 'bare',
+        });
+        const [bare, cut] = await eventually(async () => {
+          const heads = (await world.events.deadLetters(10)).filter(({ task }) => task === 'huge');
+          const letters = await Promise.all(heads.map(({ id }) => world.events.deadLetter(id)));
           return letters.length === 2 ? letters : undefined;
         });
 
@@ -474,7 +577,6 @@ function describeQueues(name: string, open: () => Promise<World>) {
         },
       );
       await world.tasks.publish('acme', 'desk', '{"input":1}', { 'Nats-Msg-Id': 'id-1' });
-      await world.tasks.publish('acme', 'desk', '{"input":1}', { 'Nats-Msg-Id': 'id-1' });
       await eventually(() => handed.length === 2);
 
       expect(handed[1]).toEqual(handed[0]);
@@ -482,9 +584,61 @@ function describeQueues(name: string, open: () => Promise<World>) {
         tenant: 'acme',
         agent: 'desk',
         body: '{"input":1}',
-        headers: { 'Nats-Msg-Id': 'id-1' },
+        headers: { 'Understudy-Task': 'id-1' },
         sequenceId: expect.stringMatching(/^task-\d+$/),
       });
+      await taking.drain();
+    });
+
+    test('one id at two tenants, two agents, two keys, and twice is as many tasks', async () => {
+      const handed: string[] = [];
+      const taking = await world.tasks.take(
+        () => 10,
+        async ({ tenant, agent, headers }) =>
+          void handed.push(`${tenant} ${agent} ${headers['Understudy-Session'] ?? ''}`),
+      );
+      const all = [
+        ['acme', 'desk', undefined],
+        ['globex', 'desk', undefined],
+        ['acme', 'helper', undefined],
+        ['acme', 'desk', 'a'],
+        ['acme', 'desk', 'b'],
+        ['acme', 'desk', undefined],
+      ] as const;
+      for (const [tenant, agent, key] of all) {
+        const headers = { 'Nats-Msg-Id': 'order-1', ...(key ? { 'Understudy-Session': key } : {}) };
+        await world.tasks.publish(tenant, agent, '{}', headers);
+      }
+      await eventually(() => handed.length === all.length);
+      expect(handed).toEqual(all.map(([tenant, agent, key]) => `${tenant} ${agent} ${key ?? ''}`));
+      await taking.drain();
+    });
+
+    test('who takes over is handed what was not accepted, in order, and the one before nothing more', async () => {
+      const first: string[] = [];
+      const stuck = await world.tasks.take(
+        () => 3,
+        async ({ body }) => {
+          first.push(body);
+          await new Promise((resolve) => setTimeout(resolve, 1_500));
+          throw new Error('not accepted');
+        },
+      );
+      for (let number = 0; number < 6; number += 1)
+        await world.tasks.publish('acme', 'desk', String(number), {});
+      await eventually(() => first.length === 3);
+      const draining = stuck.drain();
+      const next: string[] = [];
+      await draining;
+      const taking = await world.tasks.take(
+        () => 10,
+        async ({ body }) => void next.push(body),
+      );
+      await eventually(() => next.length >= 6);
+      expect([...next].sort()).toEqual(['0', '1', '2', '3', '4', '5']);
+      expect(first).toEqual(['0', '1', '2']);
+      await eventually(async () => (await world.tasks.state()).waiting === 0);
+      expect(await world.tasks.state()).toEqual({ waiting: 0, stuck: false, isTaken: true });
       await taking.drain();
     });
 
@@ -512,15 +666,19 @@ function describeQueues(name: string, open: () => Promise<World>) {
   });
 }
 
-describeQueues('memory', async () => ({
-  effects: memoryEffects(systemClock),
-  starts: memoryStarts(systemClock),
-  archive: memoryArchive(),
-  events: memoryEvents(systemClock),
-  tasks: memoryTasks(),
-  control: memoryControl(),
-  close: async () => undefined,
-}));
+describeQueues('memory', async () => {
+  const events = memoryEvents(systemClock);
+  return {
+    effects: memoryEffects(systemClock),
+    starts: memoryStarts(systemClock),
+    archive: memoryArchive(),
+    events,
+    heir: events,
+    tasks: memoryTasks(),
+    control: memoryControl(),
+    close: async () => undefined,
+  };
+});
 describeQueues('nats', async () => {
   const servers = await startServers();
   const { nats } = servers.connections;
@@ -529,6 +687,7 @@ describeQueues('nats', async () => {
     starts: natsStarts(nats),
     archive: natsArchive(nats),
     events: natsEvents(nats),
+    heir: natsEvents(nats),
     tasks: natsTasks(nats),
     control: natsControl(nats),
     close: () => servers.stop(),

@@ -11,6 +11,9 @@ const well: Health = {
   mail: { first: 1, last: 0 },
   oldestMailNeeded: 1,
   deadLetters: 0,
+  tasks: { waiting: 0, stuck: false, isTaken: true },
+  parked: 0,
+  failed: 0,
   pools: [{ pool: 'models', asking: 1, queued: 0, inHand: 0 }],
   agents: [{ name: 'desk', revision: '0123456789', tools: 1 }],
   problems: [],
@@ -19,13 +22,19 @@ const well: Health = {
 test('all is well when each check is', () => {
   expect([isHealthy(well), checksOf(well).map(({ verdict }) => verdict)]).toEqual([
     true,
-    ['good', 'good', 'good', 'good', 'good'],
+    ['good', 'good', 'good', 'good', 'good', 'good'],
   ]);
 });
 
 test.each<[string, Partial<Health>, string]>([
   ['a shard without owner', { orphans: [1], owned: 1 }, 'shards'],
   ['no agent', { agents: [] }, 'agents'],
+  ['nobody who takes tasks in', { tasks: { waiting: 0, stuck: false, isTaken: false } }, 'tasks'],
+  [
+    'a task behind what was acknowledged',
+    { tasks: { waiting: 1, stuck: true, isTaken: true } },
+    'tasks',
+  ],
   [
     'a pool that nobody asks for work',
     { pools: [{ pool: 'models', asking: 0, queued: 3, inHand: 0 }] },
@@ -61,4 +70,10 @@ test('dead letters are worth a look, and a pool at work without a request is wel
   };
   expect(checksOf(health).find(({ what }) => what === 'dead letters')?.verdict).toBe('look');
   expect(isHealthy(health)).toBe(true);
+});
+
+test('parked and failed sessions are worth a look', () => {
+  const health = { ...well, parked: 2, failed: 1 };
+  const look = checksOf(health).filter(({ verdict }) => verdict === 'look');
+  expect(look.map(({ text }) => text)).toEqual(['parked sessions: 2', 'failed within an hour: 1']);
 });

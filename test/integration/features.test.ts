@@ -432,10 +432,12 @@ describe('bad input loses nothing and blocks nobody', () => {
     for (const id of ['outbox-1', 'outbox-2', 'outbox-3', 'outbox-4'])
       expect((await system.endOf(id)).data.to).toBe('completed');
     await eventually(async () => {
-      const letters = (await natsEvents(system.nats).deadLetters(1_000)).filter(
+      const events = natsEvents(system.nats);
+      const heads = (await events.deadLetters(1_000)).filter(
         ({ code }) => code === 'OUTBOX_POISONED',
       );
-      return letters.length >= 4 && letters.every(({ body }) => body === '{"pending":"nonsense"}');
+      const letters = await Promise.all(heads.map(({ id }) => events.deadLetter(id)));
+      return letters.length >= 4 && letters.every((one) => one?.body === '{"pending":"nonsense"}');
     });
     await eventually(async () =>
       (

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
-import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -33,6 +33,7 @@ const effect = (id: string) => runToolOf('tools', id);
 const entryOf = (...effects: RunTool[]) => ({
   entry: { pending: effects.map(({ id }) => id as string), prompts: [], events: [] },
   effects,
+  starts: memoryStarts(systemClock),
   actors: [],
 });
 
@@ -48,6 +49,7 @@ async function open(pending: () => RunTool[]) {
   const ports = {
     mailbox: memoryMailbox(systemClock),
     effects,
+    starts: memoryStarts(systemClock),
     events: memoryEvents(systemClock),
     telemetry: countingTelemetry(),
     shards: 1,
@@ -246,6 +248,7 @@ test('a shard with an entry that does not parse offers all that is pending, and 
     store,
     archive: memoryArchive(),
     effects,
+    starts: memoryStarts(systemClock),
     events,
     telemetry,
     clock,
@@ -261,7 +264,8 @@ test('a shard with an entry that does not parse offers all that is pending, and 
   await shard.open();
 
   await eventually(() => taken.includes('s_1_0'));
-  const letter = await eventually(async () => (await events.deadLetters(9))[0]);
+  const head = await eventually(async () => (await events.deadLetters(9))[0]);
+  const letter = await events.deadLetter(head!.id);
   expect(letter).toMatchObject({
     code: 'OUTBOX_POISONED',
     isCut: true,

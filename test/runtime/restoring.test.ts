@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
-import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -46,6 +46,7 @@ function world() {
     mailbox,
     effects,
     events,
+    starts: memoryStarts(clock),
     telemetry,
     clock,
     definitions: new Definitions(archive, '.'),

@@ -5,6 +5,7 @@ import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import {
   memoryControl,
   memoryEffects,
+  memoryStarts,
   memoryTasks,
 } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
@@ -23,6 +24,7 @@ const ports = () => {
     mailbox: memoryMailbox(clock),
     archive: memoryArchive(),
     effects: memoryEffects(clock),
+    starts: memoryStarts(clock),
     events: memoryEvents(clock),
     tasks: memoryTasks(),
     control: memoryControl(),

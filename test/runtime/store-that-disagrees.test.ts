@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
-import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -26,6 +26,7 @@ async function world() {
     archive,
     mailbox: memoryMailbox(clock),
     effects: memoryEffects(clock),
+    starts: memoryStarts(clock),
     events: memoryEvents(clock),
     telemetry: countingTelemetry(),
     clock,

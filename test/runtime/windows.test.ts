@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
-import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -271,7 +271,7 @@ function world() {
       const windows = new Windows(ports);
       const owned = new Shard(
         lease!,
-        { ...ports, windows, rounds: new CommitRounds() },
+        { ...ports, starts: memoryStarts(clock), windows, rounds: new CommitRounds() },
         () => undefined,
       );
       await owned.open();

@@ -7,6 +7,7 @@ import { natsControl } from '../../services/adapters/nats/control.ts';
 import { natsEffects } from '../../services/adapters/nats/effects.ts';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { natsMailbox } from '../../services/adapters/nats/mailbox.ts';
+import { natsStarts } from '../../services/adapters/nats/starts.ts';
 import { declareStreams } from '../../services/adapters/nats/streams.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -65,6 +66,7 @@ runtime = await startRuntime(
     mailbox: receiving,
     store: committing,
     archive: natsArchive(nats),
+    starts: natsStarts(nats),
     effects: {
       ...effects,
       async offer(effect) {

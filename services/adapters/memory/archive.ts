@@ -2,6 +2,8 @@
 import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
 import type { Bundle } from '../../core/session/specs.ts';
 import type { UnderstudyEvent } from '../../core/wire/cloud-event.ts';
+import { isEndEvent } from '../../core/wire/event-end.ts';
+import { letterEventOf, taskIdentity } from '../../core/wire/letters.ts';
 import type { Archive, Baseline } from '../../ports/archive.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { DeadLetter, EventFilter, Events } from '../../ports/events.ts';
@@ -46,7 +48,8 @@ export function memoryArchive(): Archive {
 /** @param kept  how many events are remembered for readers who come late */
 export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events {
   let events: UnderstudyEvent[] = [];
-  let letters: DeadLetter[] = [];
+  let letters: (DeadLetter & { readonly key: string })[] = [];
+  const ended = new Set<string>();
   let count = 0;
   const followers = new Set<{ filter: EventFilter; onEvent: (event: UnderstudyEvent) => void }>();
   const matches = (
@@ -67,11 +70,18 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
     async publishSteps(steps) {
       for (const { text } of steps) tell(JSON.parse(text) as UnderstudyEvent);
     },
-    publishEnd: async (event) => tell(event),
-    has: async (event) =>
-      events.findLast(
-        (other) => other.data.session === event.data.session && other.type === event.type,
-      )?.id === event.id,
+    async publishEnd(event) {
+      const key = `${event.data.session}\n${event.data.task}`;
+      if (ended.has(key)) return false;
+      ended.add(key);
+      tell(event);
+      return true;
+    },
+    endsOf: async ({ session }, _shard, since) =>
+      events.filter(
+        (event) =>
+          event.data.session === session && isEndEvent(event) && Date.parse(event.time) >= since,
+      ),
     async follow(filter, fromStart, onEvent) {
       if (fromStart) for (const event of events) if (matches(event, filter)) onEvent(event);
       const follower = { filter, onEvent };
@@ -79,13 +89,35 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
       return { stop: async () => void followers.delete(follower) };
     },
     async bury(letter) {
+      const { identity, ...content } = letter;
+      const key = `${letter.tenant}/${letter.agent}/${identity}/${letter.code}`;
+      if (letters.some((one) => one.key === key)) return;
       count += 1;
-      letters.push({ id: count, at: clock.now(), ...letter });
+      const at = clock.now();
+      letters.push({ id: count, at, key, ...content });
+      if (letter.subject) await this.publishEnd(letterEventOf({ ...letter, id: count, at }));
     },
-    deadLetters: async (max) => letters.slice(-max),
-    deadLetter: async (id) => letters.find((letter) => letter.id === id),
+    deadLetters: async (max, before = Number.MAX_SAFE_INTEGER) =>
+      letters
+        .filter(({ id }) => id < before)
+        .slice(-max)
+        .reverse()
+        .map(({ body: _, headers: _h, key: _k, ...head }) => head),
+    countDeadLetters: async () => letters.length,
+    async letterOf(tenant, agent, session, task) {
+      const start = `${tenant}/${agent}/${taskIdentity(session, task)}/`;
+      return letters.findLast(({ key }) => key.startsWith(start));
+    },
+    async deadLetter(id) {
+      const found = letters.find((letter) => letter.id === id);
+      if (!found) return undefined;
+      const { key: _, ...letter } = found;
+      return letter;
+    },
     async unbury(id) {
+      const before = letters.length;
       letters = letters.filter((letter) => letter.id !== id);
+      return letters.length < before;
     },
   };
 }

@@ -4,6 +4,7 @@ import { Unavailable } from '../../core/errors.ts';
 import type { EffectId } from '../../core/ids.ts';
 import { type PooledEffect, poolOf } from '../../core/session/effects.ts';
 import { parseEffects } from '../../core/wire/envelopes.ts';
+import { taskHeaders } from '../../core/wire/task-headers.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Control, HandOver } from '../../ports/control.ts';
 import type { Effects, Taken } from '../../ports/effects.ts';
@@ -155,7 +156,6 @@ export function memoryTasks(): Tasks {
   let capacity: () => number = () => 0;
   let count = 0;
   let inHand = 0;
-  const ids = new Set<string>();
   const pump = () => {
     while (accepting && queue.length > 0 && inHand < capacity()) {
       const task = queue.shift()!;
@@ -176,16 +176,13 @@ export function memoryTasks(): Tasks {
   };
   return {
     async publish(tenant, agent, body, headers) {
-      const id = headers['Nats-Msg-Id'];
-      if (id !== undefined && ids.has(id)) return;
-      if (id !== undefined) ids.add(id);
       count += 1;
       queue.push({
         tenant,
         agent,
         subject: `understudy.task.${tenant}.${agent}`,
         body,
-        headers,
+        headers: taskHeaders(headers),
         sequenceId: `task-${count}`,
       });
       setImmediate(pump);
@@ -201,6 +198,7 @@ export function memoryTasks(): Tasks {
         },
       };
     },
+    state: async () => ({ waiting: queue.length, stuck: false, isTaken: accepting !== undefined }),
   };
 }
 
@@ -208,6 +206,7 @@ export function memoryControl(): Control {
   let handlers: Parameters<Control['serve']>[0] = {};
   const listeners: ((handOver: HandOver | undefined) => void)[] = [];
   return {
+    serveAsk: async () => ({ stop: async () => undefined }),
     async serve(given) {
       handlers = given;
       return {

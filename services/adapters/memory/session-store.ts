@@ -147,6 +147,12 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
     async conversation(shard, session, from, to) {
       return entriesOf((data(shard).conversations.get(session) ?? []).slice(from, to));
     },
+    async conversationLength(shard, session) {
+      return data(shard).conversations.get(session)?.length ?? 0;
+    },
+    async wakeOf(shard, session) {
+      return data(shard).wakes.get(session);
+    },
     async pending(shard) {
       return [...data(shard).pending.values()].map(
         (body): PendingEffect => pendingEffectSchema.parse(JSON.parse(body)),

@@ -1,9 +1,8 @@
 /** The control API as a NATS service (ADR-32): `$SRV.*` finds it, `nats req` talks to it. */
 
-import type { ServiceMsg } from 'nats';
 import { z } from 'zod';
 import { messageOf, Refused, Unavailable, UnderstudyError } from '../../core/errors.ts';
-import { jsonOf } from '../../core/json.ts';
+import { jsonOf, parseJson } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import type { Control, ControlAnswer, HandOver } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
@@ -25,6 +24,38 @@ const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doct
 
 export function natsControl(nats: Nats, version = '0.1.0'): Control {
   const { connection, subjects } = nats;
+  const answerTo = async (
+    data: Uint8Array,
+    handle: (body: unknown) => Promise<ControlAnswer>,
+  ): Promise<string> => {
+    try {
+      const body = data.length === 0 ? {} : parseJson(Buffer.from(data).toString('utf8'));
+      const text = JSON.stringify(await handle(body));
+      const [bytes, bytesMax] = [
+        Buffer.byteLength(text),
+        connection.info?.max_payload ?? limits.batchBytesMax,
+      ];
+      // It would be thrown at us where nobody catches it.
+      if (bytes > bytesMax)
+        throw new Refused(
+          'ANSWER_TOO_LARGE',
+          `the answer has ${bytes} bytes, and the broker carries ${bytesMax}: ask for fewer, or narrow it down by tenant, agent or status`,
+        );
+      return text;
+    } catch (failure) {
+      const code =
+        failure instanceof UnderstudyError
+          ? failure.code
+          : failure instanceof SyntaxError || failure instanceof RangeError
+            ? 'NOT_JSON'
+            : 'DEFECT';
+      return JSON.stringify({
+        ok: false,
+        code,
+        message: messageOf(failure).slice(0, 2_000),
+      } satisfies ControlAnswer);
+    }
+  };
   return {
     async serve(handlers) {
       const service = await connection.services.add({
@@ -32,45 +63,12 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         version,
         description: 'list, inspect, pause, resume, halt, approve, reject, dead letters, verify',
       });
-      const answerTo = async (
-        message: ServiceMsg,
-        handle: (body: unknown) => Promise<ControlAnswer>,
-      ): Promise<string> => {
-        try {
-          const text = JSON.stringify(
-            await handle(message.data.length === 0 ? {} : JSON.parse(message.string())),
-          );
-          const [bytes, bytesMax] = [
-            Buffer.byteLength(text),
-            connection.info?.max_payload ?? limits.batchBytesMax,
-          ];
-          // It would be thrown at us where nobody catches it.
-          if (bytes > bytesMax)
-            throw new Refused(
-              'ANSWER_TOO_LARGE',
-              `the answer has ${bytes} bytes, and the broker carries ${bytesMax}: ask for fewer, or narrow it down by tenant, agent or status`,
-            );
-          return text;
-        } catch (failure) {
-          const code =
-            failure instanceof UnderstudyError
-              ? failure.code
-              : failure instanceof SyntaxError
-                ? 'NOT_JSON'
-                : 'DEFECT';
-          return JSON.stringify({
-            ok: false,
-            code,
-            message: messageOf(failure).slice(0, 2_000),
-          } satisfies ControlAnswer);
-        }
-      };
       const group = service.addGroup(`${subjects.prefix}.control`);
       for (const [verb, handle] of Object.entries(handlers)) {
         group.addEndpoint(verb, {
           handler: (error, message) => {
             if (error) return;
-            void answerTo(message, handle).then((text) => {
+            void answerTo(message.data, handle).then((text) => {
               try {
                 message.respond(text);
               } catch {
@@ -81,6 +79,19 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
         });
       }
       return { stop: async () => void (await service.stop()) };
+    },
+    async serveAsk(handle) {
+      const subscription = connection.subscribe(subjects.ask('*'), {
+        queue: 'ask',
+        callback: (error, message) => {
+          if (error) return;
+          const tenant = message.subject.split('.').at(-2) ?? '';
+          void answerTo(message.data, (body) => handle(tenant, body)).then((text) => {
+            if (!connection.isClosed()) message.respond(text);
+          });
+        },
+      });
+      return { stop: async () => subscription.unsubscribe() };
     },
     async ask(verb, body, waitMs) {
       // The broker may hand a question to a runtime whose node is gone, until it notices: what only reads is asked once more.

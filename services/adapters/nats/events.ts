@@ -1,40 +1,41 @@
 /**
- * EVENTS and DEAD: what happened, and what could not be done.
- *
- * Each end has a message of its own, under its session's subject. Steps leave as CloudEvents batches (ADR 6).
+ * EVENTS: what happened. Steps leave as CloudEvents batches (ADR 6); ends are compared and appended
+ * on a subject for each tenant, agent and shard (ends.ts, ADR 11). DEAD: letters.ts.
  */
-import { z } from 'zod';
 import { limits } from '../../core/limits.ts';
 import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.ts';
-import { letterSchema } from '../../core/wire/control-answers.ts';
-import { letterText } from '../../core/wire/letter-text.ts';
-import type { DeadLetter, Events } from '../../ports/events.ts';
-import { ask, lastMessage, type Nats } from './connection.ts';
+import { isEndEvent } from '../../core/wire/event-end.ts';
+import { letterEventOf } from '../../core/wire/letters.ts';
+import type { Events } from '../../ports/events.ts';
+import { ask, type Nats } from './connection.ts';
+import { EndWriter } from './ends.ts';
+import { natsLetters, tokenOf } from './letters.ts';
 import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
+import { isTooLarge } from './publisher.ts';
 import { WaitingRoom } from './waiting-room.ts';
-
-/** As it is stored: its number and its time are those of its message. */
-const deadSchema = letterSchema
-  .omit({ id: true, at: true })
-  .extend({ body: z.string(), headers: z.record(z.string(), z.string()).default({}) });
-
-/** What is no subject token is written in one that is: a dead letter may come of a bad name. */
-const tokenOf = (text: string) => (/^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : 'invalid');
 
 export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
-  const kindOf = (event: UnderstudyEvent) => event.type.slice(event.type.lastIndexOf('.') + 1);
-  const steps = new WaitingRoom(limits.eventsWaitMs, (subject, texts) =>
-    publisher.publish(subject, `[${texts.join(',')}]`, { pace: 'soon' }),
-  );
-  const subjectOf = (event: UnderstudyEvent) =>
-    subjects.event(event.data.tenant, event.data.agent, event.data.session, kindOf(event));
-  const parseDead = (sequence: number, at: number, text: string): DeadLetter | undefined => {
+  const letters = natsLetters(nats);
+  const publishSteps = async (subject: string, texts: readonly string[]): Promise<void> => {
     try {
-      return { id: sequence, at, ...deadSchema.parse(JSON.parse(text)) };
-    } catch {
-      return undefined;
+      await publisher.publish(subject, `[${texts.join(',')}]`, { pace: 'soon' });
+    } catch (error) {
+      if (!isTooLarge(error)) throw error;
+      // Of many each alone; one that no message carries would be tried for ever.
+      if (texts.length > 1) await Promise.all(texts.map((one) => publishSteps(subject, [one])));
+      else await publisher.publish(subject, `[${withoutDetails(texts[0]!)}]`, { pace: 'soon' });
     }
+  };
+  const steps = new WaitingRoom(limits.eventsWaitMs, publishSteps);
+  const writers = new Map<string, EndWriter>();
+  const writerOf = (subject: string): EndWriter => {
+    let writer = writers.get(subject);
+    if (!writer) {
+      writer = new EndWriter(nats, subject);
+      writers.set(subject, writer);
+    }
+    return writer;
   };
   return {
     async publishSteps(events) {
@@ -47,27 +48,21 @@ export function natsEvents(nats: Nats): Events {
         ),
       );
     },
-    async publishEnd(event) {
-      steps.send(subjects.eventBatch(event.data.tenant, event.data.agent));
-      await publisher.publish(subjectOf(event), JSON.stringify(event));
+    publishEnd(event, shard = 0) {
+      const { tenant, agent } = event.data;
+      steps.send(subjects.eventBatch(tenant, agent));
+      return writerOf(subjects.ends(tenant, agent, String(shard))).tell(event);
     },
-    async has(event) {
-      const subject = subjectOf(event);
-      const last = await lastMessage(nats, streams.events, { last_by_subj: subject });
-      if (!last) return false;
-      const { id, data } = JSON.parse(last.text) as { id?: string; data?: { version?: number } };
-      if (id === event.id) return true;
-      if ((data?.version ?? 0) < event.data.version) return false;
-      // A keyed session has had other ends since: look through them.
-      let isThere = false;
-      await readAll(
-        nats,
-        { stream: streams.events, filter: subject, afterSequence: 0 },
-        (message) => {
-          isThere ||= (JSON.parse(message.text()) as { id?: string }).id === event.id;
-        },
-      );
-      return isThere;
+    async endsOf({ tenant, agent, session }, shard, since) {
+      const ends: UnderstudyEvent[] = [];
+      const read = (filter: string) =>
+        readAll(nats, { stream: streams.events, filter, afterSequence: 0, since }, (message) => {
+          for (const event of parseEvents(message.text()))
+            if (event.data.session === session && isEndEvent(event)) ends.push(event);
+        });
+      await read(subjects.event(tenant, agent, session, '*'));
+      await read(subjects.ends(tenant, agent, String(shard)));
+      return ends;
     },
     async follow({ tenant, agent, session, since }, fromStart, onEvent) {
       let afterSequence = 0;
@@ -97,30 +92,28 @@ export function natsEvents(nats: Nats): Events {
       return { stop: () => reader.stop() };
     },
     async bury(letter) {
-      const bytesMax = nats.connection.info?.max_payload ?? limits.batchBytesMax;
-      await publisher.publish(
-        subjects.dead(tokenOf(letter.tenant), tokenOf(letter.agent)),
-        letterText(letter, bytesMax),
-      );
+      const { id, at } = await letters.store(letter);
+      // Who published a task waits for its end; a tenant that is no name has nobody who could hear.
+      if (!letter.subject || tokenOf(letter.tenant) !== letter.tenant) return;
+      const agent = tokenOf(letter.agent);
+      const event = letterEventOf({ ...letter, id, at, agent });
+      await writerOf(subjects.ends(letter.tenant, agent, 'refused')).tell(event);
     },
-    async deadLetters(max) {
-      const letters: DeadLetter[] = [];
-      await readAll(
-        nats,
-        { stream: streams.dead, filter: subjects.all('dead'), afterSequence: 0 },
-        (message) => {
-          const letter = parseDead(message.sequence, message.at, message.text());
-          if (letter) letters.push(letter);
-        },
-      );
-      return letters.slice(-max);
-    },
-    async deadLetter(id) {
-      const message = await lastMessage(nats, streams.dead, { seq: id });
-      return message && parseDead(id, message.at, message.text);
-    },
-    async unbury(id) {
-      await ask(nats, `$JS.API.STREAM.MSG.DELETE.${streams.dead}`, { seq: id, no_erase: false });
-    },
+    deadLetters: (max, before) => letters.list(max, before),
+    deadLetter: (id) => letters.read(id),
+    letterOf: (tenant, agent, session, task) => letters.ofTask(tenant, agent, session, task),
+    countDeadLetters: () => letters.count(),
+    unbury: (id) => letters.remove(id),
   };
+}
+
+/** A step that is too large for a message, as far as one needs to know that it was. */
+function withoutDetails(text: string): string {
+  const event = JSON.parse(text) as UnderstudyEvent;
+  const { effects, decisions: _, details: _d, ...data } = event.data;
+  const kinds = effects.slice(0, 20).map(({ id, kind }) => ({ id, kind }));
+  return JSON.stringify({
+    ...event,
+    data: { ...data, decisions: [], effects: kinds, details: { isCut: true } },
+  });
 }

@@ -21,6 +21,8 @@ export interface OrderedMessage {
   readonly remaining: number;
   text(): string;
   bytes(): Uint8Array;
+  /** A header, or an empty string: also where headers cannot be read. */
+  header(name: string): string;
 }
 
 export class OrderedReader {
@@ -44,6 +46,7 @@ export class OrderedReader {
   readonly #onIdle: (() => void) | undefined;
   readonly #deliver: 'from' | 'last-per-subject';
   readonly #since: number | undefined;
+  readonly #headersOnly: boolean;
 
   constructor(
     nats: Nats,
@@ -53,6 +56,7 @@ export class OrderedReader {
       afterSequence: number;
       deliver?: 'from' | 'last-per-subject';
       since?: number | undefined;
+      headersOnly?: boolean;
     },
     onMessage: (message: OrderedMessage) => void,
     onReset?: () => void,
@@ -64,6 +68,7 @@ export class OrderedReader {
     this.#last = options.afterSequence;
     this.#deliver = options.deliver ?? 'from';
     this.#since = options.since;
+    this.#headersOnly = options.headersOnly ?? false;
     this.#onMessage = onMessage;
     this.#onReset = onReset;
     this.#onIdle = onIdle;
@@ -175,6 +180,7 @@ export class OrderedReader {
             max_deliver: 1,
             replay_policy: ReplayPolicy.Instant,
             flow_control: true,
+            ...(this.#headersOnly ? { headers_only: true } : {}),
             idle_heartbeat: nanos(heartbeatMs),
             inactive_threshold: nanos(5_000),
             mem_storage: true,
@@ -242,7 +248,17 @@ export class OrderedReader {
       remaining,
       text: () => message.string(),
       bytes: () => message.data,
+      header: (name) => headerOf(message, name),
     });
+  }
+}
+
+/** Whoever writes to the broker by hand may write headers that the package cannot read. */
+function headerOf(message: Msg, name: string): string {
+  try {
+    return message.headers?.get(name) ?? '';
+  } catch {
+    return '';
   }
 }
 
@@ -259,6 +275,7 @@ export async function readAll(
     upTo?: number;
     deliver?: 'from' | 'last-per-subject';
     since?: number;
+    headersOnly?: boolean;
   },
   onMessage: (message: OrderedMessage) => void,
 ): Promise<void> {

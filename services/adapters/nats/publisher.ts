@@ -38,6 +38,10 @@ export interface PublishOptions {
 /** Error code of JetStream: another message of the subject was first. */
 export const wrongLastSequence = 10_071;
 
+/** No message can carry it: tried again it would be as large. */
+export const isTooLarge = (error: unknown): boolean =>
+  error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE';
+
 export interface PublishRefusal {
   readonly code: number;
   readonly errCode: number;
@@ -102,8 +106,9 @@ export class LeanPublisher {
     return new Promise((resolve, reject) => {
       if (this.#isClosed) return reject(new Unavailable('NATS_CLOSED', 'the connection is closed'));
       const bytesMax = this.#connection.info?.max_payload ?? Number.POSITIVE_INFINITY;
-      // A character has three bytes at the most.
-      const bytes = body.length * 3 > bytesMax ? Buffer.byteLength(body) : 0;
+      // A character has three bytes at the most; headers count.
+      const more = headers ? JSON.stringify(headers).length * 3 : 0;
+      const bytes = body.length * 3 + more > bytesMax ? Buffer.byteLength(body) + more : 0;
       if (bytes > bytesMax)
         return reject(
           new Refused(

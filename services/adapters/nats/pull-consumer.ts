@@ -32,6 +32,10 @@ export interface PullOptions {
   readonly filter: string;
   readonly ackWaitMs: number;
   readonly heartbeatMs: number;
+  /** The broker forgets the consumer when nobody asks it for so long; left out: never. */
+  readonly inactiveMs?: number;
+  /** What must be out of the way before the consumer is made, each time it is. */
+  readonly beforeMade?: () => Promise<void>;
   readonly capacity: () => number;
   readonly onMessage: (message: PulledMessage) => void;
   /** The stream was gone and has been made again: it holds nothing of what was in it. */
@@ -130,7 +134,8 @@ export class PullConsumer {
       while (!this.#isStopped) {
         try {
           const made = await declareStreams(this.#nats, [this.#options.stream]);
-          const { stream, durable, filter, ackWaitMs } = this.#options;
+          await this.#options.beforeMade?.();
+          const { stream, durable, filter, ackWaitMs, inactiveMs } = this.#options;
           const name = this.#nats.streams[stream];
           const answer = await ask<object>(
             this.#nats,
@@ -146,6 +151,7 @@ export class PullConsumer {
                 max_ack_pending: 20_000,
                 max_deliver: -1,
                 max_waiting: 512,
+                ...(inactiveMs ? { inactive_threshold: nanos(inactiveMs) } : {}),
                 replay_policy: ReplayPolicy.Instant,
               },
             },

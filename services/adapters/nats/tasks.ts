@@ -1,7 +1,9 @@
 /** TASKS: the front door. Whatever is published there is handed on as it is; judging it is the runtime's part. */
+import { randomUUID } from 'node:crypto';
 import { messageOf, Refused } from '../../core/errors.ts';
+import { taskHeaders } from '../../core/wire/task-headers.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
-import type { Nats } from './connection.ts';
+import { ask, type Nats } from './connection.ts';
 import { PullConsumer, type PulledMessage } from './pull-consumer.ts';
 
 const isTokens = /^[^\s*>\u0000-\u001f]+$/;
@@ -15,8 +17,40 @@ function headersOf(message: PulledMessage): Pick<RawTask, 'headers' | 'headersPr
   }
 }
 
+/** A name of its own for each reader: an ack names its consumer, and a late one of an earlier reader must not count. */
+const consumerName = (): string => `${intake}-${randomUUID().slice(0, 13)}`;
+const intake = 'intake'; // the name that all readers shared until 0.1.0
+const inactiveMs = 30_000; // a reader that is gone leaves its place after this, also to one of an earlier version
+
 export function natsTasks(nats: Nats): Tasks {
-  const { subjects, publisher } = nats;
+  const { subjects, streams, publisher } = nats;
+  const consumers = async (): Promise<string[]> => {
+    const { consumers: names } = await ask<{ consumers?: string[] | null }>(
+      nats,
+      `$JS.API.CONSUMER.NAMES.${streams.tasks}`,
+      {},
+    );
+    return (names ?? []).filter((name) => name === intake || name.startsWith(`${intake}-`));
+  };
+  /** A work queue has one reader of a subject: what the last one held is offered to the next. */
+  const removeOthers = async (own: string): Promise<void> => {
+    for (const name of await consumers()) {
+      if (name !== own)
+        await ask(nats, `$JS.API.CONSUMER.DELETE.${streams.tasks}.${name}`, undefined);
+    }
+  };
+  /** Its acks are on their way: a consumer that goes before them takes them for none. */
+  const acknowledged = async (durable: string): Promise<void> => {
+    for (let looks = 0; looks < 20; looks += 1) {
+      const info = await ask<{ num_ack_pending?: number }>(
+        nats,
+        `$JS.API.CONSUMER.INFO.${streams.tasks}.${durable}`,
+        undefined,
+      ).catch(() => undefined);
+      if (!info?.num_ack_pending) return;
+      await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+  };
   return {
     async publish(tenant, agent, body, headers) {
       // In a line of the protocol a space would end the subject, and the connection with it.
@@ -26,20 +60,24 @@ export function natsTasks(nats: Nats): Tasks {
             'SUBJECT_INVALID',
             `"${name.slice(0, 64)}" can be no part of a subject`,
           );
+      const all = taskHeaders(headers);
       await publisher.publish(
         subjects.task(tenant, agent),
         body,
-        Object.keys(headers).length > 0 ? { headers } : {},
+        Object.keys(all).length > 0 ? { headers: all } : {},
       );
     },
     async take(capacity, accept) {
       let inHand = 0;
+      const durable = consumerName();
       const consumer = new PullConsumer(nats, {
         stream: 'tasks',
-        durable: 'intake',
+        durable,
         filter: subjects.all('task'),
         ackWaitMs: 10_000,
         heartbeatMs: 3_000,
+        inactiveMs,
+        beforeMade: () => removeOthers(durable),
         capacity: () => Math.max(0, capacity() - inHand),
         onMessage: (message) => {
           const [, , tenant = '', ...rest] = message.subject
@@ -72,8 +110,30 @@ export function natsTasks(nats: Nats): Tasks {
           consumer.drain();
           while (inHand > 0) await new Promise((resolve) => setTimeout(resolve, 10));
           consumer.stop();
+          await acknowledged(durable);
+          await ask(nats, `$JS.API.CONSUMER.DELETE.${streams.tasks}.${durable}`, undefined).catch(
+            () => undefined,
+          );
         },
       };
+    },
+    async state() {
+      const [info, [name]] = await Promise.all([
+        ask<{ state?: { messages: number; first_seq: number } }>(
+          nats,
+          `$JS.API.STREAM.INFO.${streams.tasks}`,
+          undefined,
+        ),
+        consumers(),
+      ]);
+      const { messages: waiting = 0, first_seq: first = 0 } = info.state ?? {};
+      if (!name) return { waiting, stuck: false, isTaken: false };
+      const { ack_floor: floor } = await ask<{ ack_floor?: { stream_seq: number } }>(
+        nats,
+        `$JS.API.CONSUMER.INFO.${streams.tasks}.${name}`,
+        undefined,
+      );
+      return { waiting, stuck: waiting > 0 && first <= (floor?.stream_seq ?? 0), isTaken: true };
     },
   };
 }

@@ -123,6 +123,15 @@ export function redisSessionStore(redis: ScriptedRedis, prefix = 'understudy'): 
       );
     },
 
+    async conversationLength(shard, session) {
+      return answering('conversation', redis.llen(keys(shard).conversation(session)));
+    },
+
+    async wakeOf(shard, session) {
+      const score = await answering('wakeOf', redis.zscore(keys(shard).wakes, session));
+      return score === null ? undefined : Number(score);
+    },
+
     async pending(shard) {
       const stored = await answering('pending', redis.hvals(keys(shard).pending));
       const effects: PendingEffect[] = [];

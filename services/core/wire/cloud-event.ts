@@ -34,6 +34,8 @@ export interface EventData {
   }[];
   readonly details: Happened['details'];
   readonly reason?: string | undefined;
+  /** Only of an end: calls that had begun when it was told. No other call of its session begins after it. */
+  readonly underWay?: readonly { readonly id: string; readonly what: string }[] | undefined;
   /** Only of an end: the answer to whoever published the task, and what it came to. */
   readonly output?: string | undefined;
   readonly spent?: Extract<Effect, { kind: 'reply' }>['spent'] | undefined;

@@ -1,5 +1,6 @@
 /** What the control API answers, where more than one side must know it: runtimes say it, the command line and the console show it. */
 import { z } from 'zod';
+import { spentSchema } from '../session/messages.ts';
 import type { ApprovalSummary, SessionSummary } from '../session/summary.ts';
 
 export const summarySchema: z.ZodType<SessionSummary> = z.object({
@@ -60,6 +61,26 @@ export const requeuedSchema = z.object({
 });
 export type Requeued = Readonly<z.infer<typeof requeuedSchema>>;
 
+export const discardedSchema = z.object({ discarded: z.number() });
+export type Discarded = Readonly<z.infer<typeof discardedSchema>>;
+
+/** How a task stands, for the tenant that published it. */
+export const taskAnswerSchema = z.object({
+  task: z.string(),
+  agent: z.string(),
+  session: z.string(),
+  /** running, waiting, paused, parked; completed, failed, halted, dead-lettered; ended where nothing more is known. */
+  status: z.string(),
+  state: z.string().optional(),
+  waitingOn: z.string().optional(),
+  reason: z.string().optional(),
+  output: z.string().optional(),
+  spent: spentSchema.optional(),
+  /** When it ended, epoch ms. */
+  at: z.number().optional(),
+});
+export type TaskAnswer = Readonly<z.infer<typeof taskAnswerSchema>>;
+
 export const verdictSchema = z.object({
   session: z.string(),
   isEqual: z.boolean(),
@@ -69,6 +90,10 @@ export const verdictSchema = z.object({
   stored: z.string(),
   computed: z.string(),
   isArchived: z.boolean(),
+  /** What disagrees: state, pending effects, wake-up time, conversation length, the end. */
+  differences: z.array(z.string()),
+  /** What EVENTS says of its end: told, not told yet, no longer kept, none yet, or how it differs. */
+  end: z.string(),
 });
 export type Verdict = Readonly<z.infer<typeof verdictSchema>>;
 
@@ -84,6 +109,17 @@ export const healthSchema = z.object({
   mail: z.object({ first: z.number(), last: z.number() }),
   oldestMailNeeded: z.number(),
   deadLetters: z.number(),
+  tasks: z.object({
+    /** Not taken in yet. */
+    waiting: z.number(),
+    /** The broker takes some of them for taken in. */
+    stuck: z.boolean(),
+    /** Somebody takes them in. */
+    isTaken: z.boolean(),
+  }),
+  /** Sessions that stand still until somebody resumes them, and that failed in the last hour. */
+  parked: z.number(),
+  failed: z.number(),
   pools: z.array(
     z.object({ pool: z.string(), asking: z.number(), queued: z.number(), inHand: z.number() }),
   ),

@@ -16,6 +16,11 @@ export function eventLine(event: UnderstudyEvent): string {
     details.push(
       `${String(data.details.tool)} ${String(data.details.outcome ?? data.details.decision ?? '')}${data.details.code ? ` ${String(data.details.code)}` : ''}`,
     );
+  if (data.details.actor)
+    details.push(
+      `by ${String(data.details.actor)}${data.details.reason ? `: ${String(data.details.reason)}` : ''}`,
+    );
+  for (const { what } of data.underWay ?? []) details.push(`${what} was under way`);
   for (const { kind: wanted, what } of data.effects)
     details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
   if (data.reason && isEndEvent(event)) details.push(data.reason);

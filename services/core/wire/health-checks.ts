@@ -4,7 +4,16 @@ import type { Health } from './control-answers.ts';
 export interface Check {
   /** good; look: worth a look, nothing is broken; bad: something does not work. */
   readonly verdict: 'good' | 'look' | 'bad';
-  readonly what: 'shards' | 'mail' | 'dead letters' | 'pool' | 'agents' | 'document';
+  readonly what:
+    | 'shards'
+    | 'tasks'
+    | 'mail'
+    | 'dead letters'
+    | 'parked'
+    | 'failed'
+    | 'pool'
+    | 'agents'
+    | 'document';
   readonly text: string;
 }
 
@@ -16,6 +25,9 @@ export function checksOf({
   mail,
   oldestMailNeeded,
   deadLetters,
+  tasks,
+  parked,
+  failed,
   pools,
   agents,
   problems,
@@ -37,6 +49,7 @@ export function checksOf({
       orphans.length === 0,
       `shards: ${owned} of ${shards} owned by ${hosts.join(', ') || 'nobody'}${without}`,
     ),
+    check('tasks', tasks.isTaken && !tasks.stuck, `tasks: ${taskText(tasks)}`),
     check(
       'mail',
       true,
@@ -47,6 +60,12 @@ export function checksOf({
       what: 'dead letters',
       text: `dead letters: ${deadLetters}`,
     },
+    ...(parked > 0
+      ? [{ verdict: 'look', what: 'parked', text: `parked sessions: ${parked}` } as const]
+      : []),
+    ...(failed > 0
+      ? [{ verdict: 'look', what: 'failed', text: `failed within an hour: ${failed}` } as const]
+      : []),
     ...pools.map(({ pool, asking, queued, inHand }) => {
       const isAsked = asking + inHand > 0;
       return check(
@@ -64,6 +83,12 @@ export function checksOf({
       check('document', false, `${file}: ${field ? `${field}: ` : ''}${message}`),
     ),
   ];
+}
+
+function taskText({ waiting, stuck, isTaken }: Health['tasks']): string {
+  if (!isTaken) return `${waiting} waiting, and no runtime takes them in`;
+  if (!stuck) return `${waiting} waiting to be taken in`;
+  return `${waiting} waiting, some behind what was acknowledged: they are read again within seconds; if this stays, restart the runtimes`;
 }
 
 export const isHealthy = (health: Health): boolean =>

@@ -18,7 +18,13 @@ export function subjectsOf(prefix = 'understudy') {
       `${prefix}.event.${tenant}.${agent}.${session}.${kind}`,
     /** Steps of many sessions, as a CloudEvents batch. No session has this name: all end in a hash. */
     eventBatch: (tenant: string, agent: string) => `${prefix}.event.${tenant}.${agent}.batch.steps`,
-    dead: (tenant: string, agent: string) => `${prefix}.dead.${tenant}.${agent}`,
+    /** Ends of tasks: one subject for each tenant, agent and shard. No session has the name `end`. */
+    ends: (tenant: string, agent: string, shard: string) =>
+      `${prefix}.event.${tenant}.${agent}.end.${shard}`,
+    letter: (tenant: string, agent: string, identity: string, code: string) =>
+      `${prefix}.dead.${tenant}.${agent}.${identity}.${code}`,
+    /** A tenant asks how its task stands. */
+    ask: (tenant: string) => `${prefix}.ask.${tenant}.task`,
     stream: (tenant: TenantId, session: SessionId) => `${prefix}.stream.${tenant}.${session}`,
     archive: (shard: ShardId | number, session: SessionId | '*') =>
       `${prefix}.archive.${shard}.${session}`,

@@ -1,0 +1,124 @@
+/** What a tenant may ask: how its own task stands, and what came of it, also where it missed the end. */
+import { z } from 'zod';
+import { issuesOf } from '../core/errors.ts';
+import {
+  agentNameSchema,
+  keySeedOf,
+  type SessionId,
+  sessionIdOf,
+  shardOf,
+  taskIdSchema,
+  taskSeedOf,
+  tenantIdSchema,
+} from '../core/ids.ts';
+import type { AgentContext } from '../core/session/agent-context.ts';
+import { parseRecord } from '../core/session/migrate.ts';
+import { isEnded, type SessionRecord, tasksOf } from '../core/session/record.ts';
+import { summaryOf } from '../core/session/summary.ts';
+import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
+import type { TaskAnswer } from '../core/wire/control-answers.ts';
+import type { Archive } from '../ports/archive.ts';
+import type { ControlAnswer } from '../ports/control.ts';
+import type { Events } from '../ports/events.ts';
+import type { SessionStore } from '../ports/session-store.ts';
+
+const askSchema = z
+  .object({
+    agent: agentNameSchema,
+    task: taskIdSchema,
+    session: z.string().optional().describe('the key, of a task that was published with one'),
+  })
+  .strict();
+
+export interface AskPorts {
+  readonly store: Pick<SessionStore, 'load'>;
+  readonly archive: Pick<Archive, 'latest'>;
+  readonly events: Pick<Events, 'endsOf' | 'letterOf'>;
+  readonly shards: number;
+}
+
+/** @param tenant  of the subject that was asked on: the broker let nobody else ask there */
+export async function askTask(
+  tenant: string,
+  body: unknown,
+  ports: AskPorts,
+): Promise<ControlAnswer> {
+  const asked = askSchema.safeParse(body);
+  const of = tenantIdSchema.safeParse(tenant);
+  if (!asked.success || !of.success) {
+    const message = asked.success ? 'the tenant is not a name' : issuesOf(asked.error);
+    return { ok: false, code: 'REQUEST_INVALID', message };
+  }
+  const { agent, task, session: key } = asked.data;
+  const seed = key === undefined ? taskSeedOf(task) : keySeedOf(key);
+  const session = sessionIdOf(of.data, agent, seed);
+  const shard = shardOf(of.data, session, ports.shards);
+  const text = await ports.store.load(shard, session);
+  const record = text ? parseRecord(text) : (await ports.archive.latest(shard, session))?.record;
+  const base = { task, agent, session };
+  if (record && tasksOf(record).includes(task)) {
+    return { ok: true, value: await answerOf(record, base, shard, ports) };
+  }
+  const letter = await ports.events.letterOf(of.data, agent, session, task);
+  if (letter) {
+    const { code, reason, at } = letter;
+    const value: TaskAnswer = {
+      ...base,
+      status: 'dead-lettered',
+      reason: `${code}: ${reason}`,
+      at,
+    };
+    return { ok: true, value };
+  }
+  if (record && isWaiting(record, task)) return { ok: true, value: { ...base, status: 'waiting' } };
+  const message = `agent ${agent} knows no task ${task.slice(0, 64)}: it was not published, not taken in yet, or is forgotten after 30 days`;
+  return { ok: false, code: 'TASK_UNKNOWN', message };
+}
+
+const isWaiting = (record: SessionRecord, task: string): boolean =>
+  ((record.context as unknown as Partial<AgentContext>).queue ?? []).some(
+    (queued) => queued.task === task,
+  ) || record.deferred.some(({ message }) => message.kind === 'task' && message.task === task);
+
+async function answerOf(
+  record: SessionRecord,
+  base: { task: string; agent: string; session: SessionId },
+  shard: number,
+  { events }: AskPorts,
+): Promise<TaskAnswer> {
+  const isCurrent = record.task === base.task;
+  if (isCurrent && !isEnded(record) && record.value !== 'idle') {
+    const { waitingOn, state } = summaryOf(record);
+    return {
+      ...base,
+      status: record.status === 'active' ? 'running' : record.status,
+      state,
+      waitingOn,
+    };
+  }
+  // What its publisher was told is the truth about its end.
+  const { tenant, agent, session, startedAt } = record;
+  const ends = await events.endsOf({ tenant, agent, session }, shard, startedAt - 60_000);
+  const end = ends.find(({ data }) => data.task === base.task);
+  if (end) return endAnswer(end, base);
+  if (!isCurrent || !isEnded(record)) return { ...base, status: 'ended' };
+  return {
+    ...base,
+    status: record.status,
+    ...(record.reason ? { reason: record.reason } : {}),
+    ...(typeof record.output === 'string' ? { output: record.output } : {}),
+    at: record.changedAt,
+  };
+}
+
+const endAnswer = (
+  { data, time }: UnderstudyEvent,
+  base: { task: string; agent: string; session: SessionId },
+): TaskAnswer => ({
+  ...base,
+  status: data.to,
+  at: Date.parse(time),
+  ...(data.reason ? { reason: data.reason } : {}),
+  ...(data.output ? { output: data.output } : {}),
+  ...(data.spent ? { spent: data.spent } : {}),
+});

@@ -1,0 +1,82 @@
+/** What `doctor` is told: is everything as it should be? */
+import type { ShardId } from '../core/ids.ts';
+import { jsonStored } from '../core/json.ts';
+import type { SpecProblem } from '../core/session/specs.ts';
+import { type Health, summarySchema } from '../core/wire/control-answers.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Effects } from '../ports/effects.ts';
+import type { Events } from '../ports/events.ts';
+import type { Leases } from '../ports/leases.ts';
+import type { Mailbox } from '../ports/mailbox.ts';
+import type { SessionStore } from '../ports/session-store.ts';
+import type { Tasks } from '../ports/tasks.ts';
+
+export interface HealthPorts {
+  readonly store: SessionStore;
+  readonly mailbox: Mailbox;
+  readonly events: Pick<Events, 'countDeadLetters'>;
+  readonly effects: Pick<Effects, 'pools'>;
+  readonly tasks: Pick<Tasks, 'state'>;
+  readonly leases: Leases;
+  readonly clock: Clock;
+  readonly shards: number;
+  readonly problems: () => readonly SpecProblem[];
+  readonly agents: () => readonly {
+    readonly name: string;
+    readonly revision: string;
+    readonly tools: number;
+  }[];
+}
+
+const failedMs = 3_600_000;
+
+export async function healthOf(ports: HealthPorts): Promise<Health> {
+  const { leases, mailbox, store, events, effects, tasks, clock, shards } = ports;
+  const all = Array.from({ length: shards }, (_, shard) => shard as ShardId);
+  const [owners, bounds, positions, deadLetters, pools, waiting, recent, parked] =
+    await Promise.all([
+      leases.owners(shards),
+      mailbox.bounds(),
+      Promise.all(all.map((shard) => store.lowest(shard))),
+      events.countDeadLetters(),
+      effects.pools(),
+      tasks.state(),
+      Promise.all(all.map((shard) => store.recent(shard))),
+      countParked(store, all),
+    ]);
+  const since = clock.now() - failedMs;
+  const failed = recent.flat().filter((text) => {
+    const { success, data } = summarySchema.safeParse(jsonStored(text));
+    return success && data.status === 'failed' && data.changedAt > since;
+  }).length;
+  return {
+    shards,
+    owned: owners.size,
+    orphans: all.filter((shard) => !owners.has(shard)),
+    hosts: [...new Set(owners.values())].sort(),
+    owners: Object.fromEntries(owners),
+    mail: bounds,
+    oldestMailNeeded: Math.min(
+      ...positions.map((needed) => needed?.floor ?? Number.MAX_SAFE_INTEGER),
+      bounds.last + 1,
+    ),
+    deadLetters,
+    tasks: waiting,
+    parked,
+    failed,
+    pools: pools.sort((left, right) => (left.pool < right.pool ? -1 : 1)),
+    agents: [...ports.agents()],
+    problems: [...ports.problems()],
+  };
+}
+
+/** Of a record only its status is looked at. */
+async function countParked(store: SessionStore, shards: readonly ShardId[]): Promise<number> {
+  let parked = 0;
+  for (const shard of shards) {
+    for await (const { record } of store.records(shard)) {
+      if (record.includes('"status":"parked"')) parked += 1;
+    }
+  }
+  return parked;
+}

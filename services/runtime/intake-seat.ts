@@ -1,0 +1,185 @@
+/**
+ * Who takes tasks in: one runtime at a time, under a lease as shards are.
+ *
+ * T1  Tasks of one keyed session reach its mailbox in the order in which TASKS stored them: one reader
+ *     hands them on one after the other, and whoever takes over begins with the first that nobody
+ *     has acknowledged.
+ * T2  A key that cannot be handed on now holds back only itself.
+ * T3  A task that stands in TASKS behind what was acknowledged is read again.
+ */
+import { messageOf, Unavailable } from '../core/errors.ts';
+import type { HostId, ShardId } from '../core/ids.ts';
+import { limits } from '../core/limits.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { Lease, Leases } from '../ports/leases.ts';
+import type { RawTask, Taking, Tasks } from '../ports/tasks.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+
+/** Its lease lies beside those of the shards; none has this number. */
+export const intakeSeat = -1 as ShardId;
+
+export interface SeatPorts {
+  readonly tasks: Tasks;
+  readonly leases: Leases;
+  readonly telemetry: Telemetry;
+  readonly clock: Clock;
+}
+
+export interface SeatHost {
+  readonly host: HostId;
+  readonly boot: string;
+  readonly leaseMs: number;
+  /** Tasks that may be in hand now. */
+  capacity(): number;
+  /** Cut off from the broker: another takes the seat. */
+  isCutOff(): boolean;
+  accept(task: RawTask): Promise<void>;
+}
+
+const lookMs = 2_000; // how often TASKS is looked at for what was missed
+const againMs = 1_000; // a keyed task that cannot be handed on is tried again after this
+
+export class IntakeSeat {
+  readonly #ports: SeatPorts;
+  readonly #host: SeatHost;
+  readonly #timers: { stop(): void }[] = [];
+  /** The last task of each key that is being handed on. */
+  readonly #chains = new Map<string, Promise<void>>();
+  #lease: Lease | undefined;
+  /** Until then nobody else can have the seat, epoch ms. */
+  #heldUntil = 0;
+  #taking: Taking | undefined;
+  #isBusy = false;
+  #isDraining = false;
+
+  constructor(ports: SeatPorts, host: SeatHost) {
+    this.#ports = ports;
+    this.#host = host;
+  }
+
+  async start(): Promise<void> {
+    const { clock } = this.#ports;
+    await this.#tick();
+    if (this.#isDraining) return;
+    this.#timers.push(
+      clock.every(limits.heartbeatMs, () => void this.#tick()),
+      clock.every(lookMs, () => void this.#look()),
+    );
+  }
+
+  /** Is it ours? */
+  get isHeld(): boolean {
+    return this.#taking !== undefined;
+  }
+
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    for (const timer of this.#timers) timer.stop();
+    await this.#rise();
+  }
+
+  async #tick(): Promise<void> {
+    if (this.#isBusy || this.#isDraining) return;
+    this.#isBusy = true;
+    const { leases, telemetry } = this.#ports;
+    const { host, boot, leaseMs } = this.#host;
+    const asked = this.#ports.clock.now();
+    try {
+      if (this.#host.isCutOff()) await this.#rise();
+      else if (!this.#lease) {
+        this.#lease = await leases.acquire(intakeSeat, host, `${boot}-intake`, leaseMs);
+        if (!this.#lease) return;
+        this.#heldUntil = asked + leaseMs;
+        await this.#sit();
+      } else if ((await leases.renew(this.#lease, leaseMs)).isOurs) {
+        this.#heldUntil = asked + leaseMs;
+      } else {
+        telemetry.log('warn', 'the intake was lost to another', { host });
+        this.#lease = undefined;
+        await this.#stopTaking();
+      }
+    } catch (error) {
+      // The store is away: whoever takes the seat meanwhile reads again what we have not acknowledged.
+      if (!(error instanceof Unavailable)) throw error;
+      telemetry.log('debug', 'the intake cannot be renewed', { cause: messageOf(error) });
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+
+  async #sit(): Promise<void> {
+    const { tasks, telemetry } = this.#ports;
+    this.#taking = await tasks.take(
+      () => this.#host.capacity(),
+      (task) => this.#inOrder(task),
+    );
+    telemetry.log('info', 'takes tasks in', { host: this.#host.host });
+  }
+
+  async #rise(): Promise<void> {
+    const lease = this.#lease;
+    this.#lease = undefined;
+    await this.#stopTaking();
+    // Should nobody hear it, the lease expires by itself.
+    if (lease) await this.#ports.leases.release(lease).catch(() => undefined);
+  }
+
+  async #stopTaking(): Promise<void> {
+    const taking = this.#taking;
+    this.#taking = undefined;
+    await taking?.drain();
+  }
+
+  /** Tasks of one key one after the other; all others at once (T1, T2). */
+  #inOrder(task: RawTask): Promise<void> {
+    const key = task.headers['Understudy-Session'];
+    if (key === undefined) return this.#host.accept(task);
+    const name = `${task.tenant}/${task.agent}/${key}`;
+    const before = this.#chains.get(name) ?? Promise.resolve();
+    const mine = before.catch(() => undefined).then(() => this.#untilAccepted(task));
+    this.#chains.set(name, mine);
+    const forget = () => {
+      if (this.#chains.get(name) === mine) this.#chains.delete(name);
+    };
+    mine.then(forget, forget);
+    return mine;
+  }
+
+  /** Handed back, it would come after those behind it. */
+  async #untilAccepted(task: RawTask): Promise<void> {
+    for (;;) {
+      if (!this.#taking) throw new Unavailable('INTAKE_LOST', 'another takes tasks in now');
+      try {
+        // Who stood still may have an heir that is further on: look at the lease first.
+        if (this.#ports.clock.now() > this.#heldUntil)
+          throw new Unavailable('INTAKE_UNSURE', 'the lease of the intake is not renewed yet');
+        return await this.#host.accept(task);
+      } catch (error) {
+        this.#ports.telemetry.log('warn', 'a keyed task waits to be handed on', {
+          tenant: task.tenant,
+          agent: task.agent,
+          cause: messageOf(error),
+        });
+        await this.#ports.clock.sleep(againMs);
+      }
+    }
+  }
+
+  /** A broker that lost its end may hold a task that it takes for acknowledged (T3). */
+  async #look(): Promise<void> {
+    if (this.#isBusy || !this.#taking || this.#isDraining) return;
+    this.#isBusy = true;
+    const { tasks, telemetry } = this.#ports;
+    try {
+      const { stuck } = await tasks.state();
+      if (!stuck || !this.#lease) return;
+      telemetry.log('error', 'tasks stand behind what was acknowledged; they are read again', {});
+      await this.#stopTaking();
+      await this.#sit();
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error;
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+}
