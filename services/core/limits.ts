@@ -22,6 +22,7 @@ export const limits = {
   newerRetryMs: 5_000, // a shard that a newer release wrote to is looked at again after this
   stepTries: 5, // a session that crashes its step so often is parked
   deferredMax: 64, // messages that a paused session keeps for later
+  parkedMax: 256, // the same while its definition is missing: an operator's mistake, and soon mended
   queueMax: 32, // tasks that a busy keyed session keeps waiting
 
   mailSilenceMs: 3_000, // a host that the broker has not answered for so long lets its shards go, if there are others
@@ -39,6 +40,7 @@ export const limits = {
   effectAckWaitMs: 3_000, // a performer that is silent for so long is taken for dead
   effectHeartbeatMs: 1_000, // three fit into the ack wait
   lostMax: 3, // executors that died with an effect in hand: it is not given to another
+  queueLookMs: 2_000, // how often runtimes look whether the queue still holds what they gave it
   queueWaitMs: 250, // how long a tenant's effects may stand in a pool's queue: who comes new waits no longer for them
   performMax: 512, // effects in flight per gateway or executor
 

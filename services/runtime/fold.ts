@@ -68,7 +68,7 @@ async function stepOrPark(
     return step(record, incoming, definition, address);
   } catch (error) {
     if (error instanceof Refused || !record) return seen('refused', 'refused');
-    return park(record, incoming, error, address, behaviourOf(definition.bundle));
+    return park(record, incoming, error, address, false, behaviourOf(definition.bundle));
   }
 }
 

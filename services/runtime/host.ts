@@ -44,6 +44,7 @@ export class Host {
   readonly #repairs = new Set<ShardId>();
   #isListening = false;
   #isWidening = false;
+  #isLooking = false;
   #isCutOff = false;
   #mailHeardAt: number;
   /** What the store said when it did not take our last heartbeat. */
@@ -92,6 +93,7 @@ export class Host {
       clock.every(limits.leaseRenewMs, () => void this.#renew()),
       clock.every(1_000, () => this.#sweep()),
       clock.every(1_000, () => void this.#widen()),
+      clock.every(limits.queueLookMs, () => void this.#lookAtQueue()),
       clock.every(limits.trimMs, () => void this.#trim()),
     ];
   }
@@ -340,6 +342,25 @@ export class Host {
       }),
     );
     this.#isWidening = false;
+  }
+
+  /** A queue that was deleted, purged or lost says nothing: what is pending is offered again. */
+  async #lookAtQueue(): Promise<void> {
+    if (this.#isLooking) return;
+    this.#isLooking = true;
+    const { effects, windows, telemetry } = this.#ports;
+    try {
+      const life = await effects.life();
+      for (const shard of this.#shards.values()) {
+        if (shard.queueLife !== undefined && shard.queueLife !== life)
+          await shard.releaseAllPending();
+      }
+      await windows.offerAgain();
+    } catch (error) {
+      telemetry.log('debug', 'the effect queue cannot be looked at', { cause: messageOf(error) });
+    } finally {
+      this.#isLooking = false;
+    }
   }
 
   #gauges(): void {

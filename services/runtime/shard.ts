@@ -297,6 +297,11 @@ export class Shard {
     return this.#isOpen && !this.#isCommitting ? { at: this.#at } : undefined;
   }
 
+  /** Which life of the effect queue was given all that is pending; undefined while it is not settled. */
+  get queueLife(): number | undefined {
+    return this.isCaughtUp && !this.#offersAll ? this.#queue : undefined;
+  }
+
   get committedAt(): ShardPosition | undefined {
     return this.#at;
   }

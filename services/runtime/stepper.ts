@@ -6,7 +6,7 @@
 import { Defect, messageOf, Refused, UnderstudyError } from '../core/errors.ts';
 import type { ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { behaviourOf, currentBehaviour } from '../core/session/behaviour.ts';
+import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isEnded } from '../core/session/record.ts';
 import { park, step } from '../core/session/step.ts';
@@ -97,7 +97,7 @@ export class Stepper {
       }
       let stepped: Step;
       try {
-        stepped = park(actor.record, incoming, error, actor, currentBehaviour, true);
+        stepped = park(actor.record, incoming, error, actor, true);
       } catch (full) {
         this.#refuse(actor, incoming, full, done);
         continue;
@@ -186,7 +186,7 @@ export class Stepper {
     });
     if (!isRefusal && actor.record && actor.definition) {
       const behaviour = behaviourOf(actor.definition.bundle);
-      const parked = park(actor.record, incoming, error, actor, behaviour);
+      const parked = park(actor.record, incoming, error, actor, false, behaviour);
       if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');

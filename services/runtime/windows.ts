@@ -38,6 +38,7 @@ export interface WindowPorts {
 }
 
 const retryMs = 500;
+const lostMs = 4_000; // an effect is taken sooner; what a performer has done is told in less
 
 /** What the windows must know of a shard. */
 export interface WindowHost {
@@ -49,6 +50,7 @@ export interface WindowHost {
 export class Windows {
   readonly #ports: WindowPorts;
   readonly #lanes = new Map<string, Lane>();
+  readonly #shards = new Set<ShardWindows>();
 
   constructor(ports: WindowPorts) {
     this.#ports = ports;
@@ -63,7 +65,29 @@ export class Windows {
   }
 
   open(host: WindowHost): ShardWindows {
-    return new ShardWindows(host, this.#ports, (effect) => this.#laneOf(effect));
+    const opened = new ShardWindows(host, this.#ports, (effect) => this.#laneOf(effect));
+    this.#shards.add(opened);
+    return opened;
+  }
+
+  /** What was offered long ago, and stands in no queue and in no hand, is offered again. @throws Unavailable when the queue cannot be asked */
+  async offerAgain(): Promise<void> {
+    for (const shard of this.#shards) if (shard.isClosed) this.#shards.delete(shard);
+    const before = this.#ports.clock.now() - lostMs;
+    const old = [...this.#shards].flatMap((shard) => shard.outSince(before));
+    if (old.length === 0) return;
+    const idle = new Set(
+      (await this.#ports.effects.pools())
+        .filter(({ queued, inHand }) => queued === 0 && inHand === 0)
+        .map(({ pool }) => pool),
+    );
+    // Answered meanwhile, it is out no more.
+    const lost = old.filter(({ effect, shard }) => idle.has(poolOf(effect)) && shard.isOut(effect));
+    if (lost.length === 0) return;
+    this.#ports.telemetry.log('warn', 'effects stand in no queue and in no hand; offered again', {
+      effects: lost.length,
+    });
+    for (const { effect, shard } of lost) await shard.offer(effect);
   }
 
   /** Once a second: where effects wait and their pool's queue is empty, no answer will tell that there is room. @throws Unavailable when the queue cannot be asked */
@@ -97,7 +121,11 @@ export class ShardWindows {
   readonly #host: WindowHost;
   readonly #ports: WindowPorts;
   readonly #laneOf: (effect: PooledEffect) => Lane;
-  readonly #out = new Map<string, { readonly lane: Lane; readonly offeredAt: number }>();
+  readonly #out = new Map<
+    string,
+    { readonly lane: Lane; offeredAt: number; readonly effect: PooledEffect }
+  >();
+  isClosed = false;
   readonly #waiting = new Map<string, Waiting>();
   /** Waiting, or on the way from here without word that the queue has them. */
   #unsent = 0;
@@ -154,8 +182,18 @@ export class ShardWindows {
     pump(lane);
   }
 
+  /** Offered before that time and not answered. */
+  outSince(before: number): { readonly effect: PooledEffect; readonly shard: ShardWindows }[] {
+    const old = [...this.#out.values()].filter(({ offeredAt }) => offeredAt < before);
+    return old.map(({ effect }) => ({ effect, shard: this }));
+  }
+  isOut(effect: PooledEffect): boolean {
+    return this.#out.has(effect.id) && this.#host.isOpen();
+  }
+
   /** The shard was lost, or let go. */
   close(): void {
+    this.isClosed = true;
     const lanes = new Set<Lane>();
     for (const entry of this.#waiting.values()) entry.lane.waiting.delete(entry);
     for (const { lane } of this.#out.values()) {
@@ -169,7 +207,7 @@ export class ShardWindows {
 
   #take(effect: PooledEffect, lane: Lane): void {
     lane.out += 1;
-    this.#out.set(effect.id, { lane, offeredAt: this.#ports.clock.now() });
+    this.#out.set(effect.id, { lane, offeredAt: this.#ports.clock.now(), effect });
     this.#ports.telemetry.released('effect', 1);
   }
 

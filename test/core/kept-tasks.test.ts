@@ -64,20 +64,20 @@ describe('a session that stands still', () => {
     expect(talk.record?.deferred).toHaveLength(65);
   });
 
-  test('refuses the 65th task while its definition is missing', () => {
+  test('keeps 256 tasks while its definition is missing, and refuses the next', () => {
     const talk = new Talk();
     talk.say(keyed('task-1'));
     let record = talk.record!;
     const missing = (message: Message, sequence: number) => {
       const position = { incarnation: 0, sequence, index: 0 };
       const why = new Error('no bundle');
-      const stepped = park(record, { message, at: 5_000, position }, why, address, 2, true);
+      const stepped = park(record, { message, at: 5_000, position }, why, address, true);
       if (stepped.kind === 'applied') record = stepped.record;
     };
-    for (let index = 0; index < 64; index += 1) missing(keyed(`t${index}`), 100 + index);
-    expect(() => missing(keyed('one-more'), 200)).toThrow(Refused);
-    missing(replied(talk.pendingOf('callModel')), 201);
-    expect(record.deferred).toHaveLength(65);
+    for (let index = 0; index < 256; index += 1) missing(keyed(`t${index}`), 100 + index);
+    expect(() => missing(keyed('one-more'), 400)).toThrow(Refused);
+    missing(replied(talk.pendingOf('callModel')), 401);
+    expect(record.deferred).toHaveLength(257);
   });
 });
 
@@ -158,7 +158,7 @@ describe.each(['agent', 'machine'])('every task of a keyed session (%s)', (kind)
             const stored = record && (JSON.parse(JSON.stringify(record)) as SessionRecord);
             const stepped =
               isParked && stored
-                ? park(stored, incoming, new Error('no bundle'), address, 2, true)
+                ? park(stored, incoming, new Error('no bundle'), address, true)
                 : step(stored, incoming, definition, address);
             if (stepped.kind !== 'applied') return;
             record = stepped.record;

@@ -9,7 +9,7 @@
  *     told, and only the rest is published. A session ends a task once, whatever it folds to later.
  * N3  Several ends gather in one message while one is in flight.
  */
-import { messageOf, Refused } from '../../core/errors.ts';
+import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { Recent } from '../../core/recent.ts';
 import { cutAnswer } from '../../core/session/draft.ts';
@@ -86,7 +86,7 @@ export class EndWriter {
   async #append(batch: Waiting[]): Promise<void> {
     let open = batch;
     for (;;) {
-      if (this.#last === undefined) await this.#readTail(open);
+      if (this.#last === undefined) await patiently(() => this.#readTail(open));
       open = open.filter(({ key, event, resolve, wasSent }) => {
         const told = this.#told.get(key);
         if (told !== undefined) resolve(wasSent && told === event.id);
@@ -158,6 +158,20 @@ export class EndWriter {
       if (!last) continue;
       const told = parseEvents(last.text).find((one) => isEndEvent(one) && one.data.task === task);
       if (told) this.#told.set(key, told.id);
+    }
+  }
+}
+
+const readTries = 12; // of five seconds each at the most: as long as a publish is tried
+
+/** A broker that is away for a moment is asked again. */
+async function patiently(read: () => Promise<void>): Promise<void> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await read();
+    } catch (error) {
+      if (!(error instanceof Unavailable) || tries >= readTries) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 200));
     }
   }
 }

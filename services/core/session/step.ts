@@ -107,8 +107,8 @@ export function park(
   { message, at, position }: Incoming,
   error: unknown,
   address: { tenant: TenantId; session: SessionId },
-  behaviour: number = currentBehaviour,
   isHeld = false,
+  behaviour: number = currentBehaviour,
 ): Step {
   if (comparePositions(position, record.position) <= 0)
     return seen('applied-before', 'applied before');
@@ -116,7 +116,7 @@ export function park(
   const passed = keeps ? whySeen(record, message, at) : undefined;
   if (passed) return passed;
   if (isEnded(record)) return seen('session-ended', `the session has ${record.status}`);
-  if (keeps) mustFit(record, message, currentBehaviour);
+  if (keeps) mustFit(record, message, currentBehaviour, limits.parkedMax);
   const code = error instanceof UnderstudyError ? error.code : 'STEP_CRASHED';
   const deferred = keeps ? [...record.deferred, { message, at }] : record.deferred;
   // Deadlines stand still from the pause on, if it was paused when it was parked.
@@ -309,6 +309,7 @@ function mustFit(
   { session, status, deferred }: SessionRecord,
   message: Message,
   behaviour: number,
+  max: number = limits.deferredMax,
 ) {
   const isResult = ({ kind }: Message) =>
     kind === 'modelReplied' ||
@@ -319,8 +320,8 @@ function mustFit(
   if (behaviour >= 2 && isResult(message)) return;
   const kept =
     behaviour >= 2 ? deferred.filter(({ message: one }) => !isResult(one)).length : deferred.length;
-  if (kept < limits.deferredMax) return;
-  const most = `${limits.deferredMax} messages`;
+  if (kept < max) return;
+  const most = `${max} messages`;
   throw new Refused('DEFERRED_FULL', `session ${session} is ${status} and keeps ${most} already`);
 }
 
