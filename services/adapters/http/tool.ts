@@ -1,75 +1,98 @@
 /** Tools that are HTTP calls. The effect id goes out as `idempotency-key`, the trace as `traceparent`. */
+
 import { failed, type Outcome } from '../../core/tools/job.ts';
+import { expandEnvironment } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
+import { type Environment, fillUrl, neverSent, type Refusal } from './template.ts';
 
 type HttpRun = Extract<ToolRun, { kind: 'http' }>;
 
-export function httpRunner(
-  environment: Readonly<Record<string, string | undefined>>,
-): ToolRunner<HttpRun> {
-  const secrets = (text: string) =>
-    text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
-  const fill = (template: string, job: ToolJob, used: Set<string>) =>
-    secrets(template)
-      .replaceAll('{idempotencyKey}', encodeURIComponent(job.idempotencyKey))
-      .replace(/\{([A-Za-z0-9_]+)\}/g, (_, name: string) => {
-        used.add(name);
-        return encodeURIComponent(String(job.arguments[name] ?? ''));
-      });
-  const headersOf = (run: HttpRun, job: ToolJob): Record<string, string> => ({
-    accept: 'application/json',
-    'idempotency-key': job.idempotencyKey,
-    'x-understudy-session': job.session,
-    'x-understudy-tenant': job.tenant,
-    ...(job.traceparent ? { traceparent: job.traceparent } : {}),
-    ...Object.fromEntries(
-      Object.entries(run.headers).map(([name, value]) => [name, secrets(value)]),
-    ),
-  });
+export function httpRunner(environment: Environment): ToolRunner<HttpRun> {
   const bytesMax = (job: ToolJob) => Math.max(1_000_000, job.spec.outputBytesMax * 4);
+  const url = (template: string, job: ToolJob) =>
+    fillUrl(job.tool, template, job.arguments, job.idempotencyKey, environment);
 
   return {
     kind: 'http',
     async run(job, run, signal) {
-      const used = new Set<string>();
-      const target = new URL(fill(run.url, job, used));
-      const rest = Object.fromEntries(
-        Object.entries(job.arguments).filter(([name]) => !used.has(name)),
-      );
+      const filled = url(run.url, job);
+      if ('ok' in filled) return filled;
+      const headers = headersOf(run, job, environment);
+      if (isRefusal(headers)) return headers;
+      const target = filled.url;
+      const rest = Object.entries(namedOf(job)).filter(([name]) => !filled.used.has(name));
       const hasBody = run.method === 'POST' || run.method === 'PUT';
+      // What the operator wrote into the query stands.
+      const given = new Set(target.searchParams.keys());
       if (!hasBody)
-        for (const [name, value] of Object.entries(rest))
-          target.searchParams.set(name, typeof value === 'string' ? value : JSON.stringify(value));
-      return send(
-        target,
-        {
-          method: run.method,
-          headers: {
-            ...headersOf(run, job),
-            ...(hasBody ? { 'content-type': 'application/json' } : {}),
-          },
-          ...(hasBody ? { body: JSON.stringify(rest) } : {}),
-          signal,
-        },
-        job,
-        bytesMax(job),
-      );
+        for (const [name, value] of rest)
+          if (!given.has(name)) target.searchParams.set(name, queryText(value));
+      const init: RequestInit = {
+        method: run.method,
+        headers: hasBody ? { ...headers, 'content-type': 'application/json' } : headers,
+        ...(hasBody ? { body: JSON.stringify(Object.fromEntries(rest)) } : {}),
+        signal,
+      };
+      return send(target, init, job, bytesMax(job));
     },
     async query(job, run, signal) {
       if (!run.query) return undefined;
-      const target = new URL(fill(run.query.url, job, new Set()));
-      const outcome = await send(
-        target,
-        { method: run.query.method, headers: headersOf(run, job), signal },
-        job,
-        bytesMax(job),
-      );
+      const filled = url(run.query.url, job);
+      if ('ok' in filled) return filled;
+      const headers = headersOf(run, job, environment);
+      if (isRefusal(headers)) return headers;
+      const init = { method: run.query.method, headers, signal };
+      const outcome = await send(filled.url, init, job, bytesMax(job));
       if (!outcome.ok && outcome.failure.code === 'HTTP_404') return 'never';
       return outcome;
     },
   };
 }
+
+function headersOf(
+  run: HttpRun,
+  job: ToolJob,
+  environment: Environment,
+): Record<string, string> | Refusal {
+  const headers: Record<string, string> = {
+    accept: 'application/json',
+    'idempotency-key': job.idempotencyKey,
+    'x-understudy-session': job.session,
+    'x-understudy-tenant': job.tenant,
+    ...(job.traceparent ? { traceparent: job.traceparent } : {}),
+  };
+  for (const [name, template] of Object.entries(run.headers)) {
+    const expanded = expandEnvironment(template, environment);
+    if (!expanded.ok)
+      return neverSent(
+        'permanent',
+        'TOOL_ENV_MISSING',
+        `tool ${job.tool}: ${expanded.missing.join(', ')} is not set for this executor`,
+      );
+    headers[name] = expanded.text;
+  }
+  return headers;
+}
+
+/** Arguments that the schema names, where it names any: what a model adds goes nowhere. */
+function namedOf({ arguments: args, spec }: ToolJob): Readonly<Record<string, unknown>> {
+  const { properties, additionalProperties } = spec.input as {
+    properties?: object;
+    additionalProperties?: unknown;
+  };
+  const isOpen = !properties || Object.keys(properties).length === 0 || additionalProperties;
+  if (isOpen) return args;
+  return Object.fromEntries(
+    Object.entries(args).filter(([name]) => Object.hasOwn(properties, name)),
+  );
+}
+
+const isRefusal = (headers: Readonly<Record<string, string>> | Refusal): headers is Refusal =>
+  typeof headers.ok === 'boolean';
+
+const queryText = (value: unknown): string =>
+  (typeof value === 'string' ? value : (JSON.stringify(value) ?? '')).toWellFormed();
 
 async function send(
   target: URL,
@@ -78,10 +101,10 @@ async function send(
   bytesMax: number,
 ): Promise<Outcome<unknown>> {
   let response: Response;
-  let text: string;
+  let value: unknown;
   try {
-    response = await fetch(target, { ...init, redirect: 'error' });
-    text = await readCapped(response, bytesMax);
+    response = await fetch(target, { ...init, redirect: 'manual' });
+    value = answerOf(response, await readCapped(response, bytesMax));
   } catch (error) {
     if (error instanceof TooLarge)
       return {
@@ -109,29 +132,54 @@ async function send(
       `tool ${job.tool}: the request to ${target.host} broke off`,
     );
   }
-  const value = parse(text);
   if (response.ok) return { ok: true, value };
+  return refusalOf(response, value, target, job);
+}
+
+function refusalOf(
+  response: Response,
+  value: unknown,
+  target: URL,
+  job: ToolJob,
+): { ok: false; failure: ReturnType<typeof failed>['failure'] } {
+  const { status } = response;
+  const code = `HTTP_${status}`;
   const detail =
     typeof value === 'object' && value !== null && 'error' in value
       ? `: ${JSON.stringify((value as { error: unknown }).error).slice(0, 300)}`
       : '';
-  const message = `tool ${job.tool}: ${target.host} answered ${response.status}${detail}`;
-  const { status } = response;
-  if (status === 408 || status === 425 || status === 429 || status >= 500) {
-    const seconds = Number(response.headers.get('retry-after') ?? Number.NaN);
-    return failed(
-      'transient',
-      `HTTP_${status}`,
-      message,
-      Number.isFinite(seconds) ? seconds * 1_000 : undefined,
+  const message = `tool ${job.tool}: ${target.host} answered ${status}${detail}`;
+  // It would be another request, to another place: the operator names that.
+  if (status >= 300 && status < 400)
+    return neverSent(
+      'permanent',
+      code,
+      `${message} and sends on to ${placeOf(response.headers.get('location'), target)}, where no tool is sent`,
     );
+  const retryAfterMs = retryAfterOf(response);
+  // Refused as a whole: nothing has begun.
+  if (status === 425 || status === 429) {
+    const { failure } = failed('transient', code, message, retryAfterMs);
+    return { ok: false, failure: { ...failure, hasBegun: false } };
   }
+  if (status === 408 || status >= 500) return failed('transient', code, message, retryAfterMs);
   // 400, 404, 409, 422: other arguments may do. 401, 403 and the rest: they will not.
-  return failed(
-    [400, 404, 409, 422].includes(status) ? 'semantic' : 'permanent',
-    `HTTP_${status}`,
-    message,
-  );
+  return failed([400, 404, 409, 422].includes(status) ? 'semantic' : 'permanent', code, message);
+}
+
+function retryAfterOf(response: Response): number | undefined {
+  const seconds = Number(response.headers.get('retry-after') ?? Number.NaN);
+  return Number.isFinite(seconds) ? seconds * 1_000 : undefined;
+}
+
+/** Host and path of where a redirect leads; its query may hold secrets. */
+function placeOf(location: string | null, target: URL): string {
+  try {
+    const { host, pathname } = new URL(location ?? '', target);
+    return `${host}${pathname}`.slice(0, 200);
+  } catch {
+    return 'nowhere';
+  }
 }
 
 /** No connection was made, so no request was sent. */
@@ -141,13 +189,15 @@ function neverLeft(error: unknown): boolean {
     code === 'ECONNREFUSED' ||
     code === 'ENOTFOUND' ||
     code === 'EAI_AGAIN' ||
-    code === 'EHOSTUNREACH'
+    code === 'EHOSTUNREACH' ||
+    code === 'ENETUNREACH' ||
+    code === 'UND_ERR_CONNECT_TIMEOUT'
   );
 }
 
 class TooLarge extends Error {}
 
-async function readCapped(response: Response, bytesMax: number): Promise<string> {
+async function readCapped(response: Response, bytesMax: number): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
   for await (const chunk of response.body ?? []) {
@@ -155,13 +205,25 @@ async function readCapped(response: Response, bytesMax: number): Promise<string>
     if (bytes > bytesMax) throw new TooLarge();
     chunks.push(chunk);
   }
-  return Buffer.concat(chunks).toString('utf8');
+  return Buffer.concat(chunks);
 }
 
-function parse(text: string): unknown {
+/** JSON where the service says that it is, or where nobody could take it for text; else the text as it came. */
+function answerOf(response: Response, bytes: Uint8Array): unknown {
+  const type = response.headers.get('content-type') ?? '';
+  const text = decoderOf(/charset="?([^";\s]+)/i.exec(type)?.[1]).decode(bytes);
+  if (!/[/+]json\b/i.test(type) && !/^\s*[{[]/.test(text)) return text;
   try {
     return JSON.parse(text);
   } catch {
     return text;
+  }
+}
+
+function decoderOf(charset = 'utf-8') {
+  try {
+    return new TextDecoder(charset);
+  } catch {
+    return new TextDecoder();
   }
 }

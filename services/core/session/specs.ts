@@ -9,8 +9,11 @@ import { z } from 'zod';
 import { limitsSchema, priceSchema } from '../budget/budget.ts';
 import { type AgentName, agentNameSchema, type Revision, sha256 } from '../ids.ts';
 import { limits } from '../limits.ts';
-import { toolSpecSchema } from '../tools/tool-spec.ts';
+import { toolDocumentSchema, toolSpecSchema } from '../tools/tool-spec.ts';
 import { currentBehaviour } from './behaviour.ts';
+
+/** Names that every object has: a map would find them without having them. */
+const isInherited = (name: string): boolean => name in {};
 
 const toolName = z
   .string()
@@ -159,7 +162,11 @@ const documentOf = <Kind extends string, Spec extends z.ZodType>(
 
 export const documentSchema = z.discriminatedUnion('kind', [
   documentOf('Agent', agentSpecSchema, agentNameSchema),
-  documentOf('Tool', toolSpecSchema, toolName),
+  documentOf(
+    'Tool',
+    toolDocumentSchema,
+    toolName.refine((name) => !isInherited(name), 'is a name that every object has'),
+  ),
   documentOf('Model', modelSpecSchema, z.string().min(1)),
   documentOf('Tenant', tenantSpecSchema, agentNameSchema),
 ]);

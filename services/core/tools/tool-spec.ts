@@ -1,6 +1,7 @@
 /** A tool as data: what the model sees, what the executor does, and what may happen after a death. */
 import { z } from 'zod';
 import { limits } from '../limits.ts';
+import { hasPlaceholderInOrigin, placeholdersOf, variableProblems } from './placeholders.ts';
 
 /**
  * What an executor may do when its predecessor died after the start record:
@@ -192,6 +193,45 @@ export const toolSpecSchema = z
  */
 export const settledAfterMsOf = ({ run, timeoutMs }: Pick<ToolSpec, 'run' | 'timeoutMs'>): number =>
   (run.kind === 'http' ? run.query?.settledAfterMs : undefined) ?? 2 * timeoutMs;
+
+/**
+ * A Tool as it is loaded: what would only show at its first call is refused here. Tools that are
+ * stored in bundles are read as they were.
+ */
+export const toolDocumentSchema = toolSpecSchema.superRefine(({ run, input }, context) => {
+  const refuse = (field: string, message: string) =>
+    context.addIssue({ code: 'custom', path: ['run', field], message });
+  for (const [field, text] of textsOf(run))
+    for (const problem of variableProblems(text)) refuse(field, problem);
+  if (run.kind !== 'http') return;
+  const { required = [] } = input as { required?: unknown };
+  const isRequired = (name: string) =>
+    name === 'idempotencyKey' || (Array.isArray(required) && required.includes(name));
+  for (const [field, url] of [
+    ['url', run.url] as const,
+    ['query', run.query?.url ?? ''] as const,
+  ]) {
+    if (hasPlaceholderInOrigin(url))
+      refuse(field, 'an argument may stand in the path and the query of a url, not before them');
+    for (const name of placeholdersOf(url).filter((one) => !isRequired(one)))
+      refuse(field, `{${name}} must be one of input.required: a call without it has no address`);
+    // What a variable holds is seen where it is set.
+    if (url && !url.startsWith('${env:') && !/^https?:\/\/[^/?#]+/i.test(url))
+      refuse(field, 'must begin with http:// or https://, or with ${env:NAME}');
+  }
+});
+
+/** Texts of a tool that may name variables, with the field that they stand in. */
+export function textsOf(run: ToolRun): (readonly [string, string])[] {
+  const headers = 'headers' in run ? Object.values(run.headers) : [];
+  const urls = 'url' in run && run.url ? [run.url] : [];
+  const query = run.kind === 'http' && run.query ? [run.query.url] : [];
+  return [
+    ...headers.map((text) => ['headers', text] as const),
+    ...urls.map((text) => ['url', text] as const),
+    ...query.map((text) => ['query', text] as const),
+  ];
+}
 
 export type ToolSpec = z.infer<typeof toolSpecSchema>;
 export type ToolRun = ToolSpec['run'];

@@ -1,0 +1,46 @@
+/** `${env:NAME}` in specs: values of the process that performs, never of the spec. */
+
+const variable = /\$\{env:([^}]*)\}/g;
+const nameShape = /^[A-Za-z_][A-Za-z0-9_]*$/;
+
+export type Expanded =
+  | { readonly ok: true; readonly text: string }
+  | { readonly ok: false; readonly missing: readonly string[] };
+
+/** A variable that is not set, or empty, is missing: never the empty string. */
+export function expandEnvironment(
+  text: string,
+  environment: Readonly<Record<string, string | undefined>>,
+): Expanded {
+  const missing = new Set<string>();
+  const expanded = text.replace(variable, (_, name: string) => {
+    const value = Object.hasOwn(environment, name) ? environment[name] : undefined;
+    if (!value) missing.add(name);
+    return value ?? '';
+  });
+  return missing.size > 0 ? { ok: false, missing: [...missing] } : { ok: true, text: expanded };
+}
+
+/** Names of variables that texts name. */
+export const variablesOf = (...texts: readonly (string | undefined)[]): string[] => [
+  ...new Set(
+    texts.flatMap((text) => [...(text ?? '').matchAll(variable)].map(([, name]) => name!)),
+  ),
+];
+
+/** What is wrong with the variables of a text, as it stands in a spec. */
+export const variableProblems = (text: string): string[] =>
+  variablesOf(text)
+    .filter((name) => !nameShape.test(name))
+    .map((name) => `\${env:${name}} names no variable`);
+
+/** Names in braces: arguments of a url. */
+export const placeholdersOf = (url: string): string[] => [
+  ...new Set(
+    [...url.replace(variable, '').matchAll(/\{([A-Za-z0-9_]+)\}/g)].map(([, name]) => name!),
+  ),
+];
+
+/** A placeholder before the path would let an argument choose the host. */
+export const hasPlaceholderInOrigin = (url: string): boolean =>
+  /\{[A-Za-z0-9_]+\}/.test(/^[a-z]+:\/\/[^/?#]*/i.exec(url.replace(variable, 'x'))?.[0] ?? '');

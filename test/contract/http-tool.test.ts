@@ -1,0 +1,189 @@
+/** HTTP tools against a real server that says what it was asked. */
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { httpRunner } from '../../services/adapters/http/tool.ts';
+import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import type { ToolJob } from '../../services/ports/performers.ts';
+
+let server: Server;
+let base = '';
+const asked: { method: string; url: string; body: string }[] = [];
+const answers: Record<string, { status?: number; headers?: object; body?: string | Buffer }> = {
+  '/moved': { status: 302, headers: { location: '/elsewhere?token=hidden' } },
+  '/moved-for-good': { status: 308, headers: { location: 'http://127.0.0.1:1/other' } },
+  '/busy': { status: 429, headers: { 'retry-after': '3' } },
+  '/early': { status: 425 },
+  '/number-text': { headers: { 'content-type': 'text/plain' }, body: '00123' },
+  '/big-id': { headers: { 'content-type': 'text/plain' }, body: '12345678901234567890' },
+  '/mark': { headers: { 'content-type': 'application/json' }, body: '\ufeff{"a":1}' },
+  '/latin': {
+    headers: { 'content-type': 'text/plain; charset=iso-8859-1' },
+    body: Buffer.from([0x66, 0xfc, 0x72]),
+  },
+  '/problem': { headers: { 'content-type': 'application/vnd.api+json' }, body: '[1]' },
+};
+
+beforeAll(async () => {
+  server = createServer(async (request, response) => {
+    let body = '';
+    for await (const chunk of request) body += chunk;
+    asked.push({ method: request.method ?? '', url: request.url ?? '', body });
+    const answer = answers[request.url?.split('?')[0] ?? ''] ?? {};
+    response.writeHead(answer.status ?? 200, { ...answer.headers });
+    response.end(answer.body ?? '"done"');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+});
+afterAll(() => server.close());
+
+const call = (url: string, args: Record<string, unknown> = {}, run: object = {}, more = {}) => {
+  asked.length = 0;
+  const spec = toolSpecSchema.parse({
+    description: 'x',
+    run: { kind: 'http', method: 'GET', url, ...run },
+    ...more,
+  });
+  const job: ToolJob = {
+    tool: 'orders',
+    spec,
+    arguments: args,
+    tenant: 'acme',
+    session: 's',
+    idempotencyKey: 'e_1_0',
+  };
+  const runner = httpRunner({ BASE: base, TOKEN: 'secret', EMPTY: '' });
+  return runner.run(job, spec.run as never, new AbortController().signal);
+};
+
+describe('an argument never leaves the place that the operator named', () => {
+  test.each([
+    ['..', 'a dot segment'],
+    ['.', 'a dot'],
+    ['', 'nothing'],
+  ])('%j is refused in a path: %s', async (id) => {
+    const outcome = await call('${env:BASE}/orders/{id}/refund', { id });
+    expect(outcome).toMatchObject({
+      failure: { class: 'semantic', code: 'ARGUMENTS_INVALID', hasBegun: false },
+    });
+    expect(asked).toEqual([]);
+  });
+
+  test.each([
+    'a/b',
+    '../../admin',
+    '?x=1',
+    '#x',
+    '%2e%2e',
+    '\\..\\admin',
+    'a;b',
+    '@other.host/',
+    'lone \ud800',
+  ])('%j stays one segment', async (id) => {
+    await call('${env:BASE}/orders/{id}/refund', { id });
+    const segments = new URL(asked[0]!.url, base).pathname.split('/');
+    expect(segments).toHaveLength(4);
+    expect(segments[1]).toBe('orders');
+    expect(segments[3]).toBe('refund');
+  });
+
+  test('a name that every object has is no argument', async () => {
+    const outcome = await call('${env:BASE}/orders/{constructor}');
+    expect(outcome).toMatchObject({ failure: { code: 'ARGUMENTS_INVALID' } });
+    expect(asked).toEqual([]);
+  });
+
+  test('what the operator wrote into the query stands, and only named arguments go out', async () => {
+    const input = { type: 'object', properties: { q: { type: 'string' }, tenant: {} } };
+    await call(
+      '${env:BASE}/search?tenant=acme',
+      { q: 'shoes', tenant: 'globex', admin: true },
+      {},
+      { input },
+    );
+    expect(asked[0]!.url).toBe('/search?tenant=acme&q=shoes');
+    await call(
+      '${env:BASE}/search?tenant=acme',
+      { q: 'shoes', admin: true },
+      { method: 'POST' },
+      { input },
+    );
+    expect(JSON.parse(asked[0]!.body)).toEqual({ q: 'shoes' });
+  });
+});
+
+describe('what was not sent is certain', () => {
+  test.each(['MISSING', 'EMPTY', 'constructor'])('a variable that is not set: %s', async (name) => {
+    for (const outcome of [
+      await call(`\${env:BASE}/x`, {}, { headers: { authorization: `Bearer \${env:${name}}` } }),
+      await call(`\${env:${name}}/x`),
+    ])
+      expect(outcome).toMatchObject({
+        failure: {
+          class: 'permanent',
+          code: 'TOOL_ENV_MISSING',
+          hasBegun: false,
+          message: expect.stringContaining(name),
+        },
+      });
+    expect(asked).toEqual([]);
+  });
+
+  test('an address that is none', async () => {
+    expect(await call('${env:TOKEN}/x')).toMatchObject({
+      failure: { class: 'permanent', code: 'TOOL_URL_INVALID', hasBegun: false },
+    });
+  });
+
+  test.each(['/moved', '/moved-for-good'])('%s is not followed', async (path) => {
+    const outcome = await call(`\${env:BASE}${path}`, {}, { method: 'POST' });
+    expect(outcome).toMatchObject({ failure: { class: 'permanent', hasBegun: false } });
+    expect(JSON.stringify(outcome)).not.toContain('hidden');
+    expect(asked).toHaveLength(1);
+  });
+
+  test('refused for now: later, and nothing has begun', async () => {
+    expect(await call('${env:BASE}/busy')).toMatchObject({
+      failure: { class: 'transient', code: 'HTTP_429', hasBegun: false, retryAfterMs: 3_000 },
+    });
+    expect(await call('${env:BASE}/early')).toMatchObject({
+      failure: { class: 'transient', code: 'HTTP_425', hasBegun: false },
+    });
+  });
+});
+
+describe('an answer is what the service said', () => {
+  test.each([
+    ['/number-text', '00123'],
+    ['/big-id', '12345678901234567890'],
+    ['/mark', { a: 1 }],
+    ['/latin', 'für'],
+    ['/problem', [1]],
+  ])('%s', async (path, value) => {
+    expect(await call(`\${env:BASE}${path}`)).toEqual({ ok: true, value });
+  });
+});
+
+describe('a Tool that could not be called is refused when it is loaded', () => {
+  const problemsOf = (name: string, run: string) =>
+    parseSpecs(
+      `apiVersion: understudy.dev/v1\nkind: Tool\nname: ${name}\nspec: { description: x, run: { ${run} } }`,
+      'a.yaml',
+    ).flatMap(({ problems }) => problems.map(({ message }) => message));
+  test.each([
+    ['kind: http, url: "https://{host}/x"', 'not before them'],
+    ['kind: http, url: "https://shop/{id}"', 'input.required'],
+    ['kind: http, url: "shop/x"', 'must begin with http'],
+    ['kind: http, url: "${env:SHOP URL}/x"', 'names no variable'],
+    ['kind: http, url: "https://shop/x", headers: { a: "${env:}" }', 'names no variable'],
+  ])('%s', (run, why) => {
+    expect(problemsOf('orders', run).join()).toContain(why);
+  });
+  test('a name that every object has', () => {
+    expect(problemsOf('constructor', 'kind: http, url: "http://a/"').join()).toContain(
+      'every object has',
+    );
+  });
+});
