@@ -70,7 +70,7 @@ while (!isStopping && number < Number(TASKS)) {
   const body = JSON.stringify({ input: scriptOf(number, tenant) });
   const one = (async () => {
     const header = headers();
-    header.set('Nats-Msg-Id', task);
+    header.set('Understudy-Task', task);
     await untilDone(() =>
       clients.get(tenant)!.publish(`${PREFIX}.task.${tenant}.desk`, body, { headers: header }),
     );

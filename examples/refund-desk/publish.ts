@@ -1,4 +1,4 @@
-/** Publishes one task per case with an ordinary NATS client, as any program would: plain JSON, and a message id as the task id. */
+/** Publishes one task per case with an ordinary NATS client, as any program would: plain JSON, and a header with the id of the task. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { connect, headers } from 'nats';
@@ -18,7 +18,7 @@ const connection = await connect({ servers: NATS_URL });
 const jetstream = connection.jetstream();
 const publish = async (subject: string, body: string, id: string) => {
   const header = headers();
-  header.set('Nats-Msg-Id', id);
+  header.set('Understudy-Task', id);
   await jetstream.publish(subject, body, { headers: header });
 };
 let published = 0;

@@ -369,7 +369,7 @@ say(`  bin/understudy inspect ${sample}`);
 say(`  bin/understudy approve ${open}`);
 say(`  bin/understudy verify ${sample}     fold its log again and compare`);
 say(
-  `  nats --server "$(bin/understudy url)" pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`,
+  `  nats --server "$(bin/understudy url)" pub -J -H Understudy-Task:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`,
 );
 say(
   '  make stop                                      end the stack; make stop WIPE=1 also forgets its state',

@@ -54,7 +54,7 @@ say('  bin/understudy ps');
 say('  bin/understudy approvals');
 say('  bin/understudy doctor');
 say(
-  `  nats --server ${desk.stack.nats.url} pub -J -H Nats-Msg-Id:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0002","letter":"letters/C-0002.txt"}}'`,
+  `  nats --server ${desk.stack.nats.url} pub -J -H Understudy-Task:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0002","letter":"letters/C-0002.txt"}}'`,
 );
 say('  make stop');
 process.exit(0);

@@ -77,12 +77,12 @@ for (const id of cases)
     'acme',
     'refund-desk',
     JSON.stringify({ input: { case: id, letter: `letters/${id}.txt` } }),
-    { 'Nats-Msg-Id': id },
+    { 'Understudy-Task': id },
   );
 const deadline = Date.now() + 30_000;
 while (ended < cases.length && Date.now() < deadline) {
   const waiting = (await system.control.ask('approvals', {}, 1_000)) as {
-    value?: { session: string; tool: string; arguments: string }[];
+    value?: { session: string; tool: string; arguments: string; hash: string }[];
   };
   for (const approval of waiting.value ?? []) {
     say(
@@ -90,7 +90,7 @@ while (ended < cases.length && Date.now() < deadline) {
     );
     await system.control.ask(
       'approve',
-      { session: approval.session, actor: 'play', reason: 'a first look' },
+      { session: approval.session, actor: 'play', reason: 'a first look', hash: approval.hash },
       5_000,
     );
   }

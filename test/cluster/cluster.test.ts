@@ -815,7 +815,7 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       const connection = await connect({ servers: 'nats://u-nats:4222', user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1 });
       for (let count = 0; count < 60; count += 1) {
         const header = headers();
-        header.set('Nats-Msg-Id', 'upgrade-' + count);
+        header.set('Understudy-Task', 'upgrade-' + count);
         for (;;) try { await connection.jetstream().publish('understudy.task.acme.fraud-check', '{"input":"Is order O-40007 suspicious?"}', { headers: header }); break; } catch { await new Promise((wait) => setTimeout(wait, 200)); }
         await new Promise((wait) => setTimeout(wait, 400));
       }

@@ -260,7 +260,7 @@ describe.skipIf(!hasCluster || !hasOpenssl)(
       const connection = await connect({ servers: process.env.URL.split(','), user: 'tenant-acme', pass: process.env.PASSWORD, inboxPrefix: '_INBOX_tenant-acme', maxReconnectAttempts: -1, tls: { ca: process.env.CA } });
       for (let count = 0; count < 40; count += 1) {
         const header = headers();
-        header.set('Nats-Msg-Id', 'own-' + count);
+        header.set('Understudy-Task', 'own-' + count);
         for (;;) try { await connection.jetstream().publish('understudy.task.acme.fraud-check', '{"input":"Is order O-40007 suspicious?"}', { headers: header }); break; } catch { await new Promise((wait) => setTimeout(wait, 200)); }
         await new Promise((wait) => setTimeout(wait, 250));
       }

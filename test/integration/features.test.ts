@@ -5,7 +5,13 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
-import { type SessionId, type ShardId, shardOf, type TenantId } from '../../services/core/ids.ts';
+import {
+  type SessionId,
+  type ShardId,
+  sha256,
+  shardOf,
+  type TenantId,
+} from '../../services/core/ids.ts';
 import { keysOf } from '../../services/core/wire/keys.ts';
 import { publishByHand } from '../support/by-hand.ts';
 import { eventually } from '../support/eventually.ts';
@@ -72,10 +78,9 @@ test('the same task published again lands on the same session and is dropped, af
     async () => (await system.ask<{ isArchived: boolean }>('inspect', { session })).isArchived,
     'the session to be archived',
   );
-  // Past the broker's own window for duplicates: by another subject header it looks new to the stream.
   const { headers } = await import('nats');
   const header = headers();
-  header.set('Nats-Msg-Id', 'twice');
+  header.set('Understudy-Task', 'twice');
   await system.nats.connection
     .jetstream()
     .publish(
@@ -122,7 +127,7 @@ test("a user's own machine runs durably: tools, a timer, a person, and a runtime
   const victim = system.of('runtime')[0]!;
   system.stack.kill(victim);
   await system.stack.start('runtime');
-  await system.ask('approve', { session, actor: 'ann', reason: 'fine' });
+  await system.decide('approve', session, { reason: 'fine' });
 
   const end = await system.endOf('order-1');
   expect(JSON.parse(end.data.output!)).toEqual({
@@ -150,13 +155,15 @@ describe('people', () => {
       hash: expect.stringMatching(/^[0-9a-f]{64}$/),
     });
     await expect(
-      system.ask('approve', { session, actor: 'ann', hash: 'abc' }),
+      system.ask('approve', { session, actor: 'ann', hash: '0123456789ab' }),
     ).rejects.toMatchObject({ code: 'APPROVAL_CHANGED' });
     await system.ask('approve', { session, actor: 'ann', hash: approval!.hash.slice(0, 12) });
     await system.endOf('guard-1');
 
     expect(system.world.effects.filter((effect) => effect.session === session)).toHaveLength(1);
-    await expect(system.ask('approve', { session, actor: 'ann' })).rejects.toMatchObject({
+    await expect(
+      system.ask('approve', { session, actor: 'ann', hash: approval!.hash }),
+    ).rejects.toMatchObject({
       code: 'APPROVAL_UNKNOWN',
     });
   });
@@ -165,11 +172,14 @@ describe('people', () => {
     await system.publish('guard-3', { calls: [{ tool: 'guarded', arguments: { n: 3 } }] });
     const session = await system.sessionOf('guard-3');
     await eventually(() => system.stepsOf(session).some(({ data }) => data.to === 'waiting'));
-    await expect(
-      system.ask('approve', { session, actor: 'ann', arguments: '{bad' }),
-    ).rejects.toMatchObject({ code: 'ARGUMENTS_NOT_JSON' });
+    await expect(system.ask('approve', { session, actor: 'ann' })).rejects.toMatchObject({
+      code: 'APPROVAL_HASH_NEEDED',
+    });
+    await expect(system.decide('approve', session, { arguments: '{bad' })).rejects.toMatchObject({
+      code: 'ARGUMENTS_NOT_JSON',
+    });
     await system.ask('pause', { session, actor: 'ann' });
-    await system.ask('approve', { session, actor: 'ann' });
+    await system.decide('approve', session);
     await expect(system.ask('reject', { session, actor: 'ann' })).rejects.toMatchObject({
       code: 'APPROVAL_DECIDED',
     });
@@ -263,7 +273,7 @@ describe('bad input loses nothing and blocks nobody', () => {
   const raw = async (agent: string, body: string, id: string, tenant = 'acme') => {
     const { headers } = await import('nats');
     const header = headers();
-    header.set('Nats-Msg-Id', id);
+    header.set('Understudy-Task', id);
     await system.nats.connection
       .jetstream()
       .publish(`understudy.task.${tenant}.${agent}`, body, { headers: header });
@@ -300,7 +310,7 @@ describe('bad input loses nothing and blocks nobody', () => {
         ),
       'the dead letter',
     );
-    expect(letter).toMatchObject({
+    expect(await natsEvents(system.nats).deadLetter(letter.id)).toMatchObject({
       body: '"unreadable"',
       headers: {},
       reason: expect.stringContaining('header key'),
@@ -315,14 +325,17 @@ describe('bad input loses nothing and blocks nobody', () => {
       system.ask('requeue', { id: letter.id, body: '{still bad' }),
     ).rejects.toMatchObject({ code: 'BODY_NOT_JSON' });
     expect(await natsEvents(system.nats).deadLetter(letter.id)).toBeDefined();
+    const body = JSON.stringify({ input: script('pure') });
     expect(
       await system.ask('requeue', {
         id: letter.id,
-        body: JSON.stringify({ input: script('pure') }),
+        body,
       }),
-    ).toMatchObject({ tasks: [`mend-me-requeued-${letter.id}`] });
+    ).toMatchObject({ tasks: [`mend-me-requeued-1-${sha256(body).slice(0, 8)}`] });
 
-    expect((await system.endOf(`mend-me-requeued-${letter.id}`)).data.to).toBe('completed');
+    expect((await system.endOf(`mend-me-requeued-1-${sha256(body).slice(0, 8)}`)).data.to).toBe(
+      'completed',
+    );
     await expect(system.ask('requeue', { id: letter.id })).rejects.toMatchObject({
       code: 'DEAD_LETTER_UNKNOWN',
     });
@@ -381,7 +394,7 @@ describe('bad input loses nothing and blocks nobody', () => {
     system.stack.kill(owner);
     await system.stack.start('runtime');
     await eventually(
-      async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined),
+      async () => system.decide('approve', session).catch(() => undefined),
       'the session to be readable again',
       40_000,
     );
@@ -405,7 +418,7 @@ describe('bad input loses nothing and blocks nobody', () => {
 
     for (const id of tasks) expect((await system.endOf(id)).data.to).toBe('completed');
     await eventually(
-      async () => system.ask('approve', { session, actor: 'ann' }).catch(() => undefined),
+      async () => system.decide('approve', session).catch(() => undefined),
       'the waiting session to be there again',
       40_000,
     );
@@ -628,7 +641,7 @@ describe('the command line', () => {
     expect(stdout.split('\n')).toEqual(
       expect.arrayContaining([
         "[Understudy-Session:k'1]",
-        '[Nats-Msg-Id:e]',
+        '[Understudy-Task:e]',
         '[understudy.task.acme.desk]',
         '[{"input":"it\'s; touch /tmp/x"}]',
       ]),

@@ -218,7 +218,7 @@ export class System {
       options.tenant ?? 'acme',
       options.agent ?? 'desk',
       JSON.stringify({ input: script }),
-      { 'Nats-Msg-Id': id, ...options.headers },
+      { 'Understudy-Task': id, ...options.headers },
     );
   }
 
@@ -234,6 +234,17 @@ export class System {
     }, `an answer to ${verb}`);
     if (!answer.ok) throw Object.assign(new Error(answer.message), { code: answer.code });
     return answer.value as Value;
+  }
+
+  /** What a person does who looks first: the hash comes from what is shown. */
+  async decide(
+    verb: 'approve' | 'reject',
+    session: string,
+    more: object = {},
+  ): Promise<Record<string, unknown>> {
+    const { approvals } = await this.ask<{ approvals: { hash: string }[] }>('inspect', { session });
+    const hash = approvals[0] && { hash: approvals[0].hash };
+    return this.ask(verb, { session, actor: 'ann', ...hash, ...more });
   }
 
   ends(agent = 'desk'): UnderstudyEvent[] {
