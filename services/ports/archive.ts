@@ -1,4 +1,4 @@
-import type { Revision, SessionId, ShardId } from '../core/ids.ts';
+import type { AgentName, Revision, SessionId, ShardId } from '../core/ids.ts';
 import type { Incoming } from '../core/session/draft.ts';
 import type { SessionRecord } from '../core/session/record.ts';
 import type { Bundle } from '../core/session/specs.ts';
@@ -36,4 +36,8 @@ export interface Archive {
   ): AsyncIterable<Baseline>;
   putBundle(revision: Revision, bundle: Bundle): Promise<void>;
   bundle(revision: Revision): Promise<Bundle | undefined>;
+  /** Of each agent the bundle that was put last; those that do not parse are left out. */
+  lastBundles(): Promise<
+    ReadonlyMap<AgentName, { readonly revision: Revision; readonly bundle: Bundle }>
+  >;
 }

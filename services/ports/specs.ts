@@ -17,6 +17,12 @@ export interface SpecTexts {
 export interface LoadedSpecs {
   readonly catalog: Catalog;
   readonly problems: readonly SpecProblem[];
+  /** What texts that are broken, and of which no good one is known, may define. */
+  readonly unsure: {
+    readonly names: ReadonlySet<string>;
+    /** One of them cannot be read at all. */
+    readonly isAny: boolean;
+  };
 }
 
 export interface Specs {

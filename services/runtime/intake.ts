@@ -6,7 +6,7 @@
  */
 import { z } from 'zod';
 import { narrowed, narrowerLimitsSchema } from '../core/budget/budget.ts';
-import { issuesOf, messageOf, Refused } from '../core/errors.ts';
+import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import {
   agentNameSchema,
   keySeedOf,
@@ -41,6 +41,8 @@ export interface IntakePorts {
   readonly events: Events;
   readonly telemetry: Telemetry;
   readonly catalog: () => Catalog;
+  /** May it stand in a spec that is broken now? */
+  readonly isUnsure: (name: string) => boolean;
   readonly shards: number;
 }
 
@@ -52,6 +54,14 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
     addressed = addressOf(task, ports.catalog());
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
+    const unknown =
+      error.code === 'AGENT_UNKNOWN'
+        ? task.agent
+        : error.code === 'TENANT_UNKNOWN'
+          ? task.tenant
+          : undefined;
+    if (unknown !== undefined && ports.isUnsure(unknown))
+      throw new Unavailable('SPEC_BROKEN', `what defines ${unknown} is broken now`);
     return bury(task, error, ports);
   }
   const { tenant, session, message } = addressed;

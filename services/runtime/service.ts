@@ -21,6 +21,7 @@ import { Definitions } from './definitions.ts';
 import { Host } from './host.ts';
 import { takeIn } from './intake.ts';
 import { IntakeSeat } from './intake-seat.ts';
+import { isUnsure, withLastGood } from './last-good.ts';
 import { Windows } from './windows.ts';
 
 export interface RuntimePorts {
@@ -88,7 +89,10 @@ export async function startRuntime(
   let current: LoadedSpecs;
   try {
     // Sessions that exist bring their own definitions: they need not wait for what new ones would get.
-    [current] = await Promise.all([there(() => specs.load()), there(() => host.start())]);
+    [current] = await Promise.all([
+      there(async () => withLastGood(await specs.load(), ports.archive)),
+      there(() => host.start()),
+    ]);
     await there(() => announce(current, ports));
   } catch (error) {
     await host.drain();
@@ -116,11 +120,17 @@ export async function startRuntime(
     capacity: () => (host.load.actors > actorsMax ? 0 : intakeMax),
     isCutOff: () => host.isCutOff,
     accept: (task) =>
-      takeIn(task, { ...ports, catalog: () => current.catalog, shards: settings.shards }),
+      takeIn(task, {
+        ...ports,
+        catalog: () => current.catalog,
+        isUnsure: (name) => isUnsure(current, name),
+        shards: settings.shards,
+      }),
   });
   await intake.start();
   const following = specs.follow(
-    async (changed) => {
+    async (loaded) => {
+      const changed = await withLastGood(loaded, ports.archive);
       await announce(changed, ports, current);
       current = changed;
     },

@@ -319,8 +319,11 @@ function describeQueues(name: string, open: () => Promise<World>) {
 
       test('bundles are found by revision', async () => {
         await world.archive.putBundle('rev1' as Revision, bundleOf());
+        await world.archive.putBundle('rev2' as Revision, bundleOf());
+        await world.archive.putBundle('rev1' as Revision, bundleOf());
+        expect((await world.archive.lastBundles()).get(bundleOf().name)?.revision).toBe('rev1');
         expect(await world.archive.bundle('rev1' as Revision)).toEqual(bundleOf());
-        expect(await world.archive.bundle('rev2' as Revision)).toBeUndefined();
+        expect(await world.archive.bundle('rev3' as Revision)).toBeUndefined();
       });
     });
 

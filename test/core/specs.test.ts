@@ -292,8 +292,10 @@ describe('specs that change', () => {
       'm.yaml': model,
       'b.yaml': `# a comment\n${agent('b').replace('instructions: i', 'instructions: *important')}`,
     });
-    const { catalog, problems } = await specsOf([maps], '.').load();
+    const { catalog, problems, unsure } = await specsOf([maps], '.').load();
     expect([...catalog.agents.keys()]).toEqual(['a']);
+    // Whoever starts now does not know b, but that there may be one.
+    expect(unsure).toEqual({ names: new Set(['b']), isAny: false });
     expect(problems).toEqual([
       { file: 'b.yaml:2', field: '', message: expect.stringContaining('important') },
     ]);
@@ -306,8 +308,9 @@ describe('specs that change', () => {
     symlinkSync('somebody@host.1234', join(folder, '.#a.yaml'));
     writeFileSync(join(folder, '.draft.yaml'), agent('draft'));
     symlinkSync('nowhere', join(folder, 'gone.yaml'));
-    const { catalog, problems } = await loadSpecs(folder);
+    const { catalog, problems, unsure } = await loadSpecs(folder);
     expect([...catalog.agents.keys()]).toEqual(['a']);
+    expect(unsure.isAny).toBe(true);
     expect(problems).toEqual([
       { file: 'gone.yaml', field: '', message: 'it cannot be read (ENOENT)' },
     ]);

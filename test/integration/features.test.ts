@@ -1,5 +1,6 @@
 /** What a user does, on real processes: tasks, approvals, steering, bad input, the command line. */
 import { execFile } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -424,6 +425,45 @@ describe('bad input loses nothing and blocks nobody', () => {
     );
     expect((await system.endOf('position-1')).data.to).toBe('completed');
     await system.verifyAll(['position-1', ...tasks]);
+  });
+
+  test('a spec that is broken now takes nothing away, also from a runtime that starts meanwhile', async () => {
+    const file = join(system.folder, 'specs/spare.yaml');
+    const spare = (model: string) => `apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: spare }
+spec: { instructions: Follow the script., model: ${model}, tools: [pure] }
+---
+apiVersion: understudy.dev/v1
+kind: Tenant
+metadata: { name: late }
+spec: { agents: [spare]
+`;
+    writeFileSync(file, `${spare('scripted')}}`);
+    const run = async (id: string, options: { agent: string; tenant?: string }) => {
+      await system.publish(id, script('pure'), options);
+      expect((await system.endOf(id)).data).toMatchObject({ to: 'completed' });
+    };
+    const agents = async () =>
+      (await system.ask<{ agents: { name: string }[] }>('doctor')).agents.map(({ name }) => name);
+    await eventually(async () => (await agents()).includes('spare'), 'the agent to be known');
+    await run('spare-1', { agent: 'spare' });
+
+    writeFileSync(file, spare('nobody'));
+    for (const runtime of system.of('runtime')) system.stack.kill(runtime);
+    await system.stack.start('runtime');
+    // Its revision is known from BUNDLES; what a tenant is stands in the broken text alone.
+    await system.publish('late-1', script('pure'), { agent: 'spare', tenant: 'late' });
+    await run('spare-2', { agent: 'spare' });
+    await raw('nowhere', '{}', 'nobody-there');
+    expect((await deadOf('nobody-there')).code).toBe('AGENT_UNKNOWN');
+
+    writeFileSync(file, `${spare('scripted')}}`);
+    expect((await system.endOf('late-1')).data).toMatchObject({ to: 'completed' });
+    rmSync(file);
+    await eventually(async () => !(await agents()).includes('spare'), 'the agent to be gone');
+    await raw('spare', '{}', 'spare-3');
+    expect((await deadOf('spare-3')).code).toBe('AGENT_UNKNOWN');
   });
 
   test('a poisoned outbox entry in Redis is a dead letter with its text, and its shard goes on', async () => {

@@ -83,7 +83,10 @@ async function start(model: Model) {
     specs: '.',
     model,
     clock: systemClock,
-    documents: { load: async () => built, follow: () => ({ stop: () => undefined }) },
+    documents: {
+      load: async () => ({ ...built, unsure: { names: new Set(), isAny: false } }),
+      follow: () => ({ stop: () => undefined }),
+    },
   });
   const events: UnderstudyEvent[] = [];
   await running.events.follow({}, true, (event) => events.push(event));

@@ -91,7 +91,17 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
         void source.refuse?.(name, own).catch(() => undefined); // telling is a courtesy: doctor says the same
       }
     }
-    return { catalog: built.catalog, problems };
+    const unclear = [...wrong]
+      .map((name) => current.get(name))
+      .filter((text) => text !== undefined);
+    return {
+      catalog: built.catalog,
+      problems,
+      unsure: {
+        names: new Set(unclear.flatMap((text) => (typeof text === 'string' ? namesIn(text) : []))),
+        isAny: unclear.some((text) => typeof text !== 'string'),
+      },
+    };
   };
 
   return {
@@ -137,12 +147,16 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
 export const loadSpecs = (directory: string): Promise<LoadedSpecs> =>
   specsOf([folderTexts(directory)], directory).load();
 
+/** What a text may define, also one that is no YAML. */
+const namesIn = (text: string): string[] =>
+  [...text.matchAll(/\bname['"]?\s*:\s*['"]?([A-Za-z0-9_-]+)/g)].map(([, name]) => name!);
+
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 
 async function build(
   texts: ReadonlyMap<string, SpecText>,
   directory: string,
-): Promise<LoadedSpecs> {
+): Promise<Omit<LoadedSpecs, 'unsure'>> {
   const documents: { document: SpecDocument; file: string; machineHash?: string }[] = [];
   const problems: SpecProblem[] = [];
   for (const [file, text] of texts) {

@@ -40,7 +40,12 @@ export function memoryArchive(): Archive {
         if (latest) yield latest;
       }
     },
-    putBundle: async (revision, bundle) => void bundles.set(revision, bundle),
+    putBundle: async (revision, bundle) => {
+      bundles.delete(revision); // those put last come last
+      bundles.set(revision, bundle);
+    },
+    lastBundles: async () =>
+      new Map([...bundles].map(([revision, bundle]) => [bundle.name, { revision, bundle }])),
     bundle: async (revision) => bundles.get(revision),
   };
 }

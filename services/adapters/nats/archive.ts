@@ -2,7 +2,7 @@
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { z } from 'zod';
 import { isNewer, issuesOf, messageOf, Refused } from '../../core/errors.ts';
-import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
+import type { AgentName, Revision, SessionId, ShardId } from '../../core/ids.ts';
 import { jsonStored } from '../../core/json.ts';
 import { currentBehaviour } from '../../core/session/behaviour.ts';
 import { messageSchema } from '../../core/session/messages.ts';
@@ -137,6 +137,24 @@ export function natsArchive(nats: Nats): Archive {
     async putBundle(revision, bundle) {
       await publisher.publish(subjects.bundle(revision), JSON.stringify(bundle));
       bundles.set(revision, Promise.resolve(bundle));
+    },
+    async lastBundles() {
+      const found = new Map<AgentName, { revision: Revision; bundle: Bundle }>();
+      for (let seq = 1; ; seq += 1) {
+        const message = await lastMessage(nats, streams.bundles, {
+          seq,
+          next_by_subj: subjects.bundle('*' as Revision),
+        });
+        if (!message) return found;
+        seq = message.seq;
+        const revision = message.subject.split('.').at(-1) as Revision;
+        try {
+          const bundle = bundleOf(revision, message.text);
+          found.set(bundle.name, { revision, bundle });
+        } catch (error) {
+          if (!(error instanceof Refused)) throw error; // written by another version
+        }
+      }
     },
     bundle(revision) {
       let found = bundles.get(revision);

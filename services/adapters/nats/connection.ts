@@ -137,12 +137,10 @@ export async function lastMessage(
   nats: Pick<Nats, 'requests'>,
   stream: string,
   query: { last_by_subj: string } | { seq: number; next_by_subj?: string },
-): Promise<{ seq: number; text: string; bytes: Buffer; at: number } | undefined> {
-  const answer = await ask<{ message?: { seq: number; data?: string; time: string } }>(
-    nats,
-    `$JS.API.STREAM.MSG.GET.${stream}`,
-    query,
-  );
+): Promise<{ seq: number; subject: string; text: string; bytes: Buffer; at: number } | undefined> {
+  const answer = await ask<{
+    message?: { seq: number; subject: string; data?: string; time: string };
+  }>(nats, `$JS.API.STREAM.MSG.GET.${stream}`, query);
   if (answer.error) {
     if (
       answer.error.err_code === noMessageFound ||
@@ -154,9 +152,9 @@ export async function lastMessage(
     });
   }
   if (!answer.message) throw new Unavailable('NATS_UNAVAILABLE', `stream ${stream} gave no answer`);
-  const { seq, data = '', time } = answer.message;
+  const { seq, subject, data = '', time } = answer.message;
   const bytes = Buffer.from(data, 'base64');
-  return { seq, text: bytes.toString('utf8'), bytes, at: Date.parse(time) };
+  return { seq, subject, text: bytes.toString('utf8'), bytes, at: Date.parse(time) };
 }
 
 /** Ask the JetStream API, in JSON. @throws Unavailable on no answer; an `error` in the answer is returned. */
