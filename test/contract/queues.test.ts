@@ -317,6 +317,28 @@ function describeQueues(name: string, open: () => Promise<World>) {
         ]);
       });
 
+      test('one that no message can carry is kept as well, also beside one whose writer died', async () => {
+        const noise = Array.from({ length: 130_000 }, (_, at) =>
+          ((at * 2_654_435_761) >>> 0).toString(36),
+        ).join('');
+        const big = {
+          ...first.record,
+          session: 'big-1' as SessionId,
+          reason: [...noise].map((one, at) => one + ((at * 7_919) % 97)).join(''),
+        };
+        const mail = first.mail.map((incoming) => JSON.stringify(incoming));
+        await world.archive.append(shard, big, mail);
+        await world.archive.append(shard, { ...big, version: 2 }, mail);
+        expect((await world.archive.latest(shard, big.session))?.record.version).toBe(2);
+        expect(
+          (await world.archive.chain(shard, big.session)).map(({ record }) => record.reason),
+        ).toEqual([big.reason, big.reason]);
+        const found = [];
+        for await (const { record } of world.archive.latestOf(shard, () => undefined))
+          if (record.session === big.session) found.push(record.version);
+        expect(found).toEqual([2]);
+      });
+
       test('bundles are found by revision', async () => {
         await world.archive.putBundle('rev1' as Revision, bundleOf());
         await world.archive.putBundle('rev2' as Revision, bundleOf());

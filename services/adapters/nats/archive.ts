@@ -10,6 +10,7 @@ import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
 import { type Bundle, bundleSchema } from '../../core/session/specs.ts';
 import type { Archive, Baseline } from '../../ports/archive.ts';
+import { chunksOf, isChunk, joined } from './baseline-chunks.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
 
@@ -74,7 +75,7 @@ export function natsArchive(nats: Nats): Archive {
     );
     // A baseline that was written twice (its writer died before it could note the first) counts once.
     const kept: (Baseline & { part: number })[] = [];
-    for (const baseline of packed.map(unpack)) {
+    for (const baseline of joined(packed).map(unpack)) {
       const before = kept.at(-1);
       if (
         !before ||
@@ -92,10 +93,13 @@ export function natsArchive(nats: Nats): Archive {
       const write = async (mail: readonly string[], part: number): Promise<number> => {
         const packed = pack(recordText, mail, part);
         if (packed.length <= packedBytesMax || mail.length <= 1) {
-          await publisher.publish(subject, packed, { pace: 'soon' });
+          const messages =
+            packed.length <= packedBytesMax ? [packed] : chunksOf(packed, packedBytesMax);
+          for (const message of messages)
+            await publisher.publish(subject, message, { pace: 'soon' });
           return part + 1;
         }
-        // One message must hold it: halves, in order, each with the record.
+        // Halves, in order, each with the record: one message holds one, if it can.
         const half = Math.ceil(mail.length / 2);
         return write(mail.slice(half), await write(mail.slice(0, half), part));
       };
@@ -112,6 +116,7 @@ export function natsArchive(nats: Nats): Archive {
     async *latestOf(shard, onUnreadable, since) {
       const latest = new Map<SessionId, Baseline>();
       const newer: Refused[] = [];
+      const inChunks = new Set<SessionId>();
       const which = since === undefined ? ({ deliver: 'last-per-subject' } as const) : { since };
       await readAll(
         nats,
@@ -122,6 +127,10 @@ export function natsArchive(nats: Nats): Archive {
           ...which,
         },
         (message) => {
+          if (isChunk(message.bytes())) {
+            inChunks.add(subjects.sessionOfArchive(message.subject));
+            return;
+          }
           try {
             const baseline = withoutPart(unpack(message.bytes()));
             latest.set(baseline.record.session, baseline);
@@ -131,6 +140,16 @@ export function natsArchive(nats: Nats): Archive {
           }
         },
       );
+      for (const session of inChunks) {
+        try {
+          const baseline = (await chainOf(shard, session)).at(-1);
+          if (baseline) latest.set(session, baseline);
+        } catch (error) {
+          if (!(error instanceof Refused)) throw error;
+          if (isNewer(error)) newer.push(error);
+          onUnreadable(session, messageOf(error));
+        }
+      }
       if (newer[0]) throw newer[0];
       yield* latest.values();
     },

@@ -320,8 +320,13 @@ function mustFit(
   if (behaviour >= 2 && isResult(message)) return;
   const kept =
     behaviour >= 2 ? deferred.filter(({ message: one }) => !isResult(one)).length : deferred.length;
-  if (kept < max) return;
-  const most = `${max} messages`;
+  const bytes = [...deferred.map(({ message: one }) => one), message].reduce(
+    (sum, one) => sum + (one.kind === 'task' ? one.input.length : 0),
+    0,
+  );
+  const fits = behaviour < 2 || bytes <= limits.deferredBytesMax;
+  if (kept < max && fits) return;
+  const most = fits ? `${max} messages` : `tasks of ${limits.deferredBytesMax} bytes`;
   throw new Refused('DEFERRED_FULL', `session ${session} is ${status} and keeps ${most} already`);
 }
 
