@@ -16,6 +16,7 @@ import { serveProbes } from '../adapters/observability/probes.ts';
 import { observability } from '../adapters/observability/telemetry.ts';
 import { processSandboxes } from '../adapters/process/sandboxes.ts';
 import { processRunner } from '../adapters/process/tool.ts';
+import { startWatchdog } from '../adapters/process/watchdog.ts';
 import { claimSandbox } from '../adapters/sandbox/client.ts';
 import { serveEgress } from '../adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
@@ -45,11 +46,12 @@ await runService(async (started) => {
       ? undefined
       : await serveEgress({ ...settings.egress, telemetry });
   started({ name: 'egress', stop: async () => egress?.stop() });
+  const watchdog = startWatchdog();
   const runners = [
     builtinRunner(builtinTools(settings.files)),
     httpRunner(process.env),
-    mcpRunner(process.env),
-    await processRunner({ scratch: settings.scratch, instance: settings.instance }),
+    mcpRunner(process.env, watchdog.mark),
+    await processRunner({ scratch: settings.scratch, instance: settings.instance, watchdog }),
     sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry, egress }, idleMs),
   ];
   started({

@@ -244,6 +244,46 @@ describe('process', () => {
     expect(() => process.getBuiltinModule('node:fs').statSync(marker)).toThrow();
   });
 
+  test('an executor that is killed takes its tools along, also those that left their group', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'watchdog-'));
+    const program = join(folder, 'executor.ts');
+    const services = new URL('../../services/', import.meta.url).pathname;
+    writeFileSync(
+      program,
+      `import { processRunner } from '${services}adapters/process/tool.ts';
+import { toolSpecSchema } from '${services}core/tools/tool-spec.ts';
+const runner = await processRunner({ scratch: process.argv[2] });
+const run = { kind: 'process', command: ['/bin/sh', '-c', process.argv[3]] };
+const spec = toolSpecSchema.parse({ description: 'x', run, timeoutMs: 60000 });
+await runner.run(
+  { tool: 't', spec, arguments: {}, tenant: 'a', session: 's', idempotencyKey: 'k' },
+  run, new AbortController().signal,
+);
+`,
+    );
+    const pids = join(folder, 'pids');
+    const script = `setsid sleep 300 & echo $! >> ${pids}; sleep 300 & echo $! >> ${pids}; echo $$ >> ${pids}; wait`;
+    const executor = spawn(
+      process.execPath,
+      ['--disable-warning=ExperimentalWarning', program, folder, script],
+      { stdio: 'ignore' },
+    );
+    const running = await eventually(() => {
+      const found = existsSync(pids) ? readFileSync(pids, 'utf8').trim().split('\n') : [];
+      return found.length === 3 ? found.map(Number) : undefined;
+    }, 'the tool to run');
+    const isAlive = (pid: number) => {
+      try {
+        return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+      } catch {
+        return false;
+      }
+    };
+    expect(running.filter(isAlive)).toEqual(running);
+    executor.kill('SIGKILL');
+    await eventually(() => !running.some(isAlive), 'the tools to end');
+  });
+
   test('a flood of output is cut off and said', async () => {
     expect(await use(runner, job({}, shell('yes x | head -c 9000000')))).toMatchObject({
       ok: false,
@@ -514,6 +554,35 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
       ok: false,
       failure: { class: 'transient', code: 'MCP_UNREACHABLE', hasBegun: false },
     });
+  });
+
+  test('what is not set, and what is no address, is named', async () => {
+    const missing = await use(runner, job({}, mcp('add', '${env:NOT_SET}')));
+    expect(missing).toMatchObject({
+      failure: { class: 'permanent', code: 'TOOL_ENV_MISSING', hasBegun: false },
+    });
+    expect(JSON.stringify(missing)).toContain('NOT_SET');
+    expect(await use(runner, job({}, { ...mcp('add'), url: '${env:TOKEN}/mcp' }))).toMatchObject({
+      failure: { class: 'permanent', code: 'TOOL_URL_INVALID', hasBegun: false },
+    });
+  });
+
+  test('a server that was started again refuses the old session: nothing has begun, and the next call is made', async () => {
+    await use(runner, job({ a: 1, b: 2 }, mcp('add')));
+    server.signal('SIGKILL');
+    await server.ended;
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add')))).toMatchObject({
+      failure: { class: 'transient', code: 'MCP_UNREACHABLE', hasBegun: false },
+    });
+    await start();
+    await use(runner, job({ a: 1, b: 2 }, mcp('add')));
+    server.signal('SIGKILL');
+    await server.ended;
+    await start();
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add')))).toMatchObject({
+      failure: { class: 'transient', code: 'MCP_SESSION_GONE', hasBegun: false },
+    });
+    expect(await use(runner, job({ a: 1, b: 2 }, mcp('add')))).toMatchObject({ ok: true });
   });
 
   test('a server that dies in the middle may have done it; started again, it is found again', async () => {

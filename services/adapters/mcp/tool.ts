@@ -1,9 +1,17 @@
 /** Tools of MCP servers, over stdio or streamable HTTP, through the official client. One connection per server, made when it is first needed. */
-import { Client, ProtocolError, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+import {
+  Client,
+  ProtocolError,
+  SdkErrorCode,
+  SdkHttpError,
+  StreamableHTTPClientTransport,
+  UnauthorizedError,
+} from '@modelcontextprotocol/client';
 import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
-import { messageOf } from '../../core/errors.ts';
-import { failed } from '../../core/tools/job.ts';
+import { messageOf, Refused } from '../../core/errors.ts';
+import { failed, type Outcome } from '../../core/tools/job.ts';
 import { mcpMeta, mcpRefused, mcpResultSchema, outcomeOfMcp } from '../../core/tools/mcp-result.ts';
+import { expandEnvironment } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../ports/performers.ts';
 
@@ -24,10 +32,19 @@ interface Line {
 
 export function mcpRunner(
   environment: Readonly<Record<string, string | undefined>>,
+  /** For the environment of servers that are programs. */
+  mark: Readonly<Record<string, string>> = {},
 ): ToolRunner<McpRun> {
   const lines = new Map<string, Line>();
-  const secrets = (text: string) =>
-    text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
+  const expand = (text: string): string => {
+    const expanded = expandEnvironment(text, environment);
+    if (!expanded.ok)
+      throw new Refused(
+        'TOOL_ENV_MISSING',
+        `${expanded.missing.join(', ')} is not set for this executor`,
+      );
+    return expanded.text;
+  };
 
   const connect = async (run: McpRun, onClose: () => void): Promise<Client> => {
     const client = new Client(
@@ -42,16 +59,16 @@ export function mcpRunner(
         new StdioClientTransport({
           command,
           args,
-          env: { PATH: '/usr/local/bin:/usr/bin:/bin' },
+          env: { PATH: '/usr/local/bin:/usr/bin:/bin', ...mark },
           stderr: 'ignore',
         }),
       );
     } else {
       const headers = Object.fromEntries(
-        Object.entries(run.headers).map(([name, value]) => [name, secrets(value)]),
+        Object.entries(run.headers).map(([name, value]) => [name, expand(value)]),
       );
       await client.connect(
-        new StreamableHTTPClientTransport(new URL(secrets(run.url ?? '')), {
+        new StreamableHTTPClientTransport(addressOf(expand(run.url ?? '')), {
           requestInit: { headers },
         }),
       );
@@ -92,11 +109,14 @@ export function mcpRunner(
         try {
           client = await line.client;
         } catch (error) {
-          const message = `tool ${job.tool}: its MCP server could not be reached: ${messageOf(error).slice(0, 200)}`;
-          return {
-            ok: false,
-            failure: { class: 'transient', code: 'MCP_UNREACHABLE', message, hasBegun: false },
-          };
+          if (error instanceof Refused)
+            return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
+          const why = messageOf(error).slice(0, 200);
+          return notBegun(
+            'transient',
+            'MCP_UNREACHABLE',
+            `tool ${job.tool}: its MCP server could not be reached: ${why}`,
+          );
         }
         const meta = mcpMeta(job.idempotencyKey, job.traceparent);
         const result = await client.callTool(
@@ -113,6 +133,8 @@ export function mcpRunner(
         // A server over HTTP that was started again knows no old session: the next try begins anew.
         const isBroken = !signal.aborted && run.url;
         if (isBroken) retire(key, line);
+        const refusal = refusalOf(job.tool, error);
+        if (refusal) return refusal;
         // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
         const isLate = performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
         if (isLate && line.heardAt < from)
@@ -133,4 +155,42 @@ export function mcpRunner(
       for (const line of open) await hangUp(line);
     },
   };
+}
+
+const addressOf = (url: string): URL => {
+  if (!/^https?:/i.test(url) || !URL.canParse(url))
+    throw new Refused('TOOL_URL_INVALID', 'its url is not an address');
+  return new URL(url);
+};
+
+const notBegun = (
+  failureClass: 'transient' | 'permanent',
+  code: string,
+  message: string,
+): Outcome<never> => ({
+  ok: false,
+  failure: { class: failureClass, code, message, hasBegun: false },
+});
+
+/** What never reached the tool: the server refused the request as a whole, or was not there. */
+function refusalOf(tool: string, error: unknown): Outcome<never> | undefined {
+  const status =
+    error instanceof UnauthorizedError
+      ? 401
+      : error instanceof SdkHttpError && error.code === SdkErrorCode.ClientHttpNotImplemented
+        ? error.status
+        : undefined;
+  const { code } = ((error as { cause?: { code?: unknown } }).cause ?? {}) as { code?: unknown };
+  if (code === 'ECONNREFUSED' || code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+    return notBegun('transient', 'MCP_UNREACHABLE', `tool ${tool}: its MCP server is not there`);
+  if (status === 401 || status === 403)
+    return notBegun('permanent', 'MCP_REFUSED', `tool ${tool}: its MCP server answered ${status}`);
+  // It forgot our session, or has no room now: the next try begins anew.
+  if (status === 404 || status === 425 || status === 429)
+    return notBegun(
+      'transient',
+      status === 404 ? 'MCP_SESSION_GONE' : 'MCP_BUSY',
+      `tool ${tool}: its MCP server answered ${status}`,
+    );
+  return undefined;
 }

@@ -13,6 +13,7 @@ import { failed, type Outcome } from '../../core/tools/job.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import { ScratchFolders } from './scratch.ts';
+import { startWatchdog, type Watchdog } from './watchdog.ts';
 
 type ProcessRun = Extract<ToolRun, { kind: 'process' }>;
 
@@ -30,12 +31,15 @@ export interface ProcessSettings {
   readonly instance?: string | undefined;
   /** How long a session's scratch folder is kept for its next call, ms. */
   readonly scratchIdleMs?: number | undefined;
+  /** Ends what this process started, should it die; without one, it starts its own. */
+  readonly watchdog?: Watchdog | undefined;
 }
 
 export async function processRunner({
   scratch = tmpdir(),
   scratchIdleMs = limits.scratchIdleMs,
   instance,
+  watchdog = startWatchdog(),
 }: ProcessSettings = {}): Promise<ToolRunner<ProcessRun>> {
   const folders = await ScratchFolders.open(scratch, { idleMs: scratchIdleMs, owner: instance });
   return {
@@ -43,7 +47,7 @@ export async function processRunner({
     async run(job, run, signal) {
       try {
         return await folders.use(job.tenant, job.session, (folder) =>
-          runProgram(commandOf(run, folder), job, run, folder, signal),
+          runProgram(commandOf(run, folder), job, run, { folder, watchdog }, signal),
         );
       } catch (error) {
         // There is no folder to run it in: the disk is full, say.
@@ -60,7 +64,10 @@ export async function processRunner({
         };
       }
     },
-    close: () => folders.close(),
+    async close() {
+      await watchdog.close();
+      await folders.close();
+    },
   };
 }
 
@@ -86,7 +93,7 @@ function runProgram(
   command: readonly string[],
   job: ToolJob,
   run: ProcessRun,
-  scratch: string,
+  { folder, watchdog }: { readonly folder: string; readonly watchdog: Watchdog },
   signal: AbortSignal,
 ): Promise<Outcome<unknown>> {
   return new Promise((resolve) => {
@@ -97,12 +104,18 @@ function runProgram(
       '/bin/sh',
       ['-c', `${limitMemory}ulimit -c 0; ulimit -f 131072; exec "$@"`, 'tool', ...command],
       {
-        cwd: scratch,
+        cwd: folder,
         detached: true,
-        env: { PATH: '/usr/local/bin:/usr/bin:/bin', HOME: scratch, LANG: 'C.UTF-8' },
+        env: {
+          PATH: '/usr/local/bin:/usr/bin:/bin',
+          HOME: folder,
+          LANG: 'C.UTF-8',
+          ...watchdog.mark,
+        },
         stdio: ['pipe', 'pipe', 'pipe'],
       },
     );
+    const ended = child.pid === undefined ? () => undefined : watchdog.began(child.pid);
     const bytesMax = Math.max(64_000, job.spec.outputBytesMax * 4);
     const out: Buffer[] = [];
     let bytes = 0;
@@ -151,6 +164,7 @@ function runProgram(
       clearTimeout(quiet);
       clearTimeout(outputWait);
       kill(); // whatever it left behind in its group
+      ended();
       child.stdout.destroy();
       child.stderr.destroy();
       resolve(
@@ -160,12 +174,12 @@ function runProgram(
     child.on('close', finish);
     // One that it sent out of its group may hold its output open for ever; what the tool itself wrote is there within a moment.
     child.on('exit', (code, killedBy) => {
-      const ended = () => finish(code, killedBy);
+      const over = () => finish(code, killedBy);
       // Where our own loop stood still, what was written meanwhile is read first: timers come before it.
-      outputWait = setTimeout(() => setImmediate(ended), outputWaitMs);
+      outputWait = setTimeout(() => setImmediate(over), outputWaitMs);
       const wait = () => {
         clearTimeout(quiet);
-        quiet = setTimeout(() => setImmediate(ended), outputQuietMs);
+        quiet = setTimeout(() => setImmediate(over), outputQuietMs);
       };
       wait();
       child.stdout.on('data', wait);
