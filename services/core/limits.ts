@@ -19,6 +19,7 @@ export const limits = {
   mailPlainSessions: 32, // so many are few: their mail costs CPU to compress and little memory to keep
   mailPlainLength: 32_768, // characters of it that are kept as they are then: 1 Mi of them a shard at the most
   trimMs: 2_000, // a round of trimming; what was needed a round ago is kept, and Redis may lose its last second
+  clockDifferenceMs: 5_000, // between a machine and the broker: beyond it the process is not ready
   newerRetryMs: 5_000, // a shard that a newer release wrote to is looked at again after this
   stepTries: 5, // a session that crashes its step so often is parked
   deferredMax: 64, // messages that a paused session keeps for later

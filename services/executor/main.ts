@@ -5,6 +5,7 @@ import { httpRunner } from '../adapters/http/tool.ts';
 import type { PoolSettings } from '../adapters/kubernetes/sandboxes.ts';
 import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
+import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
@@ -61,6 +62,10 @@ await runService(async (started) => {
   // A start record names its process, so a second life of the same name does not answer for the first.
   const performer = `${settings.instance}-${process.pid}-${Date.now().toString(36)}`;
   const mailbox = natsMailbox(nats);
+  const clock = await brokerClock(nats, systemClock, settings.instance, (cause) =>
+    telemetry.log('warn', "the broker's time cannot be asked", { cause }),
+  );
+  started({ name: 'clock', stop: () => clock.stop() });
   const taking = await startExecutor(
     performer,
     settings.pool,
@@ -71,12 +76,15 @@ await runService(async (started) => {
       archive: natsArchive(nats),
       runners,
       telemetry,
-      clock: systemClock,
+      clock,
       shards: settings.shards,
     },
     settings.concurrency,
   );
-  const gauge = systemClock.every(1_000, () => telemetry.gauge('inFlight', taking.inFlight()));
+  const gauge = systemClock.every(1_000, () => {
+    telemetry.gauge('inFlight', taking.inFlight());
+    telemetry.gauge('clockAhead', clock.aheadMs() / 1_000);
+  });
   started({
     name: 'executor',
     stop: async () => {
@@ -86,7 +94,7 @@ await runService(async (started) => {
       await taking.stop();
     },
   });
-  whyNotReady = () => mailbox.trouble();
+  whyNotReady = () => clock.trouble() || mailbox.trouble();
   telemetry.log('info', 'serving', { port: probes.port });
 });
 

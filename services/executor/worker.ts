@@ -37,8 +37,6 @@ export interface ExecutorPorts {
   readonly runners: readonly ToolRunner[];
   readonly telemetry: Telemetry;
   readonly clock: Clock;
-  /** By the clock of the broker, which deadlines are told in, epoch ms. Left out: our own. */
-  readonly brokerNow?: () => number;
   readonly shards: number;
 }
 
@@ -108,7 +106,7 @@ async function perform(
   ports: ExecutorPorts,
   onRun: () => void,
 ): Promise<boolean> {
-  const { telemetry, clock, brokerNow = () => clock.now() } = ports;
+  const { telemetry, clock } = ports;
   const from = performance.now();
   const tell = (outcome: Outcome<Capped>, attempts: number): Promise<boolean> => {
     const seconds = (performance.now() - from) / 1_000;
@@ -116,7 +114,7 @@ async function perform(
     telemetry.performed('tool', effect.tool, word, seconds);
     return mail(executor, { effect, signal }, outcome, attempts, from, ports);
   };
-  if (effect.deadlineAt < brokerNow()) {
+  if (effect.deadlineAt < clock.now()) {
     telemetry.dropped('deadline'); // its session has stopped waiting
     return false;
   }

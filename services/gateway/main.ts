@@ -3,6 +3,7 @@
 import { settingsFrom } from '../adapters/files/environment.ts';
 import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
+import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
@@ -54,6 +55,10 @@ await runService(async (started) => {
   );
   started({ name: 'nats', stop: () => nats.close() });
   const mailbox = natsMailbox(nats);
+  const clock = await brokerClock(nats, systemClock, settings.instance, (cause) =>
+    telemetry.log('warn', "the broker's time cannot be asked", { cause }),
+  );
+  started({ name: 'clock', stop: () => clock.stop() });
   const taking = await startGateway(
     settings.instance,
     {
@@ -61,17 +66,20 @@ await runService(async (started) => {
       calls: redisModelCalls(store, settings.prefix),
       mailbox,
       archive: natsArchive(nats),
-      model: openaiModel(process.env, systemClock),
+      model: openaiModel(process.env, clock),
       rates: redisRateLimits(store, settings.prefix),
       tenants: () => catalog.tenants,
       telemetry,
-      clock: systemClock,
+      clock,
       shards: settings.shards,
       onText: natsTokens(nats),
     },
     settings.concurrency,
   );
-  const gauge = systemClock.every(1_000, () => telemetry.gauge('inFlight', taking.inFlight()));
+  const gauge = systemClock.every(1_000, () => {
+    telemetry.gauge('inFlight', taking.inFlight());
+    telemetry.gauge('clockAhead', clock.aheadMs() / 1_000);
+  });
   started({
     name: 'gateway',
     stop: async () => {
@@ -82,7 +90,8 @@ await runService(async (started) => {
     },
   });
   whyNotReady = () =>
-    store.status === 'ready' ? mailbox.trouble() : 'the session store does not answer';
+    clock.trouble() ||
+    (store.status === 'ready' ? mailbox.trouble() : 'the session store does not answer');
   telemetry.log('info', 'serving', { port: probes.port });
 });
 

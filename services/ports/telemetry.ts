@@ -35,6 +35,7 @@ export interface Telemetry {
       | 'outbox'
       | 'backlog'
       | 'inFlight'
+      | 'clockAhead'
       | 'sandboxesFree'
       | 'sandboxesClaimed',
     value: number,

@@ -3,6 +3,7 @@
 import { settingsFrom } from '../adapters/files/environment.ts';
 import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
+import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsControl } from '../adapters/nats/control.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
@@ -27,11 +28,12 @@ await runService(async (started) => {
   const settings = settingsFrom(process.env);
   const { telemetry, registry } = observability('runtime', settings.instance, settings.logLevel);
   let runtime: Runtime | undefined;
+  let clockTrouble = () => '';
   const { why, there } = startingUp(telemetry);
   const probes = await serveProbes(
     settings.httpPort,
     registry,
-    () => runtime?.whyNotReady() ?? why(),
+    () => clockTrouble() || (runtime?.whyNotReady() ?? why()),
   );
   started({ name: 'probes', stop: () => probes.stop() });
   // All at once: a runtime that comes back reclaims its shards, and they are silent until then.
@@ -62,6 +64,20 @@ await runService(async (started) => {
         },
       ),
   );
+  const clock = await brokerClock(nats, systemClock, settings.instance, (cause) =>
+    telemetry.log('warn', "the broker's time cannot be asked", { cause }),
+  );
+  clockTrouble = clock.trouble;
+  const ahead = systemClock.every(1_000, () =>
+    telemetry.gauge('clockAhead', clock.aheadMs() / 1_000),
+  );
+  started({
+    name: 'clock',
+    stop: () => {
+      ahead.stop();
+      clock.stop();
+    },
+  });
   runtime = await startRuntime(
     settings,
     {
@@ -75,7 +91,7 @@ await runService(async (started) => {
       tasks: natsTasks(nats),
       control: natsControl(nats),
       telemetry,
-      clock: systemClock,
+      clock,
     },
     specsOf([folderTexts(settings.specs), ...(configMaps ? [configMaps] : [])], settings.specs),
     (host) => started({ name: 'host', stop: () => host.drain() }),

@@ -212,6 +212,7 @@ authorization {
         publish: [
           "{{ $p }}.task.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
           "{{ $p }}.start.*" # cancellation records
+          "{{ $p }}.clock.*"
           "_INBOX_operator.>", "_INBOX_console.>", "_INBOX_executor.>" # answers; allow_responses loses its memory when the server restarts
           {{- range $tenants }}
           "_INBOX_tenant-{{ . }}.>"
@@ -237,8 +238,8 @@ authorization {
       user: gateway, password: {{ index $passwords "nats-gateway" | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.stream.>", "{{ $p }}.effect.models.*"
-          "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES"
+          "{{ $p }}.mail.>", "{{ $p }}.stream.>", "{{ $p }}.effect.models.*", "{{ $p }}.clock.*"
+          "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-models", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-models", "$JS.ACK.{{ $s }}EFFECTS.pool-models.>"
         ]
         subscribe: ["_INBOX_gateway.>", "{{ $p }}.cancel.models"]
@@ -248,7 +249,7 @@ authorization {
       user: executor, password: {{ index $passwords "nats-executor" | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.holds.*", "{{ $p }}.effect.tools.*", "{{ $p }}.workspace.>", "_INBOX_executor.>"
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.effect.tools.*", "{{ $p }}.workspace.>", "_INBOX_executor.>"
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-tools", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-tools", "$JS.ACK.{{ $s }}EFFECTS.pool-tools.>"

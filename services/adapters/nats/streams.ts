@@ -57,7 +57,7 @@ function configOf(
       return {
         ...common,
         name: streams.starts,
-        subjects: [subjects.all('start')],
+        subjects: [subjects.all('start'), subjects.all('clock')],
         max_age: nanos(limits.startsMaxAgeMs),
         max_msgs_per_subject: 1,
         discard: DiscardPolicy.New,

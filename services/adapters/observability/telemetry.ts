@@ -127,6 +127,11 @@ export function observability(service: string, instance: string, level = 'info')
       help: 'Sandboxes in use, by whomever',
       registers,
     }),
+    clockAhead: new Gauge({
+      name: 'understudy_clock_ahead_seconds',
+      help: 'How far the clock of this machine is ahead of the broker',
+      registers,
+    }),
     inFlight: new Gauge({
       name: 'understudy_effects_in_flight',
       help: 'Effects being performed',

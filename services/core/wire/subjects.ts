@@ -13,6 +13,8 @@ export function subjectsOf(prefix = 'understudy') {
     effect: (pool: string, tenant: TenantId | '*') => `${prefix}.effect.${pool}.${tenant}`,
     cancel: (pool: string) => `${prefix}.cancel.${pool}`,
     start: (effect: EffectId | string) => `${prefix}.start.${effect}`,
+    /** Notes that are read again for the broker's time. */
+    clock: (instance: string) => `${prefix}.clock.${instance}`,
     holds: (performer: string) => `${prefix}.holds.${performer}`,
     event: (tenant: string, agent: string, session: string, kind: string) =>
       `${prefix}.event.${tenant}.${agent}.${session}.${kind}`,
