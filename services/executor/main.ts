@@ -10,6 +10,7 @@ import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
+import { natsToolChecks } from '../adapters/nats/tool-checks.ts';
 import { natsWorkspaces } from '../adapters/nats/workspaces.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
@@ -21,6 +22,7 @@ import { startWatchdog } from '../adapters/process/watchdog.ts';
 import { claimSandbox } from '../adapters/sandbox/client.ts';
 import { serveEgress } from '../adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
+import { troublesOf } from '../core/tools/environment-check.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { builtinRunner, builtinTools } from './builtin.ts';
 import { startExecutor } from './worker.ts';
@@ -81,6 +83,7 @@ await runService(async (started) => {
     },
     settings.concurrency,
   );
+  natsToolChecks(nats).answer((questions) => troublesOf(questions, process.env));
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());
     telemetry.gauge('clockAhead', clock.aheadMs() / 1_000);

@@ -13,6 +13,7 @@ import {
 import { memoryRateLimits } from '../adapters/memory/rate-limits.ts';
 import { memoryStore } from '../adapters/memory/session-store.ts';
 import { countingTelemetry } from '../adapters/memory/telemetry.ts';
+import { memoryToolChecks } from '../adapters/memory/tool-checks.ts';
 import { memoryWorkspaces } from '../adapters/memory/workspaces.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { openaiModel } from '../adapters/openai/model.ts';
@@ -20,6 +21,7 @@ import { processSandboxes } from '../adapters/process/sandboxes.ts';
 import { processRunner } from '../adapters/process/tool.ts';
 import { claimSandbox } from '../adapters/sandbox/client.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
+import { troublesOf } from '../core/tools/environment-check.ts';
 import { builtinRunner, builtinTools } from '../executor/builtin.ts';
 import { startExecutor } from '../executor/worker.ts';
 import { startGateway } from '../gateway/worker.ts';
@@ -67,9 +69,11 @@ export async function startInMemory(options: InMemoryOptions) {
     leases: store.leases,
     tasks,
     control,
+    checks: memoryToolChecks(),
     telemetry,
     clock,
   };
+  runtimePorts.checks.answer((questions) => troublesOf(questions, environment));
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
   const runtime = await startRuntime(settings, runtimePorts, options.documents);
   const runners = options.runners ?? [

@@ -2,6 +2,7 @@
 import type { ShardId } from '../core/ids.ts';
 import { jsonStored } from '../core/json.ts';
 import type { SpecProblem } from '../core/session/specs.ts';
+import type { ToolQuestion } from '../core/tools/environment-check.ts';
 import { type Health, summarySchema } from '../core/wire/control-answers.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
@@ -10,6 +11,7 @@ import type { Leases } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Tasks } from '../ports/tasks.ts';
+import type { ToolChecks } from '../ports/tool-checks.ts';
 
 export interface HealthPorts {
   readonly store: SessionStore;
@@ -17,9 +19,12 @@ export interface HealthPorts {
   readonly events: Pick<Events, 'countDeadLetters'>;
   readonly effects: Pick<Effects, 'pools'>;
   readonly tasks: Pick<Tasks, 'state'>;
+  readonly checks: Pick<ToolChecks, 'ask'>;
   readonly leases: Leases;
   readonly clock: Clock;
   readonly shards: number;
+  /** What tools of the agents name. */
+  readonly questions: () => readonly ToolQuestion[];
   readonly problems: () => readonly SpecProblem[];
   readonly agents: () => readonly {
     readonly name: string;
@@ -33,7 +38,7 @@ const failedMs = 3_600_000;
 export async function healthOf(ports: HealthPorts): Promise<Health> {
   const { leases, mailbox, store, events, effects, tasks, clock, shards } = ports;
   const all = Array.from({ length: shards }, (_, shard) => shard as ShardId);
-  const [owners, bounds, positions, deadLetters, pools, waiting, recent, parked] =
+  const [owners, bounds, positions, deadLetters, pools, waiting, recent, parked, troubles] =
     await Promise.all([
       leases.owners(shards),
       mailbox.bounds(),
@@ -43,6 +48,7 @@ export async function healthOf(ports: HealthPorts): Promise<Health> {
       tasks.state(),
       Promise.all(all.map((shard) => store.recent(shard))),
       countParked(store, all),
+      ports.checks.ask(ports.questions()),
     ]);
   const since = clock.now() - failedMs;
   const failed = recent.flat().filter((text) => {
@@ -66,7 +72,10 @@ export async function healthOf(ports: HealthPorts): Promise<Health> {
     failed,
     pools: pools.sort((left, right) => (left.pool < right.pool ? -1 : 1)),
     agents: [...ports.agents()],
-    problems: [...ports.problems()],
+    problems: [
+      ...ports.problems(),
+      ...troubles.map(({ tool, field, message }) => ({ file: `tool ${tool}`, field, message })),
+    ],
   };
 }
 

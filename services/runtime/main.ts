@@ -12,6 +12,7 @@ import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
 import { declareStreams, updateStreams } from '../adapters/nats/streams.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
+import { natsToolChecks } from '../adapters/nats/tool-checks.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
 import { serveProbes } from '../adapters/observability/probes.ts';
@@ -89,6 +90,7 @@ await runService(async (started) => {
       starts: natsStarts(nats),
       leases: redisLeases(redis, settings.prefix),
       tasks: natsTasks(nats),
+      checks: natsToolChecks(nats),
       control: natsControl(nats),
       telemetry,
       clock,

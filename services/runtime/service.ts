@@ -2,6 +2,8 @@
 import { randomUUID } from 'node:crypto';
 import type { HostId } from '../core/ids.ts';
 import { patiently } from '../core/patience.ts';
+import type { Catalog } from '../core/session/specs.ts';
+import { questionOf, type ToolQuestion } from '../core/tools/environment-check.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Control } from '../ports/control.ts';
@@ -14,6 +16,7 @@ import type { LoadedSpecs, Specs } from '../ports/specs.ts';
 import { cancelledBy, type Starts } from '../ports/starts.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import type { ToolChecks } from '../ports/tool-checks.ts';
 import { askTask } from './ask.ts';
 import { CommitRounds } from './commit-rounds.ts';
 import { controlHandlers } from './control-api.ts';
@@ -33,6 +36,7 @@ export interface RuntimePorts {
   readonly starts: Starts;
   readonly leases: Leases;
   readonly tasks: Tasks;
+  readonly checks: ToolChecks;
   readonly control: Control;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
@@ -104,6 +108,7 @@ export async function startRuntime(
       definitions,
       shards: settings.shards,
       problems: () => current.problems,
+      questions: () => questionsOf(current.catalog),
       agents: () =>
         [...current.catalog.agents].map(([name, { bundle, revision }]) => ({
           name,
@@ -155,6 +160,14 @@ export async function startRuntime(
       await host.drain();
     },
   };
+}
+
+/** Each tool once, whichever agent has it. */
+function questionsOf({ agents }: Catalog): ToolQuestion[] {
+  const all = new Map<string, ToolQuestion>();
+  for (const { bundle } of agents.values())
+    for (const [name, spec] of Object.entries(bundle.tools)) all.set(name, questionOf(name, spec));
+  return [...all.values()].filter(({ texts }) => texts.length > 0);
 }
 
 /** Store the bundle of every new revision before a task can be stamped with it, and say what changed. */

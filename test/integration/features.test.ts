@@ -688,6 +688,40 @@ describe('the command line', () => {
     );
   });
 
+  test('doctor names what tools lack in the executors, and no value', async () => {
+    const file = join(system.folder, 'specs/lacking.yaml');
+    const part = (kind: string, name: string, spec: string) =>
+      `---\napiVersion: understudy.dev/v1\nkind: ${kind}\nmetadata: { name: ${name} }\nspec: ${spec}\n`;
+    const lacking = (name: string, run: string) =>
+      part('Tool', name, `{ description: x, input: { type: object }, run: { ${run} } }`);
+    writeFileSync(
+      file,
+      part(
+        'Agent',
+        'lacking',
+        '{ instructions: i, model: scripted, tools: [no_url, no_token, no_address, fine] }',
+      ) +
+        lacking('no_url', 'kind: http, url: "${env:NOT_SET_HERE}/x"') +
+        lacking(
+          'no_token',
+          'kind: mcp, url: "${env:WORLD_URL}/x", headers: { authorization: "Bearer ${env:NO_TOKEN}" }',
+        ) +
+        lacking('no_address', 'kind: http, url: "${env:PATH}"') +
+        lacking('fine', 'kind: http, url: "${env:WORLD_URL}/x"'),
+    );
+    const found = await eventually(async () => {
+      const { out } = await understudy('doctor');
+      return out.includes('NOT_SET_HERE') ? out : undefined;
+    }, 'what is missing to be told');
+    expect(found).toContain('tool no_url: run.url: NOT_SET_HERE is not set for the executors');
+    expect(found).toContain('tool no_token: run.headers: NO_TOKEN is not set for the executors');
+    expect(found).toContain('tool no_address: run.url: with what is set');
+    expect(found).not.toContain('tool fine');
+    expect(found).not.toContain('/usr/bin');
+    rmSync(file);
+    await eventually(async () => (await understudy('doctor')).code === 0, 'all to be well again');
+  });
+
   test('doctor finds every shard owned', async () => {
     const health = await eventually(async () => {
       const { code, out } = await understudy('doctor', '-o', 'json');

@@ -10,6 +10,7 @@ import {
 } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { memoryToolChecks } from '../../services/adapters/memory/tool-checks.ts';
 import { systemClock as clock } from '../../services/adapters/observability/clock.ts';
 import { Refused } from '../../services/core/errors.ts';
 import type { LoadedSpecs } from '../../services/ports/specs.ts';
@@ -28,6 +29,7 @@ const ports = () => {
     events: memoryEvents(clock),
     tasks: memoryTasks(),
     control: memoryControl(),
+    checks: memoryToolChecks(),
   };
   return { ...memory, store, leases: store.leases, telemetry: countingTelemetry(), clock };
 };

@@ -10,6 +10,7 @@ import { natsMailbox } from '../../services/adapters/nats/mailbox.ts';
 import { natsStarts } from '../../services/adapters/nats/starts.ts';
 import { declareStreams } from '../../services/adapters/nats/streams.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
+import { natsToolChecks } from '../../services/adapters/nats/tool-checks.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { serveProbes } from '../../services/adapters/observability/probes.ts';
 import { observability } from '../../services/adapters/observability/telemetry.ts';
@@ -79,6 +80,7 @@ runtime = await startRuntime(
     events,
     leases: redisLeases(redis),
     tasks: natsTasks(nats),
+    checks: natsToolChecks(nats),
     control: natsControl(nats),
     telemetry,
     clock: systemClock,

@@ -212,7 +212,7 @@ authorization {
         publish: [
           "{{ $p }}.task.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
           "{{ $p }}.start.*" # cancellation records
-          "{{ $p }}.clock.*"
+          "{{ $p }}.clock.*", "{{ $p }}.check.tools"
           "_INBOX_operator.>", "_INBOX_console.>", "_INBOX_executor.>" # answers; allow_responses loses its memory when the server restarts
           {{- range $tenants }}
           "_INBOX_tenant-{{ . }}.>"
@@ -231,7 +231,7 @@ authorization {
           "$JS.API.CONSUMER.NAMES.{{ $s }}TASKS", "$JS.ACK.{{ $s }}TASKS.>"
           "$JS.API.CONSUMER.NAMES.{{ $s }}EFFECTS", "$JS.API.CONSUMER.INFO.{{ $s }}EFFECTS.>"
         ]
-        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "$SRV.>"]
+        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "{{ $p }}.checked.*", "$SRV.>"]
       }
     }
     {
@@ -249,12 +249,12 @@ authorization {
       user: executor, password: {{ index $passwords "nats-executor" | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.effect.tools.*", "{{ $p }}.workspace.>", "_INBOX_executor.>"
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.effect.tools.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "_INBOX_executor.>"
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-tools", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-tools", "$JS.ACK.{{ $s }}EFFECTS.pool-tools.>"
         ]
-        subscribe: ["_INBOX_executor.>", "{{ $p }}.cancel.tools", "{{ $p }}.holds.*"]
+        subscribe: ["_INBOX_executor.>", "{{ $p }}.cancel.tools", "{{ $p }}.holds.*", "{{ $p }}.check.tools"]
       }
     }
     {

@@ -34,6 +34,9 @@ export function subjectsOf(prefix = 'understudy') {
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
     workspace: (tenant: string, session: string, part: string) =>
       `${prefix}.workspace.${tenant}.${session}.${part}`,
+    /** Executors are asked whether they have what tools name. */
+    check: (pool: string) => `${prefix}.check.${pool}`,
+    checked: (id: string) => `${prefix}.checked.${id}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
     released: `${prefix}.cluster.released`,
     all: (family: string) => `${prefix}.${family}.>`,

@@ -1,0 +1,57 @@
+/**
+ * Questions to all executors at once, and what they answer within half a second.
+ *
+ * Answers come on a subject of their own: an address of ours for replies would tell executors, which
+ * run what others wrote, where answers of the broker are awaited.
+ */
+import { randomUUID } from 'node:crypto';
+import { z } from 'zod';
+import { jsonOf } from '../../core/json.ts';
+import type { ToolChecks } from '../../ports/tool-checks.ts';
+import type { Nats } from './connection.ts';
+import { hear } from './subscription.ts';
+
+const waitMs = 500;
+
+const questionsSchema = z.object({
+  id: z.uuid(),
+  questions: z.array(
+    z.object({
+      tool: z.string(),
+      texts: z.array(z.object({ field: z.string(), text: z.string() })),
+    }),
+  ),
+});
+const troublesSchema = z
+  .array(
+    z.object({
+      tool: z.string().max(64),
+      field: z.string().max(64),
+      message: z.string().max(200),
+    }),
+  )
+  .max(1_000);
+
+export function natsToolChecks({ connection, subjects }: Nats): ToolChecks {
+  return {
+    async ask(questions) {
+      const found = new Map<string, z.infer<typeof troublesSchema>[number]>();
+      const id = randomUUID();
+      const hearing = hear(connection, subjects.checked(id), (message) => {
+        const { success, data } = troublesSchema.safeParse(jsonOf(message.string()));
+        for (const one of success ? data : []) found.set(JSON.stringify(one), one);
+      });
+      connection.publish(subjects.check('tools'), JSON.stringify({ id, questions }));
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
+      hearing.unsubscribe();
+      return [...found.values()];
+    },
+    answer(check) {
+      hear(connection, subjects.check('tools'), (message) => {
+        const { success, data } = questionsSchema.safeParse(jsonOf(message.string()));
+        if (success)
+          connection.publish(subjects.checked(data.id), JSON.stringify(check(data.questions)));
+      });
+    },
+  };
+}

@@ -1,0 +1,42 @@
+/** Does a performer have what a tool names? Names of variables are told, never values. */
+import { expandEnvironment } from './placeholders.ts';
+import { type ToolSpec, textsOf } from './tool-spec.ts';
+
+/** Texts of a tool that name variables or addresses. */
+export interface ToolQuestion {
+  readonly tool: string;
+  readonly texts: readonly { readonly field: string; readonly text: string }[];
+}
+
+export interface ToolTrouble {
+  readonly tool: string;
+  readonly field: string;
+  readonly message: string;
+}
+
+export const questionOf = (tool: string, { run }: Pick<ToolSpec, 'run'>): ToolQuestion => ({
+  tool,
+  texts: textsOf(run).map(([field, text]) => ({ field: `run.${field}`, text })),
+});
+
+const isAddress = (text: string): boolean =>
+  /^https?:\/\//i.test(text) && URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));
+
+export function troublesOf(
+  questions: readonly ToolQuestion[],
+  environment: Readonly<Record<string, string | undefined>>,
+): ToolTrouble[] {
+  return questions.flatMap(({ tool, texts }) =>
+    texts.flatMap(({ field, text }): ToolTrouble[] => {
+      const expanded = expandEnvironment(text, environment);
+      if (!expanded.ok)
+        return expanded.missing.map((name) => ({
+          tool,
+          field,
+          message: `${name} is not set for the executors`,
+        }));
+      if (field === 'run.headers' || isAddress(expanded.text)) return [];
+      return [{ tool, field, message: 'with what is set for the executors it is not an address' }];
+    }),
+  );
+}
