@@ -299,3 +299,35 @@ authorization {
   ]
 }
 {{- end -}}
+
+{{- /*
+A server runs once on its volume: a pod that is deleted by force may still write for a moment beside
+its heir on the same node. This container takes a lock on the volume before the server starts, and
+ends after it. Kubernetes knows containers that do so from 1.29 on.
+Arguments: root.
+*/}}
+{{- define "understudy.volumeLock" -}}
+{{- if semverCompare ">=1.29.0-0" .root.Capabilities.KubeVersion.Version }}
+initContainers:
+  - name: volume-lock
+    image: {{ include "understudy.image" (dict "root" .root "image" .root.Values.image) }}
+    imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+    restartPolicy: Always
+    command:
+      - /bin/sh
+      - -c
+      - |
+        trap 'exit 0' TERM
+        rm -f /locked/yes
+        exec 9>>/data/.volume-lock
+        until flock -w 1 9; do echo 'another server still has this volume'; done
+        : > /locked/yes
+        sleep infinity & wait
+    securityContext: {{- include "understudy.containerSecurity" .root | nindent 6 }}
+    startupProbe: { exec: { command: [/usr/bin/test, -e, /locked/yes] }, periodSeconds: 1, failureThreshold: 600 }
+    resources: { requests: { cpu: 5m, memory: 8Mi }, limits: { memory: 32Mi } }
+    volumeMounts:
+      - { name: data, mountPath: /data }
+      - { name: locked, mountPath: /locked }
+{{- end }}
+{{- end -}}
