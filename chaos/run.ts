@@ -17,6 +17,7 @@ import { checkerJob, loadPod } from './jobs.ts';
 import { command, kubectlFor } from './kubectl.ts';
 import { cutPower, powerLoss, switches } from './power.ts';
 import { brokenOf, isPassed, pageOf, type Row, tableOf } from './report.ts';
+import { killedTwice, killTwice } from './twice.ts';
 
 interface Scenario {
   readonly name: string;
@@ -328,6 +329,19 @@ async function withoutPower(): Promise<Row> {
   }
 }
 
+async function brokerTwice(): Promise<Row> {
+  const { name, hypothesis } = killedTwice;
+  const run = `twice-${Date.now().toString(36)}`;
+  try {
+    await whole();
+    const load = await underLoad(run, async () => [await killTwice(kubectl, 12_000)]);
+    const { score, verdicts } = await check(run, load);
+    return { scenario: name, hypothesis, faults: load.faults.length, score, verdicts };
+  } catch (error) {
+    return notRun(name, hypothesis, error);
+  }
+}
+
 async function oneAfterTheOther(what: InTurn): Promise<Row> {
   const { name, hypothesis } = what;
   const run = `${name}-${Date.now().toString(36)}`;
@@ -403,6 +417,7 @@ const known = [
   ...all.map(({ name }) => name),
   ...inTurn.map(({ name }) => name),
   powerLoss.name,
+  killedTwice.name,
 ];
 const unknown = wanted.filter((name) => !known.includes(name));
 if (unknown.length > 0)
@@ -423,6 +438,7 @@ if (Number(KILLS) > 0) keep(await manyKills(Number(KILLS)));
 else {
   for (const scenario of all.filter(isWanted)) keep(await one(scenario));
   for (const what of inTurn.filter(isWanted)) keep(await oneAfterTheOther(what));
+  if (isWanted(killedTwice)) keep(await brokerTwice());
   if (isWanted(powerLoss)) keep(await withoutPower());
 }
 
