@@ -15,14 +15,14 @@ node_modules/.installed: package.json package-lock.json
 demo: node_modules/.installed ## the refund desk on real servers; a runtime, an executor and a gateway are killed; under 3 minutes
 	@$(NODE) services/local/demo.ts
 
-dev: node_modules/.installed ## the same stack, left running; prints where everything is
-	@$(NODE) services/local/dev.ts
+dev: node_modules/.installed ## the same stack, left running; prints where everything is. SPECS=<folder> runs your own agents too
+	@SPECS='$(SPECS)' $(NODE) services/local/dev.ts
 
 stop: node_modules/.installed ## end what `make dev` started; WIPE=1 forgets its state
 	@WIPE=$(WIPE) $(NODE) services/local/stop.ts
 
-play: node_modules/.installed ## everything in one process, in memory: nothing survives it
-	@$(NODE) services/local/play.ts
+play: node_modules/.installed ## everything in one process, in memory: nothing survives it. SPECS=<folder> AGENT=<name> INPUT=<json> runs your own agent
+	@SPECS='$(SPECS)' $(NODE) services/local/play.ts
 
 unit: node_modules/.installed ## core, runtime and in-process contract tests: no server, under 20 s
 	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" vitest run --config vitest.unit.config.ts

@@ -1,7 +1,7 @@
 /** The gateway as a process: provider keys live here and nowhere else. */
 
 import { settingsFrom } from '../adapters/files/environment.ts';
-import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
+import { foldersTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
 import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
@@ -32,7 +32,7 @@ await runService(async (started) => {
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   const specs = specsOf(
     [
-      folderTexts(settings.specs),
+      ...foldersTexts(settings.specs),
       ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : []),
     ],
     settings.specs,

@@ -2,6 +2,7 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Refused } from '../core/errors.ts';
+import type { OwnSpecs } from './own-specs.ts';
 import { freePort, type Running } from './processes.ts';
 import { root, Stack } from './stack.ts';
 import { alive, localFolder, readStackFile, writeStackFile } from './stack-file.ts';
@@ -19,6 +20,8 @@ export interface DeskOptions {
   };
   readonly logLevel?: string;
   readonly latencyMs?: number;
+  /** The reader's own agents, beside those of the example. */
+  readonly own?: OwnSpecs | undefined;
   readonly say?: (line: string) => void;
 }
 
@@ -52,10 +55,15 @@ export async function startDesk(options: DeskOptions = {}): Promise<Desk> {
     );
   if (isWiped) rmSync(folder, { recursive: true, force: true });
   const example = join(root, 'examples', 'refund-desk');
-  const environment: Record<string, string> = { UNDERSTUDY_LOG_LEVEL: logLevel };
+  const { own } = options;
+  const environment: Record<string, string> = {
+    UNDERSTUDY_LOG_LEVEL: logLevel,
+    ...own?.environment,
+  };
   const stack = new Stack({
     folder,
-    specs: join(example, 'agents'),
+    // Machines of the reader first; all folders are followed while it runs.
+    specs: [...(own ? [own.folder] : []), join(example, 'agents')],
     files: join(example, 'data'),
     environment,
     isDetached,

@@ -1,5 +1,7 @@
 /** `make dev`: the stack of the demo, left running. */
+import { messageOf } from '../core/errors.ts';
 import { startDesk } from './desk.ts';
+import { hintsOf, ownSpecs } from './own-specs.ts';
 import { root } from './stack.ts';
 import { alive, localFolder, readStackFile, type StackFile } from './stack-file.ts';
 
@@ -33,11 +35,16 @@ if (before && running.length > 0) {
   );
   process.exit(dead.length > 0 ? 1 : 0);
 }
+const own = await ownSpecs().catch((error: unknown) => {
+  say(messageOf(error));
+  process.exit(2);
+});
 const desk = await startDesk({
   folder,
   isDetached: true,
   isCalm: true,
   hasConsole: true,
+  own,
   replicas: { runtime: 2, gateway: 2, executor: 2 },
   say,
 });
@@ -47,6 +54,11 @@ show(readStackFile(folder)!);
 say(
   `  model       ${desk.isRealModel ? 'OPENAI_BASE_URL' : 'scripted: it answers like a clerk, and what it costs is made up'}`,
 );
+if (own) {
+  say();
+  for (const hint of hintsOf(own, desk.isRealModel)) say(`  ${hint}`);
+  say('  a file that you save there is live within a second: bin/understudy doctor');
+}
 say();
 say('Try:');
 say(`  bin/understudy run refund-desk '{"case":"C-0001","letter":"letters/C-0001.txt"}'`);

@@ -31,7 +31,7 @@ import type { Specs } from '../ports/specs.ts';
 import { startRuntime } from '../runtime/service.ts';
 
 export interface InMemoryOptions {
-  readonly specs: string;
+  readonly specs: readonly string[];
   readonly files?: string;
   readonly environment?: Readonly<Record<string, string | undefined>>;
   readonly shards?: number;

@@ -1,10 +1,14 @@
 /** `make play`: the refund desk in one process and in memory. */
 
 import { join } from 'node:path';
-import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
+import { createInterface } from 'node:readline/promises';
+import { foldersTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
+import { messageOf } from '../core/errors.ts';
+import { shown } from '../core/format.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { startInMemory } from './in-memory.ts';
+import { hintsOf, ownSpecs } from './own-specs.ts';
 import { freePort, type Running, startProcess } from './processes.ts';
 import { root } from './stack.ts';
 
@@ -48,55 +52,107 @@ say(
 );
 say();
 const payments = await outside('payments', 'payments-server.ts', { LEDGER: '/dev/null' });
-const model =
-  process.env.OPENAI_BASE_URL && process.env.OPENAI_API_KEY
-    ? process.env.OPENAI_BASE_URL
-    : `${await outside('model', 'model-server.ts', { LATENCY_MS: '40' })}/v1`;
-const specs = join(example, 'agents');
+const { OPENAI_BASE_URL, OPENAI_API_KEY } = process.env;
+const isRealModel = Boolean(OPENAI_BASE_URL && OPENAI_API_KEY);
+const model = isRealModel
+  ? OPENAI_BASE_URL
+  : `${await outside('model', 'model-server.ts', { LATENCY_MS: '40' })}/v1`;
+const own = await ownSpecs().catch((error: unknown) => {
+  say(messageOf(error));
+  process.exit(2);
+});
+if (own) for (const hint of hintsOf(own, isRealModel)) say(hint);
+const specs = [...(own ? [own.folder] : []), join(example, 'agents')];
 const system = await startInMemory({
   specs,
   files: join(example, 'data'),
   environment: {
     PAYMENTS_URL: payments,
     OPENAI_BASE_URL: model,
-    OPENAI_API_KEY: process.env.OPENAI_API_KEY ?? 'scripted',
+    OPENAI_API_KEY: OPENAI_API_KEY ?? 'scripted',
+    ...own?.environment,
   },
-  documents: specsOf([folderTexts(specs)], specs),
+  documents: specsOf(foldersTexts(specs), specs),
 });
+const jobs = own ? await ownJobs(own.folder) : exampleJobs();
+const agents = new Set(jobs.map(({ agent }) => agent));
 let ended = 0;
-const cases = ['C-0001', 'C-0003', 'C-0007', 'C-0010'];
 await system.events.follow({}, true, (event) => {
   say(eventLine(event));
-  if (isEndEvent(event) && event.data.agent === 'refund-desk') {
-    say(`  ${event.data.output}`);
+  if (isEndEvent(event) && agents.has(event.data.agent)) {
+    say(`  ${event.data.output ?? event.data.reason ?? ''}`);
     ended += 1;
   }
 });
-for (const id of cases)
-  await system.tasks.publish(
-    'acme',
-    'refund-desk',
-    JSON.stringify({ input: { case: id, letter: `letters/${id}.txt` } }),
-    { 'Understudy-Task': id },
-  );
-const deadline = Date.now() + 30_000;
-while (ended < cases.length && Date.now() < deadline) {
+for (const { id, agent, input } of jobs)
+  await system.tasks.publish('acme', agent, JSON.stringify({ input }), { 'Understudy-Task': id });
+const deadline = Date.now() + (own ? 600_000 : 30_000);
+while (ended < jobs.length && Date.now() < deadline) {
   const waiting = (await system.control.ask('approvals', {}, 1_000)) as {
-    value?: { session: string; tool: string; arguments: string; hash: string }[];
+    value?: Approval[];
   };
   for (const approval of waiting.value ?? []) {
-    say(
-      `  ${approval.tool} ${approval.arguments} needs a person; this once, it is approved by play`,
-    );
-    await system.control.ask(
-      'approve',
-      { session: approval.session, actor: 'play', reason: 'a first look', hash: approval.hash },
-      5_000,
-    );
+    const verb = await decisionOn(approval);
+    const decision = { session: approval.session, actor: 'play', reason: 'a first look' };
+    await system.control.ask(verb, { ...decision, hash: approval.hash }, 5_000);
   }
   await new Promise((resolve) => setTimeout(resolve, 50));
 }
 say();
-say(`${ended} of ${cases.length} tasks ended. Next: make demo, make dev.`);
+say(`${ended} of ${jobs.length} tasks ended. Next: make demo, make dev.`);
 await system.stop();
-process.exit(ended === cases.length ? 0 : 1);
+process.exit(ended === jobs.length ? 0 : 1);
+
+interface Job {
+  readonly id: string;
+  readonly agent: string;
+  readonly input: unknown;
+}
+interface Approval {
+  readonly session: string;
+  readonly tool: string;
+  readonly arguments: string;
+  readonly hash: string;
+}
+
+function exampleJobs(): Job[] {
+  return ['C-0001', 'C-0003', 'C-0007', 'C-0010'].map((id) => ({
+    id,
+    agent: 'refund-desk',
+    input: { case: id, letter: `letters/${id}.txt` },
+  }));
+}
+
+/** One task for AGENT, or for the first agent of the folder. */
+async function ownJobs(directory: string): Promise<Job[]> {
+  const { catalog, problems } = await loadSpecs(directory);
+  for (const { file, field, message } of problems)
+    say(`BAD ${file}: ${field ? `${field}: ` : ''}${message}`);
+  const { AGENT, INPUT = 'Hello.' } = process.env;
+  const names = [...catalog.agents.keys()] as string[];
+  const agent = AGENT || names[0];
+  if (!agent || !names.includes(agent)) {
+    say(
+      `There is no agent ${agent ?? ''} in ${directory}; there are: ${names.join(', ') || 'none'}.`,
+    );
+    process.exit(2);
+  }
+  const isJson = /^[[{]/.test(INPUT);
+  return [{ id: 'play-1', agent, input: isJson ? JSON.parse(INPUT) : INPUT }];
+}
+
+/** Of the example play decides; what the reader's own tools do, only the reader. */
+async function decisionOn({ tool, arguments: args }: Approval): Promise<'approve' | 'reject'> {
+  if (!own) {
+    say(`  ${tool} ${args} needs a person; this once, it is approved by play`);
+    return 'approve';
+  }
+  if (!process.stdin.isTTY) {
+    say(`  ${tool} ${args} needs a person, and there is none at this terminal: rejected`);
+    return 'reject';
+  }
+  const terminal = createInterface({ input: process.stdin, output: process.stdout });
+  const answer = await terminal.question(`  ${shown(tool)} ${shown(args)}: approve? [y/N] `);
+  terminal.close();
+  return /^y(es)?$/i.test(answer.trim()) ? 'approve' : 'reject';
+}

@@ -1,6 +1,6 @@
 /** A whole Understudy on this machine: real servers, real processes, everything in one folder. */
 import { mkdirSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { delimiter, join, resolve } from 'node:path';
 import { answering, freePort, type Running, startProcess } from './processes.ts';
 import { type Server, serverPrograms, startNats, startRedis } from './servers.ts';
 
@@ -10,7 +10,8 @@ export type ServiceKind = 'runtime' | 'gateway' | 'executor' | 'console';
 
 export interface StackOptions {
   readonly folder: string;
-  readonly specs: string;
+  /** Folders. */
+  readonly specs: string | readonly string[];
   readonly files?: string;
   readonly shards?: number;
   readonly environment?: Readonly<Record<string, string>>;
@@ -93,7 +94,7 @@ export class Stack {
     return {
       UNDERSTUDY_NATS_URL: this.nats.url,
       UNDERSTUDY_REDIS_URL: this.redis.url,
-      UNDERSTUDY_SPECS: specs,
+      UNDERSTUDY_SPECS: [specs].flat().join(delimiter),
       UNDERSTUDY_FILES: files ?? root,
       UNDERSTUDY_SCRATCH: join(folder, 'scratch'),
       // What Node makes of the sources is kept, as in the image: a start is quicker by a third.

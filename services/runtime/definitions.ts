@@ -1,5 +1,6 @@
 /** What sessions are made of: bundles by revision, and the modules of users' own machines. */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -12,12 +13,13 @@ import type { Archive } from '../ports/archive.ts';
 
 export class Definitions {
   readonly #archive: Pick<Archive, 'bundle'>;
-  readonly #directory: string;
+  readonly #directories: readonly string[];
   readonly #known = new Map<Revision, Promise<Definition>>();
 
-  constructor(archive: Pick<Archive, 'bundle'>, directory: string) {
+  /** @param directories  where users' own machines lie: the first that has one counts */
+  constructor(archive: Pick<Archive, 'bundle'>, directories: readonly string[]) {
     this.#archive = archive;
-    this.#directory = directory;
+    this.#directories = directories;
   }
 
   /** @throws Refused when no bundle of this revision is known or its machine has changed; Unavailable when it cannot be read now */
@@ -43,7 +45,8 @@ export class Definitions {
   async #machineOf(bundle: Bundle): Promise<AnyStateMachine | undefined> {
     const { machine } = bundle.agent;
     if (machine === undefined) return undefined;
-    const path = resolve(this.#directory, machine);
+    const paths = this.#directories.map((directory) => resolve(directory, machine));
+    const path = paths.find((one) => existsSync(one)) ?? paths[0] ?? resolve(machine);
     const text = await readFile(path).catch((error: unknown) => {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT')
         throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: there is no file ${machine}`, {

@@ -1,7 +1,7 @@
 /** The runtime as a process. */
 
 import { settingsFrom } from '../adapters/files/environment.ts';
-import { folderTexts, specsOf } from '../adapters/files/spec-files.ts';
+import { foldersTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
 import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
@@ -95,7 +95,7 @@ await runService(async (started) => {
       telemetry,
       clock,
     },
-    specsOf([folderTexts(settings.specs), ...(configMaps ? [configMaps] : [])], settings.specs),
+    specsOf([...foldersTexts(settings.specs), ...(configMaps ? [configMaps] : [])], settings.specs),
     (host) => started({ name: 'host', stop: () => host.drain() }),
   );
   const { stop } = runtime;

@@ -46,7 +46,8 @@ export interface RuntimeSettings {
   readonly instance: string;
   readonly shards: number;
   readonly leaseMs: number;
-  readonly specs: string;
+  /** Folders that hold users' own machines. */
+  readonly specs: readonly string[];
 }
 
 export interface Runtime {

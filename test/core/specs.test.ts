@@ -244,7 +244,7 @@ describe('specs that change', () => {
 
   test('what is broken stays what it was, is told to whoever wrote it, once, and the others go on', async () => {
     const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model });
-    const specs = specsOf([maps], '.');
+    const specs = specsOf([maps], ['.']);
     const first = (await specs.load()).catalog.agents.get('a' as never)?.revision;
     expect(first).toBeDefined();
     maps.texts['a.yaml'] = agent('a', ', modle: y');
@@ -270,7 +270,7 @@ describe('specs that change', () => {
           follow: () => ({ stop: () => undefined }),
         },
       ],
-      '.',
+      ['.'],
     );
     await specs.load();
     texts['a.yaml'] = { unreadable: 'it cannot be read (EACCES)' };
@@ -292,7 +292,7 @@ describe('specs that change', () => {
       'm.yaml': model,
       'b.yaml': `# a comment\n${agent('b').replace('instructions: i', 'instructions: *important')}`,
     });
-    const { catalog, problems, unsure } = await specsOf([maps], '.').load();
+    const { catalog, problems, unsure } = await specsOf([maps], ['.']).load();
     expect([...catalog.agents.keys()]).toEqual(['a']);
     // Whoever starts now does not know b, but that there may be one.
     expect(unsure).toEqual({ names: new Set(['b']), isAny: false });
@@ -321,7 +321,7 @@ describe('specs that change', () => {
     const maps = source({ 'a.yaml': agent('a'), 'm.yaml': model });
     const troubles: string[] = [];
     let tries = 0;
-    const following = specsOf([maps], '.').follow(
+    const following = specsOf([maps], ['.']).follow(
       async () => {
         tries += 1;
         throw new Error('the archive is away');
@@ -342,7 +342,7 @@ describe('specs that change', () => {
       'm.yaml': model,
       'c.yaml': agent('c', ', tools: [none]'),
     });
-    const specs = specsOf([maps], '.');
+    const specs = specsOf([maps], ['.']);
     expect([...(await specs.load()).catalog.agents.keys()]).toEqual(['a']);
     delete maps.texts['a.yaml'];
     expect([...(await specs.load()).catalog.agents.keys()]).toEqual([]);

@@ -60,7 +60,7 @@ export const machineHashOf = (file: string): string =>
     .slice(0, 16);
 
 export const definitionsOf = (bundle: unknown): Definitions =>
-  new Definitions({ bundle: async () => bundleSchema.parse(bundle) }, machines);
+  new Definitions({ bundle: async () => bundleSchema.parse(bundle) }, [machines]);
 
 /** Fold what MAIL holds, through JSON after every step, as after a restart. */
 export async function foldStory(

@@ -80,7 +80,7 @@ async function start(model: Model) {
     })),
   );
   running = await startInMemory({
-    specs: '.',
+    specs: ['.'],
     model,
     clock: systemClock,
     documents: {

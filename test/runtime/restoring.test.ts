@@ -49,7 +49,7 @@ function world() {
     starts: memoryStarts(clock),
     telemetry,
     clock,
-    definitions: new Definitions(archive, '.'),
+    definitions: new Definitions(archive, ['.']),
     shards: 1,
   };
   return {

@@ -18,7 +18,7 @@ import type { Host } from '../../services/runtime/host.ts';
 import { startRuntime } from '../../services/runtime/service.ts';
 import { eventually } from '../support/eventually.ts';
 
-const settings = { instance: 'runtime-0', shards: 4, leaseMs: 60_000, specs: '.' };
+const settings = { instance: 'runtime-0', shards: 4, leaseMs: 60_000, specs: ['.'] };
 const ports = () => {
   const store = memoryStore(clock);
   const memory = {

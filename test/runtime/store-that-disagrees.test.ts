@@ -30,7 +30,7 @@ async function world() {
     events: memoryEvents(clock),
     telemetry: countingTelemetry(),
     clock,
-    definitions: new Definitions(archive, '.'),
+    definitions: new Definitions(archive, ['.']),
     shards: 1,
   };
   await archive.putBundle(revision, bundleOf());

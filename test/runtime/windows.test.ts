@@ -232,7 +232,7 @@ function world() {
     events: memoryEvents(clock),
     telemetry,
     clock,
-    definitions: new Definitions(archive, '.'),
+    definitions: new Definitions(archive, ['.']),
     shards: 1,
   };
   return {

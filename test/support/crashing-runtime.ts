@@ -1,6 +1,6 @@
 /** The runtime as a process that kills itself with -9 at a chosen beat: real code, real stores, an exact crash window. */
 import { settingsFrom } from '../../services/adapters/files/environment.ts';
-import { folderTexts, specsOf } from '../../services/adapters/files/spec-files.ts';
+import { foldersTexts, specsOf } from '../../services/adapters/files/spec-files.ts';
 import { natsArchive } from '../../services/adapters/nats/archive.ts';
 import { connectNats } from '../../services/adapters/nats/connection.ts';
 import { natsControl } from '../../services/adapters/nats/control.ts';
@@ -85,5 +85,5 @@ runtime = await startRuntime(
     telemetry,
     clock: systemClock,
   },
-  specsOf([folderTexts(settings.specs)], settings.specs),
+  specsOf(foldersTexts(settings.specs), settings.specs),
 );

@@ -1,6 +1,6 @@
 /** Settings from the environment, parsed once at the start. Every variable of ours begins with UNDERSTUDY_. */
 import { hostname, userInfo } from 'node:os';
-import { resolve } from 'node:path';
+import { delimiter, resolve } from 'node:path';
 import { z } from 'zod';
 import { issuesOf, Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
@@ -45,7 +45,9 @@ export const settingsSchema = z.object({
   UNDERSTUDY_SPECS: z
     .string()
     .default('agents')
-    .describe('folder of Agent, Tool, Model and Tenant documents'),
+    .describe(
+      'folder of Agent, Tool, Model and Tenant documents, or several, separated as in PATH',
+    ),
   UNDERSTUDY_NAMESPACE: z
     .string()
     .optional()
@@ -174,7 +176,8 @@ export interface Settings {
   readonly prefix: string;
   readonly shards: number;
   readonly instance: string;
-  readonly specs: string;
+  /** Folders of specs; a machine that two of them have is that of the first. */
+  readonly specs: readonly string[];
   readonly namespace: string | undefined;
   readonly sandboxes: {
     readonly service: string | undefined;
@@ -249,7 +252,9 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
     shards: value.UNDERSTUDY_SHARDS,
     instance:
       value.UNDERSTUDY_INSTANCE ?? `${hostname().replace(/[^A-Za-z0-9-]/g, '-')}-${process.pid}`,
-    specs: resolve(value.UNDERSTUDY_SPECS),
+    specs: value.UNDERSTUDY_SPECS.split(delimiter)
+      .filter((folder) => folder !== '')
+      .map((folder) => resolve(folder)),
     namespace: value.UNDERSTUDY_NAMESPACE,
     sandboxes: {
       service: value.UNDERSTUDY_SANDBOXES,

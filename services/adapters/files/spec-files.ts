@@ -1,5 +1,6 @@
 /** Agents, tools, models and tenants from YAML texts: a folder's, or any other source's. What is wrong names file, line and field; the rest stands. */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
@@ -13,7 +14,10 @@ import {
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
-export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
+export function folderTexts(
+  directory: string,
+  { everyMs = 1_000, prefix = '' }: { everyMs?: number; prefix?: string } = {},
+): SpecTexts {
   const read = async (): Promise<ReadonlyMap<string, SpecText>> => {
     const texts = new Map<string, SpecText>();
     // `..data` and its like hold what a mounted ConfigMap was and is: the links beside them are the files. What else begins with a dot is an editor's.
@@ -28,7 +32,7 @@ export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
       .sort();
     for (const path of found)
       texts.set(
-        relative(directory, path),
+        prefix + relative(directory, path),
         await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => ({
           unreadable: `it cannot be read (${error.code ?? error.name})`,
         })),
@@ -56,12 +60,18 @@ export function folderTexts(directory: string, everyMs = 1_000): SpecTexts {
   };
 }
 
+/** Several folders: the names of their files are told apart by the folder's own. */
+export const foldersTexts = (directories: readonly string[]): SpecTexts[] =>
+  directories.map((directory) =>
+    folderTexts(directory, directories.length > 1 ? { prefix: `${directory}/` } : {}),
+  );
+
 /**
  * Make a catalog of texts. A text that was good and is broken now stays what it was: the others go on with it.
  *
- * @param directory  where the modules of users' own machines lie
+ * @param directories  where the modules of users' own machines lie: the first that has one counts
  */
-export function specsOf(sources: readonly SpecTexts[], directory: string): Specs {
+export function specsOf(sources: readonly SpecTexts[], directories: readonly string[]): Specs {
   const good = new Map<string, SpecText>();
   const refused = new Map<string, string>();
 
@@ -72,14 +82,14 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
     for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
     for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
     const current = new Map([...texts].map(([name, { text }]) => [name, text]));
-    let built = await build(current, directory);
+    let built = await build(current, directories);
     const { problems } = built;
     const broken = new Set(
       problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)),
     );
     if (broken.size > 0) {
       for (const name of broken) current.set(name, good.get(name)!);
-      built = await build(current, directory);
+      built = await build(current, directories);
     }
     const wrong = new Set(built.problems.map(fileOf));
     for (const [name, text] of current) if (!wrong.has(name)) good.set(name, text);
@@ -145,17 +155,23 @@ export function specsOf(sources: readonly SpecTexts[], directory: string): Specs
 
 /** The specs of one folder, once. */
 export const loadSpecs = (directory: string): Promise<LoadedSpecs> =>
-  specsOf([folderTexts(directory)], directory).load();
+  specsOf([folderTexts(directory)], [directory]).load();
 
 /** What a text may define, also one that is no YAML. */
 const namesIn = (text: string): string[] =>
   [...text.matchAll(/\bname['"]?\s*:\s*['"]?([A-Za-z0-9_-]+)/g)].map(([, name]) => name!);
 
+/** A module that a spec names: that of the first folder that has it. */
+export function moduleIn(directories: readonly string[], module: string): string {
+  const paths = directories.map((directory) => resolve(directory, module));
+  return paths.find((path) => existsSync(path)) ?? paths[0] ?? resolve(module);
+}
+
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 
 async function build(
   texts: ReadonlyMap<string, SpecText>,
-  directory: string,
+  directories: readonly string[],
 ): Promise<Omit<LoadedSpecs, 'unsure'>> {
   const documents: { document: SpecDocument; file: string; machineHash?: string }[] = [];
   const problems: SpecProblem[] = [];
@@ -170,7 +186,7 @@ async function build(
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
         try {
           const hash = createHash('sha256')
-            .update(await readFile(resolve(directory, document.spec.machine)))
+            .update(await readFile(moduleIn(directories, document.spec.machine)))
             .digest('hex')
             .slice(0, 16);
           documents.push({ document, file, machineHash: hash });
@@ -178,7 +194,7 @@ async function build(
           problems.push({
             file,
             field: 'spec.machine',
-            message: `there is no file ${document.spec.machine} in ${directory}`,
+            message: `there is no file ${document.spec.machine} in ${directories.join(', ')}`,
           });
         }
       } else documents.push({ document, file });

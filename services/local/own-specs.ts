@@ -1,0 +1,50 @@
+/** `SPECS=<folder>`: the reader's own agents beside those of the example. */
+import { existsSync, statSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { folderTexts } from '../adapters/files/spec-files.ts';
+import { Refused } from '../core/errors.ts';
+import { variablesOf } from '../core/tools/placeholders.ts';
+
+export interface OwnSpecs {
+  readonly folder: string;
+  /** What its documents name of this process's environment, as far as it is set. */
+  readonly environment: Readonly<Record<string, string>>;
+  readonly missing: readonly string[];
+}
+
+/** @throws Refused when SPECS is no folder */
+export async function ownSpecs(
+  environment: Readonly<Record<string, string | undefined>> = process.env,
+): Promise<OwnSpecs | undefined> {
+  const { SPECS } = environment;
+  if (!SPECS) return undefined;
+  const folder = resolve(SPECS);
+  if (!existsSync(folder) || !statSync(folder).isDirectory())
+    throw new Refused('SPECS_MISSING', `SPECS=${SPECS}: there is no such folder`);
+  const texts = [...(await folderTexts(folder).read()).values()];
+  const names = variablesOf(...texts.filter((text) => typeof text === 'string'));
+  const found = Object.fromEntries(
+    names.flatMap((name) => {
+      const value = environment[name];
+      return value ? [[name, value]] : [];
+    }),
+  );
+  return {
+    folder,
+    environment: found,
+    missing: names.filter((name) => !Object.hasOwn(found, name)),
+  };
+}
+
+/** What the reader should know before the first task. */
+export const hintsOf = ({ folder, missing }: OwnSpecs, isRealModel: boolean): string[] => [
+  `your specs: ${folder}`,
+  ...(missing.length > 0
+    ? [`not set: ${missing.join(', ')}; set them first: the tools that name them fail until then`]
+    : []),
+  ...(isRealModel
+    ? []
+    : [
+        'the scripted model knows the refund desk only: for your own agents set OPENAI_BASE_URL and OPENAI_API_KEY',
+      ]),
+];
