@@ -171,10 +171,19 @@ program
             ),
           onPast: ({ session }, { status, reason }, result) =>
             tellEnd({ session, status, output: result }, session, status, reason, result),
-          onSilence: ({ session }) =>
+          onSilence({ session }) {
             note(
               `nothing heard for ten seconds; what it waits for: understudy inspect ${session}, understudy doctor`,
-            ),
+            );
+            // Its agent may stand in a document that is refused: then the task waits for a good one.
+            void ask<Health>('doctor', {}).then(
+              (health) => {
+                for (const { file, field, message } of health?.problems ?? [])
+                  note(`BAD ${file}: ${field ? `${field}: ` : ''}${message}`);
+              },
+              () => undefined,
+            );
+          },
         });
         if (!isCompleted) process.exitCode = 4;
       });

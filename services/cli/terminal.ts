@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import { Refused } from '../core/errors.ts';
 import { printable } from '../core/format.ts';
-import { localFolder, readStackFile } from '../local/stack-file.ts';
+import { alive, localFolder, readStackFile, type StackFile } from '../local/stack-file.ts';
 import type { Control } from '../ports/control.ts';
 import type { Events } from '../ports/events.ts';
 import type { Tasks } from '../ports/tasks.ts';
@@ -30,6 +30,12 @@ export interface Global {
 
 export type Terminal = ReturnType<typeof terminalOf>;
 
+/** The local stack, unless it was stopped. */
+function runningStack(): StackFile | undefined {
+  const stack = readStackFile(localFolder(root));
+  return stack && alive(stack).length > 0 ? stack : undefined;
+}
+
 /** @param open  connects to a broker */
 export function terminalOf(
   program: Command,
@@ -39,7 +45,7 @@ export function terminalOf(
   const serverUrl = (): string =>
     options().server ??
     process.env.UNDERSTUDY_NATS_URL ??
-    readStackFile(localFolder(root))?.natsUrl ??
+    runningStack()?.natsUrl ??
     'nats://127.0.0.1:4222';
   /** As it is, but for what steers a terminal: what an agent or a publisher says is not ours to word. */
   const tell = (text: string): void => void process.stdout.write(`${printable(text)}\n`);

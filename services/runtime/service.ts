@@ -146,7 +146,6 @@ export async function startRuntime(
       }),
   );
   telemetry.log('info', 'runtime started', {
-    instance: settings.instance,
     shards: settings.shards,
     agents: current.catalog.agents.size,
   });

@@ -38,7 +38,7 @@ export function Sessions({ query, go }: { query: URLSearchParams; go: (path: str
       <label class="check"><input type="checkbox" checked=${asked.get('ended') === 'true'} disabled=${isFinal(asked.get('status') ?? '')} onChange=${(event: Event) => set('ended', (event.target as HTMLInputElement).checked ? 'true' : '')} /> ended ones too</label>
     </form>
     <${Trouble} refusal=${refusal} />
-    ${sessions && sessions.length > 0 ? html`<p class="hint">${tally(sessions)}</p>` : null}
+    ${sessions && sessions.length > 0 ? html`<p class="hint">${sessions.length >= max ? `of the ${max} that changed last, and there are more: ` : ''}${tally(sessions)}</p>` : null}
     ${sessions && sessions.length > 0 ? table(sessions, now) : sessions ? html`<${Empty}>No session fits. <${Code}>understudy run refund-desk '…'<//> publishes a task; “ended ones too” shows those that are over.<//>` : null}
     ${sessions && sessions.length >= max ? html`<p class="hint">The ${max} that changed last. Narrow it down by tenant, agent or status.</p>` : null}
   </section>`;

@@ -39,6 +39,14 @@ export interface ApprovalSummary {
   readonly isDecided: boolean;
 }
 
+/** Nothing outside is awaited: its own next timer, or a message. */
+function timerOf({ timers }: SessionRecord): string {
+  const due = Math.min(...Object.values(timers).map(({ dueAt }) => dueAt));
+  return Number.isFinite(due) && due < 8.64e15
+    ? `a timer, due ${new Date(due).toISOString().replace(/\.\d+Z$/, 'Z')}`
+    : 'a message';
+}
+
 export function summaryOf(record: SessionRecord): SessionSummary {
   const spent =
     record.machine === 'agent'
@@ -63,7 +71,7 @@ export function summaryOf(record: SessionRecord): SessionSummary {
     status: record.status,
     state: stateName(record),
     version: record.version,
-    waitingOn: waitingOn || (record.status === 'active' ? 'a message' : ''),
+    waitingOn: waitingOn || (record.status === 'active' ? timerOf(record) : ''),
     since: notes[0]?.since ?? record.changedAt,
     startedAt: record.startedAt,
     changedAt: record.changedAt,
