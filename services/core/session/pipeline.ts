@@ -5,6 +5,7 @@
  * as `onDone` or `onError`; `after` becomes a durable timer. Anything else a machine can do stays what it
  * is in XState, and what cannot be made durable (spawned actors, inline logic) is refused by name.
  */
+
 import canonicalize from 'canonicalize';
 import type { AnyMachineSnapshot } from 'xstate';
 import { z } from 'zod';
@@ -14,6 +15,7 @@ import { sessionIdOf } from '../ids.ts';
 import { storable } from '../json.ts';
 import { own } from '../keyed.ts';
 import { limits } from '../limits.ts';
+import { performedWithinMs } from '../tools/tool-spec.ts';
 import { approvalHash } from './approvals.ts';
 import { behaviourOf } from './behaviour.ts';
 import type { PendingEffect } from './effects.ts';
@@ -237,9 +239,7 @@ function effectOf(
           `invoke ${invoke}: agent ${around.agent} has no tool ${wanted.tool}`,
         );
       const deadlineAt =
-        around.at +
-        tool.retry.attempts * (tool.timeoutMs + tool.retry.backoffMaxMs) +
-        limits.deadlineSlackMs;
+        around.at + performedWithinMs(tool, behaviourOf(bundle)) + limits.deadlineSlackMs;
       return withNote(
         {
           kind: 'runTool',

@@ -1,4 +1,5 @@
 /** The calls that a model wants: checked, begun, answered. */
+
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import {
@@ -15,7 +16,9 @@ import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
 import { parseJson } from '../json.ts';
 import { having, own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
+import { performedWithinMs } from '../tools/tool-spec.ts';
 import type { AgentContext, OpenCall } from './agent-context.ts';
+import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
 import type { ToolCall } from './messages.ts';
@@ -146,7 +149,7 @@ export function startCall(
   const { bundle } = around;
   const tool = own(bundle.tools, call.name);
   if (tool) {
-    const tries = tool.retry.attempts * (tool.timeoutMs + tool.retry.backoffMaxMs);
+    const tries = performedWithinMs(tool, behaviourOf(bundle));
     const open: OpenCall = { call: call.id, tool: call.name };
     return {
       context: { ...context, calls: having(context.calls, id, open) },

@@ -194,6 +194,13 @@ export const toolSpecSchema = z
 export const settledAfterMsOf = ({ run, timeoutMs }: Pick<ToolSpec, 'run' | 'timeoutMs'>): number =>
   (run.kind === 'http' ? run.query?.settledAfterMs : undefined) ?? 2 * timeoutMs;
 
+/** The longest that a performer is at a call, ms: each try, the wait before the next, and what a query waits for. */
+export function performedWithinMs(tool: Omit<ToolSpec, 'description'>, behaviour: number): number {
+  const { attempts, backoffMaxMs } = tool.retry;
+  const settles = behaviour >= 2 && tool.class === 'queryable' ? settledAfterMsOf(tool) : 0;
+  return attempts * (tool.timeoutMs + backoffMaxMs + settles);
+}
+
 /**
  * A Tool as it is loaded: what would only show at its first call is refused here. Tools that are
  * stored in bundles are read as they were.
