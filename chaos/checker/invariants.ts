@@ -45,20 +45,25 @@ function outcomes(events: readonly UnderstudyEvent[]): Map<string, string> {
   return heard;
 }
 
+const isLetter = (event: UnderstudyEvent): boolean => kindOf(event) === 'dead-lettered';
+
 const accounted: Judge = ({ accepted, events, dead, live }) => {
   const broken: string[] = [];
-  const ends = new Map<string, Set<string>>();
-  for (const event of events)
-    if (isEndEvent(event))
-      ends.set(event.data.task, (ends.get(event.data.task) ?? new Set()).add(event.id));
-  const buried = new Set(dead.map(({ task }) => task));
+  // As they are stored: an end that is stored twice under one id ended its task twice.
+  const ends = countBy(
+    events.filter((event) => isEndEvent(event) && !isLetter(event)).map(({ data }) => data.task),
+  );
+  const letters = countBy(dead.flatMap(({ task }) => task ?? []));
   const living = new Set(live.map(({ task }) => task));
   for (const { task } of accepted) {
-    const ended = ends.get(task)?.size ?? 0;
+    const ended = ends.get(task) ?? 0;
+    const buried = letters.get(task) ?? 0;
     if (ended > 1) broken.push(`${task}: ended ${ended} times`);
+    else if (buried > 1) broken.push(`${task}: ${buried} dead letters`);
+    else if (ended + buried > 1) broken.push(`${task}: ended, and is a dead letter`);
     else if (ended === 1 && living.has(task))
       broken.push(`${task}: ended, and a session still has it`);
-    else if (ended === 0 && !buried.has(task) && !living.has(task))
+    else if (ended + buried === 0 && !living.has(task))
       broken.push(`${task}: lost: it did not end, is no dead letter, and no session has it`);
   }
   return { broken };
@@ -269,8 +274,9 @@ const judges: readonly (readonly [string, Judge])[] = [
 export function judge(history: History): Verdict[] {
   const once = { ...history, events: distinct(history.events) };
   return judges.map(([what, decide], index) => {
-    // Repeats are only of interest to the one that compares them.
-    const { broken, note, isJudged = true } = decide(decide === versions ? history : once);
+    // Repeats are only of interest to those that compare or count them.
+    const isForAll = decide === versions || decide === accounted;
+    const { broken, note, isJudged = true } = decide(isForAll ? history : once);
     return {
       number: index + 1,
       what,

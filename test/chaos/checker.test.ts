@@ -115,6 +115,24 @@ const cases: readonly (readonly [number, string, History, RegExp])[] = [
     /t-s1: ended 2 times/,
   ],
   [
+    1,
+    'an end that is stored twice',
+    { ...good, events: [...good.events, event('s1', 4, 'completed', 2_700, { spent }, '-end0')] },
+    /t-s1: ended 2 times/,
+  ],
+  [
+    1,
+    'a dead letter that is stored twice',
+    { ...good, dead: [...good.dead, ...good.dead] },
+    /t-bad: 2 dead letters/,
+  ],
+  [
+    1,
+    'a task that ended and is a dead letter',
+    { ...good, dead: [...good.dead, { task: 't-s1', code: 'AGENT_UNKNOWN' }] },
+    /t-s1: ended, and is a dead letter/,
+  ],
+  [
     2,
     'an effect that happened twice',
     { ...good, world: { ...good.world, effects: [call, call] } },
