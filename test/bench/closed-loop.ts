@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
 import { OrderedReader } from '../../services/adapters/nats/ordered-reader.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
+import { parseEvents } from '../../services/core/wire/cloud-event.ts';
 
 const restMs = 60_000;
 
@@ -63,20 +64,22 @@ export async function understudyLoad(url: string): Promise<{ load: ClosedLoop; n
   const tasks = natsTasks(nats);
   const load = new ClosedLoop((session) =>
     tasks.publish('bench', 'bench', `{"input":"session-${session}"}`, {
-      'Nats-Msg-Id': `b-${session}`,
+      'Understudy-Task': `b-${session}`,
     }),
   );
-  const hear = (end: 'completed' | 'failed', onEnd: (subject: string) => void) =>
-    new OrderedReader(
-      nats,
-      {
-        stream: nats.streams.events,
-        filter: nats.subjects.event('bench', 'bench', '*', end),
-        afterSequence: 0,
-      },
-      ({ subject }) => onEnd(subject),
-    ).start();
-  await hear('completed', () => load.end());
-  await hear('failed', (subject) => abandon(new Error(`a session failed (${subject})`)));
+  await new OrderedReader(
+    nats,
+    {
+      stream: nats.streams.events,
+      filter: nats.subjects.ends('bench', 'bench', '*'),
+      afterSequence: 0,
+    },
+    (message) => {
+      for (const { data } of parseEvents(message.text())) {
+        if (data.to === 'completed') load.end();
+        else abandon(new Error(`a session ${data.to} (${data.session})`));
+      }
+    },
+  ).start();
   return { load, nats };
 }

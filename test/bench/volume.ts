@@ -13,6 +13,7 @@ import { natsControl } from '../../services/adapters/nats/control.ts';
 import { OrderedReader } from '../../services/adapters/nats/ordered-reader.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import { connectedRedis } from '../../services/adapters/redis/scripts.ts';
+import { parseEvents } from '../../services/core/wire/cloud-event.ts';
 import { answering, freePort, startProcess } from '../../services/local/processes.ts';
 import { Stack } from '../../services/local/stack.ts';
 import { optionsOf, whole } from './options.ts';
@@ -156,11 +157,11 @@ await new OrderedReader(
   nats,
   {
     stream: nats.streams.events,
-    filter: nats.subjects.event('acme', '*', '*', 'completed'),
+    filter: nats.subjects.ends('acme', '*', '*'),
     afterSequence: 0,
   },
-  () => {
-    ended += 1;
+  (message) => {
+    ended += parseEvents(message.text()).length;
   },
 ).start();
 
@@ -197,7 +198,9 @@ async function sizes(): Promise<Sizes> {
 const kib = (bytes: number) => `${(bytes / 1_024).toFixed(0)}K`.padStart(9);
 
 say(`${sessions} sessions that finish, one that waits the whole time`);
-await tasks.publish('acme', 'short', '{"input":"wait for a person"}', { 'Nats-Msg-Id': 'waits' });
+await tasks.publish('acme', 'short', '{"input":"wait for a person"}', {
+  'Understudy-Task': 'waits',
+});
 say(' finished  MAIL msgs      MAIL     Redis  runtime heap   archive    events');
 let published = 0;
 for (let mark = 0; mark <= sessions; mark += sessions / 5) {
@@ -205,7 +208,7 @@ for (let mark = 0; mark <= sessions; mark += sessions / 5) {
     while (published < mark && published - ended < 256) {
       published += 1;
       void tasks.publish('acme', 'short', `{"input":"short task ${published}"}`, {
-        'Nats-Msg-Id': `s-${published}`,
+        'Understudy-Task': `s-${published}`,
       });
     }
     await sleep(5);
@@ -236,7 +239,7 @@ await redis.call('CONFIG', 'SET', 'active-defrag-cycle-min', '1').catch(() => un
 const before = await sizes();
 let most = before;
 const endedBefore = ended;
-await tasks.publish('acme', 'long', '{"input":"read everything"}', { 'Nats-Msg-Id': 'long' });
+await tasks.publish('acme', 'long', '{"input":"read everything"}', { 'Understudy-Task': 'long' });
 while (ended === endedBefore) {
   await sleep(200);
   const now = await sizes();

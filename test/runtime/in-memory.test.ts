@@ -96,7 +96,7 @@ async function start(model: Model) {
     told: events,
     publish: (task: string, tenant = 'acme') =>
       system.tasks.publish(tenant, 'desk', JSON.stringify({ input: task }), {
-        'Nats-Msg-Id': task,
+        'Understudy-Task': task,
       }),
     endOf: (task: string) =>
       eventually(
