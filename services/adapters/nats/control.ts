@@ -87,7 +87,11 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
           if (error) return;
           const tenant = message.subject.split('.').at(-2) ?? '';
           void answerTo(message.data, (body) => handle(tenant, body)).then((text) => {
-            if (!connection.isClosed()) message.respond(text);
+            try {
+              message.respond(text);
+            } catch {
+              // The connection is being closed: who asked hears nothing, and asks again.
+            }
           });
         },
       });

@@ -1,3 +1,4 @@
+/** Where promises were broken once: halts, slow services, equal ids, half commits, letters, order, lost queues. */
 import { afterEach, describe, expect, test } from 'vitest';
 import { ask } from '../../services/adapters/nats/connection.ts';
 import { natsEvents } from '../../services/adapters/nats/events.ts';
@@ -20,7 +21,7 @@ const wanted = (session: string) =>
     system.stepsOf(session).some(({ data }) => data.effects.some(({ kind }) => kind === 'runTool')),
   );
 
-describe('F1 halt', () => {
+describe('a session that is halted', () => {
   test('a call that no executor has begun is never begun', async () => {
     await open({ executors: 0 });
     await system.publish('h', script('opaque'));
@@ -32,6 +33,7 @@ describe('F1 halt', () => {
     await sleep(4_000);
     expect(system.world.calls).toEqual([]);
   }, 60_000);
+
   test('a call that waits in a busy executor is never begun', async () => {
     await open({ executors: 0 });
     await system.stack.start('executor', { UNDERSTUDY_CONCURRENCY: '1' });
@@ -48,6 +50,7 @@ describe('F1 halt', () => {
     await sleep(4_000);
     expect(system.world.calls.filter((call) => call.session === session)).toEqual([]);
   }, 60_000);
+
   test('a queryable call under way is not made a second time', async () => {
     await open();
     system.world.beforeMs = 3_000;
@@ -60,7 +63,7 @@ describe('F1 halt', () => {
   }, 60_000);
 });
 
-test('F2 queryable: an executor that dies while the service is at work', async () => {
+test('a queryable call whose executor dies while the service is at work', async () => {
   await open({ executors: 1 });
   system.world.beforeMs = 9_000;
   await system.publish('x', script('queryable'));
@@ -71,7 +74,7 @@ test('F2 queryable: an executor that dies while the service is at work', async (
   expect(system.world.doubled()).toEqual([]);
 }, 60_000);
 
-test('F3 the same task id at two tenants is two tasks', async () => {
+test('the same task id at two tenants is two tasks', async () => {
   await open();
   await system.publish('order-1', script('pure'), { tenant: 'acme' });
   await system.publish('order-1', script('pure'), { tenant: 'globex' });
@@ -84,7 +87,7 @@ test('F3 the same task id at two tenants is two tasks', async () => {
   ).toEqual(['acme', 'globex']);
 }, 60_000);
 
-test('F4 one commit that Redis refuses half-way writes nothing', async () => {
+test('one commit that Redis refuses half-way writes nothing', async () => {
   await open({ runtimes: 0, gateways: 0, executors: 0 });
   const redis = await connectedRedis(system.stack.redis.url);
   const store = redisSessionStore(redis);
@@ -124,7 +127,7 @@ test('F4 one commit that Redis refuses half-way writes nothing', async () => {
   });
 }, 60_000);
 
-test('F5 a task is buried once, though its runtime dies', async () => {
+test('a task is buried once, though its runtime dies', async () => {
   await open();
   const tasks = Array.from({ length: 400 }, (_, index) => `late${index}`);
   const publishing = Promise.all(
@@ -140,7 +143,7 @@ test('F5 a task is buried once, though its runtime dies', async () => {
   expect(letters.length).toBe(new Set(letters).size);
 }, 90_000);
 
-test('F7 tasks of one keyed session are heard in the order in which they were accepted', async () => {
+test('tasks of one keyed session are heard in the order in which they were accepted', async () => {
   await open({ runtimes: 3 });
   const ids = Array.from({ length: 25 }, (_, index) => `o${index}`);
   for (const id of ids)
@@ -154,7 +157,7 @@ test('F7 tasks of one keyed session are heard in the order in which they were ac
   ).toEqual(ids);
 }, 90_000);
 
-test('F10 EFFECTS that was deleted: what is pending is offered again', async () => {
+test('EFFECTS that was deleted: what is pending is offered again', async () => {
   await open({ executors: 0 });
   await system.publish('e', script('pure'));
   await wanted(await system.sessionOf('e'));
