@@ -37,6 +37,7 @@ export async function approve(
   if (session === undefined) return approveAll(options, around);
   const { terminal, actor } = around;
   const chosen = options.hash ? undefined : await lookedAt(session, options, terminal);
+  if (chosen === null) return; // it was told why
   const { approval = chosen?.id, hash = chosen?.hash, reason, edit } = options;
   const done = await terminal.ask<Decided>('approve', {
     session,
@@ -54,11 +55,11 @@ async function lookedAt(
   session: string,
   { approval }: ApproveOptions,
   { ask, tell, options }: Terminal,
-): Promise<ApprovalSummary | undefined> {
+): Promise<ApprovalSummary | undefined | null> {
   if (options().explain) return undefined;
-  const open = ((await ask<ApprovalSummary[]>('approvals', {})) ?? []).filter(
-    (one) => one.session === session && (approval === undefined || one.id === approval),
-  );
+  const found = await ask<ApprovalSummary[]>('approvals', { session });
+  if (!found) return null;
+  const open = found.filter((one) => approval === undefined || one.id === approval);
   const [chosen] = open;
   if (open.length !== 1 || !chosen) return undefined; // the answer says what is wrong
   if (!isAsked(options().output)) {

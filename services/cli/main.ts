@@ -281,9 +281,11 @@ program
   .option('-t, --tenant <tenant>')
   .option('--agent <agent>')
   .action(async (session: string | undefined, filter: { tenant?: string; agent?: string }) => {
-    const found = await ask<ApprovalSummary[]>('approvals', filter);
-    if (!found) return;
-    const wanted = found.filter((one) => session === undefined || one.session === session);
+    const wanted = await ask<ApprovalSummary[]>(
+      'approvals',
+      session === undefined ? filter : { session },
+    );
+    if (!wanted) return;
     print(wanted, () =>
       session === undefined || wanted.length === 0
         ? approvalTable(wanted, Date.now())

@@ -4,6 +4,7 @@
  * What walks a value calls itself for each level, and a stack ends somewhere: what is nested deeper than `limits.nestingMax` would be read
  * here and thrown elsewhere, where nobody asked for it.
  */
+import canonicalize from 'canonicalize';
 import { Refused } from './errors.ts';
 import { limits } from './limits.ts';
 
@@ -100,3 +101,24 @@ export function storable(value: unknown, what: string, isExact: boolean): string
 /** A getter may throw whatever it likes. */
 const reasonOf = (error: unknown): string =>
   error instanceof Error ? String(error.message).split('\n')[0]!.slice(0, 200) : 'it threw';
+
+/**
+ * JSON of one spelling for equal values. RFC 8785 knows no lone surrogates, and models write them
+ * (half an emoji): they are spelled as their escapes are.
+ */
+export function canonicalText(value: unknown): string {
+  try {
+    return canonicalize(value) ?? '';
+  } catch {
+    const text =
+      JSON.stringify(value)?.replaceAll(/\\u(d[89a-f][0-9a-f]{2})/gi, '\\\\u$1') ?? 'null';
+    return canonicalize(JSON.parse(text)) ?? '';
+  }
+}
+
+/** A number that JSON cannot write: `1e999` is read as infinity. */
+export function hasInfinity(value: unknown): boolean {
+  if (typeof value === 'number') return !Number.isFinite(value);
+  if (typeof value !== 'object' || value === null) return false;
+  return Object.values(value).some(hasInfinity);
+}

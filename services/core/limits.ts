@@ -39,7 +39,7 @@ export const limits = {
   modelTimeoutMs: 120_000, // default of a model that names none
   deadlineSlackMs: 30_000, // a session waits this much longer than the performer's own time-outs
   approvalExpiryMs: 24 * 3_600_000, // an approval nobody answers is a rejection after a day
-  effectAckWaitMs: 3_000, // a performer that is silent for so long is taken for dead
+  effectAckWaitMs: 3_000, // after this silence a call is offered again; whoever gets it asks the one before
   effectHeartbeatMs: 1_000, // three fit into the ack wait
   lostMax: 3, // executors that died with an effect in hand: it is not given to another
   queueLookMs: 2_000, // how often runtimes look whether the queue still holds what they gave it

@@ -4,9 +4,9 @@
  * E1  Of all that would begin it, one created the record of the effect's own id; each take-over has a
  *     record of its own, with the next number.
  * E2  A record of `cancelled` ends it: nobody begins it any more.
- * E3  Only proof is death: who does not answer is slow, and only where nobody listens under its name
- *     may another take over, by class.
- * E4  Who stood still between its record and its request takes a fresh record, or gives up its place.
+ * E3  An executor counts as dead only if nobody listens under its name. If it does not answer, it is
+ *     slow, and the call waits. A dead one is replaced as the class of the tool allows.
+ * E4  An executor that was paused between its record and its request creates a new record, or stops.
  */
 import type { EffectId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
@@ -51,7 +51,7 @@ export async function begin(
     if (holding === 'done') return { kind: 'done' };
     first ??= performer;
     before.add(performer);
-    // It has killed so many that it would kill the next as well.
+    // It was in hand when so many executors died: it would probably kill the next one too.
     if (before.size >= limits.lostMax) return { kind: 'lost', first };
     if (toolClass === 'opaque') return { kind: 'lost', first };
   }

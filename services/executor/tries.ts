@@ -5,7 +5,7 @@
  * R2  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown`.
  * R3  A queryable tool is asked before it is tried again; "it did not happen" counts only when
  *     nothing can still happen.
- * R4  After an abort there is one way out: no further try, no question.
+ * R4  After an abort there is no further try and no query.
  */
 import { backoffMs } from '../core/backoff.ts';
 import { issuesOf, messageOf } from '../core/errors.ts';
@@ -105,7 +105,6 @@ export async function runWithRetries(
     const isTriedAgain =
       failure.class === 'transient' &&
       attempts < spec.retry.attempts &&
-      !signal.aborted &&
       !(spec.class === 'opaque' && isInDoubt) &&
       clock.now() + waitMs < effect.deadlineAt; // the other side may ask for more patience than its session has
     if (!isTriedAgain) {
@@ -126,7 +125,7 @@ export const jobOf = (effect: RunTool, spec: ToolSpec): ToolJob => ({
   traceparent: effect.traceparent,
 });
 
-/** Whether a request that broke off took effect, its sender cannot say. */
+/** The sender cannot know whether a broken request took effect. */
 const mayHaveBegun = ({ class: failureClass, hasBegun }: Failure): boolean =>
   hasBegun ?? failureClass === 'transient';
 

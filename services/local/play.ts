@@ -5,6 +5,7 @@ import { createInterface } from 'node:readline/promises';
 import { foldersTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
 import { messageOf } from '../core/errors.ts';
 import { shown } from '../core/format.ts';
+import type { AgentName } from '../core/ids.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { startInMemory } from './in-memory.ts';
@@ -125,20 +126,30 @@ function exampleJobs(): Job[] {
 
 /** One task for AGENT, or for the first agent of the folder. */
 async function ownJobs(directory: string): Promise<Job[]> {
-  const { catalog, problems } = await loadSpecs(directory);
+  const { catalog, problems } = await specsOf(foldersTexts(specs), specs).load();
+  const { catalog: others } = await loadSpecs(join(example, 'agents'));
   for (const { file, field, message } of problems)
     say(`BAD ${file}: ${field ? `${field}: ` : ''}${message}`);
   const { AGENT, INPUT = 'Hello.' } = process.env;
   const names = [...catalog.agents.keys()] as string[];
-  const agent = AGENT || names[0];
+  const agent = AGENT || names.find((name) => !others.agents.has(name as AgentName));
   if (!agent || !names.includes(agent)) {
     say(
       `There is no agent ${agent ?? ''} in ${directory}; there are: ${names.join(', ') || 'none'}.`,
     );
     process.exit(2);
   }
-  const isJson = /^[[{]/.test(INPUT);
-  return [{ id: 'play-1', agent, input: isJson ? JSON.parse(INPUT) : INPUT }];
+  return [{ id: 'play-1', agent, input: inputOf(INPUT) }];
+}
+
+function inputOf(text: string): unknown {
+  if (!/^[[{]/.test(text)) return text;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    say(`INPUT is not valid JSON: ${messageOf(error)}`);
+    process.exit(2);
+  }
 }
 
 /** Of the example play decides; what the reader's own tools do, only the reader. */

@@ -41,6 +41,6 @@ export interface Tasks {
     headers: Record<string, string>,
   ): Promise<void>;
   /** @param capacity  how many tasks may be in hand at a time; 0 stops pulling */
-  take(capacity: () => number, accept: (task: RawTask) => Promise<void>): Promise<Taking>;
+  take(capacity: () => number, accept: (task: RawTask) => Promise<void>): Taking;
   state(): Promise<TasksState>;
 }

@@ -2,7 +2,8 @@
 import { z } from 'zod';
 import { issuesOf, messageOf, Refused } from '../core/errors.ts';
 import { sessionIdSchema, sha256 } from '../core/ids.ts';
-import { parseJson } from '../core/json.ts';
+import { hasInfinity, parseJson } from '../core/json.ts';
+import { own } from '../core/keyed.ts';
 import type { AgentContext } from '../core/session/agent-context.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { SessionRecord } from '../core/session/record.ts';
@@ -136,8 +137,13 @@ async function checkEdit(
       { cause: error },
     );
   }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed) || hasInfinity(parsed))
+    throw new Refused(
+      'ARGUMENTS_INVALID',
+      'the edited arguments must be a JSON object, of numbers that JSON can write',
+    );
   const { bundle } = await definitions.get(record.revision);
-  const spec = bundle.tools[tool];
+  const spec = own(bundle.tools, tool);
   const checked = spec && validatorOf(spec.input)?.safeParse(parsed);
   if (checked && !checked.success)
     throw new Refused(

@@ -122,3 +122,36 @@ const endAnswer = (
   ...(data.output ? { output: data.output } : {}),
   ...(data.spent ? { spent: data.spent } : {}),
 });
+
+const askedAtOnce = 2; // of one tenant, by one runtime: an answer may read many ends
+const askedWaiting = 32;
+
+/** A tenant that asks much waits for itself: its questions are answered a few at a time. */
+export function inTurns(
+  answer: (tenant: string, body: unknown) => Promise<ControlAnswer>,
+): (tenant: string, body: unknown) => Promise<ControlAnswer> {
+  const lines = new Map<string, { running: number; waiting: (() => void)[] }>();
+  return async (tenant, body) => {
+    const line = lines.get(tenant) ?? { running: 0, waiting: [] };
+    lines.set(tenant, line);
+    if (line.running >= askedAtOnce) {
+      if (line.waiting.length >= askedWaiting)
+        return {
+          ok: false,
+          code: 'BUSY',
+          message: 'this tenant asks more than is answered; ask later',
+        };
+      await new Promise<void>((resolve) => line.waiting.push(resolve));
+    } else line.running += 1;
+    try {
+      return await answer(tenant, body);
+    } finally {
+      const next = line.waiting.shift();
+      if (next) next();
+      else {
+        line.running -= 1;
+        if (line.running === 0) lines.delete(tenant);
+      }
+    }
+  };
+}

@@ -45,6 +45,7 @@ const filterSchema = z
     max: z.number().int().positive().max(10_000).default(500),
   })
   .strict();
+const approvalsSchema = filterSchema.extend({ session: sessionIdSchema.optional() }).strict();
 const sessionSchema = z
   .object({
     tenant: z.string().optional(),
@@ -129,7 +130,12 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     halt: act('halt', (record) => (isEnded(record) ? `has ${record.status} already` : undefined)),
     approve: decide('approve'),
     reject: decide('reject'),
-    approvals: answer(filterSchema, async (filter) => {
+    approvals: answer(approvalsSchema, async ({ session, ...filter }) => {
+      // Of one session all, however many others wait.
+      if (session !== undefined) {
+        const { record } = await find(session);
+        return approvalsOf(record).filter(({ isDecided }) => !isDecided);
+      }
       const found: ApprovalSummary[] = [];
       for await (const record of allRecords(ports))
         if (matches(record, filter))

@@ -5,7 +5,7 @@
  *     hands them on one after the other, and whoever takes over begins with the first that nobody
  *     has acknowledged.
  * T2  A key that cannot be handed on now holds back only itself.
- * T3  A task that stands in TASKS behind what was acknowledged is read again.
+ * T3  A task that is still stored although it lies below the ack floor is read again.
  */
 import { messageOf, Unavailable } from '../core/errors.ts';
 import type { HostId, ShardId } from '../core/ids.ts';
@@ -16,7 +16,7 @@ import type { RawTask, Taking, Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** Its lease lies beside those of the shards; none has this number. */
-export const intakeSeat = -1 as ShardId;
+const intakeSeat = -1 as ShardId;
 
 export interface SeatPorts {
   readonly tasks: Tasks;
@@ -49,7 +49,8 @@ export class IntakeSeat {
   /** Until then nobody else can have the seat, epoch ms. */
   #heldUntil = 0;
   #taking: Taking | undefined;
-  #isBusy = false;
+  #isTicking = false;
+  #isLooking = false;
   #isDraining = false;
 
   constructor(ports: SeatPorts, host: SeatHost) {
@@ -67,11 +68,6 @@ export class IntakeSeat {
     );
   }
 
-  /** Is it ours? */
-  get isHeld(): boolean {
-    return this.#taking !== undefined;
-  }
-
   async drain(): Promise<void> {
     this.#isDraining = true;
     for (const timer of this.#timers) timer.stop();
@@ -79,37 +75,51 @@ export class IntakeSeat {
   }
 
   async #tick(): Promise<void> {
-    if (this.#isBusy || this.#isDraining) return;
-    this.#isBusy = true;
-    const { leases, telemetry } = this.#ports;
-    const { host, boot, leaseMs } = this.#host;
-    const asked = this.#ports.clock.now();
+    if (this.#isTicking || this.#isDraining) return;
+    this.#isTicking = true;
     try {
       if (this.#host.isCutOff()) await this.#rise();
-      else if (!this.#lease) {
-        this.#lease = await leases.acquire(intakeSeat, host, `${boot}-intake`, leaseMs);
-        if (!this.#lease) return;
-        this.#heldUntil = asked + leaseMs;
-        await this.#sit();
-      } else if ((await leases.renew(this.#lease, leaseMs)).isOurs) {
-        this.#heldUntil = asked + leaseMs;
-      } else {
-        telemetry.log('warn', 'the intake was lost to another', { host });
-        this.#lease = undefined;
-        await this.#stopTaking();
-      }
+      else if (this.#lease) await this.#renew(this.#lease);
+      else await this.#acquire();
     } catch (error) {
       // The store is away: whoever takes the seat meanwhile reads again what we have not acknowledged.
       if (!(error instanceof Unavailable)) throw error;
-      telemetry.log('debug', 'the intake cannot be renewed', { cause: messageOf(error) });
+      const cause = messageOf(error);
+      this.#ports.telemetry.log('debug', 'the intake cannot be renewed', { cause });
     } finally {
-      this.#isBusy = false;
+      this.#isTicking = false;
     }
   }
 
-  async #sit(): Promise<void> {
+  async #acquire(): Promise<void> {
+    const { host, boot, leaseMs } = this.#host;
+    const asked = this.#ports.clock.now();
+    const lease = await this.#ports.leases.acquire(intakeSeat, host, `${boot}-intake`, leaseMs);
+    if (!lease) return;
+    if (this.#isDraining) {
+      await this.#ports.leases.release(lease).catch(() => undefined);
+      return;
+    }
+    this.#lease = lease;
+    this.#heldUntil = asked + leaseMs;
+    this.#sit();
+  }
+
+  async #renew(lease: Lease): Promise<void> {
+    const { host, leaseMs } = this.#host;
+    const asked = this.#ports.clock.now();
+    if ((await this.#ports.leases.renew(lease, leaseMs)).isOurs) {
+      this.#heldUntil = asked + leaseMs;
+      return;
+    }
+    this.#ports.telemetry.log('warn', 'the intake was lost to another', { host });
+    if (this.#lease === lease) this.#lease = undefined;
+    await this.#stopTaking();
+  }
+
+  #sit(): void {
     const { tasks, telemetry } = this.#ports;
-    this.#taking = await tasks.take(
+    this.#taking = tasks.take(
       () => this.#host.capacity(),
       (task) => this.#inOrder(task),
     );
@@ -145,12 +155,12 @@ export class IntakeSeat {
     return mine;
   }
 
-  /** Handed back, it would come after those behind it. */
+  /** If it were handed back, later tasks of its key would overtake it. */
   async #untilAccepted(task: RawTask): Promise<void> {
     for (;;) {
       if (!this.#taking) throw new Unavailable('INTAKE_LOST', 'another takes tasks in now');
       try {
-        // Who stood still may have an heir that is further on: look at the lease first.
+        // After a pause another runtime may have the intake: look at the lease first.
         if (this.#ports.clock.now() > this.#heldUntil)
           throw new Unavailable('INTAKE_UNSURE', 'the lease of the intake is not renewed yet');
         return await this.#host.accept(task);
@@ -167,19 +177,21 @@ export class IntakeSeat {
 
   /** A broker that lost its end may hold a task that it takes for acknowledged (T3). */
   async #look(): Promise<void> {
-    if (this.#isBusy || !this.#taking || this.#isDraining) return;
-    this.#isBusy = true;
+    if (this.#isLooking || !this.#taking || this.#isDraining) return;
+    this.#isLooking = true;
     const { tasks, telemetry } = this.#ports;
     try {
       const { stuck } = await tasks.state();
       if (!stuck || !this.#lease) return;
       telemetry.log('error', 'tasks stand behind what was acknowledged; they are read again', {});
+      const lease = this.#lease;
       await this.#stopTaking();
-      await this.#sit();
+      // Its tasks in hand took a while: the seat may be another's now.
+      if (this.#lease === lease && !this.#isDraining) this.#sit();
     } catch (error) {
       if (!(error instanceof Unavailable)) throw error;
     } finally {
-      this.#isBusy = false;
+      this.#isLooking = false;
     }
   }
 }

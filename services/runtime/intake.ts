@@ -91,7 +91,7 @@ async function bury(task: RawTask, error: Refused, { events, telemetry }: Intake
     agent: task.agent,
     code: error.code,
     reason: messageOf(error).slice(0, 500),
-    task: id,
+    task: id.slice(0, 256),
     ...(session ? { session } : {}),
     subject: task.subject,
     body: task.body.slice(0, limits.taskBytesMax),

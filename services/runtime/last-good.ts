@@ -1,5 +1,5 @@
 /**
- * Specs that are broken now take nothing away.
+ * A broken spec removes nothing: its agents keep their last good revision.
  *
  * B1  An agent whose text is broken goes on with the revision that ran last, also in a runtime that
  *     never saw it whole.

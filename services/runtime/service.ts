@@ -17,7 +17,7 @@ import { cancelledBy, type Starts } from '../ports/starts.ts';
 import type { Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { ToolChecks } from '../ports/tool-checks.ts';
-import { askTask } from './ask.ts';
+import { askTask, inTurns } from './ask.ts';
 import { CommitRounds } from './commit-rounds.ts';
 import { controlHandlers } from './control-api.ts';
 import { Definitions } from './definitions.ts';
@@ -118,8 +118,8 @@ export async function startRuntime(
         })),
     }),
   );
-  const asking = await control.serveAsk((tenant, body) =>
-    askTask(tenant, body, { ...ports, shards: settings.shards }),
+  const asking = await control.serveAsk(
+    inTurns((tenant, body) => askTask(tenant, body, { ...ports, shards: settings.shards })),
   );
   const intake = new IntakeSeat(ports, {
     ...identity,

@@ -15,6 +15,9 @@ const answers: Record<string, { status?: number; headers?: object; body?: string
   '/moved-for-good': { status: 308, headers: { location: 'http://127.0.0.1:1/other' } },
   '/busy': { status: 429, headers: { 'retry-after': '3' } },
   '/early': { status: 425 },
+  '/patient': { status: 429, headers: { 'retry-after': '1e308' } },
+  '/past': { status: 429, headers: { 'retry-after': '-1e308' } },
+  '/done-elsewhere': { status: 303, headers: { location: '/receipt' } },
   '/number-text': { headers: { 'content-type': 'text/plain' }, body: '00123' },
   '/big-id': { headers: { 'content-type': 'text/plain' }, body: '12345678901234567890' },
   '/mark': { headers: { 'content-type': 'application/json' }, body: '\ufeff{"a":1}' },
@@ -154,6 +157,19 @@ describe('what was not sent is certain', () => {
   });
 });
 
+test('however long a service asks to wait, it is a number of milliseconds', async () => {
+  expect(await call('${env:BASE}/patient')).toMatchObject({
+    failure: { retryAfterMs: 3_600_000 },
+  });
+  expect(await call('${env:BASE}/past')).toMatchObject({ failure: { retryAfterMs: 0 } });
+});
+
+test('see other, after a request that was done: nobody says that nothing has begun', async () => {
+  const outcome = await call('${env:BASE}/done-elsewhere', {}, { method: 'POST' });
+  expect(outcome).toMatchObject({ failure: { class: 'transient', code: 'HTTP_303' } });
+  expect(outcome).not.toHaveProperty('failure.hasBegun');
+});
+
 describe('an answer is what the service said', () => {
   test.each([
     ['/number-text', '00123'],
@@ -169,7 +185,7 @@ describe('an answer is what the service said', () => {
 describe('a Tool that could not be called is refused when it is loaded', () => {
   const problemsOf = (name: string, run: string) =>
     parseSpecs(
-      `apiVersion: understudy.dev/v1\nkind: Tool\nname: ${name}\nspec: { description: x, run: { ${run} } }`,
+      `apiVersion: understudy.dev/v1\nkind: Tool\nmetadata: { name: ${name} }\nspec: { description: x, run: { ${run} } }`,
       'a.yaml',
     ).flatMap(({ problems }) => problems.map(({ message }) => message));
   test.each([

@@ -556,6 +556,29 @@ function describeQueues(name: string, open: () => Promise<World>) {
         for (const { id } of [...first, ...second]) await world.events.unbury(id);
       });
 
+      test('no names and no body keep a letter from being stored', async () => {
+        const foul = ['é', '"', '\\', '\u0001', '\u{1f600}'].map((one) => one.repeat(300));
+        const identities = foul.map((_, number) => `foul-${number}`);
+        for (const [number, text] of foul.entries())
+          await world.events.bury({
+            tenant: 'acme',
+            agent: text,
+            code: 'AGENT_INVALID',
+            reason: text,
+            session: text,
+            task: text,
+            subject: text,
+            body: '\u0001'.repeat(180_000) + text,
+            headers: { 'Understudy-Task': text, 'Understudy-Session': text },
+            identity: identities[number]!,
+          });
+        const heads = (await world.events.deadLetters(20)).filter(
+          ({ code }) => code === 'AGENT_INVALID',
+        );
+        expect(heads).toHaveLength(foul.length);
+        for (const { id } of heads) await world.events.unbury(id);
+      });
+
       test('a dead letter that no message could carry is stored all the same, cut, and says so', async () => {
         const body = `{"a":"${'\\"'.repeat(131_000)}\u0000é"}`;
         const letter = {

@@ -9,7 +9,9 @@ import {
   type TenantId,
   taskSeedOf,
 } from '../../services/core/ids.ts';
-import { call, replied, Talk, task } from '../support/sessions.ts';
+import { canonicalText } from '../../services/core/json.ts';
+import { stateHashOf } from '../../services/core/session/record.ts';
+import { call, definitionOf, replied, Talk, task } from '../support/sessions.ts';
 
 const thinking = () => {
   const talk = new Talk();
@@ -57,5 +59,40 @@ describe('tasks, keys and children have name spaces of their own', () => {
     expect(of(taskSeedOf('order-1'))).toBe(of('order-1'));
     expect(of(taskSeedOf('a/b key/c'))).toBe(of('a/b key/c'));
     expect(of(keySeedOf('chat'))).toBe(of('key/chat'));
+  });
+});
+
+describe('arguments that a canonical spelling does not know', () => {
+  test('half an emoji is a call as any other', () => {
+    const talk = thinking();
+    const calls = [call('look', '{"q":"\\ud83d"}')];
+    talk.say(replied(talk.pendingOf('callModel'), { calls }));
+    expect(talk.pendingOf('runTool')).toBeDefined();
+    expect(talk.record?.status).toBe('active');
+  });
+
+  test('half an emoji can wait for a person, and is the same payload when it is looked at again', () => {
+    const talk = new Talk(definitionOf({ approvals: [{ tool: 'look', expiresMs: 60_000 }] }));
+    talk.say(task('half \ud83d of it'));
+    const calls = [call('look', '{"q":"\\ud83d","\\udc00":1}')];
+    talk.say(replied(talk.pendingOf('callModel'), { calls }));
+    expect(talk.pendingOf('askHuman')).toBeDefined();
+    expect(stateHashOf(talk.record!)).toMatch(/^[0-9a-f]{64}$/);
+  });
+
+  test('two different halves are two different calls', () => {
+    expect(canonicalText({ q: '\ud83d' })).not.toBe(canonicalText({ q: '\ud83e' }));
+    expect(canonicalText({ b: '\ud83d', a: 1 })).toBe(canonicalText({ a: 1, b: '\ud83d' }));
+  });
+
+  test('a number that is read as infinity is refused, and the model is told', () => {
+    const talk = thinking();
+    const calls = [call('look', '{"list":[{"n":1e999}]}')];
+    talk.say(replied(talk.pendingOf('callModel'), { calls }));
+    expect(talk.entries.at(-1)).toMatchObject({
+      role: 'tool',
+      content: expect.stringContaining('ARGUMENTS_INVALID'),
+    });
+    expect(talk.record?.status).toBe('active');
   });
 });

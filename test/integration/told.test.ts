@@ -81,6 +81,33 @@ test('a tenant asks how its task stands, before, at and after its end, and of no
     expect(await askTask('acme', body)).toMatchObject({ ok: false, code: 'REQUEST_INVALID' });
 });
 
+test('an answer goes to an inbox of who asked, and nowhere else', async () => {
+  await system.publish('stolen', script('pure'));
+  await system.endOf('stolen');
+  const { connection } = system.nats;
+  const seen: string[] = [];
+  for (const subject of [
+    'understudy.task.globex.desk',
+    '_INBOX_runtime.x',
+    'understudy.archive.0.x',
+  ])
+    connection.subscribe(subject, { callback: () => void seen.push(subject) });
+  const body = JSON.stringify({ agent: 'desk', task: 'stolen' });
+  for (const reply of [
+    'understudy.task.globex.desk',
+    '_INBOX_runtime.x',
+    'understudy.archive.0.x',
+  ]) {
+    connection.publish('understudy.ask.acme.task', body, { reply });
+    connection.publish('understudy.control.doctor', '{}', { reply });
+    connection.publish('understudy.holds.cancelled', 'e_1', { reply });
+  }
+  // Those who asked rightly are answered after them.
+  for (let round = 0; round < 3; round += 1) await askTask('acme', JSON.parse(body));
+  await system.ask('doctor');
+  expect(seen).toEqual([]);
+});
+
 test('a dead letter is told to its tenant, once, and answers the question', async () => {
   await raw('dead-told', '{oops');
   await letterOf('dead-told');

@@ -1,5 +1,5 @@
 /**
- * Urls of HTTP tools: what the operator wrote, with arguments where he named them.
+ * Urls of HTTP tools: what the operator wrote, with arguments where the template names them.
  *
  * U1  A placeholder never changes the number of path segments, nor anything before the path.
  * U2  A variable that is not set is not the empty string: the call is refused by its name.

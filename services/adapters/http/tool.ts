@@ -149,7 +149,9 @@ function refusalOf(
       ? `: ${JSON.stringify((value as { error: unknown }).error).slice(0, 300)}`
       : '';
   const message = `tool ${job.tool}: ${target.host} answered ${status}${detail}`;
-  // It would be another request, to another place: the operator names that.
+  // It would be another request, to another place: the operator names that. 303 says that it was done.
+  if (status === 303 && job.spec.run.kind === 'http' && job.spec.run.method !== 'GET')
+    return failed('transient', code, `${message}, as after a request that was done`);
   if (status >= 300 && status < 400)
     return neverSent(
       'permanent',
@@ -167,9 +169,12 @@ function refusalOf(
   return failed([400, 404, 409, 422].includes(status) ? 'semantic' : 'permanent', code, message);
 }
 
+const retryAfterMaxMs = 3_600_000; // what asks for more is not asked again
+
 function retryAfterOf(response: Response): number | undefined {
   const seconds = Number(response.headers.get('retry-after') ?? Number.NaN);
-  return Number.isFinite(seconds) ? seconds * 1_000 : undefined;
+  if (Number.isNaN(seconds)) return undefined;
+  return Math.min(retryAfterMaxMs, Math.max(0, seconds * 1_000));
 }
 
 /** Host and path of where a redirect leads; its query may hold secrets. */

@@ -70,6 +70,7 @@ export function mcpRunner(
       await client.connect(
         new StreamableHTTPClientTransport(addressOf(expand(run.url ?? '')), {
           requestInit: { headers },
+          fetch: cappedFetch,
         }),
       );
     }
@@ -194,3 +195,28 @@ function refusalOf(tool: string, error: unknown): Outcome<never> | undefined {
     );
   return undefined;
 }
+
+const answerBytesMax = 4 * 1024 * 1024; // of one answer, or of one event of a stream
+
+/** As `fetch`; an answer that is larger than an executor should hold breaks off. */
+const cappedFetch = async (url: string | URL, init?: RequestInit): Promise<Response> => {
+  const response = await fetch(url, init);
+  if (!response.body) return response;
+  const isStream = /event-stream/i.test(response.headers.get('content-type') ?? '');
+  let bytes = 0;
+  const counted = response.body.pipeThrough(
+    new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller) {
+        bytes += chunk.length;
+        if (bytes > answerBytesMax) {
+          controller.error(new Error(`the answer is larger than ${answerBytesMax} bytes`));
+          return;
+        }
+        // An empty line ends an event: the next is counted anew.
+        if (isStream && /\n\r?\n/.test(Buffer.from(chunk).toString('latin1'))) bytes = 0;
+        controller.enqueue(chunk);
+      },
+    }),
+  );
+  return new Response(counted, response);
+};

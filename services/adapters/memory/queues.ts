@@ -187,7 +187,7 @@ export function memoryTasks(): Tasks {
       });
       setImmediate(pump);
     },
-    async take(room, accept) {
+    take(room, accept) {
       capacity = room;
       accepting = accept;
       setImmediate(pump);

@@ -1,8 +1,8 @@
 /**
  * A baseline that one message cannot carry, in several: each says which of how many it is.
  *
- * The first byte of a chunk begins no deflated text (its block type is the reserved one), so that a
- * reader tells the two apart. Chunks of two writers may lie between each other: each set has an id.
+ * The first byte of a chunk is never the start of deflated data (it has the reserved block type), so
+ * that a reader tells the two apart. Chunks of two writers may lie between each other: each set has an id.
  */
 import { randomBytes } from 'node:crypto';
 
@@ -26,7 +26,7 @@ export function chunksOf(packed: Uint8Array, bytesMax: number): Buffer[] {
   });
 }
 
-/** What stands in messages, in their order: a set whose writer died in the middle is none. */
+/** Joins chunks in their order. A set that its writer never finished is left out. */
 export function joined(messages: readonly Uint8Array[]): Uint8Array[] {
   const sets = new Map<string, Uint8Array[]>();
   return messages.flatMap((message): Uint8Array[] => {

@@ -2,8 +2,8 @@
  * The broker's time, in every process: what a session counts from (its mail, its deadlines, its
  * wake-ups) is stamped by the broker, and machines disagree.
  *
- * A note is published and read again with the time at which it was stored: its distance from the
- * moments before and after is the difference of the clocks, to half of the way there and back.
+ * A note is published, and read again with the time at which it was stored. Its difference to the
+ * middle of the moments before and after is that of the clocks, to half of the round trip.
  */
 import { messageOf } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';

@@ -6,7 +6,7 @@ import { jsonOf, parseJson } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import type { Control, ControlAnswer, HandOver } from '../../ports/control.ts';
 import type { Nats } from './connection.ts';
-import { hear } from './subscription.ts';
+import { hear, isInbox } from './subscription.ts';
 
 const answerSchema = z.union([
   z.object({ ok: z.literal(true), value: z.unknown() }),
@@ -18,6 +18,9 @@ const handOverSchema = z.object({
   host: z.string(),
   silentSince: z.number(),
 });
+
+/** Of users of the chart that are no tenants. */
+const servicesInboxes = /^_INBOX_(?:runtime|gateway|executor|console|operator)\./;
 
 /** Verbs that change nothing. */
 const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
@@ -67,7 +70,7 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
       for (const [verb, handle] of Object.entries(handlers)) {
         group.addEndpoint(verb, {
           handler: (error, message) => {
-            if (error) return;
+            if (error || !isInbox(message.reply)) return;
             void answerTo(message.data, handle).then((text) => {
               try {
                 message.respond(text);
@@ -84,7 +87,7 @@ export function natsControl(nats: Nats, version = '0.1.0'): Control {
       const subscription = connection.subscribe(subjects.ask('*'), {
         queue: 'ask',
         callback: (error, message) => {
-          if (error) return;
+          if (error || !isInbox(message.reply, servicesInboxes)) return;
           const tenant = message.subject.split('.').at(-2) ?? '';
           void answerTo(message.data, (body) => handle(tenant, body)).then((text) => {
             try {

@@ -50,6 +50,10 @@ export class EndWriter {
     this.#subject = subject;
   }
 
+  get isIdle(): boolean {
+    return !this.#isWriting && this.#waiting.length === 0;
+  }
+
   /** @returns false when this end had been told before. @throws Unavailable; tell it again */
   tell(event: UnderstudyEvent): Promise<boolean> {
     return new Promise((resolve, reject) => {

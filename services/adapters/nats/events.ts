@@ -14,6 +14,8 @@ import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts
 import { isTooLarge } from './publisher.ts';
 import { WaitingRoom } from './waiting-room.ts';
 
+const writersMax = 256; // of subjects; each remembers the last ends that it told
+
 export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
   const letters = natsLetters(nats);
@@ -33,7 +35,13 @@ export function natsEvents(nats: Nats): Events {
     let writer = writers.get(subject);
     if (!writer) {
       writer = new EndWriter(nats, subject);
-      writers.set(subject, writer);
+    }
+    // Names of agents are what publishers write: those not used for long are forgotten.
+    writers.delete(subject);
+    writers.set(subject, writer);
+    for (const [other, { isIdle }] of writers) {
+      if (writers.size <= writersMax) break;
+      if (isIdle && other !== subject) writers.delete(other);
     }
     return writer;
   };

@@ -12,7 +12,7 @@ import { taskIdentity } from '../../core/wire/letters.ts';
 import type { Burial, DeadLetter, LetterHead } from '../../ports/events.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
-import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
+import { isTooLarge, type PublishRefusal, wrongLastSequence } from './publisher.ts';
 
 const headSchema = letterSchema.omit({ id: true, at: true });
 const deadSchema = headSchema.extend({
@@ -20,7 +20,6 @@ const deadSchema = headSchema.extend({
   headers: z.record(z.string(), z.string()).default({}),
 });
 const headHeader = 'Understudy-Letter';
-const headRoom = 4_096; // bytes of a message that its head and other headers take at the most
 
 /** What is no subject token is written in one that is: a dead letter may come of a bad name. */
 export const tokenOf = (text: string): string =>
@@ -38,6 +37,20 @@ const headText = (letter: Burial): string =>
     subject: letter.subject ? letter.subject.slice(0, 160) : '',
     ...(letter.isCut ? { isCut: true } : {}),
   }).replace(/[^\x20-\x7e]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
+/** Of a letter what every message can carry. */
+const leastOf = (letter: Omit<Burial, 'identity'>): Omit<Burial, 'identity'> => ({
+  tenant: letter.tenant.slice(0, 64),
+  agent: letter.agent.slice(0, 64),
+  code: letter.code,
+  reason: letter.reason.slice(0, 200),
+  ...(letter.session ? { session: letter.session.slice(0, 128) } : {}),
+  ...(letter.task ? { task: letter.task.slice(0, 64) } : {}),
+  subject: letter.subject.slice(0, 160),
+  body: '',
+  headers: {},
+  isCut: true,
+});
 
 function letterFrom(id: number, at: number, text: string): DeadLetter | undefined {
   const parsed = deadSchema.safeParse(jsonOf(text));
@@ -92,11 +105,22 @@ export function natsLetters(nats: Nats) {
     /** @returns its number and time, whether it is new or was there */
     async store(letter: Burial): Promise<{ id: number; at: number; isNew: boolean }> {
       const subject = subjectOf(letter);
-      const bytesMax = (nats.connection.info?.max_payload ?? limits.batchBytesMax) - headRoom;
       const { identity: _, ...content } = letter;
+      const send = (what: Omit<Burial, 'identity'>) => {
+        const headers = {
+          'Nats-Expected-Last-Subject-Sequence': '0',
+          [headHeader]: headText({ ...letter, ...what }),
+        };
+        // The publisher counts three bytes for each character of headers.
+        const headersBytes = JSON.stringify(headers).length * 3;
+        const bytesMax = (nats.connection.info?.max_payload ?? limits.batchBytesMax) - headersBytes;
+        return publisher.publish(subject, letterText(what, bytesMax), { headers });
+      };
       try {
-        const id = await publisher.publish(subject, letterText(content, bytesMax), {
-          headers: { 'Nats-Expected-Last-Subject-Sequence': '0', [headHeader]: headText(letter) },
+        const id = await send(content).catch((error: unknown) => {
+          // Whatever its sender wrote into it: a letter is stored, or its task would come for ever.
+          if (isTooLarge(error)) return send(leastOf(content));
+          throw error;
         });
         return { id, at: Date.now(), isNew: true };
       } catch (error) {

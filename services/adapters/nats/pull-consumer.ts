@@ -69,6 +69,7 @@ export class PullConsumer {
       this.#heard(message),
     );
     await this.#ensure();
+    if (this.#isStopped) return;
     this.#nats.onDisconnect(() => this.#forget());
     this.#nats.onReconnect(() => {
       this.#forget();
@@ -134,7 +135,9 @@ export class PullConsumer {
       while (!this.#isStopped) {
         try {
           const made = await declareStreams(this.#nats, [this.#options.stream]);
+          if (this.#isStopped) return;
           await this.#options.beforeMade?.();
+          if (this.#isStopped) return;
           const { stream, durable, filter, ackWaitMs, inactiveMs } = this.#options;
           const name = this.#nats.streams[stream];
           const answer = await ask<object>(

@@ -7,7 +7,7 @@ import { jsonOf } from '../../core/json.ts';
 import type { Holding, Start, Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
-import { hear } from './subscription.ts';
+import { hear, isInbox } from './subscription.ts';
 
 const startSchema = z.object({
   effect: effectIdSchema,
@@ -86,6 +86,7 @@ export function natsStarts(nats: Nats): Starts {
 
     answerHolds(performer, holds) {
       hear(connection, subjects.holds(performer), (message) => {
+        if (!isInbox(message.reply)) return;
         const effect = effectIdSchema.safeParse(message.string());
         message.respond(answers[effect.success ? holds(effect.data) : 'unknown']);
       });

@@ -33,3 +33,13 @@ export function hear(
 
 /** Messages of a stream carry an address for their ack; what the broker says of a request or of a consumer does not. */
 export const isOfStream = (message: Msg): boolean => message.reply?.startsWith('$JS.ACK.') ?? false;
+
+/**
+ * May an answer go there? The broker checks the rights of who asks for the question only: an answer
+ * on a subject of our own would be published with our rights. Only inboxes are answered, and none of
+ * our services'.
+ */
+export const isInbox = (
+  reply: string | undefined,
+  ours = /^_INBOX_(?:runtime|gateway)\./,
+): boolean => (reply?.startsWith('_INBOX') ?? false) && !ours.test(reply ?? '');

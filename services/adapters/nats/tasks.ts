@@ -67,7 +67,7 @@ export function natsTasks(nats: Nats): Tasks {
         Object.keys(all).length > 0 ? { headers: all } : {},
       );
     },
-    async take(capacity, accept) {
+    take(capacity, accept) {
       let inHand = 0;
       const durable = consumerName();
       const consumer = new PullConsumer(nats, {
@@ -104,7 +104,8 @@ export function natsTasks(nats: Nats): Tasks {
             });
         },
       });
-      await consumer.start();
+      // The broker may be away for long: it is asked until it is back, or until the drain.
+      void consumer.start();
       return {
         async drain() {
           consumer.drain();

@@ -1,6 +1,6 @@
 /** What waits for a person: the call as it would be made, and a decision about exactly this one. */
 import { useState } from 'preact/hooks';
-import { age } from '../../core/format.ts';
+import { age, escaped } from '../../core/format.ts';
 import { type ApprovalSummary, act, at } from './api.ts';
 import { Ago, Deed, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
@@ -48,7 +48,7 @@ export function Approval({
     </header>
     ${
       edited === undefined
-        ? html`<pre>${pretty(approval.arguments)}</pre>`
+        ? html`<pre>${escaped(pretty(approval.arguments))}</pre>`
         : html`<textarea aria-label="arguments" rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
           <p class="hint">The edited arguments replace the old ones as a whole.</p>`
     }

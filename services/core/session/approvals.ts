@@ -1,6 +1,7 @@
 /** What needs a person: asked with a seal over exactly what will run, decided once. */
-import canonicalize from 'canonicalize';
+
 import { sha256 } from '../ids.ts';
+import { canonicalText } from '../json.ts';
 import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenApproval } from './agent-context.ts';
@@ -46,7 +47,7 @@ export function askApproval(
 ) {
   const id = nextId(around);
   const expiresAt = around.at + expiresMs;
-  const canonical = canonicalize(args) ?? '{}';
+  const canonical = canonicalText(args);
   const hash = approvalHash(call.name, canonical, expiresAt);
   const approval: OpenApproval = {
     kind: 'tool',
@@ -79,12 +80,12 @@ export function planEscalation(
 ): { context: AgentContext; effect: Effect } {
   const id = nextId(around);
   const expiresAt = around.at + limits.approvalExpiryMs;
-  const hash = approvalHash('escalation', canonicalize({ reason }) ?? '', expiresAt);
+  const hash = approvalHash('escalation', canonicalText({ reason }), expiresAt);
   const approval: OpenApproval = {
     kind: 'escalation',
     call: '',
     tool: 'escalation',
-    arguments: canonicalize({ reason }) ?? '',
+    arguments: canonicalText({ reason }),
     hash,
     expiresAt,
     reason,

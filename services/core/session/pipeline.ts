@@ -6,13 +6,12 @@
  * is in XState, and what cannot be made durable (spawned actors, inline logic) is refused by name.
  */
 
-import canonicalize from 'canonicalize';
 import type { AnyMachineSnapshot } from 'xstate';
 import { z } from 'zod';
 import { Refused } from '../errors.ts';
 import type { AgentName, Revision } from '../ids.ts';
 import { sessionIdOf } from '../ids.ts';
-import { storable } from '../json.ts';
+import { canonicalText, storable } from '../json.ts';
 import { own } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import { performedWithinMs } from '../tools/tool-spec.ts';
@@ -290,7 +289,7 @@ function effectOf(
           ...common,
           deadlineAt,
           tool: question.slice(0, 200),
-          hash: approvalHash('human', canonicalize(question) ?? '', deadlineAt),
+          hash: approvalHash('human', canonicalText(question), deadlineAt),
         },
         question.slice(0, 200),
       );

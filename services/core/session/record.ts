@@ -5,7 +5,6 @@
  * reads; `migrate.ts` lifts older ones.
  */
 
-import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import { limitsSchema } from '../budget/budget.ts';
 import {
@@ -16,6 +15,7 @@ import {
   taskIdSchema,
   tenantIdSchema,
 } from '../ids.ts';
+import { canonicalText } from '../json.ts';
 import { isFinal } from './final.ts';
 import { messageSchema, parentSchema, spentSchema } from './messages.ts';
 
@@ -117,7 +117,7 @@ export const isEnded = (record: SessionRecord): boolean => isFinal(record.status
 
 /** SHA-256 of the record in canonical JSON (RFC 8785): equal states have equal hashes, whatever order their keys have. */
 export function stateHashOf(record: SessionRecord): string {
-  return sha256(canonicalize(JSON.parse(JSON.stringify(record))) ?? '');
+  return sha256(canonicalText(JSON.parse(JSON.stringify(record))));
 }
 
 /** When the session next wants to be woken: its earliest deadline or timer, epoch ms. */

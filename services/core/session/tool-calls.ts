@@ -1,6 +1,5 @@
 /** The calls that a model wants: checked, begun, answered. */
 
-import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import {
   add,
@@ -13,7 +12,7 @@ import {
 } from '../budget/budget.ts';
 import { issuesOf } from '../errors.ts';
 import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
-import { parseJson } from '../json.ts';
+import { canonicalText, hasInfinity, parseJson } from '../json.ts';
 import { having, own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import { performedWithinMs } from '../tools/tool-spec.ts';
@@ -87,6 +86,14 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `the arguments of ${call.name} must be a JSON object`,
     };
   }
+  if (hasInfinity(parsed)) {
+    return {
+      ok: false,
+      call,
+      code: 'ARGUMENTS_INVALID',
+      message: `the arguments of ${call.name} hold a number that is too large`,
+    };
+  }
   const delegates = isDelegation(call.name, bundle);
   const tool = own(bundle.tools, call.name);
   if (!delegates && !tool) {
@@ -119,7 +126,7 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
     ok: true,
     call,
     arguments: parsed as Record<string, unknown>,
-    signature: sha256(`${call.name}\n${canonicalize(parsed)}`).slice(0, 16),
+    signature: sha256(`${call.name}\n${canonicalText(parsed)}`).slice(0, 16),
   };
 }
 
