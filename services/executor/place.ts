@@ -19,7 +19,13 @@ const askAgainMs = 300; // one that reconnects to the broker is not there for a 
 
 /** `first`: who began it before and is gone; it may have taken effect. */
 export type Begun =
-  | { readonly kind: 'run'; readonly first: string | undefined; readonly number: number }
+  | {
+      readonly kind: 'run';
+      readonly first: string | undefined;
+      readonly number: number;
+      /** When the record was asked for: it may have been stored long before we heard of it. */
+      readonly since: number;
+    }
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'done' }
   | { readonly kind: 'cancelled' }
@@ -37,12 +43,13 @@ export async function begin(
   toolClass: EffectClass,
   { starts, clock }: PlacePorts,
 ): Promise<Begun> {
-  if (toolClass === 'pure') return { kind: 'run', first: undefined, number: 1 };
+  if (toolClass === 'pure') return { kind: 'run', first: undefined, number: 1, since: clock.now() };
   let first: string | undefined;
   const before = new Set<string>();
   for (let number = 1; ; number += 1) {
+    const since = clock.now();
     const start = await starts.create(placeOf(effect, number), executor, toolClass);
-    if (start.created) return { kind: 'run', first, number };
+    if (start.created) return { kind: 'run', first, number, since };
     const { performer } = start.first;
     if (performer === cancelledBy) return { kind: 'cancelled' };
     const holding =
@@ -77,7 +84,7 @@ export class Place {
     executor: string,
     effect: EffectId,
     toolClass: EffectClass,
-    number: number,
+    { number, since }: { readonly number: number; readonly since: number },
     ports: PlacePorts,
   ) {
     this.#executor = executor;
@@ -85,7 +92,7 @@ export class Place {
     this.#class = toolClass;
     this.#number = number;
     this.#ports = ports;
-    this.#since = ports.clock.now();
+    this.#since = since;
   }
 
   /**

@@ -131,8 +131,6 @@ async function perform(
       ports,
     );
   }
-  if (lost >= limits.lostMax) return tell(executorLost(effect, lost), 0);
-
   const begun = await begin(executor, effect.id, spec.class, ports);
   if (begun.kind === 'done') {
     telemetry.dropped('done');
@@ -159,7 +157,9 @@ async function perform(
         : executorLost(effect, limits.lostMax);
     return tell(outcome, 0);
   }
-  const place = new Place(executor, effect.id, spec.class, begun.number, ports);
+  // Nobody holds it, and so many fell silent with it in hand.
+  if (lost >= limits.lostMax) return tell(executorLost(effect, lost), 0);
+  const place = new Place(executor, effect.id, spec.class, begun, ports);
   // Those before us are gone: none of their requests began later than now.
   const begunBefore = first === undefined ? undefined : clock.now();
   const tried = await runWithRetries(

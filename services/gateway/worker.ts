@@ -186,6 +186,13 @@ async function perform(
       await mail(effect, signal, failedMessage(effect, outcome.failure, tab), self, ports);
     }
     return true;
+  } catch (error) {
+    // It was not asked for: who is offered it next must not take it for begun.
+    if (!isRedelivered && (begun.tab?.attempts ?? 0) === 0) {
+      claimed.delete(effect.id);
+      await calls.letGo(shard, effect.id, gateway).catch(() => undefined);
+    }
+    throw error;
   } finally {
     claimed.delete(effect.id);
   }

@@ -129,6 +129,8 @@ export interface ModelCalls {
     holder: string,
     durationMs: number,
   ): Promise<Entry[] | 'settled' | 'held'>;
+  /** The call was not made: another may make it at once. */
+  letGo(shard: ShardId, effect: EffectId, holder: string): Promise<void>;
   /** For longer, also where the store has lost the claim meanwhile; not where another holds it now. */
   renew(shard: ShardId, effect: EffectId, holder: string, durationMs: number): Promise<void>;
 }

@@ -234,6 +234,8 @@ export class Host {
       const shard = new Shard(lease, this.#ports, onLost, isRepaired);
       this.#shards.set(id, shard);
       await shard.open();
+      // Lost while it was opened (a newer release wrote to it, say): what closed it stands.
+      if (this.#shards.get(id) !== shard) return;
       this.#closed.delete(id);
       telemetry.tookOver(id, (performance.now() - from) / 1_000, {
         host,
@@ -308,7 +310,7 @@ export class Host {
       if (!isOurs) {
         shard.close();
         this.#lost(id, shard, 'expired', 'the lease was not ours any more');
-      } else if (before && before.at === shard.standing?.at && !isSame(before.at, at)) {
+      } else if (before?.at && before.at === shard.standing?.at && !isSame(before.at, at)) {
         // An owner with nothing to commit would not notice a store that went back under it.
         shard.notAsStored();
       }

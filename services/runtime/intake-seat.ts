@@ -37,6 +37,7 @@ export interface SeatHost {
 }
 
 const lookMs = 2_000; // how often TASKS is looked at for what was missed
+const sleepingMax = 1_024; // keyed tasks that wait so do not count as in hand
 const againMs = 1_000; // a keyed task that cannot be handed on is tried again after this
 
 export class IntakeSeat {
@@ -50,6 +51,8 @@ export class IntakeSeat {
   #heldUntil = 0;
   #taking: Taking | undefined;
   #isTicking = false;
+  /** Keyed tasks that cannot be handed on now. */
+  #sleeping = 0;
   #isLooking = false;
   #isDraining = false;
 
@@ -120,7 +123,7 @@ export class IntakeSeat {
   #sit(): void {
     const { tasks, telemetry } = this.#ports;
     this.#taking = tasks.take(
-      () => this.#host.capacity(),
+      () => this.#host.capacity() + Math.min(this.#sleeping, sleepingMax),
       (task) => this.#inOrder(task),
     );
     telemetry.log('info', 'takes tasks in', { host: this.#host.host });
@@ -170,7 +173,9 @@ export class IntakeSeat {
           agent: task.agent,
           cause: messageOf(error),
         });
+        this.#sleeping += 1;
         await this.#ports.clock.sleep(againMs);
+        this.#sleeping -= 1;
       }
     }
   }

@@ -86,14 +86,18 @@ export async function requeue(
       continue;
     }
     const { 'Nats-Msg-Id': _m, 'Understudy-Task': _t, ...headers } = letter.headers;
-    const [, tenant = '', agent = ''] = letter.subject.split('.').slice(-3);
     // An id that follows from the letter: two requeues make one task, on one session.
     const task = requeuedTask(letter.task ?? `letter-${id}`, body);
     try {
-      await ports.tasks.publish(toTenant ?? tenant, toAgent ?? agent, body ?? letter.body, {
-        ...headers,
-        'Understudy-Task': task,
-      });
+      await ports.tasks.publish(
+        toTenant ?? letter.tenant,
+        toAgent ?? letter.agent,
+        body ?? letter.body,
+        {
+          ...headers,
+          'Understudy-Task': task,
+        },
+      );
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       refused.push(`${id}: ${error.message}`);

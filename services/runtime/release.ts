@@ -98,41 +98,41 @@ async function cancelCalls(
   return begun.flat();
 }
 
-export async function releasePending(
+/** What no message carries: whoever waits for it is told. @throws what it is not */
+export function tellTooLarge(
   effect: PendingEffect,
-  { effects, mailbox, shards, telemetry }: ReleasePorts,
+  error: unknown,
+  { mailbox, shards, telemetry }: Pick<ReleasePorts, 'mailbox' | 'shards' | 'telemetry'>,
 ): Promise<void> {
-  const tellTooLarge = (error: unknown, message: (failure: Failure) => Message): Promise<void> => {
-    if (!isTooLarge(error)) throw error;
-    telemetry.log('error', 'an effect is too large for a message; its session is told', {
-      effect: effect.id,
-      session: effect.session,
-    });
-    const failure: Failure = {
-      class: 'permanent',
-      code: 'EFFECT_TOO_LARGE',
-      message: messageOf(error),
-    };
-    const { tenant, session } = effect;
-    const shard = shardOf(tenant, session, shards);
-    return mailbox.deliver(shard, { tenant, session, message: message(failure) });
+  if (!isTooLarge(error)) throw error;
+  telemetry.log('error', 'an effect is too large for a message; its session is told', {
+    effect: effect.id,
+    session: effect.session,
+  });
+  const failure: Failure = {
+    class: 'permanent',
+    code: 'EFFECT_TOO_LARGE',
+    message: messageOf(error),
   };
-  if (isPooled(effect)) {
-    return effects.offer(effect).catch((error: unknown) =>
-      tellTooLarge(error, (failure) =>
-        effect.kind === 'callModel'
-          ? { kind: 'modelFailed', effect: effect.id, failure, attempts: 0 }
-          : {
-              kind: 'toolFailed',
-              effect: effect.id,
-              failure,
-              latencyMs: 0,
-              attempts: 0,
-              executor: 'none',
-            },
-      ),
-    );
+  const { tenant, session } = effect;
+  const shard = shardOf(tenant, session, shards);
+  return mailbox.deliver(shard, { tenant, session, message: refusalOf(effect, failure) });
+}
+
+function refusalOf({ kind, id: effect }: PendingEffect, failure: Failure): Message {
+  if (kind === 'callModel') return { kind: 'modelFailed', effect, failure, attempts: 0 };
+  if (kind === 'startAgent') {
+    const output = `${failure.code}: ${failure.message}`;
+    const spent = { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 };
+    return { kind: 'agentEnded', effect, outcome: 'failed', output, spent };
   }
+  return { kind: 'toolFailed', effect, failure, latencyMs: 0, attempts: 0, executor: 'none' };
+}
+
+export async function releasePending(effect: PendingEffect, ports: ReleasePorts): Promise<void> {
+  const { effects, mailbox, shards } = ports;
+  if (isPooled(effect))
+    return effects.offer(effect).catch((error: unknown) => tellTooLarge(effect, error, ports));
   if (effect.kind === 'askHuman') return; // nobody performs it: the control API shows it, a person answers
   const message: Message = {
     kind: 'task',
@@ -151,15 +151,7 @@ export async function releasePending(
       session: effect.child,
       message,
     })
-    .catch((error: unknown) =>
-      tellTooLarge(error, ({ code, message: why }) => ({
-        kind: 'agentEnded',
-        effect: effect.id,
-        outcome: 'failed',
-        output: `${code}: ${why}`,
-        spent: { steps: 0, toolCalls: 0, tokens: 0, costMicros: 0 },
-      })),
-    );
+    .catch((error: unknown) => tellTooLarge(effect, error, ports));
 }
 
 async function releasePrompt(

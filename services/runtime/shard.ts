@@ -43,6 +43,7 @@ import { Drafts } from './drafts.ts';
 import { Loader } from './loader.ts';
 import { openingOf } from './opening.ts';
 import { Outbox } from './outbox.ts';
+import { tellTooLarge } from './release.ts';
 import { Residents } from './residents.ts';
 import { Stepper } from './stepper.ts';
 import { Wakes } from './wakes.ts';
@@ -118,6 +119,7 @@ export class Shard {
         const record = this.#residents.get(session)?.record;
         return record === undefined || record.pending[id] !== undefined;
       },
+      refused: (effect, error) => tellTooLarge(effect, error, this.#ports),
     });
     this.#outbox = new Outbox(
       this.id,

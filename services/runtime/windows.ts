@@ -16,6 +16,7 @@ import type { Message } from '../core/session/messages.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { isTooLarge } from './release.ts';
 
 /** One tenant's window into one pool. */
 interface Lane {
@@ -45,6 +46,8 @@ export interface WindowHost {
   isOpen(): boolean;
   /** Does its session still wait for this effect, as far as it is known here? */
   isWanted(effect: PooledEffect): boolean;
+  /** No message carries it: whoever waits for it is told. @throws Unavailable; tell again */
+  refused(effect: PooledEffect, error: unknown): Promise<void>;
 }
 
 export class Windows {
@@ -227,7 +230,10 @@ export class ShardWindows {
     // Whatever the queue says, a stream that is full among it: no error may end this.
     while (this.#host.isOpen() && this.#out.has(effect.id)) {
       try {
-        await effects.offer(effect);
+        await effects.offer(effect).catch((error: unknown) => {
+          if (!isTooLarge(error)) throw error;
+          return this.#host.refused(effect, error);
+        });
         break;
       } catch (error) {
         telemetry.log('warn', 'not sent; trying again', {

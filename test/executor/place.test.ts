@@ -90,7 +90,7 @@ describe('an executor that stood still between its record and its request', () =
     const { starts, clock } = world();
     const begun = await begin('x1', id, 'queryable', { starts, clock });
     const number = (begun as { number: number }).number;
-    const place = new Place('x1', id, 'queryable', number, { starts, clock });
+    const place = new Place('x1', id, 'queryable', { number, since: clock.at }, { starts, clock });
     expect(await place.whyNot()).toBeUndefined();
     clock.at += 7_000;
     return { starts, clock, place };
@@ -160,7 +160,7 @@ describe('a queryable tool of a slow service', () => {
     }
     const begun = await begin('x2', id, 'queryable', { starts, clock });
     const number = (begun as { number: number }).number;
-    const place = new Place('x2', id, 'queryable', number, { starts, clock });
+    const place = new Place('x2', id, 'queryable', { number, since: clock.at }, { starts, clock });
     const tried = await runWithRetries(
       {
         effect,
@@ -212,7 +212,13 @@ describe('a queryable tool of a slow service', () => {
         return 'never';
       },
     };
-    const place = new Place('x1', id, 'queryable', 1, { starts, clock });
+    const place = new Place(
+      'x1',
+      id,
+      'queryable',
+      { number: 1, since: clock.at },
+      { starts, clock },
+    );
     const { signal } = stopped;
     await runWithRetries(
       { effect, spec, place, begunBefore: undefined, signal, onRun: () => undefined },

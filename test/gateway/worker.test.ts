@@ -60,7 +60,7 @@ test('an answer that the log cannot take is told later, and the model is not ask
   let asked = 0;
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], renew: async () => undefined },
+    calls: { claim: async () => [], letGo: async () => undefined, renew: async () => undefined },
     mailbox: {
       ...mailbox,
       deliver: (shard, envelope) =>
@@ -97,7 +97,11 @@ test('a claim is renewed for as long as its call takes, and not a moment longer'
   let answer: () => void = () => undefined;
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], renew: async (...claim) => void renewed.push(claim) },
+    calls: {
+      claim: async () => [],
+      letGo: async () => undefined,
+      renew: async (...claim) => void renewed.push(claim),
+    },
     mailbox: memoryMailbox(systemClock),
     archive: { bundle: async () => bundle },
     model: {
@@ -153,7 +157,7 @@ test('an answer is told with how many more are on the way: calls that are being 
   const twoTries = { ...model, attempts: 2, backoffMs: 60_000 };
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], renew: async () => undefined },
+    calls: { claim: async () => [], letGo: async () => undefined, renew: async () => undefined },
     mailbox: {
       ...mailbox,
       deliver: (shard, envelope, company) => {
@@ -202,7 +206,7 @@ async function toldOf(ports: Partial<GatewayPorts>): Promise<Message> {
   });
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], renew: async () => undefined },
+    calls: { claim: async () => [], letGo: async () => undefined, renew: async () => undefined },
     mailbox,
     archive: { bundle: async () => bundle },
     model: { complete: async () => ({ ok: true, value: reply }) },
@@ -259,7 +263,11 @@ test.each([
   ['a mistake of ours', new TypeError('x is undefined'), 'GATEWAY_DEFECT'],
 ])('%s ends the call with its reason, and is not tried for ever', async (_what, error, code) => {
   const told = await toldOf({
-    calls: { claim: () => Promise.reject(error), renew: async () => undefined },
+    calls: {
+      claim: () => Promise.reject(error),
+      letGo: async () => undefined,
+      renew: async () => undefined,
+    },
   });
   expect(told).toMatchObject({ kind: 'modelFailed', failure: { class: 'permanent', code } });
 });

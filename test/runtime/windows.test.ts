@@ -55,7 +55,12 @@ function open(queued = 0) {
     windows,
     left,
     unwanted,
-    shard: () => windows.open({ isOpen: () => true, isWanted: ({ id }) => !unwanted.has(id) }),
+    shard: () =>
+      windows.open({
+        isOpen: () => true,
+        isWanted: ({ id }) => !unwanted.has(id),
+        refused: async () => undefined,
+      }),
     waiting: () => windows.waiting.get('tools') ?? 0,
     pass: (ms: number) => {
       now += ms;

@@ -108,7 +108,7 @@ export function mcpRunner(
       let client: Client | undefined;
       try {
         try {
-          client = await line.client;
+          client = await orAborted(line.client, signal);
         } catch (error) {
           if (error instanceof Refused)
             return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
@@ -119,6 +119,8 @@ export function mcpRunner(
             `tool ${job.tool}: its MCP server could not be reached: ${why}`,
           );
         }
+        if (signal.aborted)
+          return notBegun('transient', 'MCP_UNREACHABLE', `tool ${job.tool}: it was stopped`);
         const meta = mcpMeta(job.idempotencyKey, job.traceparent);
         const result = await client.callTool(
           { name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta },
@@ -156,6 +158,16 @@ export function mcpRunner(
       for (const line of open) await hangUp(line);
     },
   };
+}
+
+/** A connection takes its time: who waits for it may be stopped meanwhile. */
+function orAborted<Value>(value: Promise<Value>, signal: AbortSignal): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(new Error('the call was stopped before the server was reached'));
+    if (signal.aborted) return stop();
+    signal.addEventListener('abort', stop, { once: true });
+    value.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+  });
 }
 
 const addressOf = (url: string): URL => {

@@ -236,6 +236,10 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
           );
         return entries;
       },
+      async letGo(shard, effect, holder) {
+        const key = `${shard}/${effect}`;
+        if (claims.get(key)?.holder === holder) claims.delete(key);
+      },
       async renew(shard, effect, holder, durationMs) {
         const claim = claims.get(`${shard}/${effect}`);
         if (!claim || claim.until <= clock.now() || claim.holder === holder)

@@ -90,9 +90,15 @@ export function natsArchive(nats: Nats): Archive {
     async append(shard, record, all) {
       const subject = subjects.archive(shard, record.session);
       const recordText = JSON.stringify(record);
+      let alone: number | undefined;
+      const isRecordLarge = () => {
+        alone ??= pack(recordText, [], 0).length;
+        return alone > packedBytesMax;
+      };
       const write = async (mail: readonly string[], part: number): Promise<number> => {
         const packed = pack(recordText, mail, part);
-        if (packed.length <= packedBytesMax || mail.length <= 1) {
+        // Where the record alone is too large, halves would each hold it.
+        if (packed.length <= packedBytesMax || mail.length <= 1 || isRecordLarge()) {
           const messages =
             packed.length <= packedBytesMax ? [packed] : chunksOf(packed, packedBytesMax);
           for (const message of messages)

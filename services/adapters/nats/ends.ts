@@ -137,16 +137,23 @@ export class EndWriter {
   async #readTail(batch: readonly Waiting[]): Promise<void> {
     const { streams } = this.#nats;
     const last = await lastMessage(this.#nats, streams.events, { last_by_subj: this.#subject });
+    const keys = new Set(batch.map(({ key }) => key));
+    const found = new Map<string, string>();
     const since = Math.min(...batch.map(({ event }) => Date.parse(event.time))) - slackMs;
     if (last && last.seq > this.#readTo && last.at >= since) {
       await readAll(
         this.#nats,
         { stream: streams.events, filter: this.#subject, afterSequence: 0, upTo: last.seq, since },
         (message) => {
-          for (const event of parseEvents(message.text())) this.#told.set(keyOf(event), event.id);
+          for (const event of parseEvents(message.text())) {
+            this.#told.set(keyOf(event), event.id);
+            if (keys.has(keyOf(event))) found.set(keyOf(event), event.id);
+          }
         },
       );
     }
+    // Of a long tail the last ones are remembered; those that are looked for are among them.
+    for (const [key, id] of found) this.#told.set(key, id);
     await this.#readEarlier(batch);
     this.#last = last?.seq ?? 0;
     this.#readTo = this.#last;

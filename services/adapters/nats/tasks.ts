@@ -119,22 +119,26 @@ export function natsTasks(nats: Nats): Tasks {
       };
     },
     async state() {
-      const [info, [name]] = await Promise.all([
-        ask<{ state?: { messages: number; first_seq: number } }>(
-          nats,
-          `$JS.API.STREAM.INFO.${streams.tasks}`,
-          undefined,
-        ),
-        consumers(),
-      ]);
-      const { messages: waiting = 0, first_seq: first = 0 } = info.state ?? {};
-      if (!name) return { waiting, stuck: false, isTaken: false };
-      const { ack_floor: floor } = await ask<{ ack_floor?: { stream_seq: number } }>(
+      // The floor is asked first: one that is older than the stream's first message cannot lie.
+      const [name] = await consumers();
+      const { ack_floor: floor } = name
+        ? await ask<{ ack_floor?: { stream_seq: number } }>(
+            nats,
+            `$JS.API.CONSUMER.INFO.${streams.tasks}.${name}`,
+            undefined,
+          )
+        : { ack_floor: undefined };
+      const info = await ask<{ state?: { messages: number; first_seq: number } }>(
         nats,
-        `$JS.API.CONSUMER.INFO.${streams.tasks}.${name}`,
+        `$JS.API.STREAM.INFO.${streams.tasks}`,
         undefined,
       );
-      return { waiting, stuck: waiting > 0 && first <= (floor?.stream_seq ?? 0), isTaken: true };
+      const { messages: waiting = 0, first_seq: first = 0 } = info.state ?? {};
+      return {
+        waiting,
+        stuck: waiting > 0 && first <= (floor?.stream_seq ?? 0),
+        isTaken: name !== undefined,
+      };
     },
   };
 }

@@ -116,11 +116,23 @@ function runProgram(
       },
     );
     const ended = child.pid === undefined ? () => undefined : watchdog.began(child.pid);
+    let verdict: Outcome<unknown> | undefined;
+    const notStarted = (): Outcome<never> =>
+      failed(
+        'permanent',
+        'TOOL_NOT_STARTED',
+        `tool ${job.tool}: ${command[0]} could not be started`,
+      );
+    // Of a process that could not be made, there may be no pipes either.
+    child.on('error', () => {
+      verdict ??= notStarted();
+      if (!child.stdout) resolve(verdict);
+    });
+    if (!child.stdout || !child.stderr || !child.stdin) return;
     const bytesMax = Math.max(64_000, job.spec.outputBytesMax * 4);
     const out: Buffer[] = [];
     let bytes = 0;
     let complaint = '';
-    let verdict: Outcome<unknown> | undefined;
     let quiet: NodeJS.Timeout | undefined;
     let outputWait: NodeJS.Timeout | undefined;
     const kill = () => {
@@ -150,13 +162,6 @@ function runProgram(
     });
     child.stderr.on('data', (chunk: Buffer) => {
       if (complaint.length < 500) complaint += chunk.toString('utf8').slice(0, 500);
-    });
-    child.on('error', () => {
-      verdict ??= failed(
-        'permanent',
-        'TOOL_NOT_STARTED',
-        `tool ${job.tool}: ${command[0]} could not be started`,
-      );
     });
     const finish = (code: number | null, killedBy: NodeJS.Signals | null) => {
       signal.removeEventListener('abort', onAbort);

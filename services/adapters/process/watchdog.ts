@@ -60,7 +60,8 @@ export function startWatchdog(): Watchdog {
       return () => tell('ended', group);
     },
     async close() {
-      if (shell.exitCode !== null || shell.pid === undefined) return;
+      const isGone = shell.exitCode !== null || shell.signalCode !== null;
+      if (isGone || shell.pid === undefined) return;
       const ended = new Promise((resolve) => shell.once('exit', resolve));
       shell.ref();
       shell.stdin?.end();

@@ -285,6 +285,9 @@ export function redisModelCalls(
       if (entries.length > 0) keep(session, from, entries, size);
       return entries;
     },
+    async letGo(shard, effect, holder) {
+      await answering('release', redis.understudyRelease(keys(shard).claim(effect), holder));
+    },
     async renew(shard, effect, holder, durationMs) {
       await answering(
         'renew',
