@@ -157,7 +157,10 @@ export class Outbox {
   }
 
   async #release(outgoing: Outgoing): Promise<void> {
-    await this.#persist('release', () => release(outgoing.entry, outgoing.effects, this.#ports));
+    const done = new Set<string>();
+    await this.#persist('release', () =>
+      release(outgoing.entry, outgoing.effects, this.#ports, done),
+    );
     if (!this.#isOpen()) return;
     if (outgoing.id > 0) this.#settled.push(outgoing.id);
     for (const actor of outgoing.actors) actor.unreleased -= 1;

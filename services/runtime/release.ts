@@ -41,17 +41,28 @@ interface UnderWay {
   readonly what: string;
 }
 
-/** @param effects   the pending effects that the entry names, as far as they are still pending */
+/**
+ * @param effects  the pending effects that the entry names, as far as they are still pending
+ * @param done  what has left in an earlier try, noted here: one part that cannot leave repeats no other
+ */
 export async function release(
   entry: OutboxEntry,
   effects: readonly PendingEffect[],
   ports: ReleasePorts,
+  done = new Set<string>(),
 ): Promise<void> {
   const sent: Promise<unknown>[] = [];
-  for (const effect of effects) sent.push(releasePending(effect, ports));
+  const once = async (part: string, send: () => Promise<unknown>) => {
+    if (done.has(part)) return;
+    await send();
+    done.add(part);
+  };
+  for (const effect of effects) sent.push(once(effect.id, () => releasePending(effect, ports)));
   // Steps before ends: who follows a session sees its last step, then its end.
-  if (entry.events.length > 0) sent.push(ports.events.publishSteps(entry.events));
-  for (const prompts of bySession(entry.prompts)) sent.push(releasePrompts(prompts, ports));
+  if (entry.events.length > 0)
+    sent.push(once('steps', () => ports.events.publishSteps(entry.events)));
+  for (const [index, prompts] of bySession(entry.prompts).entries())
+    sent.push(once(`prompts ${index}`, () => releasePrompts(prompts, ports)));
   await Promise.all(sent);
   // Those that go to a pool are counted when they leave their window.
   const others = effects.filter((effect) => !isPooled(effect)).length;

@@ -96,6 +96,23 @@ describe('an executor that stood still between its record and its request', () =
     return { starts, clock, place };
   };
 
+  test('asks again also where its first record was stored long before it heard of it', async () => {
+    const { starts, clock } = world();
+    const slow = {
+      ...starts,
+      create: async (...record: Parameters<typeof starts.create>) => {
+        const created = await starts.create(...record);
+        clock.at += 10_000; // the acknowledgement was lost, and the record was read again
+        return created;
+      },
+    };
+    const begun = await begin('x1', id, 'opaque', { starts: slow, clock });
+    if (begun.kind !== 'run') throw new Error(begun.kind);
+    await starts.create(placeOf(id, 2), 'x2', 'opaque');
+    const place = new Place('x1', id, 'opaque', begun, { starts, clock });
+    expect(await place.whyNot()).toBe('elsewhere');
+  });
+
   test('goes on with a fresh record when nobody has come', async () => {
     const { place, starts, clock } = await standing();
     expect(await place.whyNot()).toBeUndefined();

@@ -271,3 +271,39 @@ test.each([
   });
   expect(told).toMatchObject({ kind: 'modelFailed', failure: { class: 'permanent', code } });
 });
+
+test('a call that was not made is let go of: whoever is offered it next makes it as a first one', async () => {
+  const effects = memoryEffects(systemClock);
+  const letGo: string[] = [];
+  let isThrottled = true;
+  let asked = 0;
+  const taking = await startGateway('g', {
+    effects,
+    calls: {
+      claim: async () => [],
+      letGo: async (_shard, effect, holder) => void letGo.push(`${effect} ${holder}`),
+      renew: async () => undefined,
+    },
+    mailbox: memoryMailbox(systemClock),
+    archive: { bundle: async () => bundle },
+    model: {
+      complete: async () => {
+        asked += 1;
+        return { ok: true, value: reply };
+      },
+    },
+    rates: {
+      take: async () => (isThrottled ? { what: 'requests', retryAfterMs: 10 } : undefined) as never,
+    },
+    tenants: () => new Map([['acme', { requestsPerMinute: 1 }]]) as never,
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+    shards: 1,
+  });
+  await effects.offer({ ...call, tenant: 'acme' as never });
+  await eventually(() => letGo.length > 0, 'the claim to be let go of');
+  expect(asked).toBe(0);
+  isThrottled = false;
+  await eventually(() => asked > 0, 'the call to be made');
+  await taking.stop();
+});

@@ -5,6 +5,7 @@ import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queu
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { Unavailable } from '../../services/core/errors.ts';
 import type {
   EffectId,
   HostId,
@@ -24,6 +25,7 @@ import {
   encodeOutbox,
   type OutboxEntry,
 } from '../../services/runtime/outbox-entry.ts';
+import { release } from '../../services/runtime/release.ts';
 import { Shard } from '../../services/runtime/shard.ts';
 import { Windows } from '../../services/runtime/windows.ts';
 import { eventually } from '../support/eventually.ts';
@@ -273,4 +275,42 @@ test('a shard with an entry that does not parse offers all that is pending, and 
   });
   await eventually(async () => (await store.open(shardId)).outbox.length === 0);
   shard.close();
+});
+
+test('a part that cannot leave repeats no other: steps are told once', async () => {
+  const ports = {
+    mailbox: memoryMailbox(systemClock),
+    effects: memoryEffects(systemClock),
+    telemetry: countingTelemetry(),
+    shards: 1,
+  };
+  let told = 0;
+  const events = {
+    ...memoryEvents(systemClock),
+    publishSteps: async () => {
+      told += 1;
+    },
+  };
+  let refusals = 3;
+  const starts = {
+    create: async () => {
+      refusals -= 1;
+      if (refusals >= 0) throw new Unavailable('START_UNAVAILABLE', 'full');
+      return { created: true } as const;
+    },
+  };
+  const cancel = {
+    kind: 'cancel',
+    effects: [{ id: 's_1_0', pool: 'tools', tool: 'pay', class: 'keyed' }],
+  } as unknown as PromptEffect;
+  const entry = {
+    pending: [],
+    prompts: [{ tenant: 'acme' as TenantId, session: 's' as SessionId, effect: cancel }],
+    events: [{ tenant: 'acme', agent: 'desk', text: '{}' }],
+  } as unknown as OutboxEntry;
+  const done = new Set<string>();
+  for (let tries = 0; tries < 3; tries += 1)
+    await expect(release(entry, [], { ...ports, events, starts }, done)).rejects.toThrow('full');
+  await release(entry, [], { ...ports, events, starts }, done);
+  expect(told).toBe(1);
 });
