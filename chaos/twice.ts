@@ -1,6 +1,6 @@
 /**
- * The broker dies twice within four seconds, without a goodbye: the heir of the first may begin while
- * the first still writes. Chaos Mesh kills once for each experiment; this kills by kubectl.
+ * The broker dies twice within four seconds, without a goodbye: the heir of the first may begin
+ * while the first still writes. Chaos Mesh kills once for each experiment; this kills by kubectl.
  */
 import type { Fault } from './checker/history.ts';
 import type { Kubectl } from './kubectl.ts';

@@ -1,12 +1,13 @@
 /**
  * Who may perform an effect: one executor at a time, by create-only start records.
  *
- * E1  Of all that would begin it, one created the record of the effect's own id; each take-over has a
- *     record of its own, with the next number.
+ * E1  Of all that would begin it, one created the record of the effect's own id; each take-over has
+ *     a record of its own, with the next number.
  * E2  A record of `cancelled` ends it: nobody begins it any more.
- * E3  An executor counts as dead only if nobody listens under its name. If it does not answer, it is
- *     slow, and the call waits. A dead one is replaced as the class of the tool allows.
- * E4  An executor that was paused between its record and its request creates a new record, or stops.
+ * E3  An executor counts as dead only if nobody listens under its name. If it does not answer, it
+ *     is slow, and the call waits. A dead one is replaced as the class of the tool allows.
+ * E4  An executor that was paused between its record and its request creates a new record, or
+ *     stops.
  */
 import type { EffectId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';

@@ -2,7 +2,8 @@
  * The tries of one tool call: bounded, by class, and never after it was cancelled.
  *
  * R1  Only transient failures are tried again; an opaque tool only where nothing had begun.
- * R2  Where one of the tries may have taken effect, a side effect that did not succeed is `unknown`.
+ * R2  Where one of the tries may have taken effect, a side effect that did not succeed is
+ *     `unknown`.
  * R3  A queryable tool is asked before it is tried again; "it did not happen" counts only when
  *     nothing can still happen.
  * R4  After an abort there is no further try and no query.
@@ -232,7 +233,10 @@ function answered({ tool, spec }: ToolJob, value: unknown): Outcome<Capped> {
     : outcome;
 }
 
-/** As much as a message may hold, or undefined for what can be no message: nested too deep, or no JSON. */
+/**
+ * As much as a message may hold, or undefined for what can be no message: nested too deep, or no
+ * JSON.
+ */
 function told(spec: ToolSpec, value: unknown): Outcome<Capped> | undefined {
   try {
     return { ok: true, value: capped(value, spec.outputBytesMax) };

@@ -1,9 +1,10 @@
 /**
- * Asks provider after provider, each with its own bounded tries, and keeps the tab: what is not known
- * to be free has been paid.
+ * Asks provider after provider, each with its own bounded tries, and keeps the tab: what is not
+ * known to be free has been paid.
  *
  * A1  A try that left the process and brought no usage costs the most that it could come to.
- * A2  Free are a connection that was never made and a complete refusal (4xx, 503) before any output.
+ * A2  Free are a connection that was never made and a complete refusal (4xx, 503) before any
+ *     output.
  * A3  A further try is made only while the session's budget covers the most that it can come to.
  */
 import { backoffMs } from '../core/backoff.ts';
@@ -54,7 +55,9 @@ export class Tab {
     if (hasBegun !== false) this.#add(this.#boundOf(price));
   }
 
-  /** @returns the usage that counts, and its cost: the most it can be where the provider told none */
+  /**
+   * @returns the usage that counts, and its cost: the most it can be where the provider told none
+   */
   answered(
     { price }: Spec,
     told: ModelReply['usage'] | undefined,

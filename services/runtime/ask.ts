@@ -1,4 +1,7 @@
-/** What a tenant may ask: how its own task stands, and what came of it, also where it missed the end. */
+/**
+ * What a tenant may ask: how its own task stands, and what came of it, also where it missed the
+ * end.
+ */
 import { z } from 'zod';
 import { issuesOf } from '../core/errors.ts';
 import {

@@ -1,9 +1,9 @@
 /**
  * Who takes tasks in: one runtime at a time, under a lease as shards are.
  *
- * T1  Tasks of one keyed session reach its mailbox in the order in which TASKS stored them: one reader
- *     hands them on one after the other, and whoever takes over begins with the first that nobody
- *     has acknowledged.
+ * T1  Tasks of one keyed session reach its mailbox in the order in which TASKS stored them: one
+ *     reader hands them on one after the other, and whoever takes over begins with the first that
+ *     nobody has acknowledged.
  * T2  A key that cannot be handed on now holds back only itself.
  * T3  A task that is still stored although it lies below the ack floor is read again.
  */
@@ -85,7 +85,8 @@ export class IntakeSeat {
       else if (this.#lease) await this.#renew(this.#lease);
       else await this.#acquire();
     } catch (error) {
-      // The store is away: whoever takes the seat meanwhile reads again what we have not acknowledged.
+      // The store is away: whoever takes the seat meanwhile reads again what we have not
+      // acknowledged.
       if (!(error instanceof Unavailable)) throw error;
       const cause = messageOf(error);
       this.#ports.telemetry.log('debug', 'the intake cannot be renewed', { cause });

@@ -58,7 +58,10 @@ export interface LetterPorts {
 
 const pageMax = 1_000;
 
-/** A page of heads, newest first; bodies are large, and of tenants: one is given to who names the letter. */
+/**
+ * A page of heads, newest first; bodies are large, and of tenants: one is given to who names the
+ * letter.
+ */
 export async function dead(
   { id, max, before }: z.infer<typeof deadSchema>,
   { events }: LetterPorts,

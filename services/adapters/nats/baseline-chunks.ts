@@ -1,8 +1,9 @@
 /**
  * A baseline that one message cannot carry, in several: each says which of how many it is.
  *
- * The first byte of a chunk is never the start of deflated data (it has the reserved block type), so
- * that a reader tells the two apart. Chunks of two writers may lie between each other: each set has an id.
+ * The first byte of a chunk is never the start of deflated data (it has the reserved block type),
+ * so that a reader tells the two apart. Chunks of two writers may lie between each other: each set
+ * has an id.
  */
 import { randomBytes } from 'node:crypto';
 

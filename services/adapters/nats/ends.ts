@@ -1,7 +1,8 @@
 /**
  * Ends of tasks, each stored exactly once, without a subject for each: compare and append.
  *
- * Owns     for each subject the last sequence that it wrote or read, and which ends stand there lately.
+ * Owns     for each subject the last sequence that it wrote or read, and which ends stand there
+ * lately.
  *
  * N1  One publish is in flight for a subject, with the sequence that its last message must have. So
  *     a publish that was sent again, and a paused owner beside its heir, are refused by the stream.
@@ -118,7 +119,10 @@ export class EndWriter {
     }
   }
 
-  /** Of a batch each alone; one alone without what it cannot carry: an end that never leaves would be tried for ever. */
+  /**
+   * Of a batch each alone; one alone without what it cannot carry: an end that never leaves would
+   * be tried for ever.
+   */
   async #cut(open: Waiting[], error: unknown): Promise<Waiting[]> {
     if (open.length > 1) {
       for (const one of open) await this.#append([one]);

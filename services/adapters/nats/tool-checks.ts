@@ -1,8 +1,8 @@
 /**
  * Questions to all executors at once, and what they answer within half a second.
  *
- * Answers have a subject of their own. A reply address would show executors, which run foreign code,
- * the inbox where we receive answers of the broker.
+ * Answers have a subject of their own. A reply address would show executors, which run foreign
+ * code, the inbox where we receive answers of the broker.
  */
 import { randomUUID } from 'node:crypto';
 import { z } from 'zod';

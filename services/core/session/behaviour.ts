@@ -5,7 +5,13 @@
  * | behaviour | what a step does since |
  * |---|---|
  * | 1 | everything until version 0.1.0; bundles that name none |
- * | 2 | see CHANGELOG, "What a step decides" |
+ * | 2 | listed below |
+ *
+ * 2: parallel children share what is left, and calls of a turn are counted first; a try that may
+ * have been paid for costs its reservation; users' own machines have budgets; kept messages are
+ * bounded by count and bytes, and results are not counted; a child that is halted before its task
+ * begins halted; a park keeps a pause; decisions of people stand in the record; deadlines of
+ * queryable calls leave time to ask.
  *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */

@@ -16,7 +16,10 @@ export const mailIdentity = (shard: number, { incarnation, sequence, index }: Po
 export const outboxIdentity = (shard: number, id: number, body: string): string =>
   `outbox-${shard}-${id}-${sha256(body).slice(0, 16)}`;
 
-/** The id of a task that is published again: it counts how often, so that two requeues make one task. */
+/**
+ * The id of a task that is published again: it counts how often, so that two requeues make one
+ * task.
+ */
 export function requeuedTask(task: string, body: string | undefined): string {
   const [, first = task, times = '0'] = /^(.*)-requeued-(\d+)(?:-[0-9a-f]{8})?$/s.exec(task) ?? [];
   const edited = body === undefined ? '' : `-${sha256(body).slice(0, 8)}`;
