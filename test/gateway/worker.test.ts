@@ -293,7 +293,7 @@ test('a call that was not made is let go of: whoever is offered it next makes it
       },
     },
     rates: {
-      take: async () => (isThrottled ? { what: 'requests', retryAfterMs: 10 } : undefined) as never,
+      take: async () => (isThrottled ? { what: 'requests', waitMs: 10 } : undefined) as never,
     },
     tenants: () => new Map([['acme', { requestsPerMinute: 1 }]]) as never,
     telemetry: countingTelemetry(),

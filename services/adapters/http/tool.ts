@@ -1,6 +1,7 @@
 /** Tools that are HTTP calls. The effect id goes out as `idempotency-key`, the trace as `traceparent`. */
 
 import { failed, type Outcome } from '../../core/tools/job.ts';
+import { wasNeverMade } from '../../core/tools/never-made.ts';
 import { expandEnvironment } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
@@ -116,7 +117,7 @@ async function send(
           hasBegun: true,
         },
       };
-    if (neverLeft(error))
+    if (wasNeverMade(error))
       return {
         ok: false,
         failure: {
@@ -185,19 +186,6 @@ function placeOf(location: string | null, target: URL): string {
   } catch {
     return 'nowhere';
   }
-}
-
-/** No connection was made, so no request was sent. */
-function neverLeft(error: unknown): boolean {
-  const { code } = ((error as { cause?: { code?: string } }).cause ?? {}) as { code?: string };
-  return (
-    code === 'ECONNREFUSED' ||
-    code === 'ENOTFOUND' ||
-    code === 'EAI_AGAIN' ||
-    code === 'EHOSTUNREACH' ||
-    code === 'ENETUNREACH' ||
-    code === 'UND_ERR_CONNECT_TIMEOUT'
-  );
 }
 
 class TooLarge extends Error {}

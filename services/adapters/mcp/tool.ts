@@ -11,6 +11,7 @@ import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import { mcpMeta, mcpRefused, mcpResultSchema, outcomeOfMcp } from '../../core/tools/mcp-result.ts';
+import { wasNeverMade } from '../../core/tools/never-made.ts';
 import { expandEnvironment } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../ports/performers.ts';
@@ -193,8 +194,7 @@ function refusalOf(tool: string, error: unknown): Outcome<never> | undefined {
       : error instanceof SdkHttpError && error.code === SdkErrorCode.ClientHttpNotImplemented
         ? error.status
         : undefined;
-  const { code } = ((error as { cause?: { code?: unknown } }).cause ?? {}) as { code?: unknown };
-  if (code === 'ECONNREFUSED' || code === 'ENOTFOUND' || code === 'EAI_AGAIN')
+  if (wasNeverMade(error))
     return notBegun('transient', 'MCP_UNREACHABLE', `tool ${tool}: its MCP server is not there`);
   if (status === 401 || status === 403)
     return notBegun('permanent', 'MCP_REFUSED', `tool ${tool}: its MCP server answered ${status}`);

@@ -1,4 +1,5 @@
 /** Any OpenAI-compatible provider through the openai package: Chat Completions, or the Responses API. Its own retries are off: ours are classified. */
+
 import type OpenAI from 'openai';
 import { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from 'openai';
 import type {
@@ -12,6 +13,7 @@ import { assertNever } from '../../core/errors.ts';
 import type { Entry } from '../../core/session/conversation.ts';
 import type { ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
+import { wasNeverMade } from '../../core/tools/never-made.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Model, ModelAnswer, Prompt } from '../../ports/performers.ts';
 import { DirectClient } from './client.ts';
@@ -82,7 +84,7 @@ export function classify(error: unknown, isTimeout: boolean, model: string): Out
     return failed('transient', 'MODEL_TIMEOUT', `model ${model} did not answer in time`);
   if (error instanceof APIUserAbortError || error instanceof APIConnectionError) {
     const outcome = failed('transient', 'MODEL_UNREACHABLE', `model ${model} could not be reached`);
-    return neverLeft(error) ? unpaid(outcome) : outcome;
+    return wasNeverMade(error) ? unpaid(outcome) : outcome;
   }
   if (error instanceof z.ZodError)
     return failed(
@@ -98,22 +100,6 @@ export function classify(error: unknown, isTimeout: boolean, model: string): Out
   }
   // A stream that ends in the middle, a socket that is reset: the same call may work the next time.
   return failed('transient', 'MODEL_STREAM_BROKEN', `the answer of model ${model} broke off`);
-}
-
-const unreached = new Set([
-  'ECONNREFUSED',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'UND_ERR_CONNECT_TIMEOUT',
-]);
-
-/** No connection was made, so no request was sent. */
-function neverLeft(error: Error): boolean {
-  const { code, errors } = (error.cause ?? {}) as { code?: string; errors?: { code?: string }[] };
-  if (errors) return errors.length > 0 && errors.every((one) => unreached.has(one.code ?? ''));
-  return code !== undefined && unreached.has(code);
 }
 
 function refusalOf(error: APIError, model: string): ReturnType<typeof failed> {
