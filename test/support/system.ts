@@ -179,6 +179,8 @@ export class System {
 
   /** Connect and follow events from the beginning; again after the broker has been away. */
   async watch(): Promise<void> {
+    // One follower: another would hear each end once more.
+    await this.nats?.close().catch(() => undefined);
     this.nats = await connectNats({ url: this.#natsUrl ?? this.stack.nats.url, name: 'test' });
     await declareStreams(this.nats);
     await natsEvents(this.nats).follow({}, true, (event) => {
