@@ -1,7 +1,7 @@
 /** `make dev`: the stack of the demo, left running. */
 import { messageOf } from '../core/errors.ts';
 import { startDesk } from './desk.ts';
-import { hintsOf, ownSpecs } from './own-specs.ts';
+import { hintsOf, linesOf, ownSpecs } from './own-specs.ts';
 import { root } from './stack.ts';
 import { alive, localFolder, readStackFile, type StackFile } from './stack-file.ts';
 
@@ -33,6 +33,13 @@ if (before && running.length > 0) {
       ? `These have died: ${dead.join(', ')}. make stop, then make dev, brings all of it back with its state.`
       : 'make stop ends it; make stop WIPE=1 also forgets its state.',
   );
+  if (process.env.SPECS) {
+    say();
+    say(
+      `SPECS=${process.env.SPECS} was not taken: make stop, then make dev SPECS=${process.env.SPECS}`,
+    );
+    process.exit(1);
+  }
   process.exit(dead.length > 0 ? 1 : 0);
 }
 const own = await ownSpecs().catch((error: unknown) => {
@@ -58,6 +65,7 @@ if (own) {
   say();
   for (const hint of hintsOf(own, desk.isRealModel)) say(`  ${hint}`);
   say('  a file that you save there is live within a second: bin/understudy doctor');
+  for (const line of await linesOf(own)) say(`  ${line}`);
 }
 say();
 say('Try:');

@@ -1,9 +1,10 @@
 /** `SPECS=<folder>`: the reader's own agents beside those of the example. */
 import { existsSync, statSync } from 'node:fs';
-import { resolve } from 'node:path';
-import { folderTexts } from '../adapters/files/spec-files.ts';
+import { join, resolve } from 'node:path';
+import { foldersTexts, folderTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
 import { Refused } from '../core/errors.ts';
 import { variablesOf } from '../core/tools/placeholders.ts';
+import { root } from './stack.ts';
 
 export interface OwnSpecs {
   readonly folder: string;
@@ -40,7 +41,9 @@ export async function ownSpecs(
 export const hintsOf = ({ folder, missing }: OwnSpecs, isRealModel: boolean): string[] => [
   `your specs: ${folder}`,
   ...(missing.length > 0
-    ? [`not set: ${missing.join(', ')}; set them first: the tools that name them fail until then`]
+    ? [
+        `not set: ${missing.join(', ')}; tools that name it fail. Set it before make, as in NAME=value make dev SPECS=...`,
+      ]
     : []),
   ...(isRealModel
     ? []
@@ -48,3 +51,17 @@ export const hintsOf = ({ folder, missing }: OwnSpecs, isRealModel: boolean): st
         'the scripted model knows the refund desk only: for your own agents set OPENAI_BASE_URL and OPENAI_API_KEY',
       ]),
 ];
+
+/** What of the folder is refused beside the example's documents, and how its agents are run. */
+export async function linesOf({ folder }: OwnSpecs): Promise<string[]> {
+  const folders = [folder, join(root, 'examples/refund-desk/agents')];
+  const { catalog, problems } = await specsOf(foldersTexts(folders), folders).load();
+  const example = await loadSpecs(folders[1]!);
+  const agents = [...catalog.agents.keys()].filter((name) => !example.catalog.agents.has(name));
+  return [
+    ...problems.map(
+      ({ file, field, message }) => `BAD ${file}: ${field ? `${field}: ` : ''}${message}`,
+    ),
+    ...agents.map((name) => `bin/understudy run ${name} '...'`),
+  ];
+}

@@ -45,6 +45,12 @@ async function outside(
   }
 }
 
+if (!process.env.SPECS && (process.env.AGENT || process.env.INPUT)) {
+  say(
+    'AGENT and INPUT are for your own agents: make play SPECS=<folder> AGENT=<name> INPUT=<text>',
+  );
+  process.exit(2);
+}
 say(
   'Understudy in one process, in memory. NOTHING SURVIVES IT: when this process ends, its sessions are gone.',
 );
