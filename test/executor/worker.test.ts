@@ -58,6 +58,8 @@ interface Case {
   readonly logAway?: number;
   /** What looking for its bundle throws. */
   readonly bundleIs?: Error;
+  /** So many executors fell silent with it in hand. */
+  readonly lost?: number;
 }
 
 let lastRuns = 0;
@@ -71,6 +73,7 @@ async function resultOf({
   cancelAfter,
   logAway = 0,
   bundleIs,
+  lost,
 }: Case): Promise<{ told: Message; runs: number }> {
   const id = 's_1_0' as EffectId;
   const spec = toolSpecSchema.parse({
@@ -139,6 +142,7 @@ async function resultOf({
     class: toolClass,
     pool: 'tools',
     arguments: {},
+    ...(lost ? { lost } : {}),
   };
   await effects.offer(effect as unknown as RunTool);
   const [message] = await eventually(
@@ -316,6 +320,15 @@ describe('what a session is told', () => {
     expect(cancelled).toContain('the result');
     expect(lastRuns).toBe(1);
   });
+
+  test.each(['keyed', 'queryable', 'pure'] as const)(
+    '%s, in the hands of three executors that fell silent: it is not given to another',
+    async (toolClass) => {
+      const { told, runs } = await resultOf({ class: toolClass, tries: [done], lost: 3 });
+      expect(told).toMatchObject({ failure: { class: 'unknown', code: 'EXECUTOR_LOST' } });
+      expect(runs).toBe(0);
+    },
+  );
 
   test('a tool that crashes in our own hands may have taken effect', async () => {
     expect((await resultOf({ class: 'opaque', tries: [new Error('broken')] })).told).toMatchObject({

@@ -65,7 +65,7 @@ export function memoryEffects(clock: Clock): MemoryEffects {
         effect,
         signal: controller.signal,
         isRedelivered: queued.tries > 0,
-        lost: 0,
+        lost: effect.lost ?? 0,
       })
       .then((isPerformed) => {
         if (isPerformed) taker.performed.add(effect.id);
