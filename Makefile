@@ -3,7 +3,7 @@ NODE := node_modules/.bin/node
 SHELL := /bin/sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev stop play unit test test-cluster chaos-cluster images kind-up values bench compare recovery volume check format clean
+.PHONY: help demo dev stop play unit test test-cluster chaos-cluster images kind-up values bench compare recovery volume soak check format clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -50,6 +50,9 @@ volume: node_modules/.installed ## what stays behind: 20,000 finished sessions, 
 
 recovery: node_modules/.installed ## how long a shard is silent when its runtime is told to go, or is killed
 	@$(NODE) test/bench/recovery.ts $(ARGS)
+
+soak: node_modules/.installed ## kill, freeze and empty everything for MINUTES (5), under tasks of every kind; says what broke
+	@$(NODE) test/soak/main.ts --minutes=$(or $(MINUTES),5)
 
 bench: node_modules/.installed ## steps a second, latencies, CPU and memory, beside a floor measured in the same run
 	@$(NODE) test/bench/main.ts $(ARGS)

@@ -17,6 +17,8 @@ export interface Call {
 export interface Script {
   readonly calls: readonly { readonly tool: string; readonly arguments?: object }[];
   readonly say?: string;
+  /** Whose tokens these are in the model's own ledger. */
+  readonly ledger?: string;
 }
 
 export class OutsideWorld {
@@ -40,6 +42,10 @@ export class OutsideWorld {
   /** Part of the calls that are answered 503 before, and part that are cut off after they took effect: the caller never hears of it. */
   refusalRate = 0;
   hangUpRate = 0;
+  /** Part of the model calls that are counted and bring no whole answer. */
+  modelBreakRate = 0;
+  /** Tokens that the model has counted, by the ledger that the script names; a broken answer counts too. */
+  readonly ledger = new Map<string, number>();
   /** Told of every call and effect as it is recorded. */
   onRecord: (kind: 'call' | 'effect', call: Call) => void = () => undefined;
 
@@ -121,12 +127,13 @@ export class OutsideWorld {
       model: string;
       messages: { role: string; content: string }[];
     };
-    const script = JSON.parse(
-      request.messages.find(({ role }) => role === 'user')?.content ?? '{"calls":[]}',
-    ) as Script;
+    // A keyed session is told several scripts: the last is the one that is followed.
+    const scripts = request.messages.map(scriptIn);
+    const at = scripts.findLastIndex((found) => found);
+    const script = scripts[at] ?? { calls: [] };
     const marks = new Set(text.match(/mark-of-[a-z0-9]+/g));
     if (marks.size > 1) this.leaks.push([...marks].join(' '));
-    const done = request.messages.filter(({ role }) => role === 'tool').length;
+    const done = request.messages.slice(at + 1).filter(({ role }) => role === 'tool').length;
     const next = script.calls[done];
     await sleep(this.modelMs);
     const call = next
@@ -141,6 +148,11 @@ export class OutsideWorld {
       completion_tokens: 10,
       total_tokens: 0,
     };
+    if (script.ledger !== undefined) {
+      const before = this.ledger.get(script.ledger) ?? 0;
+      this.ledger.set(script.ledger, before + usage.prompt_tokens + usage.completion_tokens);
+    }
+    if (Math.random() < this.modelBreakRate) return this.#break(response);
     const base = { id: `m${number}`, created: 1, model: request.model };
     const say = script.say ?? `done ${script.calls.length}`;
     if (!request.stream) {
@@ -180,10 +192,27 @@ export class OutsideWorld {
     response.end('data: [DONE]\n\n');
   }
 
+  #break(response: import('node:http').ServerResponse): void {
+    if (Math.random() < 0.5) return void response.writeHead(500).end('{"error":{}}');
+    response.writeHead(200, { 'content-type': 'application/json' }).write('{"id":');
+    setTimeout(() => response.destroy(), 5);
+  }
+
   /** Let go of everything that hangs, and hang no more. */
   releaseStreams(): void {
     this.holdStreams = false;
     for (const release of this.heldStreams.splice(0)) release();
+  }
+}
+
+/** What a person says is a script; what the product adds is not. */
+function scriptIn({ role, content }: { role: string; content: string }): Script | undefined {
+  if (role !== 'user') return undefined;
+  try {
+    const found = JSON.parse(content) as Partial<Script>;
+    return Array.isArray(found.calls) ? (found as Script) : undefined;
+  } catch {
+    return undefined;
   }
 }
 

@@ -86,6 +86,8 @@ export interface SystemOptions {
   readonly natsUrl?: string | undefined;
   readonly redisUrl?: string | undefined;
   readonly replicas?: number;
+  /** YAML documents beside those of every system. */
+  readonly specs?: string;
   /** For every service. */
   readonly environment?: Readonly<Record<string, string>>;
   /** Give this server a small disk (`disk`) that can be filled. */
@@ -133,6 +135,7 @@ export class System {
     redisUrl,
     replicas = 1,
     smallDisk,
+    specs: moreSpecs,
     environment: more = {},
   }: SystemOptions): Promise<System> {
     if (smallDisk) this.disk = new SmallDisk(join(this.folder, smallDisk), 24);
@@ -140,6 +143,7 @@ export class System {
     const specFolder = join(this.folder, 'specs');
     mkdirSync(specFolder);
     writeFileSync(join(specFolder, 'all.yaml'), specs(stream));
+    if (moreSpecs) writeFileSync(join(specFolder, 'more.yaml'), moreSpecs);
     // The machine of the example, with the package it needs by its full path: the folder has no node_modules.
     const machine = readFileSync(
       join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'),
