@@ -104,6 +104,27 @@ describe('what a newer release wrote is not ours to read', () => {
     expect(await events.deadLetters(10)).toEqual([]);
   });
 
+  test('mail that is heard while the shard is opened: what closed it stands', async () => {
+    const { host, hostOf, mailbox } = await world();
+    await host.drain();
+    mailbox.inject(shard, JSON.stringify({ v: 2, ...address, message: { kind: 'new' } }));
+    const read = mailbox.read.bind(mailbox);
+    const opened: string[] = [];
+    let heir: Host | undefined;
+    mailbox.read = async (...how) => {
+      const reading = await read(...how);
+      await eventually(() => heir?.whyNotReady.includes('stays closed here'), 'it to be closed');
+      setTimeout(() => opened.push(heir?.whyNotReady ?? ''), 20);
+      return reading;
+    };
+    heir = await hostOf('b2');
+
+    expect(await eventually(() => opened[0], 'what is said once it was opened')).toContain(
+      'stays closed here: mail 1 is of a newer release',
+    );
+    await heir.drain();
+  });
+
   test.each(['BASELINE_NEWER', 'BUNDLE_NEWER'])('%s: the shard stays closed', async (code) => {
     const { host, archive, say, events } = await world();
     const refuse = async () => {

@@ -197,22 +197,33 @@ export class System {
 
   /** Start a runtime that kills itself with -9 at the nth time it comes to a beat. */
   async startCrashing(beat: string, nth: number, instance = `crash-${beat}`): Promise<Service> {
+    const file = join(import.meta.dirname, 'crashing-runtime.ts');
+    const crash = { CRASH_BEAT: beat, CRASH_NTH: String(nth) };
+    const service = await this.startRuntime(file, instance, crash);
+    await answering(`http://127.0.0.1:${service.port}/readyz`, service.running);
+    return service;
+  }
+
+  /** Start a runtime from this file; it need not get ready. */
+  async startRuntime(
+    file: string,
+    instance: string,
+    more: Readonly<Record<string, string>> = {},
+  ): Promise<Service> {
     const port = await freePort();
     const running = startProcess({
       name: instance,
-      command: [process.execPath, join(import.meta.dirname, 'crashing-runtime.ts')],
+      command: [process.execPath, '--disable-warning=ExperimentalWarning', file],
       environment: {
         ...this.stack.environment,
         UNDERSTUDY_INSTANCE: instance,
         UNDERSTUDY_HTTP_PORT: String(port),
-        CRASH_BEAT: beat,
-        CRASH_NTH: String(nth),
+        ...more,
       },
       logs: this.stack.logs,
     });
     const service: Service = { kind: 'runtime', instance, port, running };
     this.stack.services.push(service);
-    await answering(`http://127.0.0.1:${port}/readyz`, running);
     return service;
   }
 
