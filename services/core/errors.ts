@@ -81,3 +81,7 @@ export function issuesOf(error: z.ZodError, max = 3): string {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
+
+/** No message carries it, and tried again it would be as large. A stream that is full says something else. */
+export const isTooLarge = (error: unknown): boolean =>
+  error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE';

@@ -7,7 +7,7 @@
  * L2  What no message can carry is not tried for ever: who waits for it is told so.
  */
 
-import { assertNever, messageOf, Refused } from '../core/errors.ts';
+import { assertNever, isTooLarge, messageOf } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
 import { cutAnswer } from '../core/session/draft.ts';
 import {
@@ -221,10 +221,6 @@ async function tellParent(
     await tell(`${text.slice(0, 1_000)} [cut: ${messageOf(error)}]`);
   }
 }
-
-/** Tried again it would be as large. A stream that is full says something else, and is waited for. */
-export const isTooLarge = (error: unknown): boolean =>
-  error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE';
 
 export const pendingOf = (effects: readonly (PendingEffect | PromptEffect)[]): PendingEffect[] =>
   effects.filter(isPending);

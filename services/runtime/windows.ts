@@ -10,13 +10,12 @@
  * N4  Nothing takes a place whose answer has come already: nobody would give the place back.
  */
 import { afterAnswer, afterIdle, firstWindow, type Window } from '../core/cluster/window.ts';
-import { messageOf } from '../core/errors.ts';
+import { isTooLarge, messageOf } from '../core/errors.ts';
 import { type PooledEffect, poolOf } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
-import { isTooLarge } from './release.ts';
 
 /** One tenant's window into one pool. */
 interface Lane {

@@ -1,6 +1,6 @@
 /** Tool runners against real programs, a real HTTP server and a real MCP server. */
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -12,7 +12,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -42,6 +42,22 @@ async function gonePid(): Promise<number> {
   await once(child, 'exit');
   return child.pid!;
 }
+/** A server of one's own on loopback. */
+async function served(
+  handle: (request: IncomingMessage, response: ServerResponse) => void,
+): Promise<{ port: number; close: () => void; asked: () => number }> {
+  let count = 0;
+  const server = createServer((request, response) => {
+    count += 1;
+    handle(request, response);
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const close = () => {
+    server.closeAllConnections();
+    server.close();
+  };
+  return { port: (server.address() as { port: number }).port, close, asked: () => count };
+}
 const use = (runner: ToolRunner<never>, one: ToolJob, signal = never()) =>
   runner.run(one, one.spec.run as never, signal);
 
@@ -55,6 +71,16 @@ describe('process', () => {
   const shell = (script: string) => ({ kind: 'process', command: ['/bin/sh', '-c', script] });
   const code = (text: string, input?: unknown) =>
     job({ code: text, input }, sandbox, { timeoutMs: 3_000 });
+
+  test('where no process can be made, nothing has begun, and nothing breaks', () => {
+    const program = join(import.meta.dirname, '../support/no-descriptors.ts');
+    const command = `ulimit -n 64; exec "${process.execPath}" --disable-warning=ExperimentalWarning "${program}"`;
+    const { stdout, status } = spawnSync('/bin/sh', ['-c', command], { encoding: 'utf8' });
+    expect([status, JSON.parse(stdout)]).toMatchObject([
+      0,
+      { ok: false, failure: { class: 'transient', code: 'TOOL_NOT_STARTED', hasBegun: false } },
+    ]);
+  });
 
   test('code computes over its input', async () => {
     expect(
@@ -540,6 +566,35 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
     tool,
     url: `http://127.0.0.1:${port}/mcp`,
     headers: { authorization: `Bearer ${token}` },
+  });
+
+  test('an answer without an end is cut off, and may have been done', async () => {
+    const { port: large, close } = await served((_request, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' });
+      const more = () => {
+        while (!response.destroyed && response.write(' '.repeat(64_000)));
+      };
+      response.on('drain', more);
+      more();
+    });
+    const run = { kind: 'mcp', tool: 'add', url: `http://127.0.0.1:${large}/mcp` };
+    const outcome = await use(runner, job({}, run, { timeoutMs: 20_000 }));
+    expect(outcome).toMatchObject({ ok: false, failure: { class: 'transient' } });
+    expect(JSON.stringify(outcome)).toContain('larger than 4194304 bytes');
+    close();
+  });
+
+  test('who waits for a server that does not answer can be stopped: nothing has begun', async () => {
+    const { port: silent, close, asked } = await served(() => undefined);
+    const run = { kind: 'mcp', tool: 'add', url: `http://127.0.0.1:${silent}/mcp` };
+    const stop = new AbortController();
+    const outcome = use(runner, job({}, run, { timeoutMs: 60_000 }), stop.signal);
+    await eventually(() => asked() > 0, 'the server to be asked');
+    stop.abort();
+    const told = await outcome;
+    expect(told).toMatchObject({ failure: { code: 'MCP_UNREACHABLE', hasBegun: false } });
+    expect(JSON.stringify(told)).toContain('the call was stopped');
+    close();
   });
 
   test('a tool is called with the secret of the executor and the key of the effect', async () => {

@@ -6,6 +6,7 @@ import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { firstWindow } from '../../services/core/cluster/window.ts';
+import { Refused, Unavailable } from '../../services/core/errors.ts';
 import {
   type EffectId,
   type HostId,
@@ -32,12 +33,15 @@ const answer = (performedMs = 0) =>
 
 function open(queued = 0) {
   const left: string[] = [];
+  const tooLarge = new Set<string>();
+  const refused: string[] = [];
   const unwanted = new Set<string>();
   let now = 1_000_000;
   let isAway = false;
   const effects: Pick<Effects, 'offer' | 'pools'> = {
     offer: async ({ id }) => {
       if (isAway) throw new Error('away');
+      if (tooLarge.has(id)) throw new Refused('MESSAGE_TOO_LARGE', 'too large');
       left.push(id);
     },
     pools: async () => [{ pool: 'tools', asking: 1, queued, inHand: 1 }],
@@ -54,12 +58,17 @@ function open(queued = 0) {
   return {
     windows,
     left,
+    tooLarge,
+    refused,
     unwanted,
     shard: () =>
       windows.open({
         isOpen: () => true,
         isWanted: ({ id }) => !unwanted.has(id),
-        refused: async () => undefined,
+        refused: async ({ id }) => {
+          if (isAway) throw new Unavailable('NATS_UNAVAILABLE', 'away');
+          refused.push(id);
+        },
       }),
     waiting: () => windows.waiting.get('tools') ?? 0,
     pass: (ms: number) => {
@@ -70,6 +79,25 @@ function open(queued = 0) {
     },
   };
 }
+
+test('one that waited and that no message carries is told, once its session can be', async () => {
+  const { shard: openShard, left, tooLarge, refused, away } = open();
+  const shard = openShard();
+  const all = many('acme', firstWindow.size + 1);
+  const last = all.at(-1) as PooledEffect;
+  tooLarge.add(last.id);
+  for (const one of all) void shard.offer(one);
+  expect(shard.hasUnsent).toBe(true);
+
+  away(true);
+  shard.answered(all[0]?.id ?? '', answer());
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect([refused, shard.hasUnsent]).toEqual([[], true]);
+  away(false);
+  await eventually(() => !shard.hasUnsent, 'it to be told');
+  expect(refused).toEqual([last.id]);
+  expect(left).not.toContain(last.id);
+});
 
 test('a crowd of one tenant waits outside, and another tenant goes past it', () => {
   const { shard: openShard, left, waiting } = open();

@@ -10,7 +10,7 @@
  *     told, and only the rest is published. A session ends a task once, whatever it folds to later.
  * N3  Several ends gather in one message while one is in flight.
  */
-import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import { isTooLarge, messageOf, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { Recent } from '../../core/recent.ts';
 import { cutAnswer } from '../../core/session/draft.ts';
@@ -18,7 +18,7 @@ import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.t
 import { isEndEvent } from '../../core/wire/event-end.ts';
 import { batchBytesOf, lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
-import { isTooLarge, type PublishRefusal, wrongLastSequence } from './publisher.ts';
+import { isOvertaken } from './publisher.ts';
 
 /** Clocks of brokers lie less apart; an end is told after the message that it came of. */
 const slackMs = 60_000;
@@ -112,7 +112,7 @@ export class EndWriter {
         }
         return;
       } catch (error) {
-        if (isWrongSequence(error)) this.#last = undefined;
+        if (isOvertaken(error)) this.#last = undefined;
         else if (isTooLarge(error)) open = await this.#cut(open, error);
         else throw error;
       }
@@ -179,6 +179,35 @@ export class EndWriter {
 
 const readTries = 12; // of five seconds each at the most: as long as a publish is tried
 
+const writersMax = 256; // of subjects; each remembers the last ends that it told
+
+/** A writer for each subject: names of agents are what publishers write, so there may be any number. */
+export class EndWriters {
+  readonly #nats: Nats;
+  /** In the order of their last use. */
+  readonly #writers = new Map<string, EndWriter>();
+
+  constructor(nats: Nats) {
+    this.#nats = nats;
+  }
+
+  get size(): number {
+    return this.#writers.size;
+  }
+
+  /** Those that were not used for long, and have nothing to write, are forgotten. */
+  of(subject: string): EndWriter {
+    const writer = this.#writers.get(subject) ?? new EndWriter(this.#nats, subject);
+    this.#writers.delete(subject);
+    this.#writers.set(subject, writer);
+    for (const [other, { isIdle }] of this.#writers) {
+      if (this.#writers.size <= writersMax) break;
+      if (isIdle && other !== subject) this.#writers.delete(other);
+    }
+    return writer;
+  }
+}
+
 /** A broker that is away for a moment is asked again. */
 async function patiently(read: () => Promise<void>): Promise<void> {
   for (let tries = 1; ; tries += 1) {
@@ -190,7 +219,3 @@ async function patiently(read: () => Promise<void>): Promise<void> {
     }
   }
 }
-
-const isWrongSequence = (error: unknown): boolean =>
-  error instanceof Refused &&
-  (error.details.refusal as PublishRefusal | undefined)?.errCode === wrongLastSequence;

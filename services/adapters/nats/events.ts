@@ -2,19 +2,17 @@
  * EVENTS: what happened. Steps leave as CloudEvents batches (ADR 6); ends are compared and appended
  * on a subject for each tenant, agent and shard (ends.ts, ADR 11). DEAD: letters.ts.
  */
+import { isTooLarge } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
 import { letterEventOf } from '../../core/wire/letters.ts';
 import type { Events } from '../../ports/events.ts';
 import { ask, type Nats } from './connection.ts';
-import { EndWriter } from './ends.ts';
+import { EndWriters } from './ends.ts';
 import { natsLetters, tokenOf } from './letters.ts';
 import { type OrderedMessage, OrderedReader, readAll } from './ordered-reader.ts';
-import { isTooLarge } from './publisher.ts';
 import { WaitingRoom } from './waiting-room.ts';
-
-const writersMax = 256; // of subjects; each remembers the last ends that it told
 
 export function natsEvents(nats: Nats): Events {
   const { subjects, streams, publisher } = nats;
@@ -30,21 +28,7 @@ export function natsEvents(nats: Nats): Events {
     }
   };
   const steps = new WaitingRoom(limits.eventsWaitMs, publishSteps);
-  const writers = new Map<string, EndWriter>();
-  const writerOf = (subject: string): EndWriter => {
-    let writer = writers.get(subject);
-    if (!writer) {
-      writer = new EndWriter(nats, subject);
-    }
-    // Names of agents are what publishers write: those not used for long are forgotten.
-    writers.delete(subject);
-    writers.set(subject, writer);
-    for (const [other, { isIdle }] of writers) {
-      if (writers.size <= writersMax) break;
-      if (isIdle && other !== subject) writers.delete(other);
-    }
-    return writer;
-  };
+  const ends = new EndWriters(nats);
   return {
     async publishSteps(events) {
       // Most share a batch, and so a promise.
@@ -59,18 +43,18 @@ export function natsEvents(nats: Nats): Events {
     publishEnd(event, shard = 0) {
       const { tenant, agent } = event.data;
       steps.send(subjects.eventBatch(tenant, agent));
-      return writerOf(subjects.ends(tenant, agent, String(shard))).tell(event);
+      return ends.of(subjects.ends(tenant, agent, String(shard))).tell(event);
     },
     async endsOf({ tenant, agent, session }, shard, since) {
-      const ends: UnderstudyEvent[] = [];
+      const found: UnderstudyEvent[] = [];
       const read = (filter: string) =>
         readAll(nats, { stream: streams.events, filter, afterSequence: 0, since }, (message) => {
           for (const event of parseEvents(message.text()))
-            if (event.data.session === session && isEndEvent(event)) ends.push(event);
+            if (event.data.session === session && isEndEvent(event)) found.push(event);
         });
       await read(subjects.event(tenant, agent, session, '*'));
       await read(subjects.ends(tenant, agent, String(shard)));
-      return ends;
+      return found;
     },
     async follow({ tenant, agent, session, since }, fromStart, onEvent) {
       let afterSequence = 0;
@@ -105,7 +89,7 @@ export function natsEvents(nats: Nats): Events {
       if (!letter.subject || tokenOf(letter.tenant) !== letter.tenant) return;
       const agent = tokenOf(letter.agent);
       const event = letterEventOf({ ...letter, id, at, agent });
-      await writerOf(subjects.ends(letter.tenant, agent, 'refused')).tell(event);
+      await ends.of(subjects.ends(letter.tenant, agent, 'refused')).tell(event);
     },
     deadLetters: (max, before) => letters.list(max, before),
     deadLetter: (id) => letters.read(id),

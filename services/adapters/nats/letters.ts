@@ -3,7 +3,7 @@
  * kills and reconnects. Its head stands in a header, so that lists read no bodies.
  */
 import { z } from 'zod';
-import { Refused } from '../../core/errors.ts';
+import { isTooLarge } from '../../core/errors.ts';
 import { jsonOf } from '../../core/json.ts';
 import { limits } from '../../core/limits.ts';
 import { letterSchema } from '../../core/wire/control-answers.ts';
@@ -12,7 +12,7 @@ import { taskIdentity } from '../../core/wire/letters.ts';
 import type { Burial, DeadLetter, LetterHead } from '../../ports/events.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
-import { isTooLarge, type PublishRefusal, wrongLastSequence } from './publisher.ts';
+import { isOvertaken } from './publisher.ts';
 
 const headSchema = letterSchema.omit({ id: true, at: true });
 const deadSchema = headSchema.extend({
@@ -124,8 +124,7 @@ export function natsLetters(nats: Nats) {
         });
         return { id, at: Date.now(), isNew: true };
       } catch (error) {
-        const refusal = error instanceof Refused ? error.details.refusal : undefined;
-        if ((refusal as PublishRefusal | undefined)?.errCode !== wrongLastSequence) throw error;
+        if (!isOvertaken(error)) throw error;
       }
       const stored = await lastMessage(nats, streams.dead, { last_by_subj: subject });
       return { id: stored?.seq ?? 0, at: stored?.at ?? Date.now(), isNew: false };

@@ -35,12 +35,12 @@ export interface PublishOptions {
   readonly pace?: 'now' | 'soon';
 }
 
-/** Error code of JetStream: another message of the subject was first. */
-export const wrongLastSequence = 10_071;
+const wrongLastSequence = 10_071; // error code of JetStream
 
-/** No message can carry it: tried again it would be as large. */
-export const isTooLarge = (error: unknown): boolean =>
-  error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE';
+/** Another message of the subject was first: what was compared before appending did not stand. */
+export const isOvertaken = (error: unknown): boolean =>
+  error instanceof Refused &&
+  (error.details.refusal as PublishRefusal | undefined)?.errCode === wrongLastSequence;
 
 export interface PublishRefusal {
   readonly code: number;

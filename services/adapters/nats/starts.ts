@@ -6,7 +6,7 @@ import { type EffectId, effectIdSchema } from '../../core/ids.ts';
 import { jsonOf } from '../../core/json.ts';
 import type { Holding, Start, Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
-import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
+import { isOvertaken } from './publisher.ts';
 import { hear, isInbox } from './subscription.ts';
 
 const startSchema = z.object({
@@ -51,11 +51,7 @@ export function natsStarts(nats: Nats): Starts {
         );
         return { created: true };
       } catch (error) {
-        const refusal =
-          error instanceof Refused
-            ? (error.details.refusal as PublishRefusal | undefined)
-            : undefined;
-        if (refusal?.errCode !== wrongLastSequence)
+        if (!isOvertaken(error))
           throw error instanceof Refused
             ? new Unavailable('START_UNAVAILABLE', error.message, { cause: error })
             : error;

@@ -13,7 +13,7 @@ import {
 } from '../../core/tools/workspace-head.ts';
 import type { Workspaces } from '../../ports/sandboxes.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
-import { type PublishRefusal, wrongLastSequence } from './publisher.ts';
+import { isOvertaken } from './publisher.ts';
 
 export function natsWorkspaces(nats: Nats): Workspaces {
   const { subjects, streams, publisher } = nats;
@@ -78,12 +78,8 @@ export function natsWorkspaces(nats: Nats): Workspaces {
           headers: { 'Nats-Expected-Last-Subject-Sequence': String(stored?.sequence ?? 0) },
         });
       } catch (error) {
-        const refusal =
-          error instanceof Refused
-            ? (error.details.refusal as PublishRefusal | undefined)
-            : undefined;
-        // Overtaken, or our own first copy whose ack was lost: then it stands.
-        if (refusal?.errCode !== wrongLastSequence) throw error;
+        // Or it was our own first copy, whose ack was lost: then it stands.
+        if (!isOvertaken(error)) throw error;
         const now = (await headOf(tenant, session))?.head;
         if (now?.effect !== effect || now.digest !== digest) throw workspaceChanged(session);
       }

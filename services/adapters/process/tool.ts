@@ -117,16 +117,10 @@ function runProgram(
     );
     const ended = child.pid === undefined ? () => undefined : watchdog.began(child.pid);
     let verdict: Outcome<unknown> | undefined;
-    const notStarted = (): Outcome<never> =>
-      failed(
-        'permanent',
-        'TOOL_NOT_STARTED',
-        `tool ${job.tool}: ${command[0]} could not be started`,
-      );
     // Of a process that could not be made, there may be no pipes either.
-    child.on('error', () => {
-      verdict ??= notStarted();
-      if (!child.stdout) resolve(verdict);
+    child.on('error', ({ code }: NodeJS.ErrnoException) => {
+      if (child.pid === undefined) verdict ??= notMade(job.tool, code ?? 'no reason is known');
+      if (!child.stdout && verdict) resolve(verdict);
     });
     if (!child.stdout || !child.stderr || !child.stdin) return;
     const bytesMax = Math.max(64_000, job.spec.outputBytesMax * 4);
@@ -199,6 +193,17 @@ function runProgram(
     );
   });
 }
+
+/** Processes, memory or descriptors are used up for now, or what runs programs is not there. */
+const notMade = (tool: string, why: string): Outcome<never> => ({
+  ok: false,
+  failure: {
+    class: why === 'ENOENT' || why === 'EACCES' ? 'permanent' : 'transient',
+    code: 'TOOL_NOT_STARTED',
+    message: `tool ${tool}: no process could be made for it (${why})`,
+    hasBegun: false,
+  },
+});
 
 /** It ran, so it may have done what it is for. A program that ends with a code and says why in JSON has refused by itself. */
 const afterwards = (

@@ -1,0 +1,99 @@
+/** Who takes tasks in: the lease of the intake outlives whatever keeps its owner busy. */
+import { expect, test } from 'vitest';
+import { memoryStore } from '../../services/adapters/memory/session-store.ts';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import type { HostId } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
+import type { Taking, Tasks } from '../../services/ports/tasks.ts';
+import { IntakeSeat } from '../../services/runtime/intake-seat.ts';
+
+const leaseMs = 2_000;
+
+/** Seats of two hosts beside one store, and time that passes when the test says so. */
+function world(tasks: Partial<Tasks>) {
+  let now = 1_000_000;
+  const ticks: { ms: number; next: number; tick: () => void }[] = [];
+  const clock = {
+    ...systemClock,
+    now: () => now,
+    every: (ms: number, tick: () => void) => {
+      const entry = { ms, next: now + ms, tick };
+      ticks.push(entry);
+      return { stop: () => void ticks.splice(ticks.indexOf(entry), 1) };
+    },
+  };
+  const { leases } = memoryStore(clock);
+  const takes: string[] = [];
+  const seatOf = (name: string) =>
+    new IntakeSeat(
+      {
+        leases,
+        clock,
+        telemetry: countingTelemetry(),
+        tasks: {
+          publish: async () => undefined,
+          state: async () => ({ waiting: 0, stuck: false, isTaken: true }),
+          take: () => {
+            takes.push(name);
+            return { drain: async () => undefined };
+          },
+          ...tasks,
+        },
+      },
+      {
+        host: name as HostId,
+        boot: name,
+        leaseMs,
+        capacity: () => 10,
+        isCutOff: () => false,
+        accept: async () => undefined,
+      },
+    );
+  const pass = async (ms: number) => {
+    for (const until = now + ms; now < until; now += 100) {
+      for (const entry of [...ticks].filter(({ next }) => next <= now)) {
+        entry.next += entry.ms;
+        entry.tick();
+      }
+      await new Promise(setImmediate);
+    }
+  };
+  return { seatOf, takes, pass };
+}
+
+test('an owner that waits for its tasks in hand keeps the seat', async () => {
+  const takes: string[] = [];
+  let finish: () => void = () => undefined;
+  const { seatOf, pass } = world({
+    state: async () => ({ waiting: 1, stuck: takes.length === 1, isTaken: true }),
+    take: (): Taking => {
+      takes.push('taken');
+      return { drain: () => new Promise<void>((resolve) => (finish = resolve)) };
+    },
+  });
+  const [one, other] = [seatOf('one'), seatOf('other')];
+  await one.start();
+  await other.start();
+  expect(takes).toEqual(['taken']);
+
+  // What stands below the floor is read again, once what is in hand is done: that takes long.
+  await pass(5 * leaseMs);
+  expect(takes).toEqual(['taken']);
+  finish();
+  await pass(limits.heartbeatMs);
+  expect(takes).toEqual(['taken', 'taken']);
+});
+
+test('who goes leaves the seat at once; who dies leaves it when its lease is over', async () => {
+  const { seatOf, takes, pass } = world({});
+  const [one, other] = [seatOf('one'), seatOf('other')];
+  await one.start();
+  await other.start();
+  await pass(2 * leaseMs);
+  expect(takes).toEqual(['one']);
+
+  await one.drain();
+  await pass(2 * limits.heartbeatMs);
+  expect(takes).toEqual(['one', 'other']);
+});
