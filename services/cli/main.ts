@@ -14,7 +14,14 @@ import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { Refused } from '../core/errors.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
-import type { Discarded, Health, Letter, Requeued, Verdict } from '../core/wire/control-answers.ts';
+import type {
+  Discarded,
+  Health,
+  Letter,
+  Requeued,
+  SessionCounts,
+  Verdict,
+} from '../core/wire/control-answers.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { isHealthy } from '../core/wire/health-checks.ts';
 import { type ApproveOptions, approve, type Decided, decidedText } from './approve.ts';
@@ -106,8 +113,10 @@ function tellEnd(value: object, session: string, outcome: string, reason = '', r
 }
 /** One more than is shown tells that there are more; the server's own bound is ten thousand. */
 const oneMore = (max: number) => Math.min(max + 1, 10_000);
-const more = (found: number, max: number) =>
-  found > max ? `\n\nthe last ${max}; there are more: -n <number>` : '';
+const more = (found: number, max: number, total?: number) =>
+  found > max
+    ? `\n\nthe last ${max}${total ? ` of ${total}` : '; there are more'}: -n <number>`
+    : '';
 const actor = () => actorFrom(process.env);
 
 program
@@ -219,16 +228,23 @@ program
       status?: string;
       max: number;
     }) => {
+      const ended = Boolean(all || filter.status);
       const sessions = await ask<SessionSummary[]>('list', {
         ...filter,
         max: oneMore(max),
-        ended: Boolean(all || filter.status),
+        ended,
       });
-      if (sessions)
-        print(
-          sessions.slice(0, max),
-          () => `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max)}`,
-        );
+      if (!sessions) return;
+      const isCut = sessions.length > max;
+      // Only for the line below the table: a runtime of an earlier version cannot tell.
+      const counts = isCut
+        ? await ask<SessionCounts>('count', { ...filter, ended }).catch(() => undefined)
+        : undefined;
+      print(
+        sessions.slice(0, max),
+        () =>
+          `${sessionTable(sessions.slice(0, max), Date.now())}${more(sessions.length, max, counts?.total)}`,
+      );
     },
   );
 

@@ -9,7 +9,7 @@ import {
   taskSeedOf,
   tenantIdSchema,
 } from '../core/ids.ts';
-import { isFinal } from '../core/session/final.ts';
+import { isFinal } from '../core/session/status.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';

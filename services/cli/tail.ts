@@ -1,6 +1,6 @@
 /** `understudy tail`: what happens, as it happens; of one session until it has ended. */
 import { Refused } from '../core/errors.ts';
-import { isFinal } from '../core/session/final.ts';
+import { isFinal } from '../core/session/status.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';
 import { eventLine } from '../core/wire/event-line.ts';

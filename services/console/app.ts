@@ -12,13 +12,14 @@ import { Hono } from 'hono';
 import { bodyLimit } from 'hono/body-limit';
 import { secureHeaders } from 'hono/secure-headers';
 import { z } from 'zod';
-import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { messageOf, Refused, Unavailable } from '../core/errors.ts';
 import { limits } from '../core/limits.ts';
 import {
   approvalSchema,
   healthSchema,
   letterSchema,
   requeuedSchema,
+  sessionCountsSchema,
   summarySchema,
 } from '../core/wire/control-answers.ts';
 import type { Events } from '../ports/events.ts';
@@ -29,7 +30,7 @@ import { eventStreams } from './event-stream.ts';
 import { loginRoutes, userOf } from './login.ts';
 import type { Page } from './page.ts';
 import type { Questions } from './questions.ts';
-import { bodyOf, isOurPage, letterOf, sessionOf } from './requests.ts';
+import { bodyOf, filterOf, isOurPage, letterOf, sessionOf } from './requests.ts';
 
 export interface ConsolePorts {
   readonly questions: Questions;
@@ -39,13 +40,6 @@ export interface ConsolePorts {
   readonly telemetry: Telemetry;
 }
 
-const filterSchema = z.object({
-  tenant: z.string().optional(),
-  agent: z.string().optional(),
-  status: z.string().optional(),
-  ended: z.stringbool().default(false),
-  max: z.coerce.number().int().positive().max(1_000).default(200),
-});
 const reasonSchema = z.object({ reason: z.string().trim().max(2_000).default('') });
 const decisionSchema = reasonSchema.extend({
   hash: z.string().min(8),
@@ -152,11 +146,12 @@ export function consoleApp({ questions, events, access, page, telemetry }: Conso
   });
 
   // ---- what is looked at ---------------------------------------------------------------------------
-  app.get('/api/sessions', async (context) => {
-    const filter = filterSchema.safeParse(context.req.query());
-    if (!filter.success) throw new Refused('FILTER_INVALID', issuesOf(filter.error));
-    return context.json(z.array(summarySchema).parse(await questions.look('list', filter.data)));
-  });
+  app.get('/api/sessions', async (context) =>
+    context.json(z.array(summarySchema).parse(await questions.look('list', filterOf(context)))),
+  );
+  app.get('/api/session-counts', async (context) =>
+    context.json(sessionCountsSchema.parse(await questions.look('count', filterOf(context)))),
+  );
   app.get('/api/sessions/:session', async (context) =>
     context.json(
       sessionSchema.parse(await questions.look('inspect', { session: sessionOf(context) })),

@@ -8,7 +8,7 @@
 import type { Context } from 'hono';
 import { streamSSE } from 'hono/streaming';
 import { messageOf, Unavailable } from '../core/errors.ts';
-import { isFinal } from '../core/session/final.ts';
+import { isFinal } from '../core/session/status.ts';
 import type { SessionSummary } from '../core/session/summary.ts';
 import type { UnderstudyEvent } from '../core/wire/cloud-event.ts';
 import { isEndEvent } from '../core/wire/event-end.ts';

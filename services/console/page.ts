@@ -28,7 +28,7 @@ const libraries = {
 /** Modules outside of `page/` that it imports. */
 const shared = [
   'core/format.ts',
-  'core/session/final.ts',
+  'core/session/status.ts',
   'core/wire/event-end.ts',
   'core/wire/health-checks.ts',
 ];

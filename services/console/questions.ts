@@ -8,7 +8,7 @@ const sharedMs = 1_000;
 export interface Questions {
   /** An answer may be up to a second old. @throws Refused with the runtime's code; Unavailable when none answers */
   look(
-    verb: 'list' | 'inspect' | 'approvals' | 'dead' | 'doctor' | 'verify',
+    verb: 'list' | 'count' | 'inspect' | 'approvals' | 'dead' | 'doctor' | 'verify',
     body: object,
   ): Promise<unknown>;
   /** Never shared. @throws as above */

@@ -60,3 +60,18 @@ export function letterOf(context: Context): number {
     );
   return id.data;
 }
+
+const filterSchema = z.object({
+  tenant: z.string().optional(),
+  agent: z.string().optional(),
+  status: z.string().optional(),
+  ended: z.stringbool().default(false),
+  max: z.coerce.number().int().positive().max(1_000).default(200),
+});
+
+/** @throws Refused */
+export function filterOf(context: Context): z.infer<typeof filterSchema> {
+  const filter = filterSchema.safeParse(context.req.query());
+  if (!filter.success) throw new Refused('FILTER_INVALID', issuesOf(filter.error));
+  return filter.data;
+}

@@ -3,14 +3,12 @@ import { z } from 'zod';
 import { issuesOf, Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf } from '../core/ids.ts';
-import { jsonStored } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { Message } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
-import { type ApprovalSummary, type SessionSummary, summaryOf } from '../core/session/summary.ts';
-import { summarySchema } from '../core/wire/control-answers.ts';
+import { type ApprovalSummary, summaryOf } from '../core/session/summary.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { ControlAnswer } from '../ports/control.ts';
 import type { Events } from '../ports/events.ts';
@@ -27,6 +25,7 @@ import {
   requeue,
   requeueSchema,
 } from './letter-verbs.ts';
+import { allRecords, countSessions, filterSchema, list, matches } from './session-lists.ts';
 import { verify } from './verify.ts';
 
 export interface ControlPorts extends HealthPorts {
@@ -36,15 +35,6 @@ export interface ControlPorts extends HealthPorts {
   readonly definitions: Definitions;
 }
 
-const filterSchema = z
-  .object({
-    tenant: z.string().optional(),
-    agent: z.string().optional(),
-    status: z.string().optional(),
-    ended: z.boolean().default(false),
-    max: z.number().int().positive().max(10_000).default(500),
-  })
-  .strict();
 const approvalsSchema = filterSchema.extend({ session: sessionIdSchema.optional() }).strict();
 const sessionSchema = z
   .object({
@@ -97,6 +87,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
 
   return {
     list: answer(filterSchema, (filter) => list(filter, ports)),
+    count: answer(filterSchema, (filter) => countSessions(filter, ports)),
     inspect: answer(sessionSchema, async ({ session, conversation }) => {
       const { record, shard, isArchived } = await find(session);
       const owner = (await ports.leases.owners(ports.shards)).get(shard);
@@ -173,53 +164,6 @@ async function findSession(
     'SESSION_UNKNOWN',
     `there is no session ${session}; "understudy ps --all" lists them`,
   );
-}
-
-async function* allRecords({ store, shards }: ControlPorts): AsyncIterable<SessionRecord> {
-  for (let shard = 0; shard < shards; shard += 1) {
-    for await (const { record } of store.records(shard as ShardId)) {
-      try {
-        yield parseRecord(record);
-      } catch (error) {
-        if (!(error instanceof Refused)) throw error; // a poisoned record is rebuilt when its session is next spoken to
-      }
-    }
-  }
-}
-
-const matches = (
-  record: { tenant: string; agent: string; status: string },
-  filter: { tenant?: string | undefined; agent?: string | undefined; status?: string | undefined },
-) =>
-  (!filter.tenant || record.tenant === filter.tenant) &&
-  (!filter.agent || record.agent === filter.agent) &&
-  (!filter.status || record.status === filter.status);
-
-const haltingMs = 1_000; // an end is told, and its session put away, in less
-
-async function list(
-  filter: z.infer<typeof filterSchema>,
-  ports: ControlPorts,
-): Promise<SessionSummary[]> {
-  const found: SessionSummary[] = [];
-  const now = ports.clock.now();
-  for await (const record of allRecords(ports)) {
-    const summary = summaryOf(record);
-    if (!matches(summary, filter)) continue;
-    if (!isEnded(record)) found.push(summary);
-    // Its end waits, for the start records say: until then its calls are being cancelled.
-    else if (now - record.changedAt > haltingMs) found.push({ ...summary, state: 'halting' });
-    else if (filter.ended) found.push(summary);
-  }
-  if (filter.ended) {
-    for (let shard = 0; shard < ports.shards; shard += 1) {
-      for (const text of await ports.store.recent(shard as ShardId)) {
-        const summary = summarySchema.safeParse(jsonStored(text));
-        if (summary.success && matches(summary.data, filter)) found.push(summary.data);
-      }
-    }
-  }
-  return found.sort((left, right) => right.changedAt - left.changedAt).slice(0, filter.max);
 }
 
 /** Wait until the session has taken note (or 3 s have gone): the answer then shows what came of it. */

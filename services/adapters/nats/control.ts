@@ -23,7 +23,7 @@ const handOverSchema = z.object({
 const servicesInboxes = /^_INBOX_(?:runtime|gateway|executor|console|operator)\./;
 
 /** Verbs that change nothing. */
-const reading = new Set(['list', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
+const reading = new Set(['list', 'count', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);
 
 export function natsControl(nats: Nats, version = '0.1.0'): Control {
   const { connection, subjects } = nats;

@@ -1,7 +1,7 @@
 /** What the page asks of its server, and what comes back. */
 
 import type { ApprovalSummary, SessionSummary } from '../../core/session/summary.ts';
-import type { Health, Letter } from '../../core/wire/control-answers.ts';
+import type { Health, Letter, SessionCounts } from '../../core/wire/control-answers.ts';
 import type { ConversationView, SessionView, VerdictView } from '../answers.ts';
 
 export type {
@@ -9,6 +9,7 @@ export type {
   ConversationView,
   Health,
   Letter,
+  SessionCounts,
   SessionSummary,
   SessionView,
   VerdictView,
@@ -33,9 +34,10 @@ async function call<Value>(method: string, path: string, body?: object): Promise
   }).catch(() => {
     throw new Refusal('CONSOLE_AWAY', 'the console does not answer', 0);
   });
-  const value = await response
-    .json()
-    .catch(() => ({ code: 'NO_ANSWER', message: `the console answered ${response.status}` }));
+  const value = (await response.json().catch(() => ({
+    code: 'NO_ANSWER',
+    message: `the console answered ${response.status}`,
+  }))) as { readonly code?: unknown; readonly message?: unknown };
   if (!response.ok) throw new Refusal(String(value.code), String(value.message), response.status);
   return value as Value;
 }

@@ -1,7 +1,7 @@
 /** One session: how it stands, what it spent its time on, each decision, and what can be done. */
 import { useEffect, useState } from 'preact/hooks';
 import { age, dollars } from '../../core/format.ts';
-import { isFinal } from '../../core/session/final.ts';
+import { isFinal } from '../../core/session/status.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
 import {
   act,

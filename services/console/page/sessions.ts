@@ -1,11 +1,11 @@
 /** The list of sessions: what each waits on, since when. The filter stands in the address. */
 import { useState } from 'preact/hooks';
 import { dollars } from '../../core/format.ts';
-import { isFinal } from '../../core/session/final.ts';
-import type { SessionSummary } from './api.ts';
+import { isFinal } from '../../core/session/status.ts';
+import type { SessionCounts, SessionSummary } from './api.ts';
+import { headOf, statuses } from './tally.ts';
 import { Ago, Badge, Code, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
-const statuses = ['active', 'paused', 'parked', 'completed', 'failed', 'halted'];
 const max = 200;
 
 export function Sessions({ query, go }: { query: URLSearchParams; go: (path: string) => void }) {
@@ -18,6 +18,11 @@ export function Sessions({ query, go }: { query: URLSearchParams; go: (path: str
   if (isFinal(asked.get('status') ?? '')) asked.set('ended', 'true');
   const { value: sessions, refusal } = useAnswer<SessionSummary[]>(
     `/sessions?${new URLSearchParams([...asked, ['max', String(max)]])}`,
+  );
+  const isCut = (sessions?.length ?? 0) >= max;
+  const { value: counts } = useAnswer<SessionCounts>(
+    isCut ? `/session-counts?${asked}` : undefined,
+    10_000,
   );
   const set = (name: string, value: string) => {
     const next = new URLSearchParams(query);
@@ -38,23 +43,10 @@ export function Sessions({ query, go }: { query: URLSearchParams; go: (path: str
       <label class="check"><input type="checkbox" checked=${asked.get('ended') === 'true'} disabled=${isFinal(asked.get('status') ?? '')} onChange=${(event: Event) => set('ended', (event.target as HTMLInputElement).checked ? 'true' : '')} /> ended ones too</label>
     </form>
     <${Trouble} refusal=${refusal} />
-    ${sessions && sessions.length > 0 ? html`<p class="hint">${sessions.length >= max ? `of the ${max} that changed last, and there are more: ` : ''}${tally(sessions)}</p>` : null}
+    ${sessions && sessions.length > 0 ? html`<p class="hint">${headOf(sessions, { counts, max })}</p>` : null}
     ${sessions && sessions.length > 0 ? table(sessions, now) : sessions ? html`<${Empty}>No session fits. <${Code}>understudy run refund-desk '…'<//> publishes a task; “ended ones too” shows those that are over.<//>` : null}
-    ${sessions && sessions.length >= max ? html`<p class="hint">The ${max} that changed last. Narrow it down by tenant, agent or status.</p>` : null}
+    ${isCut ? html`<p class="hint">The ${max} that changed last${counts ? `, of ${counts.total.toLocaleString('en')}` : ''}. Narrow it down by tenant, agent or status.</p>` : null}
   </section>`;
-}
-
-/** How many of each: 3 active (1 waits for a person), 20 completed. */
-function tally(sessions: readonly SessionSummary[]): string {
-  const waiting = sessions.filter(({ waitingOn }) => waitingOn.startsWith('approval')).length;
-  return statuses
-    .map((status) => [status, sessions.filter((one) => one.status === status).length] as const)
-    .filter(([, count]) => count > 0)
-    .map(
-      ([status, count]) =>
-        `${count} ${status}${status === 'active' && waiting > 0 ? ` (${waiting} ${waiting === 1 ? 'waits' : 'wait'} for a person)` : ''}`,
-    )
-    .join(', ');
 }
 
 /** Told when it is left or confirmed, not at each letter. */

@@ -1,6 +1,6 @@
 /** What a session spent its time on, from its events alone. Pure: tested without a browser. */
 
-import { isFinal } from '../../core/session/final.ts';
+import { isFinal } from '../../core/session/status.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
 
 /** As much of an event as is needed here. */

@@ -26,15 +26,24 @@ export interface Answer<Value> {
   again(): void;
 }
 
-/** Ask, and ask again every so often while somebody looks, one question at a time. What was known of this path stays until it is known better. */
-export function useAnswer<Value>(path: string, everyMs = 2_000): Answer<Value> {
-  const [known, setKnown] = useState<{ path: string; value?: Value; refusal?: Refusal }>({ path });
+/**
+ * Ask, and ask again every so often while somebody looks, one question at a time. What was known of
+ * this path stays until it is known better.
+ *
+ * @param path  undefined: nothing is asked
+ */
+export function useAnswer<Value>(path: string | undefined, everyMs = 2_000): Answer<Value> {
+  const [known, setKnown] = useState<{
+    path: string | undefined;
+    value?: Value;
+    refusal?: Refusal;
+  }>({ path });
   const [round, setRound] = useState(0);
   useEffect(() => {
     let isWanted = true;
     let isAsking = false;
     const look = async () => {
-      if (document.hidden || isAsking) return;
+      if (path === undefined || document.hidden || isAsking) return;
       isAsking = true;
       try {
         const value = await ask<Value>(path);

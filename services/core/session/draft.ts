@@ -15,13 +15,13 @@ import { agentMachine } from './agent-machine.ts';
 import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import { type Effect, isPending, modelPool, type PendingEffect } from './effects.ts';
-import { isFinal } from './final.ts';
 import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
 import type { Message } from './messages.ts';
 import type { Surroundings } from './plan.ts';
 import type { PendingNote, Position, SessionRecord } from './record.ts';
 import type { Seen } from './seen.ts';
 import type { Bundle } from './specs.ts';
+import { isFinal } from './status.ts';
 import { closeOpenCalls } from './tool-calls.ts';
 
 export interface Incoming {

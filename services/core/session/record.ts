@@ -16,8 +16,8 @@ import {
   tenantIdSchema,
 } from '../ids.ts';
 import { canonicalText } from '../json.ts';
-import { isFinal } from './final.ts';
 import { messageSchema, parentSchema, spentSchema } from './messages.ts';
+import { isFinal } from './status.ts';
 
 export const recordSchemaVersion = 2;
 

@@ -37,6 +37,14 @@ export const approvalSchema: z.ZodType<ApprovalSummary> = z.object({
   isDecided: z.boolean(),
 });
 
+/** How many sessions a list would show, had it no bound. */
+export const sessionCountsSchema = z.object({
+  total: z.number(),
+  byStatus: z.record(z.string(), z.number()),
+  waitingForPerson: z.number(),
+});
+export type SessionCounts = z.infer<typeof sessionCountsSchema>;
+
 /** A dead letter in a list: without its body, which may be anything. */
 export const letterSchema = z.object({
   id: z.number(),

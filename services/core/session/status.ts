@@ -1,0 +1,9 @@
+/** What can be told of a session by its status alone. Imports nothing: the console's page uses it too. */
+
+/** The statuses that a session does not leave. */
+export const isFinal = (status: string): boolean =>
+  status === 'completed' || status === 'failed' || status === 'halted';
+
+/** @param waitingOn  as a summary says it: a kind and a name each */
+export const waitsForPerson = ({ waitingOn }: { readonly waitingOn: string }): boolean =>
+  waitingOn.split(', ').some((one) => one.startsWith('approval '));
