@@ -63,6 +63,19 @@ const storage = (size: string) =>
     .prefault({});
 const peers = (what: string) =>
   z.array(z.record(z.string(), z.unknown())).default([]).describe(what);
+/** Executors of one more pool. What is not given is as `executor` has it; secrets never are. */
+const executorPool = z
+  .object({
+    replicas: z.number().int().min(1),
+    concurrency: z.number().int().min(1),
+    environmentSecret: z.string(),
+    resources: z.record(z.string(), z.unknown()),
+    nodeSelector: z.record(z.string(), z.string()),
+    tolerations: z.array(z.record(z.string(), z.unknown())),
+    priorityClassName: z.string(),
+  })
+  .partial()
+  .strict();
 const document = <Schema extends z.ZodType>(schema: Schema, what: string) =>
   z
     .record(z.string().regex(/^[a-z0-9]([a-z0-9_-]*[a-z0-9])?$/), schema)
@@ -138,7 +151,7 @@ export const valuesSchema = z
           .string()
           .default('')
           .describe(
-            'with your own NATS: a Secret with the passwords nats-runtime, nats-gateway, nats-executor, nats-console, nats-operator of users of these names',
+            'with your own NATS: a Secret with the passwords nats-runtime, nats-gateway, nats-executor, nats-console, nats-operator of users of these names, and nats-executor-<pool> for each of executor.pools',
           ),
         streamReplicas: z
           .number()
@@ -279,6 +292,12 @@ export const valuesSchema = z
           'grows with tools of kind process, which run inside its pod',
         ),
         ...scheduling,
+        pools: z
+          .record(z.string().regex(/^[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?$/), executorPool)
+          .default({})
+          .describe(
+            'more executors, by the name that a Tool gives as its `pool`: each a deployment, a NATS user (nats-executor-<pool>) and an environment of its own; replicas, concurrency and resources default to those above',
+          ),
       })
       .strict()
       .prefault({}),

@@ -83,7 +83,7 @@ await runService(async (started) => {
     },
     settings.concurrency,
   );
-  natsToolChecks(nats).answer((questions) => troublesOf(questions, process.env));
+  natsToolChecks(nats).answer(settings.pool, (questions) => troublesOf(questions, process.env));
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());
     telemetry.gauge('clockAhead', clock.aheadMs() / 1_000);

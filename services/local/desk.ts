@@ -171,6 +171,10 @@ async function fill(
     ...Array.from({ length: replicas.runtime - 1 }, () => stack.start('runtime')),
     ...Array.from({ length: replicas.gateway }, () => stack.start('gateway')),
     ...Array.from({ length: replicas.executor }, () => stack.start('executor')),
+    // One more for each other pool that the reader's own tools name.
+    ...(options.own?.pools.slice(1) ?? []).map((pool) =>
+      stack.start('executor', { UNDERSTUDY_POOL: pool }, `executor-${pool}`),
+    ),
     ...(hasConsole
       ? [stack.start('console', { UNDERSTUDY_CONSOLE_PORT: String(consolePort) })]
       : []),

@@ -29,6 +29,7 @@ import type { Clock } from '../ports/clock.ts';
 import type { Model, ToolRunner } from '../ports/performers.ts';
 import type { Specs } from '../ports/specs.ts';
 import { startRuntime } from '../runtime/service.ts';
+import { poolsOf } from './own-specs.ts';
 
 export interface InMemoryOptions {
   readonly specs: readonly string[];
@@ -73,7 +74,6 @@ export async function startInMemory(options: InMemoryOptions) {
     telemetry,
     clock,
   };
-  runtimePorts.checks.answer((questions) => troublesOf(questions, environment));
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
   const runtime = await startRuntime(settings, runtimePorts, options.documents);
   const runners = options.runners ?? [
@@ -98,14 +98,11 @@ export async function startInMemory(options: InMemoryOptions) {
     clock,
     shards,
   });
-  const pools = new Set([
-    'tools',
-    ...[...catalog.agents.values()].flatMap(({ bundle }) =>
-      Object.values(bundle.tools).map(({ pool }) => pool),
-    ),
-  ]);
+  const pools = poolsOf(catalog);
+  for (const pool of pools)
+    runtimePorts.checks.answer(pool, (questions) => troublesOf(questions, environment));
   const executors = await Promise.all(
-    [...pools].map((pool) =>
+    pools.map((pool) =>
       startExecutor(`executor-${pool}`, pool, {
         effects,
         starts,

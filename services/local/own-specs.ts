@@ -3,6 +3,8 @@ import { existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { foldersTexts, folderTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
 import { Refused } from '../core/errors.ts';
+import { toolPool } from '../core/pools.ts';
+import type { Catalog } from '../core/session/specs.ts';
 import { variablesOf } from '../core/tools/placeholders.ts';
 import { root } from './stack.ts';
 
@@ -11,7 +13,21 @@ export interface OwnSpecs {
   /** What its documents name of this process's environment, as far as it is set. */
   readonly environment: Readonly<Record<string, string>>;
   readonly missing: readonly string[];
+  /** What its tools and those of the example name, the pool of all installations first. */
+  readonly pools: readonly string[];
 }
+
+const exampleAgents = join(root, 'examples/refund-desk/agents');
+
+/** Pools that the tools of these agents name; the one that every installation has comes first. */
+export const poolsOf = ({ agents }: Catalog): string[] => [
+  ...new Set([
+    toolPool,
+    ...[...agents.values()].flatMap(({ bundle }) =>
+      Object.values(bundle.tools).map(({ pool }) => pool),
+    ),
+  ]),
+];
 
 /** @throws Refused when SPECS is no folder */
 export async function ownSpecs(
@@ -30,8 +46,11 @@ export async function ownSpecs(
       return value ? [[name, value]] : [];
     }),
   );
+  const folders = [folder, exampleAgents];
+  const { catalog } = await specsOf(foldersTexts(folders), folders).load();
   return {
     folder,
+    pools: poolsOf(catalog),
     environment: found,
     missing: names.filter((name) => !Object.hasOwn(found, name)),
   };
@@ -54,9 +73,9 @@ export const hintsOf = ({ folder, missing }: OwnSpecs, isRealModel: boolean): st
 
 /** What of the folder is refused beside the example's documents, and how its agents are run. */
 export async function linesOf({ folder }: OwnSpecs): Promise<string[]> {
-  const folders = [folder, join(root, 'examples/refund-desk/agents')];
+  const folders = [folder, exampleAgents];
   const { catalog, problems } = await specsOf(foldersTexts(folders), folders).load();
-  const example = await loadSpecs(folders[1]!);
+  const example = await loadSpecs(exampleAgents);
   const agents = [...catalog.agents.keys()].filter((name) => !example.catalog.agents.has(name));
   return [
     ...problems.map(

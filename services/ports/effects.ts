@@ -50,8 +50,8 @@ export interface Effects {
   ): Promise<Taking>;
   /** Nobody waits for these any more: who has one in hand aborts it, who is offered one does not begin it. Best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;
-  /** Every pool that anybody ever took from. */
-  pools(): Promise<PoolState[]>;
+  /** Every pool that anybody ever took from, and these. */
+  pools(named?: readonly string[]): Promise<PoolState[]>;
   /** Names this life of the queue (epoch ms, never 0): another number means that what was in it is gone. */
   life(): Promise<number>;
   /** Tells when the queue was found empty-handed: what is pending must be offered again. */

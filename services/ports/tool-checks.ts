@@ -1,5 +1,9 @@
 import type { ToolQuestion, ToolTrouble } from '../core/tools/environment-check.ts';
 
+export type ToolCheck = (
+  questions: readonly Pick<ToolQuestion, 'tool' | 'texts'>[],
+) => readonly ToolTrouble[];
+
 /**
  * Whoever performs tools is asked whether it has what they name.
  *
@@ -8,5 +12,6 @@ import type { ToolQuestion, ToolTrouble } from '../core/tools/environment-check.
 export interface ToolChecks {
   /** What any of them lacks, each once. */
   ask(questions: readonly ToolQuestion[]): Promise<readonly ToolTrouble[]>;
-  answer(check: (questions: readonly ToolQuestion[]) => readonly ToolTrouble[]): void;
+  /** @param pool  whose tools it performs: of others it is not asked */
+  answer(pool: string, check: ToolCheck): void;
 }

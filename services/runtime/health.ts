@@ -23,7 +23,7 @@ export interface HealthPorts {
   readonly leases: Leases;
   readonly clock: Clock;
   readonly shards: number;
-  /** What tools of the agents name. */
+  /** Of each tool of the agents: its pool, and what it names of its executors' environment. */
   readonly questions: () => readonly ToolQuestion[];
   readonly problems: () => readonly SpecProblem[];
   readonly agents: () => readonly {
@@ -37,6 +37,7 @@ const failedMs = 3_600_000; // what failed within the last hour is told
 
 export async function healthOf(ports: HealthPorts): Promise<Health> {
   const { leases, mailbox, store, events, effects, tasks, clock, shards } = ports;
+  const questions = ports.questions();
   const all = Array.from({ length: shards }, (_, shard) => shard as ShardId);
   const [owners, bounds, positions, deadLetters, pools, waiting, recent, parked, troubles] =
     await Promise.all([
@@ -44,11 +45,11 @@ export async function healthOf(ports: HealthPorts): Promise<Health> {
       mailbox.bounds(),
       Promise.all(all.map((shard) => store.lowest(shard))),
       events.countDeadLetters(),
-      effects.pools(),
+      effects.pools(questions.map(({ pool }) => pool)),
       tasks.state(),
       Promise.all(all.map((shard) => store.recent(shard))),
       countParked(store, all),
-      ports.checks.ask(ports.questions()),
+      ports.checks.ask(questions.filter(({ texts }) => texts.length > 0)),
     ]);
   const since = clock.now() - failedMs;
   const failed = recent.flat().filter((text) => {

@@ -9,11 +9,11 @@
 
 import { assertNever, isTooLarge, messageOf } from '../core/errors.ts';
 import { shardOf } from '../core/ids.ts';
+import { modelPool } from '../core/pools.ts';
 import { cutAnswer } from '../core/session/draft.ts';
 import {
   isPending,
   isPooled,
-  modelPool,
   type PendingEffect,
   type PromptEffect,
 } from '../core/session/effects.ts';

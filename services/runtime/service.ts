@@ -167,7 +167,7 @@ function questionsOf({ agents }: Catalog): ToolQuestion[] {
   const all = new Map<string, ToolQuestion>();
   for (const { bundle } of agents.values())
     for (const [name, spec] of Object.entries(bundle.tools)) all.set(name, questionOf(name, spec));
-  return [...all.values()].filter(({ texts }) => texts.length > 0);
+  return [...all.values()];
 }
 
 /** Store the bundle of every new revision before a task can be stamped with it, and say what changed. */

@@ -204,11 +204,63 @@ describe.skipIf(!hasHelm)('helm', () => {
       ],
       /networkPolicy\.enabled must be true/,
     ],
+    [
+      'a tool whose pool has no executors',
+      [
+        '--set',
+        'tools.t.description=d,tools.t.run.kind=builtin,tools.t.run.name=n,tools.t.pool=gpu',
+      ],
+      /tools\.t names the pool gpu, and nobody takes from it: set executor\.pools\.gpu/,
+    ],
+    ['executors for model calls', ['--set', 'executor.pools.models.replicas=1'], /name another/],
+    ['a second pool of that name', ['--set', 'executor.pools.tools.replicas=1'], /name another/],
     ['more runtimes than shards', ['--set', 'runtime.replicas=17'], /more than shards/],
   ])('refuses %s', (_what, args, reason) => {
     const { ok, text } = helm('template', 'u', chart, '--kube-version', '1.34.0', ...args);
     expect(ok).toBe(false);
     expect(text).toMatch(reason);
+  });
+
+  test('each further pool has executors, a user and an environment of its own, and the edges of all executors', () => {
+    const [before, after] = [
+      render('--set', 'executor.environmentSecret=ours'),
+      render(
+        '--set',
+        'executor.environmentSecret=ours,executor.pools.gpu.replicas=3,executor.pools.gpu.nodeSelector.gpu=yes',
+      ),
+    ];
+    const names = (manifests: readonly Manifest[]) =>
+      new Set(manifests.map(({ kind, metadata }) => `${kind}/${metadata.name}`));
+    const old = names(before);
+    expect([...names(after)].filter((name) => !old.has(name)).sort()).toEqual([
+      'Deployment/u-executor-gpu',
+      'NetworkPolicy/u-from-executor-gpu',
+      'PodDisruptionBudget/u-executor-gpu',
+    ]);
+    const [own] = podsOf(after).filter(({ name }) => name === 'Deployment/u-executor-gpu');
+    const environment = own?.pod.containers[0]?.env ?? [];
+    expect(environment).toContainEqual({ name: 'UNDERSTUDY_POOL', value: 'gpu' });
+    expect(environment).toContainEqual({ name: 'UNDERSTUDY_NATS_USER', value: 'executor-gpu' });
+    // Secrets of one pool are not another's.
+    expect(JSON.stringify(own)).not.toContain('"ours"');
+    const policies = JSON.stringify(after.filter(({ kind }) => kind === 'NetworkPolicy'));
+    for (const to of ['nats', 'payments', 'sandbox'])
+      expect(
+        JSON.stringify(after.filter(({ metadata }) => metadata.name === `u-to-${to}`)),
+      ).toContain('"executor-gpu"');
+    expect(policies).toContain('["executor","executor-gpu"]');
+    const users = JSON.stringify(
+      after.filter(({ kind, metadata }) => kind === 'Secret' && metadata.name === 'u-credentials'),
+    );
+    expect(users.match(/understudy\.effect\.gpu\.\*/g)).toHaveLength(1);
+    expect(users).toContain('EFFECTS.pool-gpu');
+    expect(users).toContain('"nats-executor-gpu":');
+    // What an upgrade must not change: selectors of deployments are for ever.
+    const selectorOf = (manifests: readonly Manifest[]) =>
+      manifests.find(
+        ({ kind, metadata }) => kind === 'Deployment' && metadata.name === 'u-executor',
+      )?.spec;
+    expect(selectorOf(after)).toEqual(selectorOf(before));
   });
 
   test('a change of what a NATS user may do restarts the bundled NATS, a new password alone does not', () => {

@@ -27,7 +27,11 @@ interface Outcome {
 describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
   let system: Installation;
   beforeAll(async () => {
-    system = await installIn(namespace, '--set', 'sandbox.idleMs=2000,tenants.globex.agents={*}');
+    system = await installIn(
+      namespace,
+      '--set',
+      'sandbox.idleMs=2000,tenants.globex.agents={*},executor.pools.heavy.replicas=1',
+    );
   }, 400_000);
   afterAll(async () => {
     await command('helm', ['uninstall', 'u', '--namespace', namespace, '--wait']).catch(
@@ -128,7 +132,11 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       ['executor', 'publish', '$JS.API.STREAM.DELETE.MAIL'],
       ['executor', 'publish', 'understudy.check.tools'],
       ['executor', 'publish', 'understudy.ask.acme.task'],
+      ['executor', 'publish', '$JS.API.CONSUMER.MSG.NEXT.EFFECTS.pool-heavy'],
       ['executor', 'subscribe', 'understudy.mail.>'],
+      ['executor-heavy', 'publish', '$JS.API.CONSUMER.MSG.NEXT.EFFECTS.pool-tools'],
+      ['executor-heavy', 'publish', 'understudy.effect.tools.acme'],
+      ['executor-heavy', 'subscribe', '_INBOX_executor.>'],
       ['runtime', 'publish', 'understudy.stream.acme.s'],
       ['runtime', 'publish', 'understudy.workspace.acme.s.head'],
       ['runtime', 'publish', '$JS.API.STREAM.DELETE.MAIL'],
@@ -390,6 +398,45 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       await settled(revisionOf, (revision) => revision !== undefined && revision !== first),
     ).not.toBe(first);
     await system.remove('configmap', 'late');
+  });
+
+  test('executors of a further pool ask for its work, and say what they lack for its tools', async () => {
+    const document = (kind: string, name: string, spec: object) =>
+      JSON.stringify({ apiVersion: 'understudy.dev/v1', kind, metadata: { name }, spec });
+    await system.apply({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: 'heavy', labels: { 'understudy.dev/specs': 'true' } },
+      data: {
+        'all.yaml': [
+          document('Agent', 'lifter', { instructions: 'lift', model: 'clerk', tools: ['lift'] }),
+          document('Tool', 'lift', {
+            description: 'lifts',
+            class: 'pure',
+            pool: 'heavy',
+            run: { kind: 'http', url: 'http://localhost/x', headers: { x: '${env:NOT_THERE}' } },
+          }),
+        ].join('\n---\n'),
+      },
+    });
+    const health = async () =>
+      JSON.parse(
+        await system.run(
+          ...['exec', 'deployment/u-cli', '--', 'sh', '-c'],
+          'understudy -o json doctor || true',
+        ),
+      ) as { pools: { pool: string; asking: number }[]; problems: { file: string }[] };
+    let found = await health();
+    const isTold = () => found.problems.some(({ file }) => file === 'tool lift');
+    for (const end = Date.now() + 30_000; !isTold() && Date.now() < end; found = await health())
+      await sleep(300);
+    expect(found.problems).toContainEqual({
+      file: 'tool lift',
+      field: 'run.headers',
+      message: 'NOT_THERE is not set for the executors',
+    });
+    expect(found.pools.find(({ pool }) => pool === 'heavy')?.asking).toBeGreaterThan(0);
+    await system.remove('configmap', 'heavy');
   });
 
   describe('a sandbox pod', () => {

@@ -6,6 +6,7 @@ export const edges: Readonly<Record<string, readonly string[]>> = {
   runtime: ['api', 'nats', 'redis'],
   gateway: ['api', 'model', 'nats', 'redis'],
   executor: ['api', 'nats', 'payments', 'sandbox'],
+  'executor-heavy': ['api', 'nats', 'payments', 'sandbox'],
   console: ['nats'],
   cli: ['nats'],
 };

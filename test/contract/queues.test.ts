@@ -192,6 +192,18 @@ function describeQueues(name: string, open: () => Promise<World>) {
         ).toBeDefined();
       });
 
+      test('a pool that nobody ever took from is told when it is named, with what waits there', async () => {
+        const pool = `p${++count}`;
+        for (let one = 0; one < 3; one += 1) await world.effects.offer(effect(pool));
+        const found = await eventually(async () =>
+          (await world.effects.pools([pool])).find((one) => one.pool === pool && one.queued === 3),
+        );
+        expect(found).toEqual({ pool, asking: 0, queued: 3, inHand: 0 });
+        expect(
+          (await world.effects.pools()).some((one) => one.pool === pool && one.asking > 0),
+        ).toBe(false);
+      });
+
       test('cancelled, its signal is aborted', async () => {
         const pool = `p${++count}`;
         const aborted: string[] = [];

@@ -14,7 +14,8 @@ import {
   type ShardId,
   sessionIdOf,
 } from '../../services/core/ids.ts';
-import { modelPool, type PooledEffect } from '../../services/core/session/effects.ts';
+import { modelPool } from '../../services/core/pools.ts';
+import type { PooledEffect } from '../../services/core/session/effects.ts';
 import type { Message } from '../../services/core/session/messages.ts';
 import type { Effects } from '../../services/ports/effects.ts';
 import { CommitRounds } from '../../services/runtime/commit-rounds.ts';

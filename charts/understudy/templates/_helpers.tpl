@@ -57,6 +57,11 @@ namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: {{ $namespace }
 {{- end }}
 {{- end -}}
 
+{{/* Executors and those of further pools, as parts: executor,executor-<pool>,... */}}
+{{- define "understudy.executorParts" -}}
+executor{{ range keys .Values.executor.pools | sortAlpha }},executor-{{ . }}{{ end }}
+{{- end -}}
+
 {{- define "understudy.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
@@ -204,6 +209,7 @@ readinessProbe:
 {{- $s := include "understudy.streamPrefix" .root }}
 {{- $passwords := .passwords }}
 {{- $tenants := splitList "," (include "understudy.tenants" .root) | compact -}}
+{{- $executors := splitList "," (include "understudy.executorParts" .root) -}}
 authorization {
   users = [
     {
@@ -212,8 +218,8 @@ authorization {
         publish: [
           "{{ $p }}.task.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
           "{{ $p }}.start.*" # cancellation records
-          "{{ $p }}.clock.*", "{{ $p }}.check.tools"
-          "_INBOX_operator.>", "_INBOX_console.>", "_INBOX_executor.>" # answers; allow_responses loses its memory when the server restarts
+          "{{ $p }}.clock.*", "{{ $p }}.check.*"
+          "_INBOX_operator.>", "_INBOX_console.>"{{ range $executors }}, "_INBOX_{{ . }}.>"{{ end }} # answers; allow_responses loses its memory when the server restarts
           {{- range $tenants }}
           "_INBOX_tenant-{{ . }}.>"
           {{- end }}
@@ -245,24 +251,27 @@ authorization {
         subscribe: ["_INBOX_gateway.>", "{{ $p }}.cancel.models"]
       }
     }
+    {{- range $part := $executors }}
+    {{- $pool := ternary "tools" (trimPrefix "executor-" $part) (eq $part "executor") }}
     {
-      user: executor, password: {{ index $passwords "nats-executor" | quote }}
+      user: {{ $part }}, password: {{ index $passwords (printf "nats-%s" $part) | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.effect.tools.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "_INBOX_executor.>"
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "_INBOX_{{ $part }}.>"
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
-          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-tools", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-tools", "$JS.ACK.{{ $s }}EFFECTS.pool-tools.>"
+          "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.ACK.{{ $s }}EFFECTS.pool-{{ $pool }}.>"
         ]
-        subscribe: ["_INBOX_executor.>", "{{ $p }}.cancel.tools", "{{ $p }}.holds.*", "{{ $p }}.check.tools"]
+        subscribe: ["_INBOX_{{ $part }}.>", "{{ $p }}.cancel.{{ $pool }}", "{{ $p }}.holds.*", "{{ $p }}.check.{{ $pool }}"]
       }
     }
+    {{- end }}
     {
       # Asks the control API, and reads what happened.
       user: console, password: {{ index $passwords "nats-console" | quote }}
       permissions {
         publish: [
-          {{- range list "list" "inspect" "pause" "resume" "halt" "approve" "reject" "approvals" "dead" "requeue" "verify" "doctor" }}
+          {{- range list "list" "count" "inspect" "pause" "resume" "halt" "approve" "reject" "approvals" "dead" "requeue" "verify" "doctor" }}
           "{{ $p }}.control.{{ . }}"
           {{- end }}
           "$JS.API.STREAM.INFO.{{ $s }}EVENTS", "$JS.API.CONSUMER.CREATE.{{ $s }}EVENTS", "$JS.API.CONSUMER.DELETE.{{ $s }}EVENTS.>", "$JS.FC.{{ $s }}EVENTS.>"

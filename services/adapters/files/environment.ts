@@ -1,9 +1,11 @@
 /** Settings from the environment, parsed once at the start. Every variable of ours begins with UNDERSTUDY_. */
+
 import { hostname, userInfo } from 'node:os';
 import { delimiter, resolve } from 'node:path';
 import { z } from 'zod';
 import { issuesOf, Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
+import { modelPool, toolPool } from '../../core/pools.ts';
 
 /** Every variable that a service reads; docs/settings.md is made from it. */
 export const settingsSchema = z.object({
@@ -97,7 +99,12 @@ export const settingsSchema = z.object({
     .string()
     .default('.')
     .describe('folder that the built-in file tools may read'),
-  UNDERSTUDY_POOL: z.string().default('tools').describe('pool of an executor'),
+  UNDERSTUDY_POOL: z
+    .string()
+    .regex(/^[a-z0-9-]+$/)
+    .refine((pool) => pool !== modelPool, `${modelPool} is the pool of model calls`)
+    .default(toolPool)
+    .describe('pool of an executor: Tools name it'),
   UNDERSTUDY_SCRATCH: z
     .string()
     .optional()

@@ -118,13 +118,16 @@ export function memoryEffects(clock: Clock): MemoryEffects {
           taker.inHand.get(id)?.abort();
         }
     },
-    pools: async () =>
-      [...takers].map(([pool, all]) => ({
-        pool,
-        asking: all.filter(({ isOpen }) => isOpen).length,
-        queued: queueOf(pool).length,
-        inHand: all.reduce((sum, { inHand }) => sum + inHand.size, 0),
-      })),
+    pools: async (named = []) =>
+      [...new Set([...takers.keys(), ...named])].map((pool) => {
+        const all = [...(takers.get(pool) ?? [])];
+        return {
+          pool,
+          asking: all.filter(({ isOpen }) => isOpen).length,
+          queued: queueOf(pool).length,
+          inHand: all.reduce((sum, { inHand }) => sum + inHand.size, 0),
+        };
+      }),
     life: async () => lives,
     onLost: (listener) => lost.push(listener),
     lose() {

@@ -1,12 +1,11 @@
 /** Tools are checked against an environment of this process. */
-import type { ToolChecks } from '../../ports/tool-checks.ts';
+import type { ToolCheck, ToolChecks } from '../../ports/tool-checks.ts';
 
 export function memoryToolChecks(): ToolChecks {
-  let answerer: Parameters<ToolChecks['answer']>[0] = () => [];
+  const checks = new Map<string, ToolCheck>();
   return {
-    ask: async (questions) => answerer(questions),
-    answer(check) {
-      answerer = check;
-    },
+    ask: async (questions) =>
+      [...checks].flatMap(([pool, check]) => check(questions.filter((one) => one.pool === pool))),
+    answer: (pool, check) => void checks.set(pool, check),
   };
 }

@@ -20,7 +20,7 @@ const handOverSchema = z.object({
 });
 
 /** Of users of the chart that are no tenants. */
-const servicesInboxes = /^_INBOX_(?:runtime|gateway|executor|console|operator)\./;
+const servicesInboxes = /^_INBOX_(?:runtime|gateway|executor(?:-[a-z0-9-]+)?|console|operator)\./;
 
 /** Verbs that change nothing. */
 const reading = new Set(['list', 'count', 'inspect', 'approvals', 'dead', 'verify', 'doctor']);

@@ -210,30 +210,41 @@ export function natsEffects(nats: Nats): Effects {
       nats.connection.publish(subjects.cancel(pool), JSON.stringify(ids));
     },
 
-    async pools() {
+    async pools(named = []) {
       const stream = nats.streams.effects;
-      const { consumers = [] } = await ask<{ consumers?: string[] }>(
+      const { consumers: names } = await ask<{ consumers?: string[] | null }>(
         nats,
         `$JS.API.CONSUMER.NAMES.${stream}`,
         {},
       );
-      return Promise.all(
-        consumers
-          .filter((name) => name.startsWith('pool-'))
-          .map(async (name) => {
-            const info = await ask<{
-              num_waiting: number;
-              num_pending: number;
-              num_ack_pending: number;
-            }>(nats, `$JS.API.CONSUMER.INFO.${stream}.${name}`, undefined);
-            return {
-              pool: name.slice('pool-'.length),
-              asking: info.num_waiting ?? 0,
-              queued: info.num_pending ?? 0,
-              inHand: info.num_ack_pending ?? 0,
-            };
-          }),
-      );
+      const taken = (names ?? []).flatMap((name) => /^pool-(.*)/.exec(name)?.slice(1) ?? []);
+      const others = [...new Set(named)].filter((pool) => !taken.includes(pool));
+      return Promise.all([
+        ...taken.map(async (pool) => {
+          const info = await ask<{
+            num_waiting: number;
+            num_pending: number;
+            num_ack_pending: number;
+          }>(nats, `$JS.API.CONSUMER.INFO.${stream}.pool-${pool}`, undefined);
+          return {
+            pool,
+            asking: info.num_waiting ?? 0,
+            queued: info.num_pending ?? 0,
+            inHand: info.num_ack_pending ?? 0,
+          };
+        }),
+        // Nobody ever took from them: what was offered lies in the stream.
+        ...others.map(async (pool) => {
+          const info = await ask<{ state?: { subjects?: Record<string, number> } }>(
+            nats,
+            `$JS.API.STREAM.INFO.${stream}`,
+            { subjects_filter: subjects.effect(pool, '*') },
+          );
+          const counts = Object.values(info.state?.subjects ?? {});
+          const queued = counts.reduce((sum, count) => sum + count, 0);
+          return { pool, asking: 0, queued, inHand: 0 };
+        }),
+      ]);
     },
 
     async life() {

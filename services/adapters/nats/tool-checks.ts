@@ -41,13 +41,14 @@ export function natsToolChecks({ connection, subjects }: Nats): ToolChecks {
         const { success, data } = troublesSchema.safeParse(jsonOf(message.string()));
         for (const one of success ? data : []) found.set(JSON.stringify(one), one);
       });
-      connection.publish(subjects.check('tools'), JSON.stringify({ id, questions }));
+      for (const [pool, asked] of Map.groupBy(questions, (question) => question.pool))
+        connection.publish(subjects.check(pool), JSON.stringify({ id, questions: asked }));
       await new Promise((resolve) => setTimeout(resolve, waitMs));
       hearing.unsubscribe();
       return [...found.values()];
     },
-    answer(check) {
-      hear(connection, subjects.check('tools'), (message) => {
+    answer(pool, check) {
+      hear(connection, subjects.check(pool), (message) => {
         const { success, data } = questionsSchema.safeParse(jsonOf(message.string()));
         if (success)
           connection.publish(subjects.checked(data.id), JSON.stringify(check(data.questions)));

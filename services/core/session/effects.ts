@@ -1,4 +1,5 @@
 /** What a session can want: a closed union. Effects are described by the step and performed elsewhere, after the commit. */
+
 import { z } from 'zod';
 import { limitsSchema } from '../budget/budget.ts';
 import {
@@ -9,6 +10,7 @@ import {
   taskIdSchema,
   tenantIdSchema,
 } from '../ids.ts';
+import { modelPool } from '../pools.ts';
 import { effectClassSchema } from '../tools/tool-spec.ts';
 import { paidSchema, parentSchema, spentSchema } from './messages.ts';
 
@@ -134,7 +136,5 @@ export const isPending = (effect: Effect): effect is PendingEffect =>
 export const isPooled = (effect: Effect): effect is PooledEffect =>
   effect.kind === 'callModel' || effect.kind === 'runTool';
 
-/** The pool that model calls are offered to. */
-export const modelPool = 'models';
 export const poolOf = (effect: PooledEffect): string =>
   effect.kind === 'callModel' ? modelPool : effect.pool;

@@ -5,6 +5,8 @@ import { type ToolSpec, textsOf } from './tool-spec.ts';
 /** Texts of a tool that name variables or addresses. */
 export interface ToolQuestion {
   readonly tool: string;
+  /** Whose executors are asked. */
+  readonly pool: string;
   readonly texts: readonly { readonly field: string; readonly text: string }[];
 }
 
@@ -14,8 +16,12 @@ export interface ToolTrouble {
   readonly message: string;
 }
 
-export const questionOf = (tool: string, { run }: Pick<ToolSpec, 'run'>): ToolQuestion => ({
+export const questionOf = (
+  tool: string,
+  { pool, run }: Pick<ToolSpec, 'pool' | 'run'>,
+): ToolQuestion => ({
   tool,
+  pool,
   texts: textsOf(run).map(([field, text]) => ({ field: `run.${field}`, text })),
 });
 
@@ -23,7 +29,7 @@ const isAddress = (text: string): boolean =>
   /^https?:\/\//i.test(text) && URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));
 
 export function troublesOf(
-  questions: readonly ToolQuestion[],
+  questions: readonly Pick<ToolQuestion, 'tool' | 'texts'>[],
   environment: Readonly<Record<string, string | undefined>>,
 ): ToolTrouble[] {
   return questions.flatMap(({ tool, texts }) =>

@@ -1,6 +1,8 @@
 /** A tool as data: what the model sees, what the executor does, and what may happen after a death. */
+
 import { z } from 'zod';
 import { limits } from '../limits.ts';
+import { modelPool, toolPool } from '../pools.ts';
 import { hasPlaceholderInOrigin, placeholdersOf, variableProblems } from './placeholders.ts';
 
 /**
@@ -142,7 +144,7 @@ export const toolSpecSchema = z
     pool: z
       .string()
       .regex(/^[a-z0-9-]+$/)
-      .default('tools')
+      .default(toolPool)
       .describe('which executors run it'),
     input: jsonSchema.default({ type: 'object', properties: {} }),
     output: jsonSchema.optional().describe('a result that breaks it is an error'),
@@ -205,7 +207,13 @@ export function performedWithinMs(tool: Omit<ToolSpec, 'description'>, behaviour
  * A Tool as it is loaded: what would only show at its first call is refused here. Tools that are
  * stored in bundles are read as they were.
  */
-export const toolDocumentSchema = toolSpecSchema.superRefine(({ run, input }, context) => {
+export const toolDocumentSchema = toolSpecSchema.superRefine(({ pool, run, input }, context) => {
+  if (pool === modelPool)
+    context.addIssue({
+      code: 'custom',
+      path: ['pool'],
+      message: `${modelPool} is the pool of model calls: tools need another`,
+    });
   const refuse = (field: string, message: string) =>
     context.addIssue({ code: 'custom', path: ['run', field], message });
   for (const [field, text] of textsOf(run))
