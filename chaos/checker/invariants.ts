@@ -57,13 +57,13 @@ const accounted: Judge = ({ accepted, events, dead, live }) => {
   const living = new Set(live.map(({ task }) => task));
   for (const { task } of accepted) {
     const ended = ends.get(task) ?? 0;
-    const buried = letters.get(task) ?? 0;
+    const letterCount = letters.get(task) ?? 0;
     if (ended > 1) broken.push(`${task}: ended ${ended} times`);
-    else if (buried > 1) broken.push(`${task}: ${buried} dead letters`);
-    else if (ended + buried > 1) broken.push(`${task}: ended, and is a dead letter`);
+    else if (letterCount > 1) broken.push(`${task}: ${letterCount} dead letters`);
+    else if (ended + letterCount > 1) broken.push(`${task}: ended, and is a dead letter`);
     else if (ended === 1 && living.has(task))
       broken.push(`${task}: ended, and a session still has it`);
-    else if (ended + buried === 0 && !living.has(task))
+    else if (ended + letterCount === 0 && !living.has(task))
       broken.push(`${task}: lost: it did not end, is no dead letter, and no session has it`);
   }
   return { broken };

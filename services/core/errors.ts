@@ -54,7 +54,7 @@ const newer = new Set([
   'OUTBOX_NEWER',
 ]);
 
-/** It was written by a newer release: not broken, and not ours to read, discard or bury. */
+/** It was written by a newer release: not broken, and not ours to read, discard or dead-letter. */
 export const isNewer = (error: unknown): error is Refused =>
   error instanceof Refused && newer.has(error.code);
 

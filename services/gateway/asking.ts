@@ -1,5 +1,5 @@
 /**
- * Asks provider after provider, each with its own bounded tries, and keeps the tab: what is not
+ * Asks provider after provider, each with its own bounded tries, and keeps count of what they cost: what is not
  * known to be free has been paid.
  *
  * A1  A try that left the process and brought no usage costs the most that it could come to.
@@ -19,7 +19,7 @@ import type { Model, Prompt } from '../ports/performers.ts';
 type Spec = Bundle['models'][number];
 
 /** What the tries of one call have cost, and what they may. */
-export class Tab {
+export class CallSpending {
   readonly #effect: CallModel;
   #tokens = 0;
   #costMicros = 0;
@@ -96,7 +96,7 @@ export interface Asking {
   readonly effect: CallModel;
   readonly prompt: Prompt;
   readonly models: readonly Spec[];
-  readonly tab: Tab;
+  readonly spending: CallSpending;
   readonly signal: AbortSignal;
   readonly onText?: ((text: string) => void) | undefined;
   /** Told when a provider is asked, and when it has answered. */
@@ -104,7 +104,7 @@ export interface Asking {
 }
 
 export async function askAll(
-  { effect, prompt, models, tab, signal, onText, onAsking }: Asking,
+  { effect, prompt, models, spending, signal, onText, onAsking }: Asking,
   { model, clock }: { readonly model: Model; readonly clock: Clock },
 ): Promise<Asked> {
   let last: Failure = {
@@ -117,20 +117,20 @@ export async function askAll(
   for (const spec of models) {
     name = spec.name;
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
-      isTooDear = !tab.allows(spec);
+      isTooDear = !spending.allows(spec);
       if (isTooDear) break;
-      tab.attempts += 1;
+      spending.attempts += 1;
       onAsking(true);
       const outcome = await model
         .complete(spec, prompt, { signal, ...(onText ? { onText } : {}) })
         .finally(() => onAsking(false));
       if (outcome.ok) {
         const { usage, ...answer } = outcome.value;
-        const value = { ...answer, ...tab.answered(spec, usage) };
+        const value = { ...answer, ...spending.answered(spec, usage) };
         return { outcome: { ok: true, value }, model: name };
       }
       last = outcome.failure;
-      tab.failed(spec, last);
+      spending.failed(spec, last);
       if (signal.aborted || last.class !== 'transient') break;
       const { backoffMs: baseMs } = spec;
       const { retryAfterMs } = last;
@@ -145,7 +145,7 @@ export async function askAll(
     }
     if (signal.aborted) break;
   }
-  const { attempts } = tab;
+  const { attempts } = spending;
   if (isTooDear && attempts === 0) {
     last = {
       class: 'permanent',

@@ -26,7 +26,7 @@ import type { Mailbox } from '../ports/mailbox.ts';
 import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
-import { askAll, Tab } from './asking.ts';
+import { askAll, CallSpending } from './asking.ts';
 
 export interface GatewayPorts {
   readonly effects: Effects;
@@ -63,7 +63,7 @@ export async function startGateway(
     concurrency,
     async (taken) => {
       const { effect, signal } = taken;
-      const begun: { tab?: Tab } = {};
+      const begun: { spending?: CallSpending } = {};
       if (effect.kind !== 'callModel') {
         telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
         return false;
@@ -73,7 +73,7 @@ export async function startGateway(
       } catch (error) {
         if (error instanceof Later) throw error;
         if (isForAnother(error)) {
-          const mayHaveBegun = taken.isRedelivered || (begun.tab?.attempts ?? 0) > 0;
+          const mayHaveBegun = taken.isRedelivered || (begun.spending?.attempts ?? 0) > 0;
           throw new Later('CALL_LATER', messageOf(error), 500, mayHaveBegun);
         }
         // It would come to the same with every redelivery, and may be paid for each time.
@@ -92,7 +92,7 @@ export async function startGateway(
           code,
           `the gateway failed at this call: ${cause.slice(0, 200)}`,
         );
-        await mail(effect, signal, failedMessage(effect, failure, begun.tab), self, ports);
+        await mail(effect, signal, failedMessage(effect, failure, begun.spending), self, ports);
         return true;
       }
     },
@@ -114,19 +114,23 @@ export async function startGateway(
 }
 
 /** What all tries cost goes along: those before this gateway's too. */
-const failedMessage = (effect: CallModel, failure: Failure, tab: Tab | undefined): Message => ({
+const failedMessage = (
+  effect: CallModel,
+  failure: Failure,
+  spending: CallSpending | undefined,
+): Message => ({
   kind: 'modelFailed',
   effect: effect.id,
   failure,
-  attempts: tab?.attempts ?? 0,
-  ...(tab ? { spent: tab.paid } : {}),
+  attempts: spending?.attempts ?? 0,
+  ...(spending ? { spent: spending.paid } : {}),
 });
 
-/** @param begun  is given the tab as soon as something may have been paid */
+/** @param begun  is given the spending as soon as something may have been paid */
 async function perform(
   effect: CallModel,
   { signal, isRedelivered }: Taken,
-  begun: { tab?: Tab },
+  begun: { spending?: CallSpending },
   self: Self,
   ports: GatewayPorts,
 ): Promise<boolean> {
@@ -158,18 +162,18 @@ async function perform(
     }
     await throttle(effect, ports);
     const { models } = bundle;
-    const tab = new Tab(effect, models, isRedelivered);
-    begun.tab = tab;
+    const spending = new CallSpending(effect, models, isRedelivered);
+    begun.spending = spending;
     const { onText: tell } = ports;
     const onText = tell && ((text: string) => tell(effect.tenant, effect.session, text));
     const onAsking = (isAsking: boolean) => {
       self.asking += isAsking ? 1 : -1;
     };
     const prompt = promptOf(effect, bundle, entries);
-    const asking = { effect, prompt, models, tab, signal, onText, onAsking };
+    const asking = { effect, prompt, models, spending, signal, onText, onAsking };
     const { outcome, model } = await askAll(asking, ports);
     if (signal.aborted) return false; // nobody waits any more
-    const { attempts } = tab;
+    const { attempts } = spending;
     const seconds = (performance.now() - from) / 1_000;
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, seconds);
     const fields = { effect: effect.id, session: effect.session, model, attempts };
@@ -178,18 +182,18 @@ async function perform(
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { ...fields, trace });
-      const reply = { ...replyThatFits(outcome.value), attempts, spent: tab.paid };
+      const reply = { ...replyThatFits(outcome.value), attempts, spent: spending.paid };
       const message = { kind: 'modelReplied', effect: effect.id, reply } as const;
       await mail(effect, signal, message, self, ports);
     } else {
       const { code, class: failureClass } = outcome.failure;
       telemetry.log('warn', 'model failed', { ...fields, code, class: failureClass, trace });
-      await mail(effect, signal, failedMessage(effect, outcome.failure, tab), self, ports);
+      await mail(effect, signal, failedMessage(effect, outcome.failure, spending), self, ports);
     }
     return true;
   } catch (error) {
     // It was not asked for: who is offered it next must not take it for begun.
-    if (!isRedelivered && (begun.tab?.attempts ?? 0) === 0) {
+    if (!isRedelivered && (begun.spending?.attempts ?? 0) === 0) {
       claimed.delete(effect.id);
       await calls.letGo(shard, effect.id, gateway).catch(() => undefined);
     }

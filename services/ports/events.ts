@@ -23,8 +23,8 @@ export interface DeadLetter extends LetterHead {
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** A letter as it is buried. `identity`: what it is about, so that it is stored once however often it comes. */
-export type Burial = Omit<DeadLetter, 'id' | 'at'> & { readonly identity: string };
+/** A letter that is to be stored. `identity`: what it is about, so that it is stored once however often it comes. */
+export type NewDeadLetter = Omit<DeadLetter, 'id' | 'at'> & { readonly identity: string };
 
 export interface EventFilter {
   readonly tenant?: string | undefined;
@@ -40,7 +40,7 @@ export interface EventFilter {
  * Guarantee: steps at least once, with an id that is the same each time; per session in order of versions, the end last, but
  *            for what had to be sent again: it may come late. Who needs the order sorts by `data.version`. The end of a task
  *            exactly once, whatever is cut, paused or sent again; likewise a dead letter.
- * Errors:    Unavailable from publishSteps, publishEnd and bury; publish again.
+ * Errors:    Unavailable from publishSteps, publishEnd and putDeadLetter; publish again.
  */
 export interface Events {
   /** Tell steps. They may be held for `limits.eventsWaitMs` and some milliseconds more, so that those of many sessions leave together. */
@@ -65,7 +65,7 @@ export interface Events {
     onEvent: (event: UnderstudyEvent) => void,
   ): Promise<{ stop(): Promise<void> }>;
   /** Store a dead letter, once for its identity, and tell its tenant. */
-  bury(letter: Burial): Promise<void>;
+  putDeadLetter(letter: NewDeadLetter): Promise<void>;
   /** Heads, newest first. @param before  only letters with a smaller number */
   deadLetters(max: number, before?: number): Promise<LetterHead[]>;
   deadLetter(id: number): Promise<DeadLetter | undefined>;
@@ -78,5 +78,5 @@ export interface Events {
   ): Promise<LetterHead | undefined>;
   countDeadLetters(): Promise<number>;
   /** Take a dead letter away: it was requeued, or is thrown away. @returns false when it was not there */
-  unbury(id: number): Promise<boolean>;
+  removeDeadLetter(id: number): Promise<boolean>;
 }

@@ -22,7 +22,7 @@ export interface Letter {
 }
 
 export interface DeadLetterPorts {
-  readonly events: Pick<Events, 'bury'>;
+  readonly events: Pick<Events, 'putDeadLetter'>;
   readonly mailbox: Pick<Mailbox, 'deliver'>;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
@@ -43,12 +43,12 @@ export class DeadLetters {
   }
 
   /** @param done  called once the letter is stored */
-  bury(code: string, reason: string, letter: Letter, done: () => void): void {
+  put(code: string, reason: string, letter: Letter, done: () => void): void {
     const { tenant = 'unknown', agent = 'unknown', ...rest } = letter;
     this.#ports.telemetry.deadLettered(code, { shard: this.#shard, session: rest.session });
     this.#persist(
       () =>
-        this.#ports.events.bury({
+        this.#ports.events.putDeadLetter({
           tenant,
           agent,
           code,

@@ -62,14 +62,14 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
           : undefined;
     if (unknown !== undefined && ports.isUnsure(unknown))
       throw new Unavailable('SPEC_BROKEN', `what defines ${unknown} is broken now`);
-    return bury(task, error, ports);
+    return deadLetter(task, error, ports);
   }
   const { tenant, session, message } = addressed;
   try {
     await mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message });
   } catch (error) {
     if (error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE')
-      return bury(task, error, ports);
+      return deadLetter(task, error, ports);
     throw error;
   }
   telemetry.accepted();
@@ -83,10 +83,10 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
   });
 }
 
-async function bury(task: RawTask, error: Refused, { events, telemetry }: IntakePorts) {
+async function deadLetter(task: RawTask, error: Refused, { events, telemetry }: IntakePorts) {
   const id = taskIdOf(task);
   const session = sessionOf(task);
-  await events.bury({
+  await events.putDeadLetter({
     tenant: task.tenant,
     agent: task.agent,
     code: error.code,

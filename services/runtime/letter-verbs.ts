@@ -52,7 +52,7 @@ export const discardSchema = z
   .refine((given) => given.all || !isFiltered(given), 'a filter goes with all');
 
 export interface LetterPorts {
-  readonly events: Pick<Events, 'deadLetters' | 'deadLetter' | 'unbury'>;
+  readonly events: Pick<Events, 'deadLetters' | 'deadLetter' | 'removeDeadLetter'>;
   readonly tasks: Pick<Tasks, 'publish'>;
 }
 
@@ -106,7 +106,7 @@ export async function requeue(
       refused.push(`${id}: ${error.message}`);
       continue;
     }
-    await ports.events.unbury(id);
+    await ports.events.removeDeadLetter(id);
     tasks.push(task);
   }
   return { requeued: tasks.length, tasks, refused };
@@ -118,7 +118,7 @@ export async function discard(
 ): Promise<Discarded> {
   let discarded = 0;
   for await (const { id } of lettersOf(given, ports)) {
-    if (await ports.events.unbury(id)) discarded += 1;
+    if (await ports.events.removeDeadLetter(id)) discarded += 1;
   }
   return { discarded };
 }

@@ -23,7 +23,7 @@ import { controlHandlers } from './control-api.ts';
 import { Definitions } from './definitions.ts';
 import { Host } from './host.ts';
 import { takeIn } from './intake.ts';
-import { IntakeSeat } from './intake-seat.ts';
+import { IntakeOwner } from './intake-owner.ts';
 import { isUnsure, withLastGood } from './last-good.ts';
 import { Windows } from './windows.ts';
 
@@ -121,7 +121,7 @@ export async function startRuntime(
   const asking = await control.serveAsk(
     inTurns((tenant, body) => askTask(tenant, body, { ...ports, shards: settings.shards })),
   );
-  const intake = new IntakeSeat(ports, {
+  const intake = new IntakeOwner(ports, {
     ...identity,
     capacity: () => (host.load.actors > actorsMax ? 0 : intakeMax),
     isCutOff: () => host.isCutOff,

@@ -225,7 +225,7 @@ export class Shard {
     );
     this.#reading = reading;
     if (!this.#isOpen) return void reading.stop();
-    for (const { id, body, problem } of poisoned) this.#buryEntry(id, body, problem);
+    for (const { id, body, problem } of poisoned) this.#deadLetterEntry(id, body, problem);
     if (this.#catchUpTo > readAfter) return;
     // Sessions that were rebuilt must be stored before what they want may leave (S3).
     while (this.#isOpen && (this.#drafts.size > 0 || this.#isCommitting)) {
@@ -258,14 +258,14 @@ export class Shard {
   }
 
   /** An outbox entry that cannot be read. It is settled only once its text is a dead letter; cut, because JSON within JSON is longer and must fit into one message. */
-  #buryEntry(id: number, body: string, problem: string): void {
+  #deadLetterEntry(id: number, body: string, problem: string): void {
     const isCut = body.length > limits.taskBytesMax;
     const letter = {
       body: body.slice(0, limits.taskBytesMax),
       identity: outboxIdentity(this.id, id, body),
       ...(isCut ? { isCut } : {}),
     };
-    this.#deadLetters.bury(
+    this.#deadLetters.put(
       'OUTBOX_POISONED',
       `entry ${id} of shard ${this.id}: ${problem}`,
       letter,
@@ -354,7 +354,7 @@ export class Shard {
     if (!item.ok && item.isNewer)
       return this.#lose('newer', `mail ${position.sequence} is of a newer release`);
     if (!item.ok)
-      return this.#deadLetters.bury(
+      return this.#deadLetters.put(
         'MAIL_INVALID',
         item.problem,
         { body: item.raw, identity },
@@ -362,7 +362,7 @@ export class Shard {
       );
     const { tenant, session, message } = item.envelope;
     if (shardOf(tenant, session, this.#ports.shards) !== this.id) {
-      return this.#deadLetters.bury(
+      return this.#deadLetters.put(
         'MAIL_MISROUTED',
         `session ${session} does not belong to shard ${this.id}`,
         { tenant, session, body: JSON.stringify(item.envelope), identity },

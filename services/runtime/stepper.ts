@@ -1,7 +1,7 @@
 /**
  * What becomes of one message of a shard: a step that the next commit writes, nothing because it was heard before or comes too late, or a dead letter.
  *
- * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to bury what no step can be made of (S6).
+ * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to store what no step can be made of (S6).
  */
 import { Defect, messageOf, Refused, UnderstudyError } from '../core/errors.ts';
 import type { ShardId } from '../core/ids.ts';
@@ -130,7 +130,7 @@ export class Stepper {
         body: JSON.stringify(message.input),
         identity: taskIdentity(session, message.task),
       };
-      return this.#rooms.deadLetters.bury(
+      return this.#rooms.deadLetters.put(
         'SESSION_ENDED',
         `session ${session} has ended, and task ${message.task} came after that`,
         letter,
@@ -190,7 +190,7 @@ export class Stepper {
       if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
-    deadLetters.bury(
+    deadLetters.put(
       code,
       messageOf(error),
       {

@@ -475,7 +475,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
       });
 
       test('a dead letter keeps everything needed to publish it again, whatever its names were', async () => {
-        await world.events.bury({
+        await world.events.putDeadLetter({
           tenant: 'a b.c',
           agent: '',
           code: 'TASK_NOT_JSON',
@@ -502,8 +502,8 @@ function describeQueues(name: string, open: () => Promise<World>) {
           body: '{',
           headers: { a: 'b' },
         });
-        expect(await world.events.unbury(letter!.id)).toBe(true);
-        expect(await world.events.unbury(letter!.id)).toBe(false);
+        expect(await world.events.removeDeadLetter(letter!.id)).toBe(true);
+        expect(await world.events.removeDeadLetter(letter!.id)).toBe(false);
         expect(await world.events.deadLetter(letter!.id)).toBeUndefined();
       });
 
@@ -525,9 +525,9 @@ function describeQueues(name: string, open: () => Promise<World>) {
           headers: {},
           identity: taskIdentity('desk-1', 't1'),
         };
-        await Promise.all([world.events.bury(letter), world.heir.bury(letter)]);
-        await world.events.bury(letter);
-        await world.events.bury({ ...letter, subject: '', identity: 'mail-1-0-2-0' });
+        await Promise.all([world.events.putDeadLetter(letter), world.heir.putDeadLetter(letter)]);
+        await world.events.putDeadLetter(letter);
+        await world.events.putDeadLetter({ ...letter, subject: '', identity: 'mail-1-0-2-0' });
         await eventually(() => heard.length === 1, 'the event');
 
         const mine = (await world.events.deadLetters(20)).filter((one) => one.tenant === tenant);
@@ -537,14 +537,14 @@ function describeQueues(name: string, open: () => Promise<World>) {
           task: 't1',
         });
         expect(heard).toEqual(['t1 dead-lettered AGENT_UNKNOWN: no such agent: \u00fc']);
-        for (const { id } of mine) await world.events.unbury(id);
+        for (const { id } of mine) await world.events.removeDeadLetter(id);
         await following.stop();
       });
 
       test('letters are read newest first, in pages, also where many were taken away', async () => {
         const tenant = `tenant${++count}`;
-        const bury = (number: number) =>
-          world.events.bury({
+        const put = (number: number) =>
+          world.events.putDeadLetter({
             tenant,
             agent: 'desk',
             code: 'QUEUE_FULL',
@@ -555,24 +555,24 @@ function describeQueues(name: string, open: () => Promise<World>) {
             headers: {},
             identity: `page-${tenant}-${number}`,
           });
-        for (let number = 0; number < 200; number += 1) await bury(number);
+        for (let number = 0; number < 200; number += 1) await put(number);
         const all = (await world.events.deadLetters(400)).filter((one) => one.tenant === tenant);
         expect(all.map(({ task }) => task).slice(0, 2)).toEqual(['t199', 't198']);
         expect(all).toHaveLength(200);
-        for (const { id } of all.slice(3, -3)) await world.events.unbury(id);
+        for (const { id } of all.slice(3, -3)) await world.events.removeDeadLetter(id);
         const first = await world.events.deadLetters(3);
         expect(first.map(({ task }) => task)).toEqual(['t199', 't198', 't197']);
         const second = await world.events.deadLetters(3, first.at(-1)!.id);
         expect(second.map(({ task }) => task)).toEqual(['t2', 't1', 't0']);
         expect(await world.events.countDeadLetters()).toBe(6);
-        for (const { id } of [...first, ...second]) await world.events.unbury(id);
+        for (const { id } of [...first, ...second]) await world.events.removeDeadLetter(id);
       });
 
       test('no names and no body keep a letter from being stored', async () => {
         const foul = ['é', '"', '\\', '\u0001', '\u{1f600}'].map((one) => one.repeat(300));
         const identities = foul.map((_, number) => `foul-${number}`);
         for (const [number, text] of foul.entries())
-          await world.events.bury({
+          await world.events.putDeadLetter({
             tenant: 'acme',
             agent: text,
             code: 'AGENT_INVALID',
@@ -588,7 +588,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           ({ code }) => code === 'AGENT_INVALID',
         );
         expect(heads).toHaveLength(foul.length);
-        for (const { id } of heads) await world.events.unbury(id);
+        for (const { id } of heads) await world.events.removeDeadLetter(id);
       });
 
       test('a dead letter that no message could carry is stored all the same, cut, and says so', async () => {
@@ -601,13 +601,13 @@ function describeQueues(name: string, open: () => Promise<World>) {
           task: 'huge',
           subject: 'understudy.task.acme.clerk',
         };
-        await world.events.bury({
+        await world.events.putDeadLetter({
           ...letter,
           body: JSON.stringify(JSON.stringify(body)),
           headers: {},
           identity: 'cut',
         });
-        await world.events.bury({
+        await world.events.putDeadLetter({
           ...letter,
           body,
           headers: { padding: 'x'.repeat(900_000) },
@@ -623,7 +623,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           expect(JSON.stringify(JSON.stringify(body)).startsWith(cut!.body)).toBe(true);
         else expect(cut!.body).toBe(JSON.stringify(JSON.stringify(body)));
         expect(bare!.body).toBe(body);
-        for (const { id } of [cut!, bare!]) await world.events.unbury(id);
+        for (const { id } of [cut!, bare!]) await world.events.removeDeadLetter(id);
       });
     });
 

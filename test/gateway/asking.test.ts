@@ -1,4 +1,4 @@
-/** The tab of a model call: what is not known to be free has been paid, and never more than there is. */
+/** The spending of a model call: what is not known to be free has been paid, and never more than there is. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -7,7 +7,7 @@ import type { CallModel } from '../../services/core/session/effects.ts';
 import type { Paid } from '../../services/core/session/messages.ts';
 import { isEnded } from '../../services/core/session/record.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
-import { askAll, Tab } from '../../services/gateway/asking.ts';
+import { askAll, CallSpending } from '../../services/gateway/asking.ts';
 import type { ModelAnswer } from '../../services/ports/performers.ts';
 import {
   bundleOf,
@@ -94,44 +94,44 @@ class Provider {
   };
 }
 const ask = async (provider: Provider, effect: CallModel, mayHaveBegun = false) => {
-  const tab = new Tab(effect, models, mayHaveBegun);
+  const spending = new CallSpending(effect, models, mayHaveBegun);
   const signal = new AbortController().signal;
   const asked = await askAll(
-    { effect, prompt: {} as never, models, tab, signal, onAsking: () => undefined },
+    { effect, prompt: {} as never, models, spending, signal, onAsking: () => undefined },
     { model: provider.model, clock },
   );
-  return { tab, asked };
+  return { spending, asked };
 };
 
-describe('the tab', () => {
+describe('the spending', () => {
   test('a try that timed out costs the most that it could come to', async () => {
-    const { tab, asked } = await ask(new Provider(['times out', 'answers']), effectOf());
+    const { spending, asked } = await ask(new Provider(['times out', 'answers']), effectOf());
     expect(asked.outcome.ok).toBe(true);
-    expect(tab.paid.tokens).toBe(1_100 + 960);
+    expect(spending.paid.tokens).toBe(1_100 + 960);
   });
 
   test('a connection that was never made and a complete refusal are free', async () => {
-    const { tab } = await ask(new Provider(['away', '503', '429']), effectOf());
-    expect(tab.paid).toEqual({ tokens: 0, costMicros: 0 });
-    expect(tab.attempts).toBe(3);
+    const { spending } = await ask(new Provider(['away', '503', '429']), effectOf());
+    expect(spending.paid).toEqual({ tokens: 0, costMicros: 0 });
+    expect(spending.attempts).toBe(3);
   });
 
   test('an answer without usage costs the bound', async () => {
-    const { tab, asked } = await ask(new Provider(['no usage']), effectOf());
-    expect(tab.paid.tokens).toBe(1_100);
+    const { spending, asked } = await ask(new Provider(['no usage']), effectOf());
+    expect(spending.paid.tokens).toBe(1_100);
     expect(asked.outcome).toMatchObject({ ok: true, value: { usage: { promptTokens: 1_000 } } });
   });
 
   test('a gateway that died in the call has cost its bound', async () => {
-    const { tab } = await ask(new Provider(['answers']), effectOf(), true);
-    expect(tab.paid.tokens).toBe(1_100 + 960);
+    const { spending } = await ask(new Provider(['answers']), effectOf(), true);
+    expect(spending.paid.tokens).toBe(1_100 + 960);
   });
 
   test('no further try is made when the budget does not cover it', async () => {
     const budget = { tokens: 2_000, costMicros: 1_000_000 };
     const provider = new Provider(['times out', 'answers']);
-    const { tab, asked } = await ask(provider, effectOf({ budget }));
-    expect(tab.attempts).toBe(1);
+    const { spending, asked } = await ask(provider, effectOf({ budget }));
+    expect(spending.attempts).toBe(1);
     expect(asked.outcome).toMatchObject({
       ok: false,
       failure: { message: expect.stringContaining('budget does not cover another') },
@@ -146,10 +146,10 @@ describe('the tab', () => {
         async (script, tokens) => {
           const provider = new Provider(script);
           const effect = effectOf({ budget: { tokens, costMicros: 10_000_000 } });
-          const { tab } = await ask(provider, effect);
-          expect(provider.ledger.tokens).toBeLessThanOrEqual(tab.paid.tokens);
-          expect(provider.ledger.costMicros).toBeLessThanOrEqual(tab.paid.costMicros);
-          expect(tab.paid.tokens).toBeLessThanOrEqual(tokens);
+          const { spending } = await ask(provider, effect);
+          expect(provider.ledger.tokens).toBeLessThanOrEqual(spending.paid.tokens);
+          expect(provider.ledger.costMicros).toBeLessThanOrEqual(spending.paid.costMicros);
+          expect(spending.paid.tokens).toBeLessThanOrEqual(tokens);
         },
       ),
       { numRuns: 300 },
@@ -215,7 +215,7 @@ describe('a session and the ledger of its provider', () => {
               await killed.model.complete();
               owe(killed.ledger);
             }
-            const { tab, asked } = await ask(provider, wanted, isDead);
+            const { spending, asked } = await ask(provider, wanted, isDead);
             owe(provider.ledger);
             check();
             if (asked.outcome.ok) {
@@ -224,8 +224,8 @@ describe('a session and the ledger of its provider', () => {
                 replied(wanted.id, {
                   ...reply,
                   usage: counted,
-                  attempts: tab.attempts,
-                  spent: tab.paid,
+                  attempts: spending.attempts,
+                  spent: spending.paid,
                 }),
               );
             } else {
@@ -234,8 +234,8 @@ describe('a session and the ledger of its provider', () => {
                 kind: 'modelFailed',
                 effect: wanted.id,
                 failure,
-                attempts: tab.attempts,
-                spent: tab.paid,
+                attempts: spending.attempts,
+                spent: spending.paid,
               });
             }
             check();

@@ -127,7 +127,7 @@ test('one commit that Redis refuses half-way writes nothing', async () => {
   });
 }, 60_000);
 
-test('a task is buried once, though its runtime dies', async () => {
+test('a task is one dead letter, though its runtime dies', async () => {
   await open();
   const tasks = Array.from({ length: 400 }, (_, index) => `late${index}`);
   const publishing = Promise.all(

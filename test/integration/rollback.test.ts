@@ -59,7 +59,7 @@ async function replace(file: string, names: readonly string[]): Promise<Service[
 }
 const mine = join(root, 'services/runtime/main.ts');
 
-test('forward, back and forward again under load: nothing is lost, twice, or buried', async () => {
+test('forward, back and forward again under load: nothing is lost, twice, or a dead letter', async () => {
   const tasks: string[] = [];
   let isLoading = true;
   const loading = (async () => {

@@ -130,8 +130,8 @@ test('a dead letter is told to its tenant, once, and answers the question', asyn
   });
 });
 
-test('runtimes are killed while they bury: each task is one letter and one event', async () => {
-  const ids = Array.from({ length: 60 }, (_, number) => `bury-${number}`);
+test('runtimes are killed while they store dead letters: each task is one letter and one event', async () => {
+  const ids = Array.from({ length: 60 }, (_, number) => `letter-${number}`);
   const publishing = (async () => {
     for (const id of ids) {
       await raw(id, '{}', 'nobody', id.endsWith('7') ? 'globex' : 'acme');
@@ -144,7 +144,7 @@ test('runtimes are killed while they bury: each task is one letter and one event
     await system.stack.start('runtime');
   }
   await publishing;
-  const buried = await eventually(
+  const lettered = await eventually(
     async () => {
       const found = (await letters()).map(({ task }) => task ?? '');
       return ids.every((id) => found.includes(id)) ? found : undefined;
@@ -152,7 +152,7 @@ test('runtimes are killed while they bury: each task is one letter and one event
     'all letters',
     60_000,
   );
-  expect(buried.filter((task) => task.startsWith('bury-')).toSorted()).toEqual(ids.toSorted());
+  expect(lettered.filter((task) => task.startsWith('letter-')).toSorted()).toEqual(ids.toSorted());
   await eventually(
     () => ids.every((id) => system.events.some(({ data }) => data.task === id)),
     'all to be told',

@@ -27,7 +27,7 @@ function portsOf(one: DeadLetter) {
     events: {
       deadLetters: async () => [one],
       deadLetter: async () => one,
-      unbury: async (id: number) => {
+      removeDeadLetter: async (id: number) => {
         unburied.push(id);
         return true;
       },

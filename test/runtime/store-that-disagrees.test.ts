@@ -76,7 +76,7 @@ test('a commit that is stale twice at one place discards what disagrees, and the
 });
 
 describe('what a newer release wrote is not ours to read', () => {
-  test('a record: the shard stays closed, readiness says why, nothing is discarded or buried', async () => {
+  test('a record: the shard stays closed, readiness says why, nothing is discarded or dead-lettered', async () => {
     const { store, say, host, hostOf, effect, events } = await thinking();
     const record = JSON.parse((await store.load(shard, address.session))!) as object;
     const newer = JSON.stringify({ ...record, schema: 99 });

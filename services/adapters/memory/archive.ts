@@ -93,7 +93,7 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
       followers.add(follower);
       return { stop: async () => void followers.delete(follower) };
     },
-    async bury(letter) {
+    async putDeadLetter(letter) {
       const { identity, ...content } = letter;
       const key = `${letter.tenant}/${letter.agent}/${identity}/${letter.code}`;
       if (letters.some((one) => one.key === key)) return;
@@ -119,7 +119,7 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
       const { key: _, ...letter } = found;
       return letter;
     },
-    async unbury(id) {
+    async removeDeadLetter(id) {
       const before = letters.length;
       letters = letters.filter((letter) => letter.id !== id);
       return letters.length < before;

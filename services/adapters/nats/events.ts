@@ -83,7 +83,7 @@ export function natsEvents(nats: Nats): Events {
       await reader.start();
       return { stop: () => reader.stop() };
     },
-    async bury(letter) {
+    async putDeadLetter(letter) {
       const { id, at } = await letters.store(letter);
       // Who published a task waits for its end; a tenant that is no name has nobody who could hear.
       if (!letter.subject || tokenOf(letter.tenant) !== letter.tenant) return;
@@ -95,7 +95,7 @@ export function natsEvents(nats: Nats): Events {
     deadLetter: (id) => letters.read(id),
     letterOf: (tenant, agent, session, task) => letters.ofTask(tenant, agent, session, task),
     countDeadLetters: () => letters.count(),
-    unbury: (id) => letters.remove(id),
+    removeDeadLetter: (id) => letters.remove(id),
   };
 }
 

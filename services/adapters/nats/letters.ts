@@ -9,7 +9,7 @@ import { limits } from '../../core/limits.ts';
 import { letterSchema } from '../../core/wire/control-answers.ts';
 import { letterText } from '../../core/wire/letter-text.ts';
 import { taskIdentity } from '../../core/wire/letters.ts';
-import type { Burial, DeadLetter, LetterHead } from '../../ports/events.ts';
+import type { DeadLetter, LetterHead, NewDeadLetter } from '../../ports/events.ts';
 import { ask, lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
 import { isOvertaken } from './publisher.ts';
@@ -26,7 +26,7 @@ export const tokenOf = (text: string): string =>
   /^[A-Za-z0-9_-]{1,64}$/.test(text) ? text : 'invalid';
 
 /** In ASCII: headers are read by many clients. */
-const headText = (letter: Burial): string =>
+const headText = (letter: NewDeadLetter): string =>
   JSON.stringify({
     tenant: letter.tenant.slice(0, 64),
     agent: letter.agent.slice(0, 64),
@@ -39,7 +39,7 @@ const headText = (letter: Burial): string =>
   }).replace(/[^\x20-\x7e]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
 /** Of a letter what every message can carry. */
-const leastOf = (letter: Omit<Burial, 'identity'>): Omit<Burial, 'identity'> => ({
+const leastOf = (letter: Omit<NewDeadLetter, 'identity'>): Omit<NewDeadLetter, 'identity'> => ({
   tenant: letter.tenant.slice(0, 64),
   agent: letter.agent.slice(0, 64),
   code: letter.code,
@@ -59,7 +59,7 @@ function letterFrom(id: number, at: number, text: string): DeadLetter | undefine
 
 export function natsLetters(nats: Nats) {
   const { subjects, streams, publisher } = nats;
-  const subjectOf = ({ tenant, agent, identity, code }: Burial) =>
+  const subjectOf = ({ tenant, agent, identity, code }: NewDeadLetter) =>
     subjects.letter(tokenOf(tenant), tokenOf(agent), tokenOf(identity), tokenOf(code));
 
   /** Heads of letters with numbers from `first` up to `last`, in order. */
@@ -103,10 +103,10 @@ export function natsLetters(nats: Nats) {
 
   return {
     /** @returns its number and time, whether it is new or was there */
-    async store(letter: Burial): Promise<{ id: number; at: number; isNew: boolean }> {
+    async store(letter: NewDeadLetter): Promise<{ id: number; at: number; isNew: boolean }> {
       const subject = subjectOf(letter);
       const { identity: _, ...content } = letter;
-      const send = (what: Omit<Burial, 'identity'>) => {
+      const send = (what: Omit<NewDeadLetter, 'identity'>) => {
         const headers = {
           'Nats-Expected-Last-Subject-Sequence': '0',
           [headHeader]: headText({ ...letter, ...what }),

@@ -26,7 +26,7 @@ export function requeuedTask(task: string, body: string | undefined): string {
   return `${first.slice(0, 200)}-requeued-${Number(times) + 1}${edited}`;
 }
 
-export interface Buried {
+export interface StoredLetter {
   readonly id: number;
   readonly at: number;
   readonly tenant: string;
@@ -39,7 +39,7 @@ export interface Buried {
 }
 
 /** The end of a task that could not be done: its publisher waits for it as for any other. */
-export const letterEventOf = (letter: Buried): UnderstudyEvent => ({
+export const letterEventOf = (letter: StoredLetter): UnderstudyEvent => ({
   specversion: '1.0',
   id: endIdOf(`${letter.identity}-0`, 0),
   source: `understudy/${letter.tenant}/${letter.agent}`,

@@ -6,11 +6,11 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import type { HostId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import type { Taking, Tasks } from '../../services/ports/tasks.ts';
-import { IntakeSeat } from '../../services/runtime/intake-seat.ts';
+import { IntakeOwner } from '../../services/runtime/intake-owner.ts';
 
 const leaseMs = 2_000;
 
-/** Seats of two hosts beside one store, and time that passes when the test says so. */
+/** Owners on two hosts beside one store, and time that passes when the test says so. */
 function world(tasks: Partial<Tasks>) {
   let now = 1_000_000;
   const ticks: { ms: number; next: number; tick: () => void }[] = [];
@@ -25,8 +25,8 @@ function world(tasks: Partial<Tasks>) {
   };
   const { leases } = memoryStore(clock);
   const takes: string[] = [];
-  const seatOf = (name: string) =>
-    new IntakeSeat(
+  const ownerOf = (name: string) =>
+    new IntakeOwner(
       {
         leases,
         clock,
@@ -59,20 +59,20 @@ function world(tasks: Partial<Tasks>) {
       await new Promise(setImmediate);
     }
   };
-  return { seatOf, takes, pass };
+  return { ownerOf, takes, pass };
 }
 
-test('an owner that waits for its tasks in hand keeps the seat', async () => {
+test('an owner that waits for its tasks in hand keeps the intake', async () => {
   const takes: string[] = [];
   let finish: () => void = () => undefined;
-  const { seatOf, pass } = world({
+  const { ownerOf, pass } = world({
     state: async () => ({ waiting: 1, stuck: takes.length === 1, isTaken: true }),
     take: (): Taking => {
       takes.push('taken');
       return { drain: () => new Promise<void>((resolve) => (finish = resolve)) };
     },
   });
-  const [one, other] = [seatOf('one'), seatOf('other')];
+  const [one, other] = [ownerOf('one'), ownerOf('other')];
   await one.start();
   await other.start();
   expect(takes).toEqual(['taken']);
@@ -85,9 +85,9 @@ test('an owner that waits for its tasks in hand keeps the seat', async () => {
   expect(takes).toEqual(['taken', 'taken']);
 });
 
-test('who goes leaves the seat at once; who dies leaves it when its lease is over', async () => {
-  const { seatOf, takes, pass } = world({});
-  const [one, other] = [seatOf('one'), seatOf('other')];
+test('who goes leaves the intake at once; who dies leaves it when its lease is over', async () => {
+  const { ownerOf, takes, pass } = world({});
+  const [one, other] = [ownerOf('one'), ownerOf('other')];
   await one.start();
   await other.start();
   await pass(2 * leaseMs);

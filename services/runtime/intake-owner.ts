@@ -16,22 +16,22 @@ import type { RawTask, Taking, Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 /** Its lease lies beside those of the shards; none has this number. */
-const intakeSeat = -1 as ShardId;
+const intakeLease = -1 as ShardId;
 
-export interface SeatPorts {
+export interface IntakeOwnerPorts {
   readonly tasks: Tasks;
   readonly leases: Leases;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
 }
 
-export interface SeatHost {
+export interface IntakeHost {
   readonly host: HostId;
   readonly boot: string;
   readonly leaseMs: number;
   /** Tasks that may be in hand now. */
   capacity(): number;
-  /** Cut off from the broker: another takes the seat. */
+  /** Cut off from the broker: another takes tasks in. */
   isCutOff(): boolean;
   accept(task: RawTask): Promise<void>;
 }
@@ -40,14 +40,14 @@ const lookMs = 2_000; // how often TASKS is looked at for what was missed
 const sleepingMax = 1_024; // keyed tasks that wait so do not count as in hand
 const againMs = 1_000; // a keyed task that cannot be handed on is tried again after this
 
-export class IntakeSeat {
-  readonly #ports: SeatPorts;
-  readonly #host: SeatHost;
+export class IntakeOwner {
+  readonly #ports: IntakeOwnerPorts;
+  readonly #host: IntakeHost;
   readonly #timers: { stop(): void }[] = [];
   /** The last task of each key that is being handed on. */
   readonly #chains = new Map<string, Promise<void>>();
   #lease: Lease | undefined;
-  /** Until then nobody else can have the seat, epoch ms. */
+  /** Until then nobody else can have the intake, epoch ms. */
   #heldUntil = 0;
   #taking: Taking | undefined;
   #isTicking = false;
@@ -56,7 +56,7 @@ export class IntakeSeat {
   #isLooking = false;
   #isDraining = false;
 
-  constructor(ports: SeatPorts, host: SeatHost) {
+  constructor(ports: IntakeOwnerPorts, host: IntakeHost) {
     this.#ports = ports;
     this.#host = host;
   }
@@ -74,18 +74,18 @@ export class IntakeSeat {
   async drain(): Promise<void> {
     this.#isDraining = true;
     for (const timer of this.#timers) timer.stop();
-    await this.#rise();
+    await this.#giveUp();
   }
 
   async #tick(): Promise<void> {
     if (this.#isTicking || this.#isDraining) return;
     this.#isTicking = true;
     try {
-      if (this.#host.isCutOff()) await this.#rise();
+      if (this.#host.isCutOff()) await this.#giveUp();
       else if (this.#lease) await this.#renew(this.#lease);
       else await this.#acquire();
     } catch (error) {
-      // The store is away: whoever takes the seat meanwhile reads again what we have not
+      // The store is away: whoever takes the intake meanwhile reads again what we have not
       // acknowledged.
       if (!(error instanceof Unavailable)) throw error;
       const cause = messageOf(error);
@@ -98,7 +98,7 @@ export class IntakeSeat {
   async #acquire(): Promise<void> {
     const { host, boot, leaseMs } = this.#host;
     const asked = this.#ports.clock.now();
-    const lease = await this.#ports.leases.acquire(intakeSeat, host, `${boot}-intake`, leaseMs);
+    const lease = await this.#ports.leases.acquire(intakeLease, host, `${boot}-intake`, leaseMs);
     if (!lease) return;
     if (this.#isDraining) {
       await this.#ports.leases.release(lease).catch(() => undefined);
@@ -106,7 +106,7 @@ export class IntakeSeat {
     }
     this.#lease = lease;
     this.#heldUntil = asked + leaseMs;
-    this.#sit();
+    this.#beginTaking();
   }
 
   async #renew(lease: Lease): Promise<void> {
@@ -121,7 +121,7 @@ export class IntakeSeat {
     await this.#stopTaking();
   }
 
-  #sit(): void {
+  #beginTaking(): void {
     const { tasks, telemetry } = this.#ports;
     this.#taking = tasks.take(
       () => this.#host.capacity() + Math.min(this.#sleeping, sleepingMax),
@@ -130,7 +130,7 @@ export class IntakeSeat {
     telemetry.log('info', 'takes tasks in', { host: this.#host.host });
   }
 
-  async #rise(): Promise<void> {
+  async #giveUp(): Promise<void> {
     const lease = this.#lease;
     this.#lease = undefined;
     await this.#stopTaking();
@@ -192,8 +192,8 @@ export class IntakeSeat {
       telemetry.log('error', 'tasks stand behind what was acknowledged; they are read again', {});
       const lease = this.#lease;
       await this.#stopTaking();
-      // Its tasks in hand took a while: the seat may be another's now.
-      if (this.#lease === lease && !this.#isDraining) this.#sit();
+      // Its tasks in hand took a while: the intake may be another's now.
+      if (this.#lease === lease && !this.#isDraining) this.#beginTaking();
     } catch (error) {
       if (!(error instanceof Unavailable)) throw error;
     } finally {
