@@ -21,6 +21,7 @@ import type {
   Requeued,
   SessionCounts,
   Verdict,
+  WholeLetter,
 } from '../core/wire/control-answers.ts';
 import { eventLine } from '../core/wire/event-line.ts';
 import { isHealthy } from '../core/wire/health-checks.ts';
@@ -36,6 +37,7 @@ import {
   deadTable,
   doctorText,
   inspectText,
+  letterText,
   sessionTable,
   verifyText,
 } from './views.ts';
@@ -360,18 +362,19 @@ program
   .option('--code <code>', 'with --rm --all')
   .action(async (id: number | undefined, { max, before, rm, ...filter }: DlqOptions) => {
     if (rm) return throwAway(id, filter);
-    const letters = await ask<Letter[]>(
-      'dead',
-      id === undefined ? { max: oneMore(max), ...(before ? { before } : {}) } : { id },
-    );
+    if (id !== undefined) {
+      const [letter] = (await ask<WholeLetter[]>('dead', { id })) ?? [];
+      if (letter) print(letter, () => letterText(letter, Date.now()));
+      return;
+    }
+    const letters = await ask<Letter[]>('dead', {
+      max: oneMore(max),
+      ...(before ? { before } : {}),
+    });
     if (!letters) return;
     const page = letters.slice(0, max);
     const next = hint(`\n\nthere are more: understudy dlq --before ${page.at(-1)?.id}`);
-    print(page, () =>
-      id === undefined
-        ? `${deadTable(page, Date.now())}${letters.length > max ? next : ''}`
-        : JSON.stringify(letters[0], null, 2),
-    );
+    print(page, () => `${deadTable(page, Date.now())}${letters.length > max ? next : ''}`);
   });
 
 interface DlqOptions extends LetterFilter {
@@ -437,6 +440,9 @@ program
           `${done.requeued} published again`,
           ...done.tasks.map((task) => `  as task ${task}`),
           ...done.refused.map((line) => `not requeued: ${line}`),
+          ...(done.requeued > 0
+            ? [hint('next: understudy tail --from-start | understudy ps --all')]
+            : []),
         ].join('\n'),
       );
     },

@@ -2,7 +2,7 @@
 
 import { age, cut, dollars, escaped, shown } from '../core/format.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
-import type { Health, Letter, Verdict } from '../core/wire/control-answers.ts';
+import type { Health, Letter, Verdict, WholeLetter } from '../core/wire/control-answers.ts';
 import { type Check, checksOf } from '../core/wire/health-checks.ts';
 import { hint } from './failure.ts';
 import { table } from './format.ts';
@@ -215,6 +215,33 @@ export function deadTable(letters: readonly Letter[], now: number): string {
     cut(one.reason, 80),
   ]);
   return `${table(['ID', 'TENANT', 'AGENT', 'TASK', 'CODE', 'AGE', 'REASON'], rows)}\n\n${hint('next: understudy requeue <id> [--body <json>] [--agent <agent>] [--tenant <tenant>] | understudy dlq --rm <id>')}`;
+}
+
+/** Of one all of it. What publishers wrote is escaped: it must not move an operator's cursor. */
+export function letterText(one: WholeLetter, now: number): string {
+  const headers = Object.entries(one.headers).map(([name, value]) => `${name}: ${value}`);
+  const lines: [string, string][] = [
+    ['letter', String(one.id)],
+    ['came', `${age(now - one.at)} ago`],
+    ['tenant', one.tenant],
+    ['agent', one.agent],
+    ...(one.task === undefined ? [] : [['task', one.task] as [string, string]]),
+    ...(one.session === undefined ? [] : [['session', one.session] as [string, string]]),
+    ['code', one.code],
+    ['reason', one.reason],
+    ...headers.map((line, index): [string, string] => [index === 0 ? 'headers' : '', line]),
+  ];
+  return [
+    ...lines.map(([name, value]) => `${name.padEnd(12)}${escaped(value)}`),
+    one.isCut ? 'body (the beginning of it: the rest was too large to keep)' : 'body',
+    escaped(indented(one.body)),
+    '',
+    hint(
+      one.subject
+        ? `next: understudy requeue ${one.id} [--body <json>] [--agent <agent>] [--tenant <tenant>] | understudy dlq --rm ${one.id}`
+        : `next: it was no task, so it cannot be requeued: understudy dlq --rm ${one.id}`,
+    ),
+  ].join('\n');
 }
 
 export function verifyText(verdict: Verdict): string {

@@ -1,5 +1,5 @@
 /** `make stop`: end what `make dev` started, by pid, and only that. */
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { root } from './stack.ts';
 import { alive, localFolder, readStackFile } from './stack-file.ts';
 
@@ -23,9 +23,10 @@ for (const isServer of [false, true]) {
 say(
   running.length > 0
     ? `Ended ${running.map(({ name }) => name).join(', ')}.`
-    : 'Nothing was running.',
+    : 'Nothing of make dev is running.',
 );
 if (process.env.WIPE) {
+  const isThere = existsSync(folder);
   rmSync(folder, { recursive: true, force: true });
-  say('What was in .understudy/local is forgotten.');
-} else if (stack) say('Its state is kept in .understudy/local; make stop WIPE=1 forgets it.');
+  say(isThere ? 'Its state in .understudy/local is removed.' : 'There was no state to remove.');
+} else if (stack) say('Its state is kept in .understudy/local; make stop WIPE=1 removes it.');

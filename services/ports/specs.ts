@@ -17,6 +17,8 @@ export interface SpecTexts {
 export interface LoadedSpecs {
   readonly catalog: Catalog;
   readonly problems: readonly SpecProblem[];
+  /** Names that stand in texts which are broken now: what they define is as it was before. */
+  readonly lastGood: ReadonlySet<string>;
   /** What texts that are broken, and of which no good one is known, may define. */
   readonly unsure: {
     readonly names: ReadonlySet<string>;

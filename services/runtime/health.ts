@@ -30,6 +30,8 @@ export interface HealthPorts {
     readonly name: string;
     readonly revision: string;
     readonly tools: number;
+    /** Its document is broken now: it runs as it did before. */
+    readonly isLastGood: boolean;
   }[];
 }
 

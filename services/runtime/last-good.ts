@@ -19,8 +19,13 @@ export async function withLastGood(
   if (wanted.size === 0) return loaded;
   const last = await archive.lastBundles();
   const all = new Map(agents);
-  for (const [name, found] of last) if (wanted.has(name)) all.set(name, found);
-  return { ...loaded, catalog: { agents: all, tenants } };
+  const lastGood = new Set(loaded.lastGood);
+  for (const [name, found] of last) {
+    if (!wanted.has(name)) continue;
+    all.set(name, found);
+    lastGood.add(name);
+  }
+  return { ...loaded, catalog: { agents: all, tenants }, lastGood };
 }
 
 /** May it stand in a text that is broken now? (B2) */

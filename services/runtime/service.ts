@@ -115,6 +115,7 @@ export async function startRuntime(
           name,
           revision,
           tools: Object.keys(bundle.tools).length,
+          isLastGood: current.lastGood.has(name),
         })),
     }),
   );

@@ -15,7 +15,7 @@ const well: Health = {
   parked: 0,
   failed: 0,
   pools: [{ pool: 'models', asking: 1, queued: 0, inHand: 0 }],
-  agents: [{ name: 'desk', revision: '0123456789', tools: 1 }],
+  agents: [{ name: 'desk', revision: '0123456789', tools: 1, isLastGood: false }],
   problems: [],
 };
 

@@ -91,6 +91,38 @@ describe('specs', () => {
     ]);
   });
 
+  test('what is there and broken is not missing, and each problem names its line', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'specs-'));
+    writeFileSync(
+      join(folder, 'all.yaml'),
+      `apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: a }
+spec: { instructions: i, model: m, tools: [pay, hammer] }
+---
+apiVersion: understudy.dev/v1
+kind: Tool
+metadata: { name: pay }
+spec: { description: pays, run: { kind: http, url: nowhere } }
+---
+apiVersion: understudy.dev/v1
+kind: Model
+metadata: { name: m }
+spec: { modle: x }
+`,
+    );
+    const { problems } = await loadSpecs(folder);
+    expect(problems.map(({ file, message }) => [file, message])).toEqual(
+      expect.arrayContaining([
+        ['all.yaml:4', 'Agent a names the tool pay, and its document is refused'],
+        ['all.yaml:4', 'Agent a names the tool hammer, and there is no such Tool'],
+        ['all.yaml:4', 'Agent a needs the model m, and its document is refused'],
+      ]),
+    );
+    expect(problems.every(({ file }) => /:\d+$/.test(file))).toBe(true);
+    rmSync(folder, { recursive: true });
+  });
+
   test('agents that delegate in a circle are refused', () => {
     const circle = `${whole}---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: a }\nspec: { model: m, agents: [b] }\n---\napiVersion: understudy.dev/v1\nkind: Agent\nmetadata: { name: b }\nspec: { model: m, agents: [a] }\n`;
     expect(

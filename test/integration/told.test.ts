@@ -186,7 +186,9 @@ test('letters are shown whole, thrown away, and listed newest first', async () =
   await raw('new-letter', '{two');
   const letter = await letterOf('new-letter');
   const shown = await understudy('dlq', String(letter.id));
-  expect(JSON.parse(shown.out)).toMatchObject({ body: '{two', task: 'new-letter' });
+  expect(shown.out).toMatch(/task +new-letter\n[^]*code +TASK_NOT_JSON\n[^]*body\n\{two\n/);
+  const whole = await understudy('-o', 'json', 'dlq', String(letter.id));
+  expect(JSON.parse(whole.out)).toMatchObject({ body: '{two', task: 'new-letter' });
   const { out } = await understudy('dlq', '-n', '2');
   expect(out.indexOf('new-letter')).toBeLessThan(out.indexOf('old-letter'));
   expect((await understudy('dlq', '-n', '1')).out).toContain('there are more');

@@ -84,7 +84,11 @@ async function start(model: Model) {
     model,
     clock: systemClock,
     documents: {
-      load: async () => ({ ...built, unsure: { names: new Set(), isAny: false } }),
+      load: async () => ({
+        ...built,
+        lastGood: new Set(),
+        unsure: { names: new Set(), isAny: false },
+      }),
       follow: () => ({ stop: () => undefined }),
     },
   });

@@ -4,10 +4,12 @@ import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
+import { z } from 'zod';
 import { messageOf } from '../../core/errors.ts';
 import {
   catalogOf,
   documentSchema,
+  type SourceDocument,
   type SpecDocument,
   type SpecProblem,
 } from '../../core/session/specs.ts';
@@ -87,8 +89,13 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
     const broken = new Set(
       problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)),
     );
+    const lastGood = new Set<string>();
     if (broken.size > 0) {
-      for (const name of broken) current.set(name, good.get(name)!);
+      for (const name of broken) {
+        const text = good.get(name)!;
+        current.set(name, text);
+        if (typeof text === 'string') for (const one of namesIn(text)) lastGood.add(one);
+      }
       built = await build(current, directories);
     }
     const wrong = new Set(built.problems.map(fileOf));
@@ -107,6 +114,7 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
     return {
       catalog: built.catalog,
       problems,
+      lastGood,
       unsure: {
         names: new Set(unclear.flatMap((text) => (typeof text === 'string' ? namesIn(text) : []))),
         isAny: unclear.some((text) => typeof text !== 'string'),
@@ -172,24 +180,28 @@ const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 async function build(
   texts: ReadonlyMap<string, SpecText>,
   directories: readonly string[],
-): Promise<Omit<LoadedSpecs, 'unsure'>> {
-  const documents: { document: SpecDocument; file: string; machineHash?: string }[] = [];
+): Promise<Omit<LoadedSpecs, 'unsure' | 'lastGood'>> {
+  const documents: SourceDocument[] = [];
+  const refused = new Set<string>();
   const problems: SpecProblem[] = [];
   for (const [file, text] of texts) {
     if (typeof text !== 'string') {
       problems.push({ file, field: '', message: text.unreadable });
       continue;
     }
-    for (const { document, problems: wrong } of parseSpecs(text, file)) {
+    for (const { document, problems: wrong, named, lineOf } of parseSpecs(text, file)) {
       problems.push(...wrong);
-      if (!document) continue;
+      if (!document) {
+        if (named) refused.add(named);
+        continue;
+      }
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
         try {
           const hash = createHash('sha256')
             .update(await readFile(moduleIn(directories, document.spec.machine)))
             .digest('hex')
             .slice(0, 16);
-          documents.push({ document, file, machineHash: hash });
+          documents.push({ document, file, lineOf, machineHash: hash });
         } catch {
           problems.push({
             file,
@@ -197,17 +209,22 @@ async function build(
             message: `there is no file ${document.spec.machine} in ${directories.join(', ')}`,
           });
         }
-      } else documents.push({ document, file });
+      } else documents.push({ document, file, lineOf });
     }
   }
-  const built = catalogOf(documents);
+  const built = catalogOf(documents, refused);
   return { catalog: built.catalog, problems: [...problems, ...built.problems] };
 }
 
 export interface ParsedSpec {
   readonly document: SpecDocument | undefined;
   readonly problems: SpecProblem[];
+  /** Kind and name of a document that is refused, as far as they can be read. */
+  readonly named?: string | undefined;
+  readonly lineOf?: SourceDocument['lineOf'];
 }
+
+const headSchema = z.object({ kind: z.string(), metadata: z.object({ name: z.string() }) });
 
 /** Parse the YAML documents of one file, each for itself. */
 export function parseSpecs(text: string, file: string): ParsedSpec[] {
@@ -243,16 +260,22 @@ export function parseSpecs(text: string, file: string): ParsedSpec[] {
         ];
       }
       if (value === null) return [];
+      const lineOf = (path: readonly PropertyKey[]): number => {
+        const node = nearest(yaml, path);
+        return node?.range ? lines.linePos(node.range[0]).line : 1;
+      };
       const parsed = documentSchema.safeParse(value);
-      if (parsed.success) return [{ document: parsed.data, problems: [] }];
+      if (parsed.success) return [{ document: parsed.data, problems: [], lineOf }];
+      const head = headSchema.safeParse(value);
       return [
         {
           document: undefined,
-          problems: parsed.error.issues.map((issue) => {
-            const node = nearest(yaml, issue.path);
-            const line = node?.range ? lines.linePos(node.range[0]).line : 1;
-            return { file: `${file}:${line}`, field: issue.path.join('.'), message: issue.message };
-          }),
+          ...(head.success ? { named: `${head.data.kind} ${head.data.metadata.name}` } : {}),
+          problems: parsed.error.issues.map(({ path, message }) => ({
+            file: `${file}:${lineOf(path)}`,
+            field: path.join('.'),
+            message,
+          })),
         },
       ];
     },

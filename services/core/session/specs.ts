@@ -204,6 +204,15 @@ export function revisionOf(bundle: Bundle): Revision {
 }
 
 /** What is wrong with a document, with the name of the file that holds it. */
+/** A document, and where it stands. */
+export interface SourceDocument {
+  readonly document: SpecDocument;
+  readonly file: string;
+  readonly machineHash?: string | undefined;
+  /** The line of one of its fields; without it, problems name the file alone. */
+  readonly lineOf?: ((path: readonly (string | number)[]) => number) | undefined;
+}
+
 export interface SpecProblem {
   readonly file: string;
   readonly field: string;
@@ -213,35 +222,33 @@ export interface SpecProblem {
 /**
  * Put documents together into a catalog. An agent that names what is not there is left out and
  * reported; the others stand.
+ *
+ * @param refused  documents that are there and broken, as `Tool pay`: they are not missing
  */
 export function catalogOf(
-  documents: readonly {
-    readonly document: SpecDocument;
-    readonly file: string;
-    readonly machineHash?: string | undefined;
-  }[],
+  documents: readonly SourceDocument[],
+  refused: ReadonlySet<string> = new Set(),
 ): {
   catalog: Catalog;
   problems: SpecProblem[];
 } {
   const problems: SpecProblem[] = [];
+  const absent = (kind: string, name: string): string =>
+    refused.has(`${kind} ${name}`) ? `and its document is refused` : `and there is no such ${kind}`;
   const byKind = <Kind extends SpecDocument['kind']>(kind: Kind) => {
     type Spec = Extract<SpecDocument, { kind: Kind }>['spec'];
-    const found = new Map<
-      string,
-      { readonly spec: Spec; readonly file: string; readonly machineHash?: string | undefined }
-    >();
-    for (const { document, file, machineHash } of documents) {
+    const found = new Map<string, Omit<SourceDocument, 'document'> & { readonly spec: Spec }>();
+    for (const source of documents) {
+      const { document, ...rest } = source;
       if (document.kind !== kind) continue;
       const { name } = document.metadata;
       if (found.has(name))
         problems.push({
-          file,
+          file: placeIn(source, ['metadata', 'name']),
           field: 'metadata.name',
           message: `${kind} ${name} is defined twice`,
         });
-      else
-        found.set(name, { spec: (document as { spec: unknown }).spec as Spec, file, machineHash });
+      else found.set(name, { ...rest, spec: (document as { spec: unknown }).spec as Spec });
     }
     return found;
   };
@@ -260,13 +267,17 @@ export function catalogOf(
     if (ready) return ready;
     const source = agents.get(name);
     if (!source) {
-      problems.push({ file: neededBy, field: 'spec.agents', message: `there is no Agent ${name}` });
+      const isRefused = refused.has(`Agent ${name}`);
+      const message = isRefused
+        ? `the document of Agent ${name} is refused`
+        : `there is no Agent ${name}`;
+      problems.push({ file: neededBy, field: 'spec.agents', message });
       return undefined;
     }
-    const { spec, file, machineHash } = source;
+    const { spec, machineHash } = source;
     if (building.has(name)) {
       problems.push({
-        file,
+        file: placeIn(source, ['spec', 'agents']),
         field: 'spec.agents',
         message: `Agent ${name} delegates to itself in a circle`,
       });
@@ -274,8 +285,9 @@ export function catalogOf(
     }
     building.add(name);
     let isWhole = true;
-    const missing = (field: string, message: string) => {
-      problems.push({ file, field, message });
+    const missing = (field: string, message: string, index?: number) => {
+      const path = [...field.split('.'), ...(index === undefined ? [] : [index])];
+      problems.push({ file: placeIn(source, path), field, message });
       isWhole = false;
     };
     const bundle: Bundle = {
@@ -287,16 +299,20 @@ export function catalogOf(
       ...(machineHash ? { machineHash } : {}),
       behaviour: currentBehaviour,
     };
-    for (const tool of spec.tools) {
+    for (const [index, tool] of spec.tools.entries()) {
       const found = tools.get(tool);
       if (found) bundle.tools[tool] = found.spec;
-      else missing('spec.tools', `Agent ${name} names the tool ${tool}, and there is no such Tool`);
+      else {
+        const why = `Agent ${name} names the tool ${tool}, ${absent('Tool', tool)}`;
+        missing('spec.tools', why, index);
+      }
     }
-    for (const rule of spec.approvals) {
+    for (const [index, rule] of spec.approvals.entries()) {
       if (!spec.tools.includes(rule.tool))
         missing(
           'spec.approvals',
           `Agent ${name} wants approvals for ${rule.tool}, which is not among its tools`,
+          index,
         );
     }
     if (spec.machine !== undefined && spec.approvals.length > 0) {
@@ -313,13 +329,13 @@ export function catalogOf(
       if (!model)
         missing(
           'spec.model',
-          `Agent ${name} needs the model ${modelName}, and there is no such Model`,
+          `Agent ${name} needs the model ${modelName}, ${absent('Model', modelName)}`,
         );
       else bundle.models.push({ ...model.spec, name: modelName });
       modelName = model?.spec.fallback;
     }
-    for (const child of spec.agents) {
-      const built = build(child, file);
+    for (const [index, child] of spec.agents.entries()) {
+      const built = build(child, placeIn(source, ['spec', 'agents', index]));
       if (built)
         bundle.agents[child] = {
           description: built.bundle.agent.description,
@@ -334,7 +350,7 @@ export function catalogOf(
     done.set(name as AgentName, built);
     return built;
   };
-  for (const [name, { file }] of agents) build(name, file);
+  for (const [name, source] of agents) build(name, placeIn(source, []));
   return {
     catalog: {
       agents: done,
@@ -343,6 +359,11 @@ export function catalogOf(
     problems: dedupe(problems),
   };
 }
+
+const placeIn = (
+  { file, lineOf }: Pick<SourceDocument, 'file' | 'lineOf'>,
+  path: readonly (string | number)[],
+): string => (lineOf ? `${file}:${lineOf(path)}` : file);
 
 function dedupe(problems: SpecProblem[]): SpecProblem[] {
   const seen = new Set<string>();

@@ -60,6 +60,13 @@ export const letterSchema = z.object({
 });
 export type Letter = Readonly<z.infer<typeof letterSchema>>;
 
+/** One dead letter whole, for who names it. */
+export const wholeLetterSchema = letterSchema.extend({
+  body: z.string(),
+  headers: z.record(z.string(), z.string()),
+});
+export type WholeLetter = Readonly<z.infer<typeof wholeLetterSchema>>;
+
 export const requeuedSchema = z.object({
   requeued: z.number(),
   /** Ids of the tasks that were published. */
@@ -131,7 +138,15 @@ export const healthSchema = z.object({
   pools: z.array(
     z.object({ pool: z.string(), asking: z.number(), queued: z.number(), inHand: z.number() }),
   ),
-  agents: z.array(z.object({ name: z.string(), revision: z.string(), tools: z.number() })),
+  agents: z.array(
+    z.object({
+      name: z.string(),
+      revision: z.string(),
+      tools: z.number(),
+      /** Its document is broken now: it runs as it did before. */
+      isLastGood: z.boolean().default(false),
+    }),
+  ),
   /** Documents that were refused. */
   problems: z.array(z.object({ file: z.string(), field: z.string(), message: z.string() })),
 });

@@ -43,6 +43,7 @@ export function checksOf({
     ({ name, revision, tools }) =>
       `${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`,
   );
+  const lastGood = agents.filter(({ isLastGood }) => isLastGood).map(({ name }) => name);
   return [
     check(
       'shards',
@@ -79,6 +80,15 @@ export function checksOf({
       agents.length > 0,
       `agents: ${names.join(', ') || 'none; a runtime reads them from UNDERSTUDY_SPECS, or from ConfigMaps with the label understudy.dev/specs'}`,
     ),
+    ...(lastGood.length > 0
+      ? [
+          {
+            verdict: 'look',
+            what: 'agents',
+            text: `run as before, their documents are broken now: ${lastGood.join(', ')}`,
+          } as const,
+        ]
+      : []),
     ...problems.map(({ file, field, message }) =>
       check('document', false, `${file}: ${field ? `${field}: ` : ''}${message}`),
     ),
