@@ -186,7 +186,7 @@ test('letters are shown whole, thrown away, and listed newest first', async () =
   await raw('new-letter', '{two');
   const letter = await letterOf('new-letter');
   const shown = await understudy('dlq', String(letter.id));
-  expect(shown.out).toMatch(/task +new-letter\n[^]*code +TASK_NOT_JSON\n[^]*body\n\{two\n/);
+  expect(shown.out).toMatch(/task +new-letter\n[\s\S]*code +TASK_NOT_JSON\n[\s\S]*body\n\{two\n/);
   const whole = await understudy('-o', 'json', 'dlq', String(letter.id));
   expect(JSON.parse(whole.out)).toMatchObject({ body: '{two', task: 'new-letter' });
   const { out } = await understudy('dlq', '-n', '2');
