@@ -9,6 +9,7 @@ help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 node_modules/.installed: package.json package-lock.json
+	@echo "installing packages ..."
 	@npm ci --no-fund --no-audit --loglevel=error
 	@touch $@
 

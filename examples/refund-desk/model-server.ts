@@ -5,7 +5,7 @@
  * Environment: PORT, LATENCY_MS (mean, default 150), CALM=1 to never fail.
  */
 import { createServer } from 'node:http';
-import { type ClerkMessage, clerkTurn, fraudTurn } from './clerk.ts';
+import { type ClerkMessage, type ClerkTurn, clerkTurn, fraudTurn } from './clerk.ts';
 
 const { PORT = '0', HOST = '127.0.0.1', LATENCY_MS = '150', CALM } = process.env;
 let calls = 0;
@@ -14,6 +14,15 @@ interface Request {
   readonly model: string;
   readonly stream?: boolean;
   readonly messages: readonly ClerkMessage[];
+}
+
+/** A script that knows two agents. To any other it says what it is, so that nobody takes it for a model. */
+function turnOf(system: string, messages: readonly ClerkMessage[]): ClerkTurn {
+  if (system.includes('You check letters')) return fraudTurn(messages);
+  if (system.includes('refund desk')) return clerkTurn(messages);
+  return {
+    say: 'This is the script of the refund desk, not a model. For agents of your own set OPENAI_BASE_URL and OPENAI_API_KEY.',
+  };
 }
 
 const server = createServer(async (request, response) => {
@@ -39,7 +48,7 @@ const server = createServer(async (request, response) => {
   }
   const { messages, model, stream } = JSON.parse(text) as Request;
   const system = messages.find((message) => message.role === 'system')?.content ?? '';
-  const turn = system.startsWith('You check letters') ? fraudTurn(messages) : clerkTurn(messages);
+  const turn = turnOf(system, messages);
   const usage = {
     prompt_tokens: Math.ceil(text.length / 4),
     completion_tokens: Math.ceil(JSON.stringify(turn).length / 4),
