@@ -422,6 +422,24 @@ function describeQueues(name: string, open: () => Promise<World>) {
         await following.stop();
       });
 
+      test('an end that was told long ago is known to one that has told others since', async () => {
+        const step = eventOfStep();
+        const tenant = `tenant${++count}`;
+        const endOf = (task: string, aheadMs: number) => ({
+          ...step,
+          id: `${task}-1-end0`,
+          time: new Date(Date.now() + aheadMs).toISOString(),
+          data: { ...step.data, tenant, session: `desk-${task}`, task },
+        });
+        const old = endOf('old', -3_600_000);
+        expect(await world.events.publishEnd(old)).toBe(true);
+        // Its session is rebuilt by another owner, which has looked at the last minute only.
+        expect(await world.heir.publishEnd(endOf('young', 120_000))).toBe(true);
+        expect(await world.heir.publishEnd(old)).toBe(false);
+        expect(await world.heir.publishEnd(endOf('younger', 120_000))).toBe(true);
+        expect(await world.events.publishEnd(old)).toBe(false);
+      });
+
       test('the end of a task is told once, whoever tells it and whatever it came to', async () => {
         const step = eventOfStep();
         const session = `desk-${String(++count).padStart(20, '0')}`;
@@ -538,6 +556,11 @@ function describeQueues(name: string, open: () => Promise<World>) {
         });
         expect(heard).toEqual(['t1 dead-lettered AGENT_UNKNOWN: no such agent: \u00fc']);
         for (const { id } of mine) await world.events.removeDeadLetter(id);
+        // Thrown away, and refused again: its publisher waits for an answer to this one.
+        await world.heir.putDeadLetter(letter);
+        await eventually(() => heard.length === 2, 'the second event');
+        const [again] = await world.events.deadLetters(1);
+        await world.events.removeDeadLetter(again!.id);
         await following.stop();
       });
 

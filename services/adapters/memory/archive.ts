@@ -76,7 +76,8 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
       for (const { text } of steps) tell(JSON.parse(text) as UnderstudyEvent);
     },
     async publishEnd(event) {
-      const key = `${event.data.session}\n${event.data.task}`;
+      const isLetter = event.data.status === 'dead-lettered';
+      const key = isLetter ? event.id : `${event.data.session}\n${event.data.task}`;
       if (ended.has(key)) return false;
       ended.add(key);
       tell(event);

@@ -8,11 +8,12 @@
  *     a publish that was sent again, and a paused owner beside its heir, are refused by the stream.
  * N2  Refused, or new to a subject, it reads the subject's tail first: an end that stands there is
  *     told, and only the rest is published. A session ends a task once, whatever it folds to later.
+ *     The tail is read from where the oldest of them may stand: after a loss of the store a session
+ *     tells ends that are hours old.
  * N3  Several ends gather in one message while one is in flight.
  */
 import { isTooLarge, messageOf, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
-import { Recent } from '../../core/recent.ts';
 import { cutAnswer } from '../../core/session/draft.ts';
 import { parseEvents, type UnderstudyEvent } from '../../core/wire/cloud-event.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
@@ -21,8 +22,9 @@ import { readAll } from './ordered-reader.ts';
 import { isOvertaken } from './publisher.ts';
 
 /** Clocks of brokers lie less apart; an end is told after the message that it came of. */
-const slackMs = 60_000;
-const toldKept = 2_048; // ends of a subject that are remembered; others are read from the stream
+const slackMs = 20_000;
+const keptMs = 3 * slackMs; // what was told lately is remembered: most that are told again are young
+const keptMax = 65_536; // of one subject, about 250 bytes each
 
 interface Waiting {
   readonly event: UnderstudyEvent;
@@ -34,12 +36,46 @@ interface Waiting {
   wasSent: boolean;
 }
 
-const keyOf = ({ data }: UnderstudyEvent): string => `${data.session}\n${data.task}`;
+/** A letter that was thrown away, and came again, is told again; the end of a task is not. */
+const keyOf = ({ id, data }: UnderstudyEvent): string =>
+  data.status === 'dead-lettered' ? id : `${data.session}\n${data.task}`;
+
+/** What was told on one subject, and from when on all of it is known. */
+class Told {
+  /** In the order in which it was stored. `heardAt`: when it was read or written here. */
+  readonly #ends = new Map<
+    string,
+    { readonly id: string; readonly at: number; readonly heardAt: number }
+  >();
+  /** Everything that was stored at or after this time is here, epoch ms. */
+  knownFrom = Number.POSITIVE_INFINITY;
+
+  get(key: string): string | undefined {
+    return this.#ends.get(key)?.id;
+  }
+
+  /** @param at  when it was stored, epoch ms */
+  add(key: string, id: string, at: number): void {
+    const now = Date.now();
+    this.#ends.delete(key);
+    this.#ends.set(key, { id, at, heardAt: now });
+    for (const [oldest, { at: storedAt, heardAt }] of this.#ends) {
+      if (this.#ends.size <= keptMax && heardAt >= now - keptMs) return;
+      this.#ends.delete(oldest);
+      this.knownFrom = Math.max(this.knownFrom, storedAt + 1);
+    }
+  }
+
+  clear(): void {
+    this.#ends.clear();
+    this.knownFrom = Number.POSITIVE_INFINITY;
+  }
+}
 
 export class EndWriter {
   readonly #nats: Nats;
   readonly #subject: string;
-  readonly #told = new Recent<string, string>(toldKept);
+  readonly #told = new Told();
   #waiting: Waiting[] = [];
   /** The sequence that the last message of the subject has; undefined until it was looked at. */
   #last: number | undefined;
@@ -91,9 +127,11 @@ export class EndWriter {
   async #append(batch: Waiting[]): Promise<void> {
     let open = batch;
     for (;;) {
-      if (this.#last === undefined) await patiently(() => this.#readTail(open));
+      const isLookedFor = this.#last === undefined || sinceOf(open) < this.#told.knownFrom;
+      const looking = open;
+      const found = isLookedFor ? await patiently(() => this.#readTail(looking)) : undefined;
       open = open.filter(({ key, event, resolve, wasSent }) => {
-        const told = this.#told.get(key);
+        const told = found?.get(key) ?? this.#told.get(key);
         if (told !== undefined) resolve(wasSent && told === event.id);
         return told === undefined;
       });
@@ -107,7 +145,7 @@ export class EndWriter {
         );
         this.#readTo = this.#last;
         for (const { key, event, resolve } of open) {
-          this.#told.set(key, event.id);
+          this.#told.add(key, event.id, Date.now());
           resolve(true);
         }
         return;
@@ -138,33 +176,40 @@ export class EndWriter {
     return [one];
   }
 
-  async #readTail(batch: readonly Waiting[]): Promise<void> {
+  /** @returns those of the batch that stand there, by key: of a long tail only the last ones are remembered */
+  async #readTail(batch: readonly Waiting[]): Promise<ReadonlyMap<string, string>> {
     const { streams } = this.#nats;
     const last = await lastMessage(this.#nats, streams.events, { last_by_subj: this.#subject });
     const keys = new Set(batch.map(({ key }) => key));
     const found = new Map<string, string>();
-    const since = Math.min(...batch.map(({ event }) => Date.parse(event.time))) - slackMs;
-    if (last && last.seq > this.#readTo && last.at >= since) {
-      await readAll(
-        this.#nats,
-        { stream: streams.events, filter: this.#subject, afterSequence: 0, upTo: last.seq, since },
-        (message) => {
-          for (const event of parseEvents(message.text())) {
-            this.#told.set(keyOf(event), event.id);
-            if (keys.has(keyOf(event))) found.set(keyOf(event), event.id);
-          }
-        },
-      );
+    const since = sinceOf(batch);
+    const isFurtherBack = since < this.#told.knownFrom;
+    const from = isFurtherBack ? { afterSequence: 0, since } : { afterSequence: this.#readTo };
+    const filter = this.#subject;
+    const upTo = last?.seq ?? 0;
+    try {
+      if (isFurtherBack) {
+        this.#told.clear();
+        this.#told.knownFrom = since;
+      }
+      await readAll(this.#nats, { stream: streams.events, filter, upTo, ...from }, (message) => {
+        for (const event of parseEvents(message.text())) {
+          this.#told.add(keyOf(event), event.id, message.at);
+          if (keys.has(keyOf(event))) found.set(keyOf(event), event.id);
+        }
+      });
+    } catch (error) {
+      this.#told.clear(); // some of it may be missing
+      throw error;
     }
-    // Of a long tail the last ones are remembered; those that are looked for are among them.
-    for (const [key, id] of found) this.#told.set(key, id);
-    await this.#readEarlier(batch);
-    this.#last = last?.seq ?? 0;
-    this.#readTo = this.#last;
+    await this.#readEarlier(batch, found);
+    this.#last = upTo;
+    this.#readTo = upTo;
+    return found;
   }
 
   /** Ends that an earlier version told, on a subject of their session. */
-  async #readEarlier(batch: readonly Waiting[]): Promise<void> {
+  async #readEarlier(batch: readonly Waiting[], found: Map<string, string>): Promise<void> {
     const { subjects, streams } = this.#nats;
     for (const { event, key } of batch) {
       const { tenant, agent, session, task } = event.data;
@@ -172,12 +217,15 @@ export class EndWriter {
       const last = await lastMessage(this.#nats, streams.events, { last_by_subj: subject });
       if (!last) continue;
       const told = parseEvents(last.text).find((one) => isEndEvent(one) && one.data.task === task);
-      if (told) this.#told.set(key, told.id);
+      if (told) found.set(key, told.id);
     }
   }
 }
 
 const readTries = 12; // of five seconds each at the most: as long as a publish is tried
+
+const sinceOf = (batch: readonly Waiting[]): number =>
+  Math.min(...batch.map(({ event }) => Date.parse(event.time))) - slackMs;
 
 const writersMax = 256; // of subjects; each remembers the last ends that it told
 
@@ -209,7 +257,7 @@ export class EndWriters {
 }
 
 /** A broker that is away for a moment is asked again. */
-async function patiently(read: () => Promise<void>): Promise<void> {
+async function patiently<Value>(read: () => Promise<Value>): Promise<Value> {
   for (let tries = 1; ; tries += 1) {
     try {
       return await read();

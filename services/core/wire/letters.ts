@@ -41,7 +41,8 @@ export interface StoredLetter {
 /** The end of a task that could not be done: its publisher waits for it as for any other. */
 export const letterEventOf = (letter: StoredLetter): UnderstudyEvent => ({
   specversion: '1.0',
-  id: endIdOf(`${letter.identity}-0`, 0),
+  // With its number: thrown away and refused again, it is another letter.
+  id: endIdOf(`${letter.identity}-${letter.id}`, 0),
   source: `understudy/${letter.tenant}/${letter.agent}`,
   type: 'dev.understudy.dead-lettered',
   subject: letter.session ?? '',
