@@ -15,6 +15,8 @@ interface SessionDraft {
   readonly actor: Actor;
   readonly expectedVersion: number;
   record: SessionRecord;
+  /** The record as JSON, where it was written when it was kept. */
+  text: string | undefined;
   readonly entries: string[];
   readonly pending: Map<string, Wanted>;
   readonly resolved: string[];
@@ -35,13 +37,15 @@ function writtenOf(
   incoming: Incoming,
   { entries, effects, happened }: Extract<Step, { kind: 'applied' }>,
 ) {
-  // The default agent's record is made of JSON; a user's own machine puts there what it likes.
-  if (record.machine !== 'agent') storable(record, 'the record', false);
+  // The default agent's record is made of JSON; what a user's own machine put there is written now,
+  // and never again: in the commit of others its values must not run.
+  const text = record.machine === 'agent' ? undefined : storable(record, 'the record', false);
   const wakeAt = wakeAtOf(record);
   if (wakeAt !== undefined && !Number.isFinite(wakeAt)) {
     throw new Refused('STATE_UNWRITABLE', `the next wake-up is ${wakeAt}, which is no time`);
   }
   return {
+    text,
     entries: entries.map((entry) => storable(entry, 'a conversation entry', false)),
     pending: effects
       .filter(isPending)
@@ -92,6 +96,7 @@ export class Drafts {
         actor,
         expectedVersion: actor.record?.version ?? 0,
         record,
+        text: undefined,
         entries: [],
         pending: new Map(),
         resolved: [],
@@ -99,6 +104,7 @@ export class Drafts {
       this.#sessions.set(actor.session, draft);
     }
     draft.record = record;
+    draft.text = written.text;
     draft.entries.push(...written.entries);
     for (const id of stepped.settled) {
       draft.pending.delete(id);
@@ -123,6 +129,7 @@ export class Drafts {
       actor,
       expectedVersion: 0,
       record: folded.record,
+      text: undefined,
       entries: folded.entries.map((entry) => JSON.stringify(entry)),
       pending: new Map(folded.pending.map((effect) => [effect.id, wantedOf(effect)])),
       resolved: [],
@@ -157,7 +164,7 @@ export class Drafts {
         session: draft.actor.session,
         expectedVersion: draft.expectedVersion,
         version: draft.record.version,
-        record: JSON.stringify(draft.record),
+        record: draft.text ?? JSON.stringify(draft.record),
         entriesBefore: draft.record.length - draft.entries.length,
         entries: draft.entries,
         pending: [...draft.pending.values()].map(({ effect, body }) => ({ id: effect.id, body })),

@@ -40,6 +40,42 @@ const look = (onDone: unknown) => ({
 });
 const talkOf = (machine: AnyStateMachine) => new Talk({ ...definitionOf(), machine });
 
+/** Written well the first times, and not the next: in a commit it would fail the work of others. */
+function fickle(times: number) {
+  let calls = 0;
+  return {
+    toJSON: () => {
+      calls += 1;
+      if (calls > times) throw new Error('not again');
+      return { n: 1 };
+    },
+  };
+}
+
+test.each([1, 2, 3, 4])('a value that can be written %i times is written once', (times) => {
+  const value = fickle(times);
+  const input = { tool: 'look', arguments: { value: { ok: true } } };
+  const states = { a: { invoke: { ...look('b'), input } }, b: { type: 'final' } };
+  const talk = talkOf(machineOf({ context: { value }, initial: 'a', states }));
+  const first = talk.say(task('{}'));
+  if (first.kind !== 'applied') throw new Error('not applied');
+  // What goes on is plain: it may be written as often as one likes.
+  for (let again = 0; again < 5; again += 1) JSON.stringify(first.record);
+  expect(first.record.context).toEqual({ value: { n: 1 } });
+  expect(talk.say(returned(Object.keys(first.record.pending)[0] ?? '')).kind).toBe('applied');
+});
+
+test('what a machine changes behind our back changes nothing that is stored', () => {
+  const value: Record<string, unknown> = { n: 1 };
+  const states = { a: { invoke: look('b') }, b: {} };
+  const talk = talkOf(machineOf({ context: { value }, initial: 'a', states }));
+  const first = talk.say(task('{}'));
+  if (first.kind !== 'applied') throw new Error('not applied');
+  value.self = value;
+  expect(() => JSON.stringify(first.record)).not.toThrow();
+  expect(first.record.context).toEqual({ value: { n: 1 } });
+});
+
 describe.each(values)('%s', (_name, value) => {
   test('in the first context refuses the task', () => {
     const machine = machineOf({ context: { value }, initial: 'a', states: { a: {} } });

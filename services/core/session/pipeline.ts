@@ -100,18 +100,14 @@ export function readTransition(
     snapshot.status === 'active' ? 'active' : snapshot.status === 'done' ? 'completed' : 'failed';
   const left = status === 'active' ? timers : {};
   const { context, output } = snapshot as { context: Record<string, unknown>; output: unknown };
-  mustBeStorable({ context, output, timers: left, started }, around);
   return {
     value: snapshot.value,
-    context,
     history: historyOf(snapshot),
     status,
-    output,
     ...(status === 'failed' ? { reason: `MACHINE_ERROR: ${reasonOf(snapshot.error)}` } : {}),
-    started,
     cancelled,
-    timers: left,
     snapshot,
+    ...asStored({ context, output, timers: left, started }, around),
   };
 }
 
@@ -120,33 +116,35 @@ function reasonOf(error: unknown): string {
   return storable(error ?? 'unknown', 'the error of the machine', false).slice(0, 2_000);
 }
 
+type Held = Pick<PipelineStep, 'context' | 'output' | 'timers' | 'started'>;
+
 /**
- * What a machine holds goes into one commit with the work of others: it is written here first.
+ * What a machine holds goes into one commit with the work of others: it is written here, once, and
+ * only what was written goes on. Values of users run their code when they are written, may come
+ * out differently the next time, and may be changed behind our back.
  *
  * @throws Refused (STATE_UNWRITABLE, STATE_TOO_LARGE) for what cannot be stored
  */
-function mustBeStorable(
-  {
-    context,
-    output,
-    timers,
-    started,
-  }: Pick<PipelineStep, 'context' | 'output' | 'timers' | 'started'>,
-  { bundle }: Surroundings,
-): void {
+function asStored({ context, output, timers, started }: Held, { bundle }: Surroundings): Held {
   const isExact = behaviourOf(bundle) >= 2;
   const text = storable(context, 'the context of the machine', isExact);
   if (!text.startsWith('{')) {
     throw new Refused('STATE_UNWRITABLE', 'the context of the machine is not a JSON object');
   }
-  storable(output ?? null, 'the output of the machine', isExact);
-  storable(timers, 'a timer of the machine', isExact);
-  for (const { effect, note } of started) {
-    const bytes = Buffer.byteLength(storable(effect, `the input of ${note.invoke}`, isExact));
-    if (bytes <= limits.batchBytesMax) continue;
-    const most = `a message carries ${limits.batchBytesMax}`;
-    throw new Refused('INVOKE_INPUT', `the input of ${note.invoke} has ${bytes} bytes; ${most}`);
-  }
+  const written = <Value>(value: Value, what: string): Value =>
+    JSON.parse(storable(value, what, isExact)) as Value;
+  const held = {
+    context: JSON.parse(text) as Held['context'],
+    output: output === undefined ? undefined : written(output, 'the output of the machine'),
+    timers: written(timers, 'a timer of the machine'),
+    started: started.map(({ effect, note }) => {
+      const body = storable(effect, `the input of ${note.invoke}`, isExact);
+      const bytes = Buffer.byteLength(body);
+      if (bytes <= limits.batchBytesMax) return { effect: JSON.parse(body) as PendingEffect, note };
+      const most = `a message carries ${limits.batchBytesMax}`;
+      throw new Refused('INVOKE_INPUT', `the input of ${note.invoke} has ${bytes} bytes; ${most}`);
+    }),
+  };
   const bytes = Buffer.byteLength(text);
   if (isExact && bytes > limits.contextBytesMax) {
     throw new Refused(
@@ -154,6 +152,7 @@ function mustBeStorable(
       `the context of the machine has ${bytes} bytes; ${limits.contextBytesMax} are allowed`,
     );
   }
+  return held;
 }
 
 /** Bound of a prompt's tokens: one for each byte, instructions and framing included (behaviour 2). */
