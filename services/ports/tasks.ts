@@ -7,6 +7,8 @@ export interface RawTask {
   readonly headers: Readonly<Record<string, string>>;
   /** Why there are none, where what was published could not be read. */
   readonly headersProblem?: string;
+  /** Its place among the stored tasks. */
+  readonly sequence: number;
   /** Stands in for a task id when the publisher gave none: unique, and the same at every redelivery. */
   readonly sequenceId: string;
 }
@@ -31,7 +33,8 @@ export interface TasksState {
  * Guarantee: a published task is handed to `accept` until it resolves, at least once. Who takes is
  *            handed all that was not accepted, in the order in which it was stored; what others held
  *            is taken from them.
- * Errors:    Unavailable from `publish` and `state`.
+ * Errors:    Unavailable from `publish` and `state`. `accept` may throw Later: it is handed the task
+ *            again after that time.
  */
 export interface Tasks {
   publish(

@@ -4,16 +4,18 @@
  * T1  Tasks of one keyed session reach its mailbox in the order in which TASKS stored them: one
  *     reader hands them on one after the other, and whoever takes over begins with the first that
  *     nobody has acknowledged.
- * T2  A key that cannot be handed on now holds back only itself.
+ * T2  A key that cannot be handed on now holds back only itself: what waits for it does not count as
+ *     in hand, and beyond a bound it is given back to the broker, which offers it again in time.
  * T3  A task that is still stored although it lies below the ack floor is read again.
  */
-import { messageOf, Unavailable } from '../core/errors.ts';
+import { Later, messageOf, Unavailable } from '../core/errors.ts';
 import type { HostId, ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Lease, Leases } from '../ports/leases.ts';
 import type { RawTask, Taking, Tasks } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { KeyOrder } from './key-order.ts';
 
 /** Its lease lies beside those of the shards; none has this number. */
 const intakeLease = -1 as ShardId;
@@ -37,22 +39,31 @@ export interface IntakeHost {
 }
 
 const lookMs = 2_000; // how often TASKS is looked at for what was missed
-const sleepingMax = 1_024; // keyed tasks that wait so do not count as in hand
 const againMs = 1_000; // a keyed task that cannot be handed on is tried again after this
+// Keyed tasks that wait here for those before them; more are given back to the broker. A task has
+// up to a mebibyte.
+const waitingOfKeyMax = 16;
+const waitingOfTenantMax = 128;
+const waitingMax = 512;
+const offersPerMs = 2; // how often the broker may offer again what was given back, all keys together
+const offeredWithinMs = 60_000;
+const goneAfterMs = 120_000; // what does not come again for so long is not stored any more
 
 export class IntakeOwner {
   readonly #ports: IntakeOwnerPorts;
   readonly #host: IntakeHost;
   readonly #timers: { stop(): void }[] = [];
-  /** The last task of each key that is being handed on. */
-  readonly #chains = new Map<string, Promise<void>>();
+  /** Keys with tasks that are being handed on, or were given back. */
+  readonly #keys = new Map<string, KeyOrder>();
+  /** Keyed tasks that wait here, all and by tenant. */
+  #waitingCount = 0;
+  readonly #waitingOf = new Map<string, number>();
+  #givenBackCount = 0;
   #lease: Lease | undefined;
   /** Until then nobody else can have the intake, epoch ms. */
   #heldUntil = 0;
   #taking: Taking | undefined;
   #isTicking = false;
-  /** Keyed tasks that cannot be handed on now. */
-  #sleeping = 0;
   #isLooking = false;
   #isDraining = false;
 
@@ -124,7 +135,7 @@ export class IntakeOwner {
   #beginTaking(): void {
     const { tasks, telemetry } = this.#ports;
     this.#taking = tasks.take(
-      () => this.#host.capacity() + Math.min(this.#sleeping, sleepingMax),
+      () => this.#host.capacity() + this.#waitingCount,
       (task) => this.#inOrder(task),
     );
     telemetry.log('info', 'takes tasks in', { host: this.#host.host });
@@ -149,34 +160,103 @@ export class IntakeOwner {
     const key = task.headers['Understudy-Session'];
     if (key === undefined) return this.#host.accept(task);
     const name = `${task.tenant}/${task.agent}/${key}`;
-    const before = this.#chains.get(name) ?? Promise.resolve();
-    const mine = before.catch(() => undefined).then(() => this.#untilAccepted(task));
-    this.#chains.set(name, mine);
+    const order = this.#keys.get(name) ?? new KeyOrder();
+    this.#keys.set(name, order);
     const forget = () => {
-      if (this.#chains.get(name) === mine) this.#chains.delete(name);
+      if (order.isEmpty && this.#keys.get(name) === order) this.#keys.delete(name);
     };
+    const mine = this.#goIn(task, order);
     mine.then(forget, forget);
     return mine;
   }
 
-  /** If it were handed back, later tasks of its key would overtake it. */
-  async #untilAccepted(task: RawTask): Promise<void> {
+  async #goIn(task: RawTask, order: KeyOrder): Promise<void> {
+    const now = this.#ports.clock.now();
+    const mustWait = order.length > 0;
+    const isNext = this.#isNext(task, order);
+    if (!isNext || (mustWait && !this.#hasRoom(task, order.length)))
+      throw this.#givenBack(task, order);
+    this.#counted(order, () => order.comesIn(task.sequence, now));
+    order.length += 1;
+    const before = order.tail;
+    const mine = (async () => {
+      if (mustWait) await this.#waiting(task, () => before.catch(() => undefined));
+      await this.#untilAccepted(task, order);
+    })();
+    order.tail = mine;
+    try {
+      await mine;
+    } finally {
+      order.length -= 1;
+    }
+  }
+
+  #isNext({ sequence }: RawTask, order: KeyOrder): boolean {
+    const now = this.#ports.clock.now();
+    return this.#counted(order, () => order.isNext(sequence, now, goneAfterMs));
+  }
+
+  #counted<Value>(order: KeyOrder, change: () => Value): Value {
+    const before = order.givenBack;
+    const value = change();
+    this.#givenBackCount += order.givenBack - before;
+    return value;
+  }
+
+  /** @param ofKey  tasks of its key that go in already */
+  #hasRoom({ tenant }: RawTask, ofKey: number): boolean {
+    return (
+      ofKey < waitingOfKeyMax &&
+      (this.#waitingOf.get(tenant) ?? 0) < waitingOfTenantMax &&
+      this.#waitingCount < waitingMax
+    );
+  }
+
+  /** It keeps its place in the order of its key, and comes again. */
+  #givenBack(task: RawTask, order: KeyOrder): Later {
+    const now = this.#ports.clock.now();
+    this.#counted(order, () => order.giveBack(task.sequence, now));
+    const message = 'tasks of its key that came before it are not handed on yet';
+    const afterMs = againMs + Math.ceil(this.#givenBackCount / offersPerMs);
+    return new Later('KEY_WAITS', message, Math.min(afterMs, offeredWithinMs), false);
+  }
+
+  /** While it waits it does not count as in hand: others go past it. */
+  async #waiting<Value>({ tenant }: RawTask, wait: () => Promise<Value>): Promise<Value> {
+    const count = (by: number) => {
+      this.#waitingCount += by;
+      const ofTenant = (this.#waitingOf.get(tenant) ?? 0) + by;
+      if (ofTenant > 0) this.#waitingOf.set(tenant, ofTenant);
+      else this.#waitingOf.delete(tenant);
+    };
+    count(1);
+    try {
+      return await wait();
+    } finally {
+      count(-1);
+    }
+  }
+
+  /** Others of its key do not overtake it: it stays where it is, or keeps its place in their order. */
+  async #untilAccepted(task: RawTask, order: KeyOrder): Promise<void> {
+    const { clock, telemetry } = this.#ports;
     for (;;) {
       if (!this.#taking) throw new Unavailable('INTAKE_LOST', 'another takes tasks in now');
+      // One before it was given back.
+      if (!this.#isNext(task, order)) throw this.#givenBack(task, order);
       try {
         // After a pause another runtime may have the intake: look at the lease first.
-        if (this.#ports.clock.now() > this.#heldUntil)
+        if (clock.now() > this.#heldUntil)
           throw new Unavailable('INTAKE_UNSURE', 'the lease of the intake is not renewed yet');
         return await this.#host.accept(task);
       } catch (error) {
-        this.#ports.telemetry.log('warn', 'a keyed task waits to be handed on', {
+        telemetry.log('warn', 'a keyed task waits to be handed on', {
           tenant: task.tenant,
           agent: task.agent,
           cause: messageOf(error),
         });
-        this.#sleeping += 1;
-        await this.#ports.clock.sleep(againMs);
-        this.#sleeping -= 1;
+        if (!this.#hasRoom(task, 0)) throw this.#givenBack(task, order);
+        await this.#waiting(task, () => clock.sleep(againMs));
       }
     }
   }

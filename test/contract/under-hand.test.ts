@@ -1,6 +1,7 @@
 /** What the NATS adapters see while things move under their hands, and what they keep. */
+import { connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Nats } from '../../services/adapters/nats/connection.ts';
+import { connectNats, type Nats } from '../../services/adapters/nats/connection.ts';
 import { EndWriters } from '../../services/adapters/nats/ends.ts';
 import { natsTasks } from '../../services/adapters/nats/tasks.ts';
 import type { UnderstudyEvent } from '../../services/core/wire/cloud-event.ts';
@@ -75,3 +76,76 @@ test.skipIf(isUnit)('writers of ends are bounded, however many agents are named'
   // One that was forgotten reads what it had told.
   expect(await writers.of(subject(1)).tell(endOf(1))).toBe(false);
 });
+
+test.skipIf(isUnit)(
+  'tasks of a key stay in order though a connection is cut while they are on their way',
+  async () => {
+    const proxy = await lossyProxy(Number(new URL(servers!.nats.url).port));
+    const cut = await connectNats({ url: `nats://127.0.0.1:${proxy.port}`, name: 'runtime' });
+    const heard: string[] = [];
+    const taking = natsTasks(cut).take(
+      () => 256,
+      async ({ headers, body }) => {
+        if (headers['Understudy-Session'] === 'chat' && !heard.includes(body)) heard.push(body);
+      },
+    );
+    const publish = (from: number, to: number) =>
+      Array.from({ length: to - from }, (_, one) => from + one).reduce(
+        (before, number) =>
+          before.then(() =>
+            natsTasks(nats).publish('acme', 'desk', `t${number}`, { 'Understudy-Session': 'chat' }),
+          ),
+        Promise.resolve(),
+      );
+    await publish(0, 5);
+    await eventually(() => heard.length === 5, 'the first tasks');
+    proxy.isLosing = true;
+    await publish(5, 8);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    proxy.cut();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await publish(8, 12);
+    await eventually(() => heard.length >= 12, 'all tasks');
+    expect(heard).toEqual(Array.from({ length: 12 }, (_, number) => `t${number}`));
+    await taking.drain();
+    await cut.close();
+    proxy.close();
+  },
+);
+
+/** A proxy that can swallow what the server sends, and cut all connections. */
+async function lossyProxy(to: number) {
+  const sockets = new Set<Socket>();
+  const proxy = {
+    port: 0,
+    isLosing: false,
+    cut() {
+      for (const socket of sockets) socket.destroy();
+      proxy.isLosing = false;
+    },
+    close() {
+      proxy.cut();
+      server.close();
+    },
+  };
+  const server = createServer((near) => {
+    const far = connect(to, '127.0.0.1');
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(one);
+      one.on('data', (chunk) => {
+        if (one === near || !proxy.isLosing) other.write(chunk);
+      });
+      one.on('error', () => other.destroy());
+      one.on('close', () => {
+        sockets.delete(one);
+        other.destroy();
+      });
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  proxy.port = (server.address() as { port: number }).port;
+  return proxy;
+}

@@ -151,6 +151,7 @@ describe('the front door', () => {
     subject: 's',
     body: '{"input":"x"}',
     headers: {},
+    sequence: 7,
     sequenceId: 'task-7',
     ...more,
   });

@@ -1,12 +1,15 @@
 /** Who takes tasks in: the lease of the intake outlives whatever keeps its owner busy. */
 import { expect, test } from 'vitest';
+import { memoryTasks } from '../../services/adapters/memory/queues.ts';
 import { memoryStore } from '../../services/adapters/memory/session-store.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { Unavailable } from '../../services/core/errors.ts';
 import type { HostId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import type { Taking, Tasks } from '../../services/ports/tasks.ts';
 import { IntakeOwner } from '../../services/runtime/intake-owner.ts';
+import { eventually } from '../support/eventually.ts';
 
 const leaseMs = 2_000;
 
@@ -96,4 +99,45 @@ test('who goes leaves the intake at once; who dies leaves it when its lease is o
   await one.drain();
   await pass(2 * limits.heartbeatMs);
   expect(takes).toEqual(['one', 'other']);
+});
+
+test('a key that cannot be handed on holds back neither others nor its own order', async () => {
+  const tasks = memoryTasks();
+  const accepted: string[] = [];
+  let isBroken = true;
+  const owner = new IntakeOwner(
+    {
+      leases: memoryStore(systemClock).leases,
+      clock: systemClock,
+      telemetry: countingTelemetry(),
+      tasks,
+    },
+    {
+      host: 'one' as HostId,
+      boot: 'one',
+      leaseMs: 60_000,
+      capacity: () => 20,
+      isCutOff: () => false,
+      accept: async ({ tenant, body }) => {
+        if (tenant === 'globex' && isBroken) throw new Unavailable('SPEC_BROKEN', 'broken');
+        accepted.push(body);
+      },
+    },
+  );
+  const chat = { 'Understudy-Session': 'chat' };
+  for (let one = 0; one < 60; one += 1) await tasks.publish('globex', 'desk', `g${one}`, chat);
+  // And many keys that stand still, beside the one with many tasks.
+  for (let one = 0; one < 600; one += 1)
+    await tasks.publish('globex', 'desk', 'x', { 'Understudy-Session': `key-${one}` });
+  await tasks.publish('acme', 'desk', 'plain', {});
+  await tasks.publish('acme', 'desk', 'keyed', chat);
+  await owner.start();
+  await eventually(() => accepted.length === 2, 'the other tenant to be taken in');
+  expect(accepted).toEqual(['plain', 'keyed']);
+
+  isBroken = false;
+  const mine = () => accepted.filter((body) => body.startsWith('g'));
+  await eventually(() => accepted.length === 662, 'all to be taken in');
+  expect(mine()).toEqual(Array.from({ length: 60 }, (_, one) => `g${one}`));
+  await owner.drain();
 });

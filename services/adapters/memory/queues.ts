@@ -186,6 +186,7 @@ export function memoryTasks(): Tasks {
         subject: `understudy.task.${tenant}.${agent}`,
         body,
         headers: taskHeaders(headers),
+        sequence: count,
         sequenceId: `task-${count}`,
       });
       setImmediate(pump);

@@ -6,7 +6,9 @@
  * C3  A reply subject names a sequence, and after a restart of the server that may be another message's: what was in hand when the
  *     connection was lost is not acked any more. It is offered again, and whoever performed it knows.
  * C4  Acks leave with the next publish, or soon: who waits for them is only the server, and each alone would wake it.
- * C5  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
+ * C5  What was delivered and did not arrive leaves a gap in the numbers of the deliveries. Who needs
+ *     order is told, and given nothing more by this consumer.
+ * C6  A request that hears nothing is made again; a consumer or stream that is gone is made again, and that is told.
  */
 import { AckPolicy, DeliverPolicy, type Msg, nanos, ReplayPolicy, type Subscription } from 'nats';
 import { ask, type Nats } from './connection.ts';
@@ -34,10 +36,14 @@ export interface PullOptions {
   readonly heartbeatMs: number;
   /** The broker forgets the consumer when nobody asks it for so long; left out: never. */
   readonly inactiveMs?: number;
+  /** How many may be out without an ack, those that were handed back for later among them. */
+  readonly pendingMax?: number;
   /** What must be out of the way before the consumer is made, each time it is. */
   readonly beforeMade?: () => Promise<void>;
   readonly capacity: () => number;
   readonly onMessage: (message: PulledMessage) => void;
+  /** Of a consumer that is asked from its beginning by nobody else: a delivery is missing (C5). */
+  readonly onGap?: () => void;
   /** The stream was gone and has been made again: it holds nothing of what was in it. */
   readonly onStreamMade?: () => void;
 }
@@ -53,6 +59,8 @@ export class PullConsumer {
   #subscription: Subscription | undefined;
   #asked = 0;
   #askedAt = 0;
+  /** The number that the next delivery has. */
+  #next = 1;
   #isStopped = false;
   #isEnsuring = false;
   #beat: NodeJS.Timeout | undefined;
@@ -138,7 +146,14 @@ export class PullConsumer {
           if (this.#isStopped) return;
           await this.#options.beforeMade?.();
           if (this.#isStopped) return;
-          const { stream, durable, filter, ackWaitMs, inactiveMs } = this.#options;
+          const {
+            stream,
+            durable,
+            filter,
+            ackWaitMs,
+            inactiveMs,
+            pendingMax = 20_000,
+          } = this.#options;
           const name = this.#nats.streams[stream];
           const answer = await ask<object>(
             this.#nats,
@@ -151,7 +166,7 @@ export class PullConsumer {
                 deliver_policy: DeliverPolicy.All,
                 ack_policy: AckPolicy.Explicit,
                 ack_wait: nanos(ackWaitMs),
-                max_ack_pending: 20_000,
+                max_ack_pending: pendingMax,
                 max_deliver: -1,
                 max_waiting: 512,
                 ...(inactiveMs ? { inactive_threshold: nanos(inactiveMs) } : {}),
@@ -185,6 +200,10 @@ export class PullConsumer {
     const reply = message.reply ?? '';
     const tokens = reply.split('.');
     const end = tokens.length >= 11 ? 10 : 8;
+    if (this.#options.onGap && Number(tokens[end - 2]) !== this.#next++) {
+      this.drain();
+      return this.#options.onGap();
+    }
     const held = { reply };
     this.#inHand.add(held);
     const letGo = () => this.#inHand.delete(held);

@@ -1,6 +1,6 @@
 /** TASKS: the front door. Whatever is published there is handed on as it is; judging it is the runtime's part. */
 import { randomUUID } from 'node:crypto';
-import { messageOf, Refused } from '../../core/errors.ts';
+import { Later, messageOf, Refused } from '../../core/errors.ts';
 import { taskHeaders } from '../../core/wire/task-headers.ts';
 import type { RawTask, Tasks } from '../../ports/tasks.ts';
 import { ask, type Nats } from './connection.ts';
@@ -20,6 +20,8 @@ function headersOf(message: PulledMessage): Pick<RawTask, 'headers' | 'headersPr
 /** A name of its own for each reader: an ack names its consumer, and a late one of an earlier reader must not count. */
 const consumerName = (): string => `${intake}-${randomUUID().slice(0, 13)}`;
 const intake = 'intake'; // the name that all readers shared until 0.1.0
+const pendingMax = 1_000_000; // tasks that wait for a document or their turn must not stop all others
+const handBackMs = 1_000; // a task that is not accepted is offered again after this
 const inactiveMs = 30_000; // a reader that is gone leaves its place after this, also to one of an earlier version
 
 export function natsTasks(nats: Nats): Tasks {
@@ -51,6 +53,18 @@ export function natsTasks(nats: Nats): Tasks {
       await new Promise((resolve) => setTimeout(resolve, 25));
     }
   };
+  const taskOf = (message: PulledMessage): RawTask => {
+    const [, , tenant = '', ...rest] = message.subject.slice(subjects.prefix.length).split('.');
+    return {
+      tenant,
+      agent: rest.join('.'),
+      subject: message.subject,
+      body: message.text(),
+      ...headersOf(message),
+      sequence: message.sequence,
+      sequenceId: `task-${message.sequence}`,
+    };
+  };
   return {
     async publish(tenant, agent, body, headers) {
       // In a line of the protocol a space would end the subject, and the connection with it.
@@ -69,47 +83,49 @@ export function natsTasks(nats: Nats): Tasks {
     },
     take(capacity, accept) {
       let inHand = 0;
-      const durable = consumerName();
-      const consumer = new PullConsumer(nats, {
-        stream: 'tasks',
-        durable,
-        filter: subjects.all('task'),
-        ackWaitMs: 10_000,
-        heartbeatMs: 3_000,
-        inactiveMs,
-        beforeMade: () => removeOthers(durable),
-        capacity: () => Math.max(0, capacity() - inHand),
-        onMessage: (message) => {
-          const [, , tenant = '', ...rest] = message.subject
-            .slice(subjects.prefix.length)
-            .split('.');
-          const agent = rest.join('.');
-          const task: RawTask = {
-            tenant,
-            agent,
-            subject: message.subject,
-            body: message.text(),
-            ...headersOf(message),
-            sequenceId: `task-${message.sequence}`,
-          };
-          inHand += 1;
-          accept(task)
-            .then(
-              () => message.ack(),
-              () => message.handBack(1_000),
-            )
-            .finally(() => {
-              inHand -= 1;
-              consumer.pull();
-            });
-        },
-      });
-      // The broker may be away for long: it is asked until it is back, or until the drain.
-      void consumer.start();
+      let reader: { readonly durable: string; readonly consumer: PullConsumer };
+      const taken = (message: PulledMessage) => {
+        inHand += 1;
+        accept(taskOf(message))
+          .then(
+            () => message.ack(),
+            (error: unknown) =>
+              message.handBack(error instanceof Later ? error.retryAfterMs : handBackMs),
+          )
+          .finally(() => {
+            inHand -= 1;
+            reader.consumer.pull();
+          });
+      };
+      const read = () => {
+        const durable = consumerName();
+        const consumer = new PullConsumer(nats, {
+          stream: 'tasks',
+          durable,
+          filter: subjects.all('task'),
+          ackWaitMs: 10_000,
+          heartbeatMs: 3_000,
+          inactiveMs,
+          pendingMax,
+          beforeMade: () => removeOthers(durable),
+          capacity: () => Math.max(0, capacity() - inHand),
+          onMessage: taken,
+          // Later tasks would overtake what is missing: all that is not accepted is read again.
+          onGap: () => {
+            consumer.stop();
+            read();
+          },
+        });
+        reader = { durable, consumer };
+        // The broker may be away for long: it is asked until it is back, or until the drain.
+        void consumer.start();
+      };
+      read();
       return {
         async drain() {
-          consumer.drain();
+          reader.consumer.drain();
           while (inHand > 0) await new Promise((resolve) => setTimeout(resolve, 10));
+          const { consumer, durable } = reader;
           consumer.stop();
           await acknowledged(durable);
           await ask(nats, `$JS.API.CONSUMER.DELETE.${streams.tasks}.${durable}`, undefined).catch(
