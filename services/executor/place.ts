@@ -3,11 +3,13 @@
  *
  * E1  Of all that would begin it, one created the record of the effect's own id; each take-over has
  *     a record of its own, with the next number.
- * E2  A record of `cancelled` ends it: nobody begins it any more.
+ * E2  A record of `cancelled` ends it: nobody begins it any more. Who gives an effect up writes it
+ *     before that is told: one that only stood still must not go on afterwards.
  * E3  An executor counts as dead only if nobody listens under its name. If it does not answer, it
  *     is slow, and the call waits. A dead one is replaced as the class of the tool allows.
  * E4  An executor that was paused between its record and its request creates a new record, or
- *     stops.
+ *     stops; so it does before every further try.
+ * E5  Its own record does not stop an executor that has made no request in that place.
  */
 import type { EffectId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
@@ -15,6 +17,8 @@ import type { EffectClass } from '../core/tools/tool-spec.ts';
 import type { Clock } from '../ports/clock.ts';
 import { cancelledBy, placeOf, type Starts } from '../ports/starts.ts';
 
+/** How long a place is good for a request without another look at the records, ms. */
+export const placeMs = limits.effectAckWaitMs / 2;
 const askMs = 1_000; // how long an executor may take to say that it holds an effect
 const askAgainMs = 300; // one that reconnects to the broker is not there for a moment
 
@@ -29,7 +33,8 @@ export type Begun =
     }
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'done' }
-  | { readonly kind: 'cancelled' }
+  /** `first`: who had begun it before. */
+  | { readonly kind: 'cancelled'; readonly first: string | undefined }
   | { readonly kind: 'lost'; readonly first: string };
 
 export interface PlacePorts {
@@ -37,12 +42,16 @@ export interface PlacePorts {
   readonly clock: Clock;
 }
 
-/** @throws Unavailable when the records cannot be asked */
+/**
+ * @param mine  the place that this executor had, and gave back
+ * @throws Unavailable when the records cannot be asked
+ */
 export async function begin(
   executor: string,
   effect: EffectId,
   toolClass: EffectClass,
   { starts, clock }: PlacePorts,
+  mine?: Place,
 ): Promise<Begun> {
   if (toolClass === 'pure') return { kind: 'run', first: undefined, number: 1, since: clock.now() };
   let first: string | undefined;
@@ -52,7 +61,11 @@ export async function begin(
     const start = await starts.create(placeOf(effect, number), executor, toolClass);
     if (start.created) return { kind: 'run', first, number, since };
     const { performer } = start.first;
-    if (performer === cancelledBy) return { kind: 'cancelled' };
+    if (performer === cancelledBy) return { kind: 'cancelled', first };
+    if (performer === executor && mine && !mine.mayHaveRun && number <= mine.number) {
+      if (number < mine.number) continue;
+      return { kind: 'run', first, number, since: mine.since };
+    }
     const holding =
       performer === executor ? 'unknown' : await asked(performer, effect, starts, clock);
     if (holding === 'holding' || holding === 'slow') return { kind: 'elsewhere' };
@@ -60,8 +73,10 @@ export async function begin(
     first ??= performer;
     before.add(performer);
     // It was in hand when so many executors died: it would probably kill the next one too.
-    if (before.size >= limits.lostMax) return { kind: 'lost', first };
-    if (toolClass === 'opaque') return { kind: 'lost', first };
+    if (before.size < limits.lostMax && toolClass !== 'opaque') continue;
+    const seal = await starts.create(placeOf(effect, number + 1), cancelledBy, toolClass);
+    if (seal.created || seal.first.performer === cancelledBy) return { kind: 'lost', first };
+    // Somebody has a later place: whoever it is, is asked as well.
   }
 }
 
@@ -78,6 +93,8 @@ export class Place {
   readonly #effect: EffectId;
   readonly #class: EffectClass;
   readonly #ports: PlacePorts;
+  /** Some request of this place may have taken effect. */
+  mayHaveRun = false;
   #number: number;
   #since: number;
 
@@ -96,16 +113,24 @@ export class Place {
     this.#since = since;
   }
 
+  get number(): number {
+    return this.#number;
+  }
+  get since(): number {
+    return this.#since;
+  }
+
   /**
    * May a request be made now? Asked right before it (E4).
    *
+   * @param isFurther  it is not the first of this place
    * @returns why not, if not: another has taken over, or it was cancelled
    * @throws Unavailable when the records cannot be asked
    */
-  async whyNot(): Promise<'elsewhere' | 'cancelled' | undefined> {
+  async whyNot(isFurther = false): Promise<'elsewhere' | 'cancelled' | undefined> {
     if (this.#class === 'pure') return undefined;
     const { starts, clock } = this.#ports;
-    while (clock.now() - this.#since > limits.effectAckWaitMs / 2) {
+    for (let isOld = isFurther; isOld || clock.now() - this.#since > placeMs; isOld = false) {
       const next = placeOf(this.#effect, this.#number + 1);
       const asked = clock.now();
       const start = await starts.create(next, this.#executor, this.#class);

@@ -79,16 +79,19 @@ export async function runWithRetries(
   }
   for (let attempts = 1; ; attempts += 1) {
     if (signal.aborted) return { outcome: cancelled, attempts: attempts - 1 };
-    const gaveUp = await place.whyNot();
+    const gaveUp = await place.whyNot(attempts > 1);
     if (gaveUp) return { gaveUp };
     if (signal.aborted) return { outcome: cancelled, attempts: attempts - 1 };
-    const begunAt = clock.now();
+    const couldHaveRun = place.mayHaveRun;
+    place.mayHaveRun = true;
     onRun();
     const outcome = await runOnce(runner, job, signal, clock);
     if (outcome.ok) return { outcome, attempts };
     if (signal.aborted) return { outcome: cancelled, attempts };
     const { failure } = outcome;
-    if (mayHaveBegun(failure)) doubtSince = begunAt;
+    // Until it ended, its request may still have left.
+    if (mayHaveBegun(failure)) doubtSince = clock.now();
+    else place.mayHaveRun = couldHaveRun;
     if (spec.class === 'queryable' && doubtSince !== undefined) {
       const answer = await settle(doubtSince);
       if (answer !== 'never') return { outcome: answer, attempts };

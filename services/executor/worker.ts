@@ -9,6 +9,8 @@
  *     `unknown`. What was in the hands of `lostMax` executors that died is not given to another.
  * X3  The result is mailed before the effect is acknowledged.
  * X4  Nothing is begun, tried again, asked or handed back once it was cancelled.
+ * X5  What an executor that is gone had begun may have been answered: its session is asked whether it
+ *     still waits, after a record of our own stands, so that an end names this call or cancels it.
  */
 import { isForAnother, Later, messageOf } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
@@ -26,7 +28,7 @@ import type { Mailbox } from '../ports/mailbox.ts';
 import type { ToolRunner } from '../ports/performers.ts';
 import type { Starts } from '../ports/starts.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
-import { begin, Place } from './place.ts';
+import { begin, Place, placeMs } from './place.ts';
 import { doubtful, hasSideEffect, runWithRetries } from './tries.ts';
 
 export interface ExecutorPorts {
@@ -50,6 +52,7 @@ export function startExecutor(
 ): Promise<Taking> {
   const inHand = new Set<EffectId>();
   const performed = new Recent<EffectId, true>(performedKept);
+  const places = new Recent<EffectId, Place>(performedKept);
   ports.starts.answerHolds(executor, (effect) =>
     inHand.has(effect) ? 'holding' : performed.has(effect) ? 'done' : 'unknown',
   );
@@ -62,13 +65,18 @@ export function startExecutor(
         ports.telemetry.refused('effect', 'WRONG_POOL', { effect: effect.id, kind: effect.kind });
         return false;
       }
+      if (performed.has(effect.id)) {
+        ports.telemetry.dropped('done'); // its result is in the log, and our word of it was lost
+        return false;
+      }
       inHand.add(effect.id);
       const from = performance.now();
       let mayHaveRun = taken.isRedelivered;
       try {
-        const isPerformed = await perform(executor, effect, taken, ports, () => {
+        const onRun = () => {
           mayHaveRun = true;
-        });
+        };
+        const isPerformed = await perform({ name: executor, places }, effect, taken, ports, onRun);
         if (isPerformed) performed.set(effect.id, true);
         return isPerformed;
       } catch (error) {
@@ -98,9 +106,15 @@ export function startExecutor(
   );
 }
 
+interface Executor {
+  readonly name: string;
+  /** Those that it had lately. */
+  readonly places: Recent<EffectId, Place>;
+}
+
 /** @param onRun  told before its tool is run */
 async function perform(
-  executor: string,
+  { name: executor, places }: Executor,
   effect: RunTool,
   { signal, isRedelivered, lost }: Taken,
   ports: ExecutorPorts,
@@ -131,12 +145,15 @@ async function perform(
       ports,
     );
   }
-  const begun = await begin(executor, effect.id, spec.class, ports);
+  const begun = await begin(executor, effect.id, spec.class, ports, places.get(effect.id));
   if (begun.kind === 'done') {
     telemetry.dropped('done');
     return false;
   }
-  if (begun.kind === 'cancelled') return cancelled(executor, { effect, signal }, from, ports);
+  if (begun.kind === 'cancelled') {
+    if (begun.first !== undefined) return tell(outcomeUnknown(effect, begun.first), 0);
+    return cancelled(executor, { effect, signal }, from, ports);
+  }
   // The executor that began it lives, and will answer. This copy stays in the queue: it may be the last one, should that executor die.
   if (begun.kind === 'elsewhere') throw elsewhere(effect);
   const { first } = begun;
@@ -157,11 +174,23 @@ async function perform(
         : executorLost(effect, limits.lostMax);
     return tell(outcome, 0);
   }
-  // Nobody holds it, and so many fell silent with it in hand.
-  if (lost >= limits.lostMax) return tell(executorLost(effect, lost), 0);
+  // Nobody holds it, and so many fell silent with it in hand. Where there are records, they count:
+  // an executor may have died of what lay beside it.
+  if (spec.class === 'pure' && lost >= limits.lostMax) return tell(executorLost(effect, lost), 0);
+  if (first === undefined && lost >= limits.lostUnbegunMax)
+    return tell(neverBegun(effect, lost), 0);
   const place = new Place(executor, effect.id, spec.class, begun, ports);
-  // Those before us are gone: none of their requests began later than now.
-  const begunBefore = first === undefined ? undefined : clock.now();
+  places.set(effect.id, place);
+  if (first !== undefined) {
+    const isWanted = await isStillWanted(effect, ports);
+    if (isWanted === undefined) throw unsure(effect);
+    if (!isWanted) {
+      telemetry.dropped('done');
+      return false;
+    }
+  }
+  // Those before us are gone, or look at the records again when their places are old.
+  const begunBefore = first === undefined ? undefined : clock.now() + placeMs;
   const tried = await runWithRetries(
     { effect, spec, place, begunBefore, signal, onRun },
     { runners: ports.runners, clock },
@@ -184,6 +213,25 @@ async function perform(
   });
   return tell(outcome, attempts);
 }
+
+const wantedWaitMs = 3_000;
+
+const isStillWanted = (
+  { id, tenant, session }: RunTool,
+  { starts, shards }: ExecutorPorts,
+): Promise<boolean | undefined> =>
+  starts.isWanted(
+    { shard: shardOf(tenant, session, shards), tenant, session, effect: id },
+    wantedWaitMs,
+  );
+
+const unsure = ({ id }: RunTool): Later =>
+  new Later(
+    'EFFECT_UNSURE',
+    `nobody can say now whether effect ${id} is still waited for`,
+    limits.effectAckWaitMs,
+    true,
+  );
 
 const elsewhere = ({ id }: RunTool): Later =>
   new Later(
@@ -218,6 +266,17 @@ const executorLost = ({ tool }: RunTool, lost: number): Outcome<never> =>
     'EXECUTOR_LOST',
     `${lost} executors died with ${tool} in hand; it is not given to another, and may have taken effect`,
   );
+
+/** No record says that anybody began it. */
+const neverBegun = ({ tool }: RunTool, lost: number): Outcome<never> => ({
+  ok: false,
+  failure: {
+    class: 'permanent',
+    code: 'EXECUTOR_LOST',
+    message: `${lost} executors died with ${tool} in hand; it was not begun, and is not given to another`,
+    hasBegun: false,
+  },
+});
 
 async function mail(
   executor: string,

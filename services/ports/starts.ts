@@ -1,4 +1,4 @@
-import type { EffectId } from '../core/ids.ts';
+import type { EffectId, SessionId, ShardId, TenantId } from '../core/ids.ts';
 
 export interface Start {
   readonly effect: EffectId;
@@ -37,6 +37,22 @@ export interface Starts {
   holds(performer: string, effect: EffectId, waitMs: number): Promise<Holding>;
   /** Answer such questions about this performer. */
   answerHolds(performer: string, holds: (effect: EffectId) => Holding): void;
+  /**
+   * Does its session still wait for this call, all that is in the log up to now heard?
+   *
+   * @returns undefined when nobody can say within `waitMs`
+   */
+  isWanted(call: WantedCall, waitMs: number): Promise<boolean | undefined>;
+  /** Answer such questions. @param answer  undefined where another must say */
+  answerWanted(answer: (call: WantedCall) => Promise<boolean | undefined>): void;
+}
+
+/** A call that its session may wait for. */
+export interface WantedCall {
+  readonly shard: ShardId;
+  readonly tenant: TenantId;
+  readonly session: SessionId;
+  readonly effect: EffectId;
 }
 
 /** The record of a take-over: the effect itself, then numbers from 2 on. */

@@ -25,6 +25,7 @@ import { Host } from './host.ts';
 import { takeIn } from './intake.ts';
 import { IntakeOwner } from './intake-owner.ts';
 import { isUnsure, withLastGood } from './last-good.ts';
+import { isWanted } from './wanted.ts';
 import { Windows } from './windows.ts';
 
 export interface RuntimePorts {
@@ -91,6 +92,7 @@ export async function startRuntime(
   onHost(host);
   // An executor of the last version asks the performer of a cancelled call, and stands back.
   ports.starts.answerHolds(cancelledBy, () => 'holding');
+  ports.starts.answerWanted((call) => isWanted(call, host, ports));
   let current: LoadedSpecs;
   try {
     // Sessions that exist bring their own definitions: they need not wait for what new ones would get.

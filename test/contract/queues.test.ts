@@ -253,6 +253,21 @@ function describeQueues(name: string, open: () => Promise<World>) {
         expect(await ask('dead', 'mine')).toBe('gone');
       });
 
+      test('who asks whether a call is waited for hears it from who can say', async () => {
+        const call = (effect: string) => ({
+          shard: 3 as ShardId,
+          tenant: 'acme' as TenantId,
+          session: 'desk-1' as SessionId,
+          effect: effect as EffectId,
+        });
+        const answers: Record<string, boolean> = { wanted: true, settled: false };
+        world.starts.answerWanted(async ({ effect }) => answers[effect]);
+        const ask = (effect: string, waitMs: number) => world.starts.isWanted(call(effect), waitMs);
+        await eventually(() => ask('wanted', 500), 'an answer');
+        expect(await ask('settled', 2_000)).toBe(false);
+        expect(await ask('nobody-knows', 100)).toBeUndefined();
+      });
+
       test('a cancelled effect is begun by nobody, and who had begun it is told', async () => {
         const fresh = `e${++count}` as EffectId;
         expect(await cancelStart(world.starts, fresh, 'opaque')).toBeUndefined();

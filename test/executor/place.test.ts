@@ -6,7 +6,7 @@ import type { EffectId } from '../../services/core/ids.ts';
 import type { RunTool } from '../../services/core/session/effects.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
-import { begin, Place } from '../../services/executor/place.ts';
+import { begin, Place, placeMs } from '../../services/executor/place.ts';
 import { runWithRetries } from '../../services/executor/tries.ts';
 import type { Clock } from '../../services/ports/clock.ts';
 import type { ToolRunner } from '../../services/ports/performers.ts';
@@ -70,18 +70,87 @@ describe('an effect that another has begun', () => {
   });
 });
 
+describe('an effect that is given up', () => {
+  /** One that stood still between its record and its request, and goes on much later. */
+  const goesOn = (
+    executor: string,
+    toolClass: 'keyed' | 'opaque',
+    begun: { number: number; since: number },
+    { starts, clock }: ReturnType<typeof world>,
+  ) => {
+    clock.at += 20_000;
+    return new Place(executor, id, toolClass, begun, { starts, clock }).whyNot();
+  };
+  const began = (begun: Awaited<ReturnType<typeof begin>>) =>
+    begun as Extract<typeof begun, { kind: 'run' }>;
+
+  test('opaque: who stood still makes no request after it was told', async () => {
+    const here = world();
+    const first = began(await begin('x1', id, 'opaque', here));
+    expect(await begin('x2', id, 'opaque', here)).toMatchObject({ kind: 'lost', first: 'x1' });
+    expect(await goesOn('x1', 'opaque', first, here)).toBe('cancelled');
+    // A third that is offered a copy says the same.
+    expect(await begin('x3', id, 'opaque', here)).toMatchObject({ kind: 'lost', first: 'x1' });
+  });
+
+  test('in the hands of three: the third makes no request after it was told', async () => {
+    const here = world();
+    let third = began(await begin('x1', id, 'keyed', here));
+    for (const executor of ['x2', 'x3']) third = began(await begin(executor, id, 'keyed', here));
+    expect(await begin('x4', id, 'keyed', here)).toMatchObject({ kind: 'lost' });
+    expect(await goesOn('x3', 'keyed', third, here)).toBe('cancelled');
+  });
+
+  test('also where the one who is gone had looked again, and has two places', async () => {
+    const here = world();
+    const first = began(await begin('x1', id, 'opaque', here));
+    here.clock.at += 20_000;
+    await new Place('x1', id, 'opaque', first, here).whyNot();
+    expect(await begin('x2', id, 'opaque', here)).toMatchObject({ kind: 'lost', first: 'x1' });
+  });
+
+  test('is not, where another has taken over meanwhile', async () => {
+    const here = world();
+    const first = began(await begin('x1', id, 'opaque', here));
+    here.clock.at += 20_000;
+    const place = new Place('x1', id, 'opaque', first, here);
+    expect(await place.whyNot()).toBeUndefined();
+    here.starts.answerHolds('x1', () => 'holding');
+    expect(await begin('x2', id, 'opaque', here)).toEqual({ kind: 'elsewhere' });
+  });
+});
+
+describe('its own record', () => {
+  test.each([false, true])('opaque, and a request was made: %s', async (hasRun) => {
+    const { starts, clock } = world();
+    const begun = await begin('x1', id, 'opaque', { starts, clock });
+    const place = new Place('x1', id, 'opaque', begun as { number: number; since: number }, {
+      starts,
+      clock,
+    });
+    clock.at += 20_000;
+    await place.whyNot();
+    place.mayHaveRun = hasRun;
+    const again = await begin('x1', id, 'opaque', { starts, clock }, place);
+    expect(again).toMatchObject(hasRun ? { kind: 'lost' } : { kind: 'run', number: 2 });
+  });
+});
+
 describe('a cancelled effect', () => {
   test('is not begun', async () => {
     const { starts, clock } = world();
     await cancelStart(starts, id, 'keyed');
-    expect(await begin('x1', id, 'keyed', { starts, clock })).toEqual({ kind: 'cancelled' });
+    expect(await begin('x1', id, 'keyed', { starts, clock })).toMatchObject({ kind: 'cancelled' });
   });
 
   test('is not taken over', async () => {
     const { starts, clock } = world();
     await begin('x1', id, 'keyed', { starts, clock });
     expect(await cancelStart(starts, id, 'keyed')).toBe('x1');
-    expect(await begin('x2', id, 'keyed', { starts, clock })).toEqual({ kind: 'cancelled' });
+    expect(await begin('x2', id, 'keyed', { starts, clock })).toEqual({
+      kind: 'cancelled',
+      first: 'x1',
+    });
   });
 });
 
@@ -183,7 +252,7 @@ describe('a queryable tool of a slow service', () => {
         effect,
         spec,
         place,
-        begunBefore: deadAfter === undefined ? undefined : clock.at,
+        begunBefore: deadAfter === undefined ? undefined : clock.at + placeMs,
         signal: new AbortController().signal,
         onRun: () => undefined,
       },
@@ -206,6 +275,49 @@ describe('a queryable tool of a slow service', () => {
       ),
       { numRuns: 500 },
     );
+  });
+
+  test('nor is it, where its request left late in a try that was cut off', async () => {
+    const { starts, clock } = world();
+    const query = { url: 'http://x/q', settledAfterMs: 1_000 };
+    const run = { kind: 'http', url: 'http://x/', query };
+    const patient = toolSpecSchema.parse({ ...spec, timeoutMs: 3_500, run });
+    const effects: number[] = [];
+    const runner = {
+      kind: 'http',
+      run: async () => {
+        clock.at += 3_000; // the connection takes its time
+        effects.push(clock.at + 900);
+        clock.at += 500;
+        return failed('transient', 'TOOL_TIMEOUT', 'it took too long');
+      },
+      query: async () =>
+        effects.some((at) => at <= clock.at) ? { ok: true as const, value: 1 } : 'never',
+    } as unknown as ToolRunner;
+    const begun = await begin('x1', id, 'queryable', { starts, clock });
+    const signal = new AbortController().signal;
+    await runWithRetries(
+      {
+        effect,
+        spec: patient,
+        place: new Place('x1', id, 'queryable', begun as never, { starts, clock }),
+        begunBefore: undefined,
+        signal,
+        onRun: () => undefined,
+      },
+      { runners: [runner], clock },
+    );
+    expect(effects).toHaveLength(1);
+  });
+
+  test('each further try asks the records again, however young its place', async () => {
+    const { starts, clock } = world();
+    const begun = (await begin('x1', id, 'queryable', { starts, clock })) as never;
+    const place = new Place('x1', id, 'queryable', begun, { starts, clock });
+    expect(await place.whyNot()).toBeUndefined();
+    await begin('x2', id, 'queryable', { starts, clock });
+    clock.at += 10;
+    expect(await place.whyNot(true)).toBe('elsewhere');
   });
 
   test('the question is not believed while the request may still take effect', async () => {

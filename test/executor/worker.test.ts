@@ -13,6 +13,7 @@ import type { Failure, Outcome } from '../../services/core/tools/job.ts';
 import { type ToolSpec, toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import { startExecutor } from '../../services/executor/worker.ts';
 import type { ToolRunner } from '../../services/ports/performers.ts';
+import { placeOf } from '../../services/ports/starts.ts';
 import { eventually } from '../support/eventually.ts';
 
 const done: Outcome<unknown> = { ok: true, value: 'done' };
@@ -60,6 +61,16 @@ interface Case {
   readonly bundleIs?: Error;
   /** So many executors fell silent with it in hand. */
   readonly lost?: number;
+  /** Executors that are gone and had begun it, in order. */
+  readonly begunBy?: readonly string[];
+  /** What its session says to who asks; by default it waits. */
+  readonly isWanted?: boolean;
+  readonly patienceMs?: number;
+  /** So many copies are offered, one after the other. */
+  readonly copies?: number;
+  /** The start records cannot be asked at this call, and the first takes so long, ms. */
+  readonly startsAwayAt?: number;
+  readonly firstStartMs?: number;
 }
 
 let lastRuns = 0;
@@ -74,6 +85,12 @@ async function resultOf({
   logAway = 0,
   bundleIs,
   lost,
+  begunBy = [],
+  isWanted,
+  patienceMs,
+  copies = 1,
+  startsAwayAt,
+  firstStartMs = 0,
 }: Case): Promise<{ told: Message; runs: number }> {
   const id = 's_1_0' as EffectId;
   const spec = toolSpecSchema.parse({
@@ -86,6 +103,7 @@ async function resultOf({
     ...(output ? { output } : {}),
   });
   let runs = 0;
+  lastRuns = 0;
   const runner: ToolRunner = {
     kind: 'builtin',
     run: async () => {
@@ -105,13 +123,27 @@ async function resultOf({
   let away = logAway;
   const starts = memoryStarts(systemClock);
   if (isTakenOver) await starts.create(id, 'gone', toolClass);
+  for (const [index, executor] of begunBy.entries())
+    await starts.create(placeOf(id, index + 1), executor, toolClass);
+  if (isWanted !== undefined) starts.answerWanted(async () => isWanted);
+  let creations = 0;
   const told: Message[] = [];
   const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
     for (const item of items) if (item.ok) told.push(item.envelope.message);
   });
   const taking = await startExecutor('x', 'tools', {
     effects,
-    starts,
+    starts: {
+      ...starts,
+      async create(...record) {
+        creations += 1;
+        const number = creations;
+        if (number === startsAwayAt) throw new Unavailable('START_UNAVAILABLE', 'away');
+        const created = await starts.create(...record);
+        if (number === 1 && firstStartMs > 0) await systemClock.sleep(firstStartMs);
+        return created;
+      },
+    },
     mailbox: {
       ...mailbox,
       deliver: (shard, envelope) =>
@@ -148,8 +180,12 @@ async function resultOf({
   const [message] = await eventually(
     () => (told.length > 0 ? told : undefined),
     'the result',
-    cancelAfter ? 1_000 : undefined,
+    patienceMs ?? (cancelAfter ? 1_000 : undefined),
   );
+  for (let copy = 1; copy < copies; copy += 1) {
+    await effects.offer(effect as unknown as RunTool);
+    await systemClock.sleep(30);
+  }
   await taking.stop();
   await reading.stop();
   return { told: message!, runs };
@@ -324,11 +360,50 @@ describe('what a session is told', () => {
   test.each(['keyed', 'queryable', 'pure'] as const)(
     '%s, in the hands of three executors that fell silent: it is not given to another',
     async (toolClass) => {
-      const { told, runs } = await resultOf({ class: toolClass, tries: [done], lost: 3 });
+      const begunBy = toolClass === 'pure' ? [] : ['x1', 'x2', 'x3'];
+      const { told, runs } = await resultOf({ class: toolClass, tries: [done], lost: 3, begunBy });
       expect(told).toMatchObject({ failure: { class: 'unknown', code: 'EXECUTOR_LOST' } });
       expect(runs).toBe(0);
     },
   );
+
+  test.each(['keyed', 'queryable', 'opaque'] as const)(
+    '%s that lay beside what killed three executors, and was not begun, is run',
+    async (toolClass) => {
+      const { told, runs } = await resultOf({ class: toolClass, tries: [done], lost: 3 });
+      expect([told.kind, runs]).toEqual(['toolReturned', 1]);
+      const given = await resultOf({ class: toolClass, tries: [done], lost: 9 });
+      expect(given.told).toMatchObject({
+        failure: { class: 'permanent', code: 'EXECUTOR_LOST', hasBegun: false },
+      });
+      expect(given.runs).toBe(0);
+    },
+  );
+
+  test.each(['keyed', 'queryable', 'workspace'] as const)(
+    '%s that one who is gone had begun, and that is answered, is not run again',
+    async (toolClass) => {
+      const given = { class: toolClass, tries: [done], asked: 'never', begunBy: ['x1'] } as const;
+      await expect(resultOf({ ...given, isWanted: false, patienceMs: 500 })).rejects.toThrow();
+      expect(lastRuns).toBe(0);
+      expect((await resultOf({ ...given, isWanted: true })).runs).toBe(1);
+    },
+  );
+
+  test('a copy of what it has performed itself is dropped, also when its ack was lost', async () => {
+    const { runs } = await resultOf({ class: 'keyed', tries: [done], copies: 3 });
+    expect(runs).toBe(1);
+  });
+
+  test('what comes back to it before it made a request is no doubt of its own', async () => {
+    const { told, runs } = await resultOf({
+      class: 'opaque',
+      tries: [done],
+      startsAwayAt: 2,
+      firstStartMs: 1_600,
+    });
+    expect([told.kind, runs]).toEqual(['toolReturned', 1]);
+  });
 
   test('a tool that crashes in our own hands may have taken effect', async () => {
     expect((await resultOf({ class: 'opaque', tries: [new Error('broken')] })).told).toMatchObject({

@@ -237,7 +237,7 @@ authorization {
           "$JS.API.CONSUMER.NAMES.{{ $s }}TASKS", "$JS.ACK.{{ $s }}TASKS.>"
           "$JS.API.CONSUMER.NAMES.{{ $s }}EFFECTS", "$JS.API.CONSUMER.INFO.{{ $s }}EFFECTS.>"
         ]
-        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "{{ $p }}.checked.*", "$SRV.>"]
+        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "{{ $p }}.wanted.*", "{{ $p }}.checked.*", "$SRV.>"]
       }
     }
     {
@@ -257,7 +257,7 @@ authorization {
       user: {{ $part }}, password: {{ index $passwords (printf "nats-%s" $part) | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "_INBOX_{{ $part }}.>"
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.wanted.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "_INBOX_{{ $part }}.>"
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.ACK.{{ $s }}EFFECTS.pool-{{ $pool }}.>"

@@ -141,12 +141,17 @@ export function memoryEffects(clock: Clock): MemoryEffects {
 export function memoryStarts(clock: Pick<Clock, 'now'>): Starts {
   const starts = new Map<EffectId, Start>();
   const holders = new Map<string, (effect: EffectId) => Holding>();
+  let wanted: Parameters<Starts['answerWanted']>[0] | undefined;
   return {
     async create(effect, performer) {
       const first = starts.get(effect);
       if (first) return { created: false, first };
       starts.set(effect, { effect, performer, at: clock.now() });
       return { created: true };
+    },
+    isWanted: async (call) => (await wanted?.(call)) ?? (wanted ? undefined : true),
+    answerWanted: (answer) => {
+      wanted = answer;
     },
     holds: async (performer, effect) => holders.get(performer)?.(effect) ?? 'gone',
     answerHolds: (performer, holds) => void holders.set(performer, holds),

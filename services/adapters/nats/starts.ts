@@ -2,7 +2,13 @@
 import { ErrorCode } from 'nats';
 import { z } from 'zod';
 import { Refused, Unavailable } from '../../core/errors.ts';
-import { type EffectId, effectIdSchema } from '../../core/ids.ts';
+import {
+  type EffectId,
+  effectIdSchema,
+  type ShardId,
+  sessionIdSchema,
+  tenantIdSchema,
+} from '../../core/ids.ts';
 import { jsonOf } from '../../core/json.ts';
 import type { Holding, Start, Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
@@ -15,6 +21,17 @@ const startSchema = z.object({
   class: z.string(),
   nonce: z.string(),
   at: z.number(),
+});
+
+const wantedSchema = z.object({
+  shard: z
+    .number()
+    .int()
+    .min(0)
+    .transform((shard) => shard as ShardId),
+  tenant: tenantIdSchema,
+  session: sessionIdSchema,
+  effect: effectIdSchema,
 });
 
 /** On the wire: `yes` and `no` are also what earlier versions say and understand. */
@@ -78,6 +95,31 @@ export function natsStarts(nats: Nats): Starts {
         // Only that nobody listens is proof: who does not answer in time may stand still, and go on.
         return (error as { code?: string }).code === ErrorCode.NoResponders ? 'gone' : 'slow';
       }
+    },
+
+    async isWanted(call, waitMs) {
+      try {
+        const text = await nats.requests.ask(
+          subjects.wanted(call.shard),
+          JSON.stringify(call),
+          waitMs,
+        );
+        return text === 'yes' ? true : text === 'no' ? false : undefined;
+      } catch {
+        return undefined;
+      }
+    },
+
+    answerWanted(answer) {
+      hear(connection, subjects.wanted('*'), (message) => {
+        const call = wantedSchema.safeParse(jsonOf(message.string()));
+        if (!call.success || !isInbox(message.reply)) return;
+        // Who cannot say keeps silent: the owner answers.
+        answer(call.data).then(
+          (isWanted) => isWanted !== undefined && message.respond(isWanted ? 'yes' : 'no'),
+          () => undefined,
+        );
+      });
     },
 
     answerHolds(performer, holds) {

@@ -35,6 +35,7 @@ export function subjectsOf(prefix = 'understudy') {
     workspace: (tenant: string, session: string, part: string) =>
       `${prefix}.workspace.${tenant}.${session}.${part}`,
     /** Executors are asked whether they have what tools name. */
+    wanted: (shard: ShardId | '*') => `${prefix}.wanted.${shard}`,
     check: (pool: string) => `${prefix}.check.${pool}`,
     checked: (id: string) => `${prefix}.checked.${id}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
