@@ -3,7 +3,9 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { fillUrl } from '../../services/adapters/http/template.ts';
 import { httpRunner } from '../../services/adapters/http/tool.ts';
+import { troublesOf } from '../../services/core/tools/environment-check.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolJob } from '../../services/ports/performers.ts';
 
@@ -140,6 +142,38 @@ describe('what was not sent is certain', () => {
     });
   });
 
+  test.each([
+    ['${env:API}{path}', { API: 'https://api.example.com' }],
+    ['${env:API}.{path}.example.com/', { API: 'https://eu' }],
+    ['${env:API}@{path}/', { API: 'https://user' }],
+    ['${env:API}\\{path}/', { API: 'https://eu' }],
+    ['https://eu{path}', {}],
+  ])('fillUrl refuses %s, where an argument would choose the host', (url, environment) => {
+    for (const path of ['/orders', '.evil.com'])
+      expect(fillUrl('t', url, { path }, 'e_1_0', environment)).toMatchObject({
+        failure: { class: 'permanent', code: 'TOOL_URL_INVALID', hasBegun: false },
+      });
+    expect(
+      troublesOf([{ tool: 't', texts: [{ field: 'run.url', text: url }] }], environment),
+    ).toEqual([
+      { tool: 't', field: 'run.url', message: expect.stringContaining('not an address') },
+    ]);
+  });
+
+  test.each([
+    ['${env:API}', 'https://eu/'],
+    ['${env:API}/{path}', 'https://eu/.evil.com'],
+    ['${env:API}?q={path}', 'https://eu/?q=.evil.com'],
+    ['https://${env:HOST}:8443/{path}', 'https://eu.example:8443/.evil.com'],
+  ])('fillUrl fills %s', (url, href) => {
+    const environment = { API: 'https://eu', HOST: 'eu.example' };
+    const filled = fillUrl('t', url, { path: '.evil.com' }, 'e_1_0', environment);
+    expect('url' in filled ? filled.url.href : filled).toBe(href);
+    expect(
+      troublesOf([{ tool: 't', texts: [{ field: 'run.url', text: url }] }], environment),
+    ).toEqual([]);
+  });
+
   test.each(['/moved', '/moved-for-good'])('%s is not followed', async (path) => {
     const outcome = await call(`\${env:BASE}${path}`, {}, { method: 'POST' });
     expect(outcome).toMatchObject({ failure: { class: 'permanent', hasBegun: false } });
@@ -192,11 +226,25 @@ describe('a Tool that could not be called is refused when it is loaded', () => {
     ['kind: http, url: "https://{host}/x"', 'not before them'],
     ['kind: http, url: "https://shop/{id}"', 'input.required'],
     ['kind: http, url: "shop/x"', 'must begin with http'],
+    ['kind: http, url: "${env:API}{id}"', 'must be followed by /, ?'],
+    ['kind: http, url: "${env:API}.{id}.example.com/"', 'must be followed by /, ?'],
+    ['kind: http, url: "${env:API}:8080/x"', 'must be followed by /, ?'],
+    ['kind: http, url: "https://shop/x#{id}"', 'behind # is not sent'],
+    [
+      'kind: http, url: "https://shop/", query: { url: "${env:API}{idempotencyKey}" }',
+      'must be followed by /, ?',
+    ],
     ['kind: http, url: "${env:SHOP URL}/x"', 'names no variable'],
     ['kind: http, url: "https://shop/x", headers: { a: "${env:}" }', 'names no variable'],
   ])('%s', (run, why) => {
     expect(problemsOf('orders', run).join()).toContain(why);
   });
+  test.each(['${env:API}', '${env:API}/x', '${env:API}?x=1', 'https://${env:HOST}:8443/x#top'])(
+    'a Tool with the url %s is loaded',
+    (url) => {
+      expect(problemsOf('orders', `kind: http, url: "${url}"`)).toEqual([]);
+    },
+  );
   test('a name that every object has', () => {
     expect(problemsOf('constructor', 'kind: http, url: "http://a/"').join()).toContain(
       'every object has',

@@ -3,10 +3,11 @@
  *
  * U1  A placeholder never changes the number of path segments, nor anything before the path.
  * U2  A variable that is not set is not the empty string: the call is refused by its name.
+ * U3  The origin is the one of the expanded template; else nothing is sent.
  */
 import { own } from '../../core/keyed.ts';
 import { failed } from '../../core/tools/job.ts';
-import { expandEnvironment } from '../../core/tools/placeholders.ts';
+import { expandEnvironment, originOf } from '../../core/tools/placeholders.ts';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -45,10 +46,10 @@ export function fillUrl(
     );
   const used = new Set<string>();
   const problems: string[] = [];
-  const base = baseOf(expanded.text);
-  if (!base)
-    return neverSent('permanent', 'TOOL_URL_INVALID', `tool ${tool}: its url is not an address`);
-  const [path = '', ...rest] = expanded.text.slice(base.length).split('?');
+  const base = originOf(expanded.text);
+  if (!base.ok)
+    return neverSent('permanent', 'TOOL_URL_INVALID', `tool ${tool}: its url ${base.problem}`);
+  const [path = '', ...rest] = base.rest.split('?');
   const put = (isPath: boolean) => (_: string, name: string) => {
     const value = name === 'idempotencyKey' ? idempotencyKey : own(args, name);
     used.add(name);
@@ -58,22 +59,18 @@ export function fillUrl(
     return encode(text ?? '');
   };
   const filled =
-    base +
+    base.origin +
     path.replace(placeholder, put(true)) +
     (rest.length > 0 ? `?${rest.join('?').replace(placeholder, put(false))}` : '');
   if (problems.length > 0)
     return neverSent('semantic', 'ARGUMENTS_INVALID', `tool ${tool}: ${problems.join('; ')}`);
-  try {
-    return { url: new URL(filled), used };
-  } catch {
+  const url = URL.parse(filled);
+  if (url?.origin !== new URL(base.origin).origin)
     return neverSent('permanent', 'TOOL_URL_INVALID', `tool ${tool}: its url is not an address`);
-  }
+  return { url, used };
 }
 
 const placeholder = /\{([A-Za-z0-9_]+)\}/g;
-
-/** Scheme and authority: no argument reaches them. */
-const baseOf = (url: string): string | undefined => /^https?:\/\/[^/?#{}]+/i.exec(url)?.[0];
 
 /** Text of an argument in a url; undefined for what is none. */
 function textOf(value: unknown): string | undefined {

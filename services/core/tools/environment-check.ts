@@ -1,5 +1,5 @@
 /** Does a performer have what a tool names? Names of variables are told, never values. */
-import { expandEnvironment } from './placeholders.ts';
+import { expandEnvironment, originOf } from './placeholders.ts';
 import { type ToolSpec, textsOf } from './tool-spec.ts';
 
 /** Texts of a tool that name variables or addresses. */
@@ -26,7 +26,7 @@ export const questionOf = (
 });
 
 const isAddress = (text: string): boolean =>
-  /^https?:\/\//i.test(text) && URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));
+  originOf(text).ok && URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));
 
 export function troublesOf(
   questions: readonly Pick<ToolQuestion, 'tool' | 'texts'>[],

@@ -44,3 +44,29 @@ export const placeholdersOf = (url: string): string[] => [
 /** A placeholder before the path would let an argument choose the host. */
 export const hasPlaceholderInOrigin = (url: string): boolean =>
   /\{[A-Za-z0-9_]+\}/.test(/^[a-z]+:\/\/[^/?#]*/i.exec(url.replace(variable, 'x'))?.[0] ?? '');
+
+/** A placeholder in the fragment takes its argument and sends it nowhere. */
+export const hasPlaceholderInFragment = (url: string): boolean =>
+  placeholdersOf(url.replace(/^[^#]*/, '')).length > 0;
+
+/** Text directly behind a variable at the beginning of a url would extend the host that it holds. */
+export const extendsHost = (url: string): boolean => /^\$\{env:[^}]*\}[^/?]/.test(url);
+
+export type Origin =
+  | { readonly ok: true; readonly origin: string; readonly rest: string }
+  | { readonly ok: false; readonly problem: string };
+
+/**
+ * Splits an expanded url into scheme and authority, which no argument reaches, and the rest.
+ *
+ * @param url  variables are replaced; placeholders may stand in the rest
+ * @returns the problem, as the end of a sentence; it does not quote the url, which may hold secrets
+ */
+export function originOf(url: string): Origin {
+  const origin = /^https?:\/\/[^/?#{}\\]+/i.exec(url)?.[0];
+  if (!origin || !URL.canParse(origin)) return { ok: false, problem: 'is not an address' };
+  const rest = url.slice(origin.length);
+  if (!/^([/?#]|$)/.test(rest))
+    return { ok: false, problem: 'is not an address: its host must be followed by /, ? or #' };
+  return { ok: true, origin, rest };
+}

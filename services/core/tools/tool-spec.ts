@@ -3,7 +3,13 @@
 import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { modelPool, toolPool } from '../pools.ts';
-import { hasPlaceholderInOrigin, placeholdersOf, variableProblems } from './placeholders.ts';
+import {
+  extendsHost,
+  hasPlaceholderInFragment,
+  hasPlaceholderInOrigin,
+  placeholdersOf,
+  variableProblems,
+} from './placeholders.ts';
 
 /**
  * What an executor may do when its predecessor died after the start record:
@@ -228,6 +234,10 @@ export const toolDocumentSchema = toolSpecSchema.superRefine(({ pool, run, input
   ]) {
     if (hasPlaceholderInOrigin(url))
       refuse(field, 'an argument may stand in the path and the query of a url, not before them');
+    if (extendsHost(url))
+      refuse(field, 'a variable at the beginning must be followed by /, ? or the end of the url');
+    if (hasPlaceholderInFragment(url))
+      refuse(field, 'an argument behind # is not sent: it may stand in the path and the query');
     for (const name of placeholdersOf(url).filter((one) => !isRequired(one)))
       refuse(field, `{${name}} must be one of input.required: a call without it has no address`);
     // What a variable holds is seen where it is set.
