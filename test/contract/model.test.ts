@@ -53,8 +53,16 @@ const prompt: Prompt = {
   traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
 };
 const never = new AbortController().signal;
-const ask = (over: object = {}, signal = never, onText?: (text: string) => void) =>
-  openaiModel({ OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: 'secret' }, systemClock).complete(
+const ask = (
+  over: object = {},
+  signal = never,
+  onText?: (text: string) => void,
+  environment: Record<string, string> = {},
+) =>
+  openaiModel(
+    { OPENAI_BASE_URL: baseUrl, OPENAI_API_KEY: 'secret', ...environment },
+    systemClock,
+  ).complete(
     {
       name: 'm',
       ...modelSpecSchema.parse({
@@ -379,6 +387,48 @@ describe('chat completions', () => {
       response.end(`data: ${JSON.stringify(delta({ content: 'a' }, 'stop'))}\n\ndata: [DONE]\n\n`);
     };
     expect(await ask({ stream: true })).toMatchObject({ ok: true, value: { content: 'a' } });
+  });
+
+  test.each([
+    ['${env:LOCAL_LLM_URL}', 'LOCAL_LLM_URL is not set'],
+    ['https://${env:LLM_HOST}/v1', 'LLM_HOST is not set'],
+    ['http://127.0.0.1:1/${env:my_path}', 'my_path is not set'],
+    ['http://127.0.0.1:1/${env:EMPTY}', 'EMPTY is not set'],
+    ['${env:BAD}/v1', 'with BAD of this gateway, its baseUrl is not an address'],
+    ['my-llm:8000/v1', 'its baseUrl is not an address'],
+    ['ftp://my-llm/v1', 'its baseUrl is not an address'],
+    ['http://my llm/v1', 'its baseUrl is not an address'],
+    ['', 'its baseUrl is not an address'],
+    [undefined, 'with OPENAI_BASE_URL of this gateway, its baseUrl is not an address'],
+  ])('a baseUrl %s sends no prompt and no key anywhere', async (address, message) => {
+    const before = seen.length;
+    const environment = {
+      EMPTY: '',
+      BAD: 'hidden-value',
+      ...(address === undefined ? { OPENAI_BASE_URL: 'hidden-value' } : {}),
+    };
+    const outcome = await ask({ baseUrl: address }, never, undefined, environment);
+    expect(outcome).toMatchObject({
+      ok: false,
+      failure: {
+        class: 'permanent',
+        code: 'SETTINGS_INVALID',
+        hasBegun: false,
+        message: expect.stringContaining(message) as string,
+      },
+    });
+    expect(JSON.stringify(outcome)).not.toContain('hidden-value');
+    expect(seen).toHaveLength(before);
+  });
+
+  test('a baseUrl names variables of the gateway in letters of any case', async () => {
+    handler = (response) =>
+      json(response, 200, completion({ role: 'assistant', content: 'hi' }, 'stop'));
+    const environment = { my_host: baseUrl.replace('/v1', ''), my_path: 'v2' };
+    expect(
+      await ask({ baseUrl: '${env:my_host}/${env:my_path}' }, never, undefined, environment),
+    ).toMatchObject({ ok: true });
+    expect(seen.at(-1)?.url).toBe('/v2/chat/completions');
   });
 
   test('nobody there is a passing failure', async () => {

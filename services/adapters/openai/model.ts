@@ -14,6 +14,7 @@ import type { Entry } from '../../core/session/conversation.ts';
 import type { ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import { wasNeverMade } from '../../core/tools/never-made.ts';
+import { expandEnvironment, originOf, variablesOf } from '../../core/tools/placeholders.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Model, ModelAnswer, Prompt } from '../../ports/performers.ts';
 import { DirectClient } from './client.ts';
@@ -25,8 +26,6 @@ export function openaiModel(
   clock: Pick<Clock, 'timeLimit'>,
 ): Model {
   const clients = new Map<string, OpenAI>();
-  const expand = (text: string) =>
-    text.replace(/\$\{env:([A-Z0-9_]+)\}/g, (_, name: string) => environment[name] ?? '');
   const clientFor = (baseUrl: string, apiKey: string): OpenAI => {
     const key = `${baseUrl}\n${apiKey}`;
     let client = clients.get(key);
@@ -38,8 +37,8 @@ export function openaiModel(
   };
   return {
     async complete(spec, prompt, { signal, onText }) {
-      const baseUrl =
-        expand(spec.baseUrl ?? '${env:OPENAI_BASE_URL}') || 'https://api.openai.com/v1';
+      const address = addressOf(spec, environment);
+      if (!address.ok) return address;
       const apiKey = environment[spec.apiKeyEnv];
       if (!apiKey)
         return unpaid(
@@ -49,7 +48,7 @@ export function openaiModel(
             `model ${spec.name} needs a key in ${spec.apiKeyEnv}`,
           ),
         );
-      const client = clientFor(baseUrl, apiKey);
+      const client = clientFor(address.url, apiKey);
       const from = performance.now();
       const limit = clock.timeLimit(spec.timeoutMs, signal);
       try {
@@ -70,6 +69,34 @@ export function openaiModel(
       }
     },
   };
+}
+
+const defaultBaseUrl = 'https://api.openai.com/v1';
+
+/**
+ * Address of the provider. The default is only for a Model without `baseUrl`: a prompt and a key
+ * never go to another provider because a variable is not set.
+ *
+ * @returns the failure, if there is no address: nothing was sent, and no url is quoted
+ */
+function addressOf(
+  { name, baseUrl }: { readonly name: string; readonly baseUrl?: string | undefined },
+  environment: Readonly<Record<string, string | undefined>>,
+): { readonly ok: true; readonly url: string } | ReturnType<typeof failed> {
+  const refused = (message: string) =>
+    unpaid(failed('permanent', 'SETTINGS_INVALID', `model ${name}: ${message}`));
+  const own = environment.OPENAI_BASE_URL || defaultBaseUrl;
+  const expanded =
+    baseUrl === undefined
+      ? ({ ok: true, text: own } as const)
+      : expandEnvironment(baseUrl, environment);
+  if (!expanded.ok) return refused(`${expanded.missing.join(', ')} is not set for this gateway`);
+  const { text } = expanded;
+  const origin = originOf(text);
+  if (origin.ok && URL.canParse(text)) return { ok: true, url: text };
+  const names = baseUrl === undefined ? ['OPENAI_BASE_URL'] : variablesOf(baseUrl);
+  const from = names.length > 0 ? `with ${names.join(', ')} of this gateway, ` : '';
+  return refused(`${from}its baseUrl ${origin.ok ? 'is not an address' : origin.problem}`);
 }
 
 /** Nothing was paid: no request was sent, or it was refused as a whole before any output. */
