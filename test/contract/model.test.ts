@@ -162,6 +162,42 @@ describe('chat completions', () => {
     ).toEqual([]);
   });
 
+  const textTold = { role: 'assistant', content: 'a long answer' };
+  const callTold = { role: 'assistant', content: null, tool_calls: [call] };
+  const nothingTold = { role: 'assistant', content: '' };
+  test.each<[object, number, number, boolean]>([
+    [textTold, 0, 0, false],
+    [textTold, 12, 0, false],
+    [textTold, 0, 3, false],
+    [callTold, 12, 0, false],
+    [nothingTold, 0, 0, false],
+    [nothingTold, 12, 0, true],
+    [textTold, 1, 1, true],
+  ])(
+    'of %j with %i and %i tokens have a believed usage: %s',
+    async (message, prompts, completions, isBelieved) => {
+      const told = { prompt_tokens: prompts, completion_tokens: completions };
+      handler = (response, body) =>
+        body.stream
+          ? events(response, [
+              delta(
+                'tool_calls' in message ? { tool_calls: [{ index: 0, ...call }] } : message,
+                'stop',
+              ),
+              { ...delta({}), choices: [], usage: told },
+            ])
+          : json(response, 200, { ...completion(message, 'stop'), usage: told });
+      for (const stream of [false, true]) {
+        const outcome = await ask({ stream });
+        expect(outcome.ok && outcome.value.usage).toEqual(
+          isBelieved
+            ? { promptTokens: prompts, completionTokens: completions, cachedTokens: 0 }
+            : undefined,
+        );
+      }
+    },
+  );
+
   test('give the calls that the model wants', async () => {
     handler = (response) =>
       json(
@@ -539,6 +575,24 @@ describe('the Responses API', () => {
       ok: true,
       value: { content: 'hal', finish: 'length' },
     });
+  });
+
+  test.each([
+    [0, 0],
+    [12, 0],
+    [0, 3],
+  ])('tells no usage for a text with %i and %i tokens', async (inputs, outputs) => {
+    const text = { type: 'output_text', text: 'hi', annotations: [] };
+    const message = { type: 'message', id: 'm', role: 'assistant', content: [text] };
+    handler = (response) =>
+      json(
+        response,
+        200,
+        answer([message], { usage: { input_tokens: inputs, output_tokens: outputs } }),
+      );
+    const outcome = await ask({ api: 'responses' });
+    expect(outcome).toMatchObject({ ok: true, value: { content: 'hi' } });
+    expect(outcome.ok && outcome.value.usage).toBeUndefined();
   });
 
   test('refuses what is no response', async () => {

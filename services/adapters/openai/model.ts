@@ -226,10 +226,23 @@ const tokensOf = (value: unknown): number | undefined => {
   return Number.isSafeInteger(whole) ? whole : undefined;
 };
 
-/** Odd usage never throws a good answer away: it counts as none, and the gateway takes the bound. */
-function usageFrom(prompt: unknown, completion: unknown, cached: unknown): Answer['usage'] {
+/** What an answer holds, as far as its usage must fit it. */
+type Output = Pick<Answer, 'content' | 'calls'>;
+
+/**
+ * Odd usage never throws a good answer away: it counts as none, and the gateway takes the bound.
+ * Every prompt has tokens, and so has every text or call: a zero means that nobody counted.
+ */
+function usageFrom(
+  { content, calls }: Output,
+  prompt: unknown,
+  completion: unknown,
+  cached: unknown,
+): Answer['usage'] {
   const [promptTokens, completionTokens] = [tokensOf(prompt), tokensOf(completion)];
   if (promptTokens === undefined || completionTokens === undefined) return undefined;
+  const completionTokensMin = content !== '' || calls.length > 0 ? 1 : 0;
+  if (promptTokens < 1 || completionTokens < completionTokensMin) return undefined;
   return {
     promptTokens,
     completionTokens,
@@ -269,9 +282,10 @@ const completionSchema = z.object({
   usage: usageSchema,
 });
 
-const usageOf = (usage: z.infer<typeof usageSchema>): Answer['usage'] =>
+const usageOf = (output: Output, usage: z.infer<typeof usageSchema>): Answer['usage'] =>
   usage
     ? usageFrom(
+        output,
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.prompt_tokens_details?.cached_tokens,
@@ -280,15 +294,18 @@ const usageOf = (usage: z.infer<typeof usageSchema>): Answer['usage'] =>
 
 function chatAnswer(completion: ChatCompletion): Omit<Answer, 'latencyMs'> {
   const choice = completion.choices[0]!;
-  return {
+  const output = {
     content: choice.message.content ?? '',
     calls: (choice.message.tool_calls ?? []).flatMap((call) =>
       'function' in call
         ? [{ id: call.id, name: call.function.name, arguments: call.function.arguments }]
         : [],
     ),
+  };
+  return {
+    ...output,
     finish: choice.finish_reason ?? 'stop',
-    usage: usageOf(completion.usage as z.infer<typeof usageSchema>),
+    usage: usageOf(output, completion.usage as z.infer<typeof usageSchema>),
     model: completion.model,
   };
 }
@@ -323,11 +340,11 @@ async function gather(
   }
   // A stream that just stops has not answered: without a finish reason nobody knows what is missing.
   if (finish === undefined) throw new Error('the stream ended without a finish reason');
+  const output = { content, calls: calls.filter((call) => call !== undefined) };
   return {
-    content,
-    calls: calls.filter((call) => call !== undefined),
+    ...output,
     finish,
-    usage: usageOf(usage),
+    usage: usageOf(output, usage),
     model,
   };
 }
@@ -421,6 +438,7 @@ async function askResponses(
     finish: parsed.status === 'incomplete' ? 'length' : calls.length > 0 ? 'tool_calls' : 'stop',
     usage: usage
       ? usageFrom(
+          { content, calls },
           usage.input_tokens,
           usage.output_tokens,
           usage.input_tokens_details?.cached_tokens,
