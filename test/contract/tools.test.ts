@@ -15,7 +15,7 @@ import {
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { httpRunner } from '../../services/adapters/http/tool.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
 import { ScratchFolders } from '../../services/adapters/process/scratch.ts';
@@ -509,6 +509,163 @@ describe('mcp', () => {
     expect(await use(runner, job({}, { kind: 'mcp', command: ['/no/such/server'] }))).toMatchObject(
       { ok: false, failure: { class: 'transient', code: 'MCP_UNREACHABLE' } },
     );
+  });
+});
+
+describe('mcp: what a server says of a call', () => {
+  type Answer = (message: { id: number; method: string }, response: ServerResponse) => void;
+  let onCall: Answer = () => undefined;
+  /** Overrides what the server answers to all else. */
+  let onOther: ((message: { id: number; method: string }) => object | undefined) | undefined;
+  let server: Awaited<ReturnType<typeof served>>;
+  let runner: ToolRunner<never>;
+  const json = (response: ServerResponse, status: number, body: object) =>
+    response
+      .writeHead(status, { 'content-type': 'application/json' })
+      .end(JSON.stringify({ jsonrpc: '2.0', ...body }));
+  const serverInfo = { name: 's', version: '1' };
+  beforeAll(async () => {
+    server = await served((request, response) => {
+      let text = '';
+      request.on('data', (chunk: Buffer) => {
+        text += chunk;
+      });
+      request.on('end', () => {
+        if (request.method !== 'POST') return void response.writeHead(405).end();
+        const message = JSON.parse(text);
+        if (message.id === undefined) return void response.writeHead(202).end();
+        if (message.method === 'tools/call') return onCall(message, response);
+        const { protocolVersion } = message.params ?? {};
+        const result = onOther?.(message) ?? {
+          protocolVersion,
+          capabilities: { tools: {} },
+          serverInfo,
+        };
+        if (message.method === 'server/discover' && !onOther)
+          return void json(response, 200, {
+            id: message.id,
+            error: { code: -32601, message: 'no' },
+          });
+        json(response, 200, { id: message.id, result });
+      });
+    });
+  });
+  beforeEach(() => {
+    onOther = undefined;
+    runner = mcpRunner({}) as unknown as ToolRunner<never>;
+  });
+  afterEach(() => runner.close?.());
+  afterAll(() => server.close());
+  const call = (onCalled: Answer) => {
+    onCall = onCalled;
+    return use(runner, job({}, { kind: 'mcp', url: `http://127.0.0.1:${server.port}/mcp` }));
+  };
+  const fine: Answer = ({ id }, response) =>
+    void json(response, 200, { id, result: { content: [{ type: 'text', text: 'hi' }] } });
+
+  test.each([-32700, -32600, -32601, -32602])('error %i is a refusal', async (code) => {
+    expect(
+      await call(
+        ({ id }, response) => void json(response, 200, { id, error: { code, message: 'no' } }),
+      ),
+    ).toMatchObject({ failure: { class: 'semantic', code: 'MCP_REFUSED', hasBegun: false } });
+  });
+
+  test.each([-32603, -32000, -32042, 1])('error %i may come from within the tool', async (code) => {
+    const error = { code, message: 'timeout talking to the bank' };
+    expect(await call(({ id }, response) => void json(response, 200, { id, error }))).toMatchObject(
+      { failure: { class: 'semantic', code: 'MCP_TOOL_ERROR', hasBegun: true } },
+    );
+  });
+
+  const status =
+    (code: number, headers: Record<string, string> = {}): Answer =>
+    (_message, response) =>
+      void response.writeHead(code, headers).end('why');
+
+  test.each<[number, string]>([
+    [400, 'semantic'],
+    [405, 'permanent'],
+    [406, 'permanent'],
+    [409, 'semantic'],
+    [413, 'permanent'],
+    [415, 'permanent'],
+    [422, 'semantic'],
+  ])('status %i is a refusal of class %s', async (code, failureClass) => {
+    const outcome = await call(status(code));
+    expect(outcome).toMatchObject({
+      failure: { class: failureClass, code: 'MCP_REFUSED', hasBegun: false },
+    });
+    expect(JSON.stringify(outcome)).toContain('why');
+  });
+
+  test.each([301, 302, 307, 308])(
+    'a redirect %i that is not followed is a refusal',
+    async (code) => {
+      expect(await call(status(code, { location: 'http://localhost:1/steal' }))).toMatchObject({
+        failure: { class: 'permanent', code: 'MCP_REFUSED', hasBegun: false },
+      });
+    },
+  );
+
+  test.each([408, 303, 500, 503])('after status %i the tool may have run', async (code) => {
+    const outcome = await call(status(code, { location: 'http://localhost:1/receipt' }));
+    expect(outcome).toMatchObject({ failure: { class: 'transient', code: 'MCP_BROKEN' } });
+    expect(outcome).not.toHaveProperty('failure.hasBegun');
+  });
+
+  test('after status 400 that breaks off the tool may have run', async () => {
+    const outcome = await call((_message, response) => {
+      response.writeHead(400, { 'content-length': '500' }).write('why', () => response.destroy());
+    });
+    expect(outcome).toMatchObject({ failure: { class: 'transient', code: 'MCP_BROKEN' } });
+    expect(outcome).not.toHaveProperty('failure.hasBegun');
+  });
+
+  test('status 400 to a session that had worked says that the session is gone', async () => {
+    expect(await call(fine)).toEqual({ ok: true, value: 'hi' });
+    expect(await call(status(400))).toMatchObject({
+      failure: { class: 'transient', code: 'MCP_SESSION_GONE', hasBegun: false },
+    });
+    // The next session is new: it is the request that is refused.
+    expect(await call(status(400))).toMatchObject({
+      failure: { class: 'semantic', code: 'MCP_REFUSED', hasBegun: false },
+    });
+    expect(await call(fine)).toEqual({ ok: true, value: 'hi' });
+  });
+
+  test('an answer that the client itself refuses came from a tool that had run', async () => {
+    const common = { resultType: 'complete', ttlMs: 60_000, cacheScope: 'private' };
+    const tool = {
+      name: 'tool',
+      inputSchema: { type: 'object' },
+      outputSchema: { type: 'object', properties: { n: { type: 'number' } }, required: ['n'] },
+    };
+    onOther = ({ method }) =>
+      method === 'server/discover'
+        ? {
+            ...common,
+            supportedVersions: ['2026-07-28'],
+            capabilities: { tools: {} },
+            serverInfo,
+          }
+        : { ...common, tools: [tool] };
+    let calls = 0;
+    const outcome = await call(({ id }, response) => {
+      calls += 1;
+      if (calls === 1)
+        // The headers do not match the body: the client asks for the list of tools.
+        return void json(response, 400, { id, error: { code: -32020, message: 'headers' } });
+      json(response, 200, {
+        id,
+        result: { resultType: 'complete', content: [], structuredContent: { n: 'one' } },
+      });
+    });
+    expect(calls).toBe(2);
+    expect(outcome).toMatchObject({
+      failure: { class: 'semantic', code: 'MCP_TOOL_ERROR', hasBegun: true },
+    });
+    expect(JSON.stringify(outcome)).toContain('output schema');
   });
 });
 

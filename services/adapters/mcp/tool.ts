@@ -1,6 +1,7 @@
 /** Tools of MCP servers, over stdio or streamable HTTP, through the official client. One connection per server, made when it is first needed. */
 import {
   Client,
+  InsufficientScopeError,
   ProtocolError,
   SdkErrorCode,
   SdkHttpError,
@@ -10,7 +11,13 @@ import {
 import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
-import { mcpMeta, mcpRefused, mcpResultSchema, outcomeOfMcp } from '../../core/tools/mcp-result.ts';
+import {
+  mcpFailed,
+  mcpMeta,
+  mcpResultSchema,
+  outcomeOfMcp,
+  outcomeOfMcpError,
+} from '../../core/tools/mcp-result.ts';
 import { wasNeverMade } from '../../core/tools/never-made.ts';
 import { expandEnvironment } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
@@ -37,6 +44,8 @@ export function mcpRunner(
   mark: Readonly<Record<string, string>> = {},
 ): ToolRunner<McpRun> {
   const lines = new Map<string, Line>();
+  /** Errors of servers: the client judges answers itself, and throws the same class. */
+  const answered = new WeakSet<ProtocolError>();
   const expand = (text: string): string => {
     const expanded = expandEnvironment(text, environment);
     if (!expanded.ok)
@@ -53,6 +62,12 @@ export function mcpRunner(
       { versionNegotiation: { mode: 'auto' } },
     );
     client.onclose = onClose;
+    const request = client.request.bind(client) as (...given: unknown[]) => Promise<unknown>;
+    client.request = ((...given: unknown[]) =>
+      request(...given).catch((error: unknown) => {
+        if (error instanceof ProtocolError) answered.add(error);
+        throw error;
+      })) as Client['request'];
     if (run.command) {
       const [command = '', ...args] = run.command;
       // Its environment is empty but for a path: secrets of the executor are not the server's.
@@ -132,12 +147,14 @@ export function mcpRunner(
       } catch (error) {
         if (error instanceof ProtocolError) {
           line.heardAt = performance.now();
-          return mcpRefused(job.tool, error.message);
+          return answered.has(error)
+            ? outcomeOfMcpError(job.tool, error)
+            : mcpFailed(job.tool, error.message);
         }
         // A server over HTTP that was started again knows no old session: the next try begins anew.
         const isBroken = !signal.aborted && run.url;
         if (isBroken) retire(key, line);
-        const refusal = refusalOf(job.tool, error);
+        const refusal = refusalOf(job.tool, error, line.heardAt > 0);
         if (refusal) return refusal;
         // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
         const isLate = performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
@@ -178,7 +195,7 @@ const addressOf = (url: string): URL => {
 };
 
 const notBegun = (
-  failureClass: 'transient' | 'permanent',
+  failureClass: 'transient' | 'semantic' | 'permanent',
   code: string,
   message: string,
 ): Outcome<never> => ({
@@ -186,26 +203,45 @@ const notBegun = (
   failure: { class: failureClass, code, message, hasBegun: false },
 });
 
-/** What never reached the tool: the server refused the request as a whole, or was not there. */
-function refusalOf(tool: string, error: unknown): Outcome<never> | undefined {
-  const status =
-    error instanceof UnauthorizedError
-      ? 401
-      : error instanceof SdkHttpError && error.code === SdkErrorCode.ClientHttpNotImplemented
-        ? error.status
-        : undefined;
+/** Status of a complete HTTP answer to a call; undefined for none. */
+function statusOf(error: unknown): number | undefined {
+  if (error instanceof UnauthorizedError) return 401;
+  if (error instanceof InsufficientScopeError) return 403;
+  // Other codes are of other requests: a stream that is opened again, say.
+  if (!(error instanceof SdkHttpError) || error.code !== SdkErrorCode.ClientHttpNotImplemented)
+    return undefined;
+  const { status, text } = error.data as { status: number; text?: string | null };
+  return text === null ? undefined : status;
+}
+
+/**
+ * What never reached the tool: the server refused the request as a whole, or was not there.
+ *
+ * @param hasWorked  the session has answered before
+ */
+function refusalOf(tool: string, error: unknown, hasWorked: boolean): Outcome<never> | undefined {
+  const status = statusOf(error);
   if (wasNeverMade(error))
     return notBegun('transient', 'MCP_UNREACHABLE', `tool ${tool}: its MCP server is not there`);
   if (status === 401 || status === 403)
     return notBegun('permanent', 'MCP_REFUSED', `tool ${tool}: its MCP server answered ${status}`);
-  // It forgot our session, or has no room now: the next try begins anew.
-  if (status === 404 || status === 425 || status === 429)
+  // It forgot our session (some say so with 400), or has no room now: the next try begins anew.
+  const isGone = status === 404 || (status === 400 && hasWorked);
+  if (isGone || status === 425 || status === 429)
     return notBegun(
       'transient',
-      status === 404 ? 'MCP_SESSION_GONE' : 'MCP_BUSY',
+      isGone ? 'MCP_SESSION_GONE' : 'MCP_BUSY',
       `tool ${tool}: its MCP server answered ${status}`,
     );
-  return undefined;
+  // 408 may be of a call under way, and 303 leads to the result of one that was made.
+  if (status === undefined || status < 300 || status > 499 || status === 303 || status === 408)
+    return undefined;
+  const why = messageOf(error).slice(0, 300);
+  return notBegun(
+    [400, 409, 422].includes(status) ? 'semantic' : 'permanent',
+    'MCP_REFUSED',
+    `tool ${tool}: its MCP server answered ${status}: ${why}`,
+  );
 }
 
 const answerBytesMax = 4 * 1024 * 1024; // of one answer, or of one event of a stream

@@ -48,3 +48,25 @@ export const mcpMeta = (
 
 export const mcpRefused = (tool: string, message: string) =>
   failed('semantic', 'MCP_REFUSED', `tool ${tool}: ${message.slice(0, 300)}`);
+
+/** The tool was called, or may have been. */
+export const mcpFailed = (tool: string, message: string): Outcome<never> => {
+  const { failure } = failed(
+    'semantic',
+    'MCP_TOOL_ERROR',
+    `tool ${tool}: ${message.slice(0, 300)}`,
+  );
+  return { ok: false, failure: { ...failure, hasBegun: true } };
+};
+
+/** Codes of JSON-RPC: not JSON, not a request, no such method, arguments that do not fit. */
+const refusalCodes: ReadonlySet<number> = new Set([-32700, -32600, -32601, -32602]);
+
+/** An error that the server answered with; every code but four may come from within the tool. */
+export function outcomeOfMcpError(
+  tool: string,
+  { code, message }: { readonly code: number; readonly message: string },
+): Outcome<never> {
+  if (!refusalCodes.has(code)) return mcpFailed(tool, message);
+  return { ok: false, failure: { ...mcpRefused(tool, message).failure, hasBegun: false } };
+}
