@@ -1,6 +1,10 @@
 /** HTTP tools against a real server that says what it was asked. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { fillUrl } from '../../services/adapters/http/template.ts';
@@ -8,10 +12,12 @@ import { httpRunner } from '../../services/adapters/http/tool.ts';
 import { troublesOf } from '../../services/core/tools/environment-check.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolJob } from '../../services/ports/performers.ts';
+import { hasOpenssl, makeCertificates } from '../support/tls-servers.ts';
 
 let server: Server;
 let base = '';
 const asked: { method: string; url: string; body: string }[] = [];
+let length: string | undefined;
 const answers: Record<string, { status?: number; headers?: object; body?: string | Buffer }> = {
   '/moved': { status: 302, headers: { location: '/elsewhere?token=hidden' } },
   '/moved-for-good': { status: 308, headers: { location: 'http://127.0.0.1:1/other' } },
@@ -34,6 +40,7 @@ beforeAll(async () => {
   server = createServer(async (request, response) => {
     let body = '';
     for await (const chunk of request) body += chunk;
+    length = request.headers['content-length'];
     asked.push({ method: request.method ?? '', url: request.url ?? '', body });
     const answer = answers[request.url?.split('?')[0] ?? ''] ?? {};
     response.writeHead(answer.status ?? 200, { ...answer.headers });
@@ -43,6 +50,22 @@ beforeAll(async () => {
   base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 });
 afterAll(() => server.close());
+
+/** An https server with a certificate that nobody knows. */
+async function selfSigned() {
+  const folder = mkdtempSync(join(tmpdir(), 'self-signed-'));
+  makeCertificates(folder, 'IP:127.0.0.1');
+  const [key, cert] = ['ca.key', 'ca.crt'].map((file) => readFileSync(join(folder, file)));
+  rmSync(folder, { recursive: true });
+  let count = 0;
+  const secure = createSecureServer({ key, cert }, (_request, response) => {
+    count += 1;
+    response.end('"done"');
+  });
+  await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
+  const { port } = secure.address() as AddressInfo;
+  return { url: `https://127.0.0.1:${port}`, asked: () => count, close: () => secure.close() };
+}
 
 const call = (url: string, args: Record<string, unknown> = {}, run: object = {}, more = {}) => {
   asked.length = 0;
@@ -59,7 +82,18 @@ const call = (url: string, args: Record<string, unknown> = {}, run: object = {},
     session: 's',
     idempotencyKey: 'e_1_0',
   };
-  const runner = httpRunner({ BASE: base, TOKEN: 'secret', EMPTY: '' });
+  const environment = {
+    BASE: base,
+    TOKEN: 'secret',
+    EMPTY: '',
+    EURO: 'hidden €',
+    BREAK: 'hidden\nx: y',
+    CONTROL: 'hidden\u0001',
+    PADDED: ' für \r\n',
+    CREDENTIALS: base.replace('//', '//user:hidden@'),
+    USER: base.replace('//', '//user@'),
+  };
+  const runner = httpRunner(environment);
   return runner.run(job, spec.run as never, new AbortController().signal);
 };
 
@@ -134,6 +168,95 @@ describe('what was not sent is certain', () => {
         },
       });
     expect(asked).toEqual([]);
+  });
+
+  test.each(['${env:CREDENTIALS}/x', '${env:USER}/x'])(
+    'a url %s with a user is refused and not quoted',
+    async (url) => {
+      const outcome = await call(url);
+      expect(outcome).toMatchObject({
+        failure: { class: 'permanent', code: 'TOOL_URL_INVALID', hasBegun: false },
+      });
+      expect(JSON.stringify(outcome)).toContain('a user or a password');
+      expect(JSON.stringify(outcome)).not.toContain('hidden');
+      expect(asked).toEqual([]);
+    },
+  );
+
+  test.each([
+    ['x-key', '${env:EURO}', 'x-key has characters'],
+    ['x-key', '${env:BREAK}', 'x-key has characters'],
+    ['x-key', '${env:CONTROL}', 'x-key has characters'],
+    ['x key', 'a', 'is not a header name'],
+    ['', 'a', 'is not a header name'],
+    ['schlüssel', 'a', 'is not a header name'],
+    ['Expect', '100-continue', 'belongs to the connection'],
+    ['transfer-encoding', 'chunked', 'belongs to the connection'],
+    ['content-length', '7', 'belongs to the connection'],
+  ])('a header %j of %j is refused and not quoted', async (name, value, why) => {
+    for (const method of ['GET', 'POST']) {
+      const outcome = await call('${env:BASE}/x', {}, { method, headers: { [name]: value } });
+      expect(outcome).toMatchObject({
+        failure: { class: 'permanent', code: 'REQUEST_INVALID', hasBegun: false },
+      });
+      expect(JSON.stringify(outcome)).toContain(why);
+      expect(JSON.stringify(outcome)).not.toContain('hidden');
+    }
+    expect(asked).toEqual([]);
+  });
+
+  test('what the sender refuses is named: a blocked port, a header of its own', async () => {
+    for (const [url, headers, why] of [
+      ['http://127.0.0.1:6000/x', {}, 'port is blocked'],
+      ['${env:BASE}/x', { connection: 'a b' }, 'cannot be sent: invalid connection header'],
+    ] as const) {
+      const outcome = await call(url, {}, { method: 'POST', headers });
+      expect(outcome).toMatchObject({
+        failure: { class: 'permanent', code: 'REQUEST_INVALID', hasBegun: false },
+      });
+      expect(JSON.stringify(outcome)).toContain(why);
+    }
+    expect(asked).toEqual([]);
+  });
+
+  test('spaces and line breaks around the value of a header are not sent', async () => {
+    const headers = { 'x-name': '${env:PADDED}' };
+    expect(await call('${env:BASE}/x', { a: 1 }, { method: 'POST', headers })).toEqual({
+      ok: true,
+      value: '"done"',
+    });
+    expect(asked[0]!.body).toBe('{"a":1}');
+    expect(length).toBe('7');
+  });
+
+  test.skipIf(!hasOpenssl)(
+    'a host whose certificate or protocol is wrong was not reached',
+    async () => {
+      const secure = await selfSigned();
+      for (const [url, why] of [
+        [secure.url, 'DEPTH_ZERO_SELF_SIGNED_CERT'],
+        [base.replace('http:', 'https:'), 'ERR_SSL_WRONG_VERSION_NUMBER'],
+      ] as const) {
+        const outcome = await call(`${url}/x`, {}, { method: 'POST' });
+        expect(outcome).toMatchObject({
+          failure: { class: 'transient', code: 'HTTP_UNREACHABLE', hasBegun: false },
+        });
+        expect(JSON.stringify(outcome)).toContain(why);
+      }
+      expect([asked, secure.asked()]).toEqual([[], 0]);
+      secure.close();
+    },
+  );
+
+  test.each([
+    ['run.url', 'http://user:hidden@host/x', 'it names a user or a password'],
+    ['run.url', 'http://${env:USER}@host/x', 'it names a user or a password'],
+    ['run.headers', 'Bearer ${env:EURO}', 'it has characters that no header can carry'],
+  ])('troublesOf names the %s %s', (field, text, why) => {
+    const environment = { USER: 'user', EURO: 'hidden €' };
+    const troubles = troublesOf([{ tool: 't', texts: [{ field, text }] }], environment);
+    expect(troubles).toMatchObject([{ message: expect.stringContaining(why) }]);
+    expect(JSON.stringify(troubles)).not.toContain('hidden');
   });
 
   test('an address that is none', async () => {
@@ -226,6 +349,13 @@ describe('a Tool that could not be called is refused when it is loaded', () => {
     ['kind: http, url: "https://{host}/x"', 'not before them'],
     ['kind: http, url: "https://shop/{id}"', 'input.required'],
     ['kind: http, url: "shop/x"', 'must begin with http'],
+    ['kind: http, url: "http://user:pass@shop/x"', 'a user or a password'],
+    ['kind: http, url: "https://${env:USER}@shop/x"', 'a user or a password'],
+    ['kind: mcp, url: "http://user@shop/x"', 'a user or a password'],
+    ['kind: http, url: "https://shop/x", headers: { "x key": a }', 'is not a header name'],
+    ['kind: mcp, url: "https://shop/x", headers: { "x:key": a }', 'is not a header name'],
+    ['kind: http, url: "https://shop/x", headers: { Expect: a }', 'belongs to the connection'],
+    ['kind: http, url: "https://shop/x", headers: { a: "€" }', 'no header can carry'],
     ['kind: http, url: "${env:API}{id}"', 'must be followed by /, ?'],
     ['kind: http, url: "${env:API}.{id}.example.com/"', 'must be followed by /, ?'],
     ['kind: http, url: "${env:API}:8080/x"', 'must be followed by /, ?'],

@@ -1,11 +1,16 @@
 /** The openai package over our wire, against a real HTTP server that answers like providers do, and like they should not. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
 import { modelSpecSchema } from '../../services/core/session/specs.ts';
 import type { Prompt } from '../../services/ports/performers.ts';
+import { hasOpenssl, makeCertificates } from '../support/tls-servers.ts';
 
 type Handler = (
   response: ServerResponse,
@@ -39,6 +44,22 @@ afterAll(() => {
   server.closeAllConnections();
   server.close();
 });
+
+/** An https server with a certificate that nobody knows. */
+async function selfSigned() {
+  const folder = mkdtempSync(join(tmpdir(), 'self-signed-'));
+  makeCertificates(folder, 'IP:127.0.0.1');
+  const [key, cert] = ['ca.key', 'ca.crt'].map((file) => readFileSync(join(folder, file)));
+  rmSync(folder, { recursive: true });
+  let count = 0;
+  const secure = createSecureServer({ key, cert }, (_request, response) => {
+    count += 1;
+    response.end('"done"');
+  });
+  await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
+  const { port } = secure.address() as AddressInfo;
+  return { url: `https://127.0.0.1:${port}`, asked: () => count, close: () => secure.close() };
+}
 
 const prompt: Prompt = {
   instructions: 'Be brief.',
@@ -465,6 +486,35 @@ describe('chat completions', () => {
       await ask({ baseUrl: '${env:my_host}/${env:my_path}' }, never, undefined, environment),
     ).toMatchObject({ ok: true });
     expect(seen.at(-1)?.url).toBe('/v2/chat/completions');
+  });
+
+  test.skipIf(!hasOpenssl)(
+    'one with a self-signed certificate is sent no prompt, and costs nothing',
+    async () => {
+      const secure = await selfSigned();
+      expect(await ask({ baseUrl: `${secure.url}/v1` })).toMatchObject({
+        ok: false,
+        failure: { class: 'transient', code: 'MODEL_UNREACHABLE', hasBegun: false },
+      });
+      expect(secure.asked()).toBe(0);
+      secure.close();
+    },
+  );
+
+  test('a baseUrl with a user and a key that no header can carry are refused by name', async () => {
+    const before = seen.length;
+    for (const [environment, message] of [
+      [{ OPENAI_BASE_URL: baseUrl.replace('//', '//user:hidden@') }, 'OPENAI_BASE_URL'],
+      [{ OPENAI_API_KEY: 'hidden €' }, 'OPENAI_API_KEY has characters'],
+    ] as const) {
+      const outcome = await ask({}, never, undefined, environment);
+      expect(outcome).toMatchObject({
+        failure: { class: 'permanent', code: 'SETTINGS_INVALID', hasBegun: false },
+      });
+      expect(JSON.stringify(outcome)).toContain(message);
+      expect(JSON.stringify(outcome)).not.toContain('hidden');
+    }
+    expect(seen).toHaveLength(before);
   });
 
   test('nobody there is a passing failure', async () => {

@@ -1,8 +1,12 @@
 /** Tools that are HTTP calls. The effect id goes out as `idempotency-key`, the trace as `traceparent`. */
 
 import { failed, type Outcome } from '../../core/tools/job.ts';
-import { wasNeverMade } from '../../core/tools/never-made.ts';
-import { expandEnvironment } from '../../core/tools/placeholders.ts';
+import { wasNeverMade, whyNotSent } from '../../core/tools/never-made.ts';
+import {
+  expandEnvironment,
+  headerNameProblem,
+  isHeaderValue,
+} from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import { type Environment, fillUrl, neverSent, type Refusal } from './template.ts';
@@ -71,6 +75,12 @@ function headersOf(
         'TOOL_ENV_MISSING',
         `tool ${job.tool}: ${expanded.missing.join(', ')} is not set for this executor`,
       );
+    const problem =
+      headerNameProblem(name) ??
+      (isHeaderValue(expanded.text)
+        ? undefined
+        : `the header ${name} has characters that no header can carry`);
+    if (problem) return neverSent('permanent', 'REQUEST_INVALID', `tool ${job.tool}: ${problem}`);
     headers[name] = expanded.text;
   }
   return headers;
@@ -103,8 +113,16 @@ async function send(
 ): Promise<Outcome<unknown>> {
   let response: Response;
   let value: unknown;
+  let request: Request;
   try {
-    response = await fetch(target, { ...init, redirect: 'manual' });
+    request = new Request(target, { ...init, redirect: 'manual' });
+  } catch {
+    // Its message may quote a header or the url.
+    const message = `tool ${job.tool}: no request can be made of its url, method and headers`;
+    return neverSent('permanent', 'REQUEST_INVALID', message);
+  }
+  try {
+    response = await fetch(request);
     value = answerOf(response, await readCapped(response, bytesMax));
   } catch (error) {
     if (error instanceof TooLarge)
@@ -117,13 +135,20 @@ async function send(
           hasBegun: true,
         },
       };
+    const why = whyNotSent(error);
+    if (why)
+      return neverSent(
+        'permanent',
+        'REQUEST_INVALID',
+        `tool ${job.tool}: the request to ${target.host} cannot be sent: ${why}`,
+      );
     if (wasNeverMade(error))
       return {
         ok: false,
         failure: {
           class: 'transient',
           code: 'HTTP_UNREACHABLE',
-          message: `tool ${job.tool}: ${target.host} cannot be reached`,
+          message: `tool ${job.tool}: ${target.host} cannot be reached${codeOf(error)}`,
           hasBegun: false,
         },
       };
@@ -135,6 +160,12 @@ async function send(
   }
   if (response.ok) return { ok: true, value };
   return refusalOf(response, value, target, job);
+}
+
+/** Of the connection, in brackets: an expired certificate is not a host that is away. */
+function codeOf(error: unknown): string {
+  const { code } = ((error as Error).cause ?? {}) as { code?: string };
+  return code ? ` (${code})` : '';
 }
 
 function refusalOf(

@@ -19,7 +19,12 @@ import {
   outcomeOfMcpError,
 } from '../../core/tools/mcp-result.ts';
 import { wasNeverMade } from '../../core/tools/never-made.ts';
-import { expandEnvironment } from '../../core/tools/placeholders.ts';
+import {
+  expandEnvironment,
+  headerNameProblem,
+  isHeaderValue,
+  originOf,
+} from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../ports/performers.ts';
 
@@ -81,7 +86,7 @@ export function mcpRunner(
       );
     } else {
       const headers = Object.fromEntries(
-        Object.entries(run.headers).map(([name, value]) => [name, expand(value)]),
+        Object.entries(run.headers).map(([name, value]) => [name, headerOf(name, expand(value))]),
       );
       await client.connect(
         new StreamableHTTPClientTransport(addressOf(expand(run.url ?? '')), {
@@ -189,9 +194,21 @@ function orAborted<Value>(value: Promise<Value>, signal: AbortSignal): Promise<V
 }
 
 const addressOf = (url: string): URL => {
-  if (!/^https?:/i.test(url) || !URL.canParse(url))
-    throw new Refused('TOOL_URL_INVALID', 'its url is not an address');
+  const origin = originOf(url);
+  if (!origin.ok) throw new Refused('TOOL_URL_INVALID', `its url ${origin.problem}`);
+  if (!URL.canParse(url)) throw new Refused('TOOL_URL_INVALID', 'its url is not an address');
   return new URL(url);
+};
+
+const headerOf = (name: string, value: string): string => {
+  const problem = headerNameProblem(name);
+  if (problem) throw new Refused('REQUEST_INVALID', problem);
+  if (!isHeaderValue(value))
+    throw new Refused(
+      'REQUEST_INVALID',
+      `the header ${name} has characters that no header can carry`,
+    );
+  return value;
 };
 
 const notBegun = (

@@ -14,7 +14,12 @@ import type { Entry } from '../../core/session/conversation.ts';
 import type { ToolCall } from '../../core/session/messages.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import { wasNeverMade } from '../../core/tools/never-made.ts';
-import { expandEnvironment, originOf, variablesOf } from '../../core/tools/placeholders.ts';
+import {
+  expandEnvironment,
+  isHeaderValue,
+  originOf,
+  variablesOf,
+} from '../../core/tools/placeholders.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Model, ModelAnswer, Prompt } from '../../ports/performers.ts';
 import { DirectClient } from './client.ts';
@@ -46,6 +51,14 @@ export function openaiModel(
             'permanent',
             'MODEL_KEY_MISSING',
             `model ${spec.name} needs a key in ${spec.apiKeyEnv}`,
+          ),
+        );
+      if (!isHeaderValue(apiKey))
+        return unpaid(
+          failed(
+            'permanent',
+            'SETTINGS_INVALID',
+            `model ${spec.name}: ${spec.apiKeyEnv} has characters that no header can carry`,
           ),
         );
       const client = clientFor(address.url, apiKey);

@@ -1,5 +1,5 @@
 /** Does a performer have what a tool names? Names of variables are told, never values. */
-import { expandEnvironment, originOf } from './placeholders.ts';
+import { expandEnvironment, isHeaderValue, originOf } from './placeholders.ts';
 import { type ToolSpec, textsOf } from './tool-spec.ts';
 
 /** Texts of a tool that name variables or addresses. */
@@ -25,8 +25,15 @@ export const questionOf = (
   texts: textsOf(run).map(([field, text]) => ({ field: `run.${field}`, text })),
 });
 
-const isAddress = (text: string): boolean =>
-  originOf(text).ok && URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));
+/** What is wrong with an expanded text; it is not quoted. */
+function problemOf(field: string, text: string): string | undefined {
+  if (field === 'run.headers')
+    return isHeaderValue(text) ? undefined : 'has characters that no header can carry';
+  const origin = originOf(text);
+  if (!origin.ok) return origin.problem;
+  const isAddress = URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));
+  return isAddress ? undefined : 'is not an address';
+}
 
 export function troublesOf(
   questions: readonly Pick<ToolQuestion, 'tool' | 'texts'>[],
@@ -41,8 +48,9 @@ export function troublesOf(
           field,
           message: `${name} is not set for the executors`,
         }));
-      if (field === 'run.headers' || isAddress(expanded.text)) return [];
-      return [{ tool, field, message: 'with what is set for the executors it is not an address' }];
+      const problem = problemOf(field, expanded.text);
+      if (!problem) return [];
+      return [{ tool, field, message: `with what is set for the executors it ${problem}` }];
     }),
   );
 }

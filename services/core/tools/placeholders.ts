@@ -34,6 +34,28 @@ export const variableProblems = (text: string): string[] =>
     .filter((name) => !nameShape.test(name))
     .map((name) => `\${env:${name}} names no variable`);
 
+/** Headers of the connection: the sender refuses them. */
+const connectionHeaders: ReadonlySet<string> = new Set([
+  'content-length',
+  'expect',
+  'keep-alive',
+  'transfer-encoding',
+  'upgrade',
+]);
+
+/** Why a header of this name cannot be sent; undefined where it can. */
+export function headerNameProblem(name: string): string | undefined {
+  if (!/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/.test(name))
+    return `${JSON.stringify(name)} is not a header name`;
+  return connectionHeaders.has(name.toLowerCase())
+    ? `the header ${name} belongs to the connection and cannot be sent`
+    : undefined;
+}
+
+/** Spaces and line breaks around the value are not sent. */
+export const isHeaderValue = (value: string): boolean =>
+  /^[\t\x20-\x7e\x80-\xff]*$/.test(value.replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, ''));
+
 /** Names in braces: arguments of a url. */
 export const placeholdersOf = (url: string): string[] => [
   ...new Set(
@@ -52,6 +74,10 @@ export const hasPlaceholderInFragment = (url: string): boolean =>
 /** Text directly behind a variable at the beginning of a url would extend the host that it holds. */
 export const extendsHost = (url: string): boolean => /^\$\{env:[^}]*\}[^/?]/.test(url);
 
+/** A user or a password in front of the host: no request can be made with such a url. */
+export const hasCredentials = (url: string): boolean =>
+  /^https?:\/\/[^/?#\\]*@/i.test(url.replace(variable, 'x'));
+
 export type Origin =
   | { readonly ok: true; readonly origin: string; readonly rest: string }
   | { readonly ok: false; readonly problem: string };
@@ -68,5 +94,7 @@ export function originOf(url: string): Origin {
   const rest = url.slice(origin.length);
   if (!/^([/?#]|$)/.test(rest))
     return { ok: false, problem: 'is not an address: its host must be followed by /, ? or #' };
+  if (hasCredentials(origin))
+    return { ok: false, problem: 'names a user or a password, which belong in a header' };
   return { ok: true, origin, rest };
 }

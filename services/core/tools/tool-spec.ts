@@ -5,8 +5,11 @@ import { limits } from '../limits.ts';
 import { modelPool, toolPool } from '../pools.ts';
 import {
   extendsHost,
+  hasCredentials,
   hasPlaceholderInFragment,
   hasPlaceholderInOrigin,
+  headerNameProblem,
+  isHeaderValue,
   placeholdersOf,
   variableProblems,
 } from './placeholders.ts';
@@ -222,8 +225,17 @@ export const toolDocumentSchema = toolSpecSchema.superRefine(({ pool, run, input
     });
   const refuse = (field: string, message: string) =>
     context.addIssue({ code: 'custom', path: ['run', field], message });
-  for (const [field, text] of textsOf(run))
+  for (const [field, text] of textsOf(run)) {
     for (const problem of variableProblems(text)) refuse(field, problem);
+    if (field !== 'headers' && hasCredentials(text))
+      refuse(field, 'names a user or a password: give them in a header, as ${env:NAME}');
+    if (field === 'headers' && !isHeaderValue(text))
+      refuse(field, 'a value has characters that no header can carry');
+  }
+  for (const name of 'headers' in run ? Object.keys(run.headers) : []) {
+    const problem = headerNameProblem(name);
+    if (problem) refuse('headers', problem);
+  }
   if (run.kind !== 'http') return;
   const { required = [] } = input as { required?: unknown };
   const isRequired = (name: string) =>
