@@ -19,6 +19,8 @@ export interface LetterHead {
 }
 
 export interface DeadLetter extends LetterHead {
+  /** What it is about: a hash over session and task id. Letters of an early version have none. */
+  readonly identity?: string | undefined;
   readonly body: string;
   readonly headers: Readonly<Record<string, string>>;
 }

@@ -90,7 +90,8 @@ export async function requeue(
     }
     const { 'Nats-Msg-Id': _m, 'Understudy-Task': _t, ...headers } = letter.headers;
     // An id that follows from the letter: two requeues make one task, on one session.
-    const task = requeuedTask(letter.task ?? `letter-${id}`, body);
+    const { task: named = `letter-${id}`, identity = `letter-${id}`, isCut } = letter;
+    const task = requeuedTask({ task: named, identity, isCut }, body);
     try {
       await ports.tasks.publish(
         toTenant ?? letter.tenant,

@@ -534,6 +534,7 @@ function describeQueues(name: string, open: () => Promise<World>) {
           ...letter,
           body: '{',
           headers: { a: 'b' },
+          identity: 'letter-1',
         });
         expect(await world.events.removeDeadLetter(letter!.id)).toBe(true);
         expect(await world.events.removeDeadLetter(letter!.id)).toBe(false);

@@ -223,3 +223,16 @@ test('mail that belongs to another shard is a dead letter, not a session', async
     code: 'MAIL_MISROUTED',
   });
 });
+
+test('requeue of all makes two tasks of two whose long ids begin alike', async () => {
+  const system = await start({ complete: async () => answer('done') });
+  const ids = ['1', '2'].map((end) => `${'x'.repeat(205)}-${end}`);
+  for (const id of ids)
+    await system.tasks.publish('acme', 'nobody', '{"input":"x"}', { 'Understudy-Task': id });
+  await eventually(async () => (await system.events.deadLetters(9)).length === 2);
+  const answered = await system.control.ask('requeue', { all: true, toAgent: 'desk' }, 1_000);
+  const { tasks } = (answered as { value: { tasks: string[] } }).value;
+
+  for (const task of tasks) expect((await system.endOf(task)).data.to).toBe('completed');
+  expect(new Set(tasks).size).toBe(2);
+});

@@ -65,3 +65,53 @@ test('what was no task, and what was not kept whole, stays a letter', async () =
     expect([ports.published, ports.unburied]).toEqual([[], []]);
   }
 });
+
+const requeuedId = async (one: Partial<DeadLetter>, body?: string) => {
+  const { tasks } = await requeue({ id: 7, all: false, body }, portsOf(letter(one)));
+  return tasks[0]!;
+};
+
+test.each([
+  ['t-1', 't-1-requeued-1'],
+  ['t-1-requeued-1', 't-1-requeued-2'],
+  ['t-1-requeued-9-0123abcd', 't-1-requeued-10'],
+  ['x'.repeat(200), `${'x'.repeat(200)}-requeued-1`],
+  [undefined, 'letter-7-requeued-1'],
+])('a requeue of %s makes one task, and counts', async (task, expected) => {
+  expect(await requeuedId({ task, identity: 'a'.repeat(24) })).toBe(expected);
+  expect(await requeuedId({ task })).toBe(expected);
+});
+
+test.each<[string, string, { wasCut?: boolean; isCut?: boolean }]>([
+  ['ids of 205 characters', 'x'.repeat(204), {}],
+  ['ids of 256 characters', 'x'.repeat(255), {}],
+  ['ids that were cut to 256 characters', 'x'.repeat(256), { wasCut: true }],
+  ['ids that were cut to 64 characters', 'x'.repeat(64), { wasCut: true, isCut: true }],
+  ['ids of emoji', '\u{1f600}'.repeat(127), {}],
+])(
+  'a requeue of two %s makes two tasks',
+  async (_what, start, { wasCut = false, isCut = false }) => {
+    const made = await Promise.all(
+      ['1', '2'].map((one) =>
+        requeuedId(
+          { task: wasCut ? start : start + one, identity: one.repeat(24), isCut },
+          isCut ? '{}' : undefined,
+        ),
+      ),
+    );
+    expect(new Set(made).size).toBe(2);
+    for (const [index, task] of made.entries()) {
+      expect(task.length).toBeLessThanOrEqual(256);
+      expect(task.isWellFormed()).toBe(true);
+      const again = await requeuedId({ task, identity: 'f'.repeat(24) });
+      expect(again).toBe(task.replace(/-requeued-1(-[0-9a-f]{8})?$/, '-requeued-2'));
+      expect(again).toContain(start.length > 220 || isCut ? String(index + 1).repeat(24) : start);
+    }
+  },
+);
+
+test('a requeue halves no emoji, and works for a long id without an identity', async () => {
+  const odd = `x${'\u{1f600}'.repeat(120)}`;
+  const task = await requeuedId({ task: odd, identity: undefined });
+  expect(task).toBe(`x${'\u{1f600}'.repeat(89)}-letter-7-requeued-1`);
+});

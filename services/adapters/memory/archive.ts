@@ -100,7 +100,7 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
       if (letters.some((one) => one.key === key)) return;
       count += 1;
       const at = clock.now();
-      letters.push({ id: count, at, key, ...content });
+      letters.push({ id: count, at, key, identity, ...content });
       if (letter.subject) await this.publishEnd(letterEventOf({ ...letter, id: count, at }));
     },
     deadLetters: async (max, before = Number.MAX_SAFE_INTEGER) =>
@@ -108,7 +108,7 @@ export function memoryEvents(clock: Pick<Clock, 'now'>, kept = 100_000): Events 
         .filter(({ id }) => id < before)
         .slice(-max)
         .reverse()
-        .map(({ body: _, headers: _h, key: _k, ...head }) => head),
+        .map(({ body: _, headers: _h, key: _k, identity: _i, ...head }) => head),
     countDeadLetters: async () => letters.length,
     async letterOf(tenant, agent, session, task) {
       const start = `${tenant}/${agent}/${taskIdentity(session, task)}/`;

@@ -57,6 +57,13 @@ function letterFrom(id: number, at: number, text: string): DeadLetter | undefine
   return parsed.success ? { id, at, ...parsed.data } : undefined;
 }
 
+/** Tenant, agent, identity, code; a letter of an early version has the first two only. */
+function identityIn(subject: string, allLetters: string): string | undefined {
+  const prefixLength = allLetters.split('.').length - 1;
+  const tokens = subject.split('.').slice(prefixLength);
+  return tokens.length === 4 ? tokens[2] : undefined;
+}
+
 export function natsLetters(nats: Nats) {
   const { subjects, streams, publisher } = nats;
   const subjectOf = ({ tenant, agent, identity, code }: NewDeadLetter) =>
@@ -90,7 +97,10 @@ export function natsLetters(nats: Nats) {
   };
   const read = async (id: number): Promise<DeadLetter | undefined> => {
     const message = await lastMessage(nats, streams.dead, { seq: id });
-    return message && letterFrom(id, message.at, message.text);
+    const letter = message && letterFrom(id, message.at, message.text);
+    if (!letter) return undefined;
+    const identity = identityIn(message.subject, subjects.all('dead'));
+    return identity === undefined ? letter : { ...letter, identity };
   };
   const stateOf = async () => {
     const info = await ask<{ state: { messages: number; first_seq: number; last_seq: number } }>(

@@ -16,15 +16,33 @@ export const mailIdentity = (shard: number, { incarnation, sequence, index }: Po
 export const outboxIdentity = (shard: number, id: number, body: string): string =>
   `outbox-${shard}-${id}-${sha256(body).slice(0, 16)}`;
 
+const wholeMax = 220; // characters: with the suffix and an identity, a task id has 256 at the most
+const beginningMax = 180; // characters of a longer id; an identity of 24 and the suffix follow
+const cutMin = 64; // characters that a letter keeps of an id when it keeps the least
+
 /**
- * The id of a task that is published again: it counts how often, so that two requeues make one
- * task.
+ * The id of a task that is published again. It counts how often, so that two requeues of one letter
+ * make one task. Where the id is too long, or the letter has only its beginning, the letter's
+ * identity keeps it apart from others that begin alike.
+ *
+ * @param body  the new body, where it was edited
  */
-export function requeuedTask(task: string, body: string | undefined): string {
-  const [, first = task, times = '0'] = /^(.*)-requeued-(\d+)(?:-[0-9a-f]{8})?$/s.exec(task) ?? [];
+export function requeuedTask(
+  { task, identity, isCut }: { task: string; identity: string; isCut?: boolean | undefined },
+  body: string | undefined,
+): string {
+  const counted = /^(.*)-requeued-(\d{1,9})(?:-[0-9a-f]{8})?$/s.exec(task);
+  const [, first = task, times = '0'] = counted ?? [];
   const edited = body === undefined ? '' : `-${sha256(body).slice(0, 8)}`;
-  return `${first.slice(0, 200)}-requeued-${Number(times) + 1}${edited}`;
+  const mayBeCut = isCut === true && task.length >= cutMin;
+  const isWhole = first.length <= wholeMax && !mayBeCut;
+  const name = isWhole ? first : `${beginningOf(first, beginningMax)}-${identity}`;
+  return `${name}-requeued-${Number(times) + 1}${edited}`;
 }
+
+/** So many characters of a text; half a surrogate pair at the end is left out. */
+const beginningOf = (text: string, length: number): string =>
+  text.slice(0, length).replace(/[\ud800-\udbff]$/, '');
 
 export interface StoredLetter {
   readonly id: number;
