@@ -27,7 +27,10 @@ const nexts: Readonly<Record<string, string>> = {
   APPROVAL_EXPIRED: 'understudy approvals lists what is open',
   APPROVAL_HASH_NEEDED: 'understudy approvals <session> shows it whole, with its hash',
   APPROVAL_CHANGED: 'understudy approvals shows what is asked now',
-  APPROVAL_DECIDED: 'understudy resume <session>',
+  APPROVAL_DECIDED:
+    'understudy inspect <session> shows what was decided; a paused one goes on with understudy resume',
+  NOT_HEARD_YET:
+    'understudy inspect <session> shows what came of it; understudy doctor, whether its shard has an owner',
   DEAD_LETTER_UNKNOWN: 'understudy dlq lists them',
   AGENT_UNKNOWN:
     'run it again with a name that is known (understudy doctor), or add the agent and requeue',

@@ -61,6 +61,47 @@ const isDecided = (record: SessionRecord, approval: string): boolean =>
       (message.kind === 'approve' || message.kind === 'reject') && message.approval === approval,
   );
 
+export interface Decided {
+  readonly decision: 'approve' | 'reject';
+  readonly actor: string;
+  readonly reason: string;
+}
+
+/** The decision of an approval that stands: applied, or kept as the first by a paused session. */
+export function decidedOn(record: SessionRecord, approval: string): Decided | undefined {
+  const applied = record.decisions?.find((one) => one.approval === approval);
+  return applied ?? firstDecision(record.deferred, approval);
+}
+
+/** @param mail  what a session has heard, in order */
+export function firstDecision(
+  mail: readonly { readonly message: Message }[],
+  approval: string,
+): Decided | undefined {
+  for (const { message } of mail) {
+    const { kind } = message;
+    if ((kind === 'approve' || kind === 'reject') && message.approval === approval)
+      return { decision: kind, actor: message.actor, reason: message.reason };
+  }
+  return undefined;
+}
+
+/** @throws Refused (APPROVAL_DECIDED) when the decision that stands is another's, or another one */
+export function mustStand(
+  mine: Extract<Message, { kind: 'approve' | 'reject' }>,
+  decided: Decided,
+): void {
+  const { decision, actor, reason } = decided;
+  // Records keep the beginning of a long reason.
+  const isSame = mine.reason === reason || (reason.length >= 500 && mine.reason.startsWith(reason));
+  if (decision === mine.kind && actor === mine.actor && isSame) return;
+  const what = decision === 'approve' ? 'approved' : 'rejected';
+  throw new Refused(
+    'APPROVAL_DECIDED',
+    `approval ${mine.approval} was decided first by ${actor}, who ${what} it${reason ? `: ${reason}` : ''}`,
+  );
+}
+
 /**
  * The message that tells a session of a decision.
  *
@@ -71,7 +112,10 @@ export async function decisionOf(
   input: z.infer<typeof decideSchema>,
   record: SessionRecord,
   { definitions, now }: { readonly definitions: Definitions; readonly now: number },
-): Promise<{ approval: ApprovalSummary; message: Message }> {
+): Promise<{
+  approval: ApprovalSummary;
+  message: Extract<Message, { kind: 'approve' | 'reject' }>;
+}> {
   const { session } = input;
   const open = approvalsOf(record);
   const chosen = input.approval ? open.find(({ id }) => id === input.approval) : open[0];

@@ -4,8 +4,9 @@ import { issuesOf, Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
 import { type SessionId, type ShardId, sessionIdSchema, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
+import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Entry } from '../core/session/conversation.ts';
-import type { Message } from '../core/session/messages.ts';
+import type { Message, MessageOf } from '../core/session/messages.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type SessionRecord, stateHashOf } from '../core/session/record.ts';
 import { type ApprovalSummary, summaryOf } from '../core/session/summary.ts';
@@ -13,7 +14,15 @@ import type { Archive } from '../ports/archive.ts';
 import type { ControlAnswer } from '../ports/control.ts';
 import type { Events } from '../ports/events.ts';
 import type { Tasks } from '../ports/tasks.ts';
-import { actSchema, approvalsOf, decideSchema, decisionOf } from './approvals.ts';
+import {
+  actSchema,
+  approvalsOf,
+  decidedOn,
+  decideSchema,
+  decisionOf,
+  firstDecision,
+  mustStand,
+} from './approvals.ts';
 import type { Definitions } from './definitions.ts';
 import { fold, historyOf } from './fold.ts';
 import { type HealthPorts, healthOf } from './health.ts';
@@ -62,7 +71,6 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       session: record.session,
       message,
     });
-    return settled(record, ports);
   };
   const act = (
     kind: 'pause' | 'resume' | 'halt',
@@ -72,7 +80,8 @@ export function controlHandlers(ports: ControlPorts): Handlers {
       const { record } = await find(session);
       const refusal = isAllowed(record);
       if (refusal) throw new Refused('NOT_NOW', `session ${session} ${refusal}`);
-      return summaryOf(await send(record, { kind, actor, reason }));
+      await send(record, { kind, actor, reason });
+      return summaryOf(await steered(kind, record, ports));
     });
 
   const decide = (kind: 'approve' | 'reject') =>
@@ -82,7 +91,8 @@ export function controlHandlers(ports: ControlPorts): Handlers {
         definitions: ports.definitions,
         now: ports.clock.now(),
       });
-      return { approval, session: summaryOf(await send(record, message)) };
+      await send(record, message);
+      return { approval, session: summaryOf(await decided(message, record, ports)) };
     });
 
   return {
@@ -166,15 +176,111 @@ async function findSession(
   );
 }
 
-/** Wait until the session has taken note (or 3 s have gone): the answer then shows what came of it. */
-async function settled(before: SessionRecord, ports: ControlPorts): Promise<SessionRecord> {
-  for (let waited = 0; waited < 30; waited += 1) {
-    await ports.clock.sleep(100);
-    const { record } = await findSession(before.session, ports);
-    if (record.version > before.version) return record;
+const heardWithinMs = 3_000; // how long an operator waits for what became of a message
+const lookMs = 100;
+
+/**
+ * Look at a session until it shows what became of a message, or `heardWithinMs` have gone.
+ *
+ * @param isDone  throws Refused when the message did not count
+ * @returns the last record that was seen, whether it is done or not
+ */
+async function watched(
+  before: SessionRecord,
+  ports: ControlPorts,
+  isDone: (record: SessionRecord, shard: ShardId) => boolean | Promise<boolean>,
+): Promise<{ record: SessionRecord; done: boolean }> {
+  let last = before;
+  for (let waited = 0; waited < heardWithinMs; waited += lookMs) {
+    await ports.clock.sleep(lookMs);
+    const { record, shard } = await findSession(before.session, ports);
+    // An older one comes of a store that lost its tail: it says nothing.
+    if (record.version <= before.version) continue;
+    last = record;
+    if (await isDone(record, shard)) return { record, done: true };
   }
-  return before;
+  return { record: last, done: false };
 }
+
+/** What each verb comes to; a session that goes on after a resume may have ended since. */
+const outcomes = {
+  pause: { wanted: ['paused'], over: ['parked', 'completed', 'failed', 'halted'] },
+  resume: { wanted: ['active', 'completed', 'failed'], over: ['halted'] },
+  halt: { wanted: ['halted'], over: ['completed', 'failed'] },
+} as const satisfies Record<string, Record<string, readonly SessionRecord['status'][]>>;
+
+/**
+ * Wait until a session is as it was asked to be.
+ *
+ * @throws Refused NOT_NOW when it came to something else, NOT_HEARD_YET when nothing has changed
+ */
+async function steered(
+  kind: 'pause' | 'resume' | 'halt',
+  before: SessionRecord,
+  ports: ControlPorts,
+): Promise<SessionRecord> {
+  const { wanted, over }: Record<string, readonly string[]> = outcomes[kind];
+  const { record, done } = await watched(
+    before,
+    ports,
+    ({ status }) => wanted!.includes(status) || over!.includes(status),
+  );
+  if (done && wanted!.includes(record.status)) return record;
+  // A halt that is heard always counts.
+  const isUnheard = !done && (kind === 'halt' || record.version === before.version);
+  if (isUnheard) throw notHeardYet(kind, record);
+  throw new Refused(
+    'NOT_NOW',
+    `session ${record.session} is ${record.status} now${record.reason ? ` (${record.reason})` : ''}: the ${kind} did not count, or was undone`,
+  );
+}
+
+/**
+ * Wait until an approval is decided.
+ *
+ * @throws Refused APPROVAL_DECIDED when another decision stands, APPROVAL_UNKNOWN when it was closed
+ *         without one, NOT_HEARD_YET
+ */
+async function decided(
+  message: MessageOf<'approve' | 'reject'>,
+  before: SessionRecord,
+  ports: ControlPorts,
+): Promise<SessionRecord> {
+  const { approval, kind } = message;
+  const { record, done } = await watched(before, ports, async (now, shard) => {
+    const decision =
+      decidedOn(now, approval) ??
+      (now.pending[approval] ? undefined : await decisionInLog(approval, now, shard, ports));
+    if (decision) mustStand(message, decision);
+    else if (!now.pending[approval])
+      throw new Refused(
+        'APPROVAL_UNKNOWN',
+        `approval ${approval} was closed before the ${kind} was heard: the session is ${now.status}${now.reason ? ` (${now.reason})` : ''}`,
+      );
+    return decision !== undefined;
+  });
+  if (!done) throw notHeardYet(kind, record);
+  return record;
+}
+
+/** Records of sessions that began with behaviour 1 keep no decisions: their mail does. */
+async function decisionInLog(
+  approval: string,
+  record: SessionRecord,
+  shard: ShardId,
+  ports: ControlPorts,
+) {
+  const { bundle } = await ports.definitions.get(record.revision);
+  if (behaviourOf(bundle) >= 2) return undefined;
+  const { mail } = await historyOf(shard, record.session, ports, record.position);
+  return firstDecision(mail, approval);
+}
+
+const notHeardYet = (kind: string, { session, status }: SessionRecord) =>
+  new Refused(
+    'NOT_HEARD_YET',
+    `session ${session} (${status}) has not heard of the ${kind} within ${heardWithinMs / 1_000} s: it is stored, and may still count`,
+  );
 
 /** As much of the end of a conversation as an answer may carry. */
 function lastOf(entries: readonly Entry[]): {
