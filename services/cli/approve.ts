@@ -1,6 +1,7 @@
 /** `understudy approve`: nothing is approved that was not looked at. */
 import { createInterface } from 'node:readline/promises';
 import { Refused } from '../core/errors.ts';
+import { approvalShown, escaped } from '../core/format.ts';
 import type { ApprovalSummary } from '../core/session/summary.ts';
 import { hint } from './failure.ts';
 import type { Terminal } from './terminal.ts';
@@ -130,5 +131,6 @@ export function decidedText(
     now.status === 'paused'
       ? hint(`, and hears of it when it goes on: understudy resume ${session}`)
       : '';
-  return `${word}: ${approval.tool} ${edited ?? approval.arguments}\n${session} is ${now.state}${later}`;
+  const { tool } = approvalShown(approval);
+  return `${word}: ${tool} ${escaped(edited ?? approval.arguments)}\n${session} is ${now.state}${later}`;
 }

@@ -1,6 +1,14 @@
 /** What the control API answers, as text for people. */
 
-import { age, cut, dollars, escaped, shown } from '../core/format.ts';
+import {
+  age,
+  approvalShown,
+  cut,
+  dollars,
+  escaped,
+  escapedLine,
+  indented,
+} from '../core/format.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
 import type { Health, Letter, Verdict, WholeLetter } from '../core/wire/control-answers.ts';
 import { type Check, checksOf } from '../core/wire/health-checks.ts';
@@ -28,7 +36,7 @@ export function sessionTable(sessions: readonly SessionSummary[], now: number): 
       one.session,
       one.tenant,
       one.state,
-      cut(one.waitingOn || one.reason || '-', 40),
+      cut(escapedLine(one.waitingOn || one.reason || '-'), 40),
       one.waitingOn ? age(now - one.since) : '-',
       `${one.steps}+${one.toolCalls}`,
       String(one.tokens),
@@ -43,11 +51,11 @@ export function approvalTable(approvals: readonly ApprovalSummary[], now: number
   const rows = approvals.map((one) => [
     one.session,
     one.id,
-    one.tool,
+    approvalShown(one).tool,
     one.hash.slice(0, 12),
     age(now - one.since),
     one.isDecided ? 'decided' : age(one.expiresAt - now),
-    escaped(shown(one.arguments)),
+    approvalShown(one).line,
   ]);
   const sessions = new Set(approvals.map(({ session }) => session));
   const session = sessions.size === 1 ? [...sessions][0] : '<session>';
@@ -59,27 +67,18 @@ export function approvalTable(approvals: readonly ApprovalSummary[], now: number
 
 /** One approval, all of it: who decides must see what. */
 export function approvalText(one: ApprovalSummary, now: number): string {
+  const { tool, whole } = approvalShown(one);
   const lines: [string, string][] = [
     ['approval', one.id],
     ['session', `${one.session} of tenant ${one.tenant}, agent ${one.agent}`],
-    ['tool', one.tool],
+    ['tool', tool],
     ['hash', one.hash],
     ['waits', age(now - one.since)],
     ['expires in', one.isDecided ? 'decided' : age(one.expiresAt - now)],
   ];
-  return [
-    ...lines.map(([name, value]) => `${name.padEnd(12)}${value}`),
-    'arguments',
-    escaped(indented(one.arguments)),
-  ].join('\n');
-}
-
-function indented(json: string): string {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
+  return [...lines.map(([name, value]) => `${name.padEnd(12)}${value}`), 'arguments', whole].join(
+    '\n',
+  );
 }
 
 interface Inspected {
@@ -147,7 +146,9 @@ export function inspectText(
     ],
     [
       'waiting on',
-      summary.waitingOn ? `${summary.waitingOn}, for ${age(now - summary.since)}` : 'nothing',
+      summary.waitingOn
+        ? `${escapedLine(summary.waitingOn)}, for ${age(now - summary.since)}`
+        : 'nothing',
     ],
     ['owner', isArchived ? 'archived' : `${owner ?? 'nobody'} (shard ${shard})`],
     ['spent', spentText(summary, record.context.limits)],
@@ -165,7 +166,7 @@ export function inspectText(
   for (const { decision, what, actor, reason, at } of record.decisions ?? [])
     lines.push([
       decision === 'approve' ? 'approved' : 'rejected',
-      `${what} by ${actor}, ${age(now - at)} ago${reason ? `: ${reason}` : ''}`,
+      `${escapedLine(what)} by ${actor}, ${age(now - at)} ago${reason ? `: ${reason}` : ''}`,
     ]);
   if (record.output !== undefined) lines.push(['output', cut(String(record.output), 400)]);
   const text = lines.map(([name, value]) => `${name.padEnd(12)}${value}`);
@@ -178,7 +179,7 @@ export function inspectText(
         pending.map(([id, note]) => [
           id,
           note.kind,
-          note.what,
+          cut(escapedLine(note.what), 200),
           age(now - note.since),
           age(note.deadlineAt - now),
         ]),
@@ -232,7 +233,7 @@ export function letterText(one: WholeLetter, now: number): string {
     ...headers.map((line, index): [string, string] => [index === 0 ? 'headers' : '', line]),
   ];
   return [
-    ...lines.map(([name, value]) => `${name.padEnd(12)}${escaped(value)}`),
+    ...lines.map(([name, value]) => `${name.padEnd(12)}${escapedLine(value)}`),
     one.isCut ? 'body (the beginning of it: the rest was too large to keep)' : 'body',
     escaped(indented(one.body)),
     '',

@@ -27,12 +27,47 @@ export const printable = (text: string): string =>
 const codeOf = (found: string): string =>
   `\\u{${found.codePointAt(0)!.toString(16).padStart(4, '0')}}`;
 
-/** Where somebody decides by what is shown, nothing hides: what is there and cannot be seen stands there by its number. */
+/**
+ * Kept: emoji, and letters, marks, digits, punctuation, symbols, the plain space and line ends.
+ * Among these the second class names those that look like nothing: fillers, blank signs, U+FFFC.
+ */
+const kept = /(\p{RGI_Emoji}|\r\n)/v.source;
+const unseen = /[^\p{L}\p{M}\p{N}\p{P}\p{S} \t\n]/v.source;
+const blank = /[\p{Default_Ignorable_Code_Point}\u2800\ufffc\u{13441}\u{13442}\u{16fe4}\u{1d159}]/v
+  .source;
+const hidden = new RegExp(`${kept}|${unseen}|${blank}`, 'gv');
+
+/**
+ * Text for who decides by what is shown: a character that cannot be seen is shown by its number.
+ * Lines and tabs stay; `escapedLine` is for what must stay on its line.
+ */
 export const escaped = (text: string): string =>
-  printable(text).replace(
-    /\p{Default_Ignorable_Code_Point}|\p{Cf}|[\u2028\u2029\u202f\u205f\u3000\u2000-\u200a\u00a0]/gu,
-    codeOf,
-  );
+  text.replace(hidden, (found, keep?: string) => keep ?? codeOf(found));
+
+export const escapedLine = (text: string): string => escaped(text).replace(/[\t\r\n]/g, codeOf);
+
+/**
+ * What others wrote of an approval, as people see it.
+ *
+ * @returns its tool; its arguments in one line of a list, shortened; the same whole
+ */
+export const approvalShown = (approval: {
+  readonly tool: string;
+  readonly arguments: string;
+}): { tool: string; line: string; whole: string } => ({
+  tool: escapedLine(approval.tool),
+  line: escapedLine(shown(approval.arguments)),
+  whole: escaped(indented(approval.arguments)),
+});
+
+/** JSON over several lines; what is not JSON stays as it is. */
+export function indented(json: string): string {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2);
+  } catch {
+    return json;
+  }
+}
 
 const shownMax = 60; // characters of a text in a list; numbers, names and what is cut are always shown
 

@@ -6,6 +6,7 @@ import { hasInfinity, parseJson } from '../core/json.ts';
 import { own } from '../core/keyed.ts';
 import type { AgentContext } from '../core/session/agent-context.ts';
 import type { Message } from '../core/session/messages.ts';
+import { questionCutLength } from '../core/session/pipeline.ts';
 import type { SessionRecord } from '../core/session/record.ts';
 import type { ApprovalSummary } from '../core/session/summary.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
@@ -43,8 +44,8 @@ export function approvalsOf(record: SessionRecord): ApprovalSummary[] {
         tenant: record.tenant,
         agent: record.agent,
         kind: approval?.kind ?? 'question',
-        tool: approval?.tool ?? note.what,
-        arguments: approval?.arguments ?? '',
+        tool: approval?.tool ?? 'question',
+        arguments: approval?.arguments ?? questionOf(note.what),
         // The record of a pipeline keeps no hash of its question: what is shown of it stands for it.
         hash: approval?.hash ?? sha256(`${id}\n${note.what}\n${note.deadlineAt}`),
         since: note.since,
@@ -54,6 +55,17 @@ export function approvalsOf(record: SessionRecord): ApprovalSummary[] {
     ];
   });
 }
+
+/** The question of a pipeline as arguments: whole, or it says that it may be longer. */
+const questionOf = (question: string): string =>
+  JSON.stringify(
+    question.length === questionCutLength
+      ? {
+          question,
+          note: `may be longer: its session keeps the first ${questionCutLength} characters`,
+        }
+      : { question },
+  );
 
 const isDecided = (record: SessionRecord, approval: string): boolean =>
   record.deferred.some(

@@ -1,6 +1,6 @@
 /** What waits for a person: the call as it would be made, and a decision about exactly this one. */
 import { useState } from 'preact/hooks';
-import { age, escaped } from '../../core/format.ts';
+import { age, approvalShown, indented } from '../../core/format.ts';
 import { type ApprovalSummary, act, at } from './api.ts';
 import { Ago, Deed, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
@@ -27,7 +27,11 @@ export function Approval({
   onDecided: () => void;
 }) {
   const [edited, setEdited] = useState<string>();
-  const { session, id, hash, tool } = approval;
+  const { session, id, hash } = approval;
+  const { tool, whole } = approvalShown(approval);
+  // A question is answered, not edited.
+  const isQuestion = approval.kind === 'question';
+  const [editWord, doneWord] = isQuestion ? ['answer', 'with this answer'] : ['edit', 'as edited'];
   const decide = (verb: 'approve' | 'reject') => async (reason: string) => {
     // The hash is of what is on the screen: a decision about a call that has changed since is refused.
     await act(`${at('sessions', session, 'approvals', id)}/${verb}`, {
@@ -48,26 +52,18 @@ export function Approval({
     </header>
     ${
       edited === undefined
-        ? html`<pre>${escaped(pretty(approval.arguments))}</pre>`
-        : html`<textarea aria-label="arguments" rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
-          <p class="hint">The edited arguments replace the old ones as a whole.</p>`
+        ? html`<pre>${whole}</pre>`
+        : html`${isQuestion ? html`<pre>${whole}</pre>` : null}<textarea aria-label=${isQuestion ? 'answer' : 'arguments'} rows=${Math.min(20, edited.split('\n').length + 1)} value=${edited} onInput=${(event: Event) => setEdited((event.target as HTMLTextAreaElement).value)}></textarea>
+          ${isQuestion ? null : html`<p class="hint">The edited arguments replace the old ones as a whole.</p>`}`
     }
     ${
       approval.isDecided
         ? html`<p class="hint">Somebody has decided it. The session is paused, and hears of it when it goes on.</p>`
         : html`<div class="deeds">
-      <${Deed} label=${edited === undefined ? 'approve' : 'approve as edited'} ask="Why? (recorded)" onDo=${decide('approve')} />
+      <${Deed} label=${edited === undefined ? 'approve' : `approve ${doneWord}`} ask="Why? (recorded)" onDo=${decide('approve')} />
       <${Deed} label="reject" isGrave ask="Why not? (the agent is told)" onDo=${decide('reject')} />
-      <button type="button" onClick=${() => setEdited(edited === undefined ? pretty(approval.arguments) : undefined)}>${edited === undefined ? 'edit' : 'leave as it was'}</button>
+      <button type="button" onClick=${() => setEdited(edited !== undefined ? undefined : isQuestion ? '' : indented(approval.arguments))}>${edited === undefined ? editWord : 'leave as it was'}</button>
     </div>`
     }
   </article>`;
-}
-
-function pretty(text: string): string {
-  try {
-    return JSON.stringify(JSON.parse(text), null, 2);
-  } catch {
-    return text;
-  }
 }

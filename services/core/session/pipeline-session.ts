@@ -10,7 +10,7 @@ import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
 import type { Transitioned } from './machine-host.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { paidFor } from './model-call.ts';
-import { type PipelineStep, readTransition } from './pipeline.ts';
+import { type PipelineStep, questionCutLength, readTransition } from './pipeline.ts';
 import { reserve, settled } from './pipeline-budget.ts';
 import type { PendingNote } from './record.ts';
 
@@ -114,7 +114,7 @@ export function applyToPipeline(
 }
 
 function noteDecision(draft: Draft, message: MessageOf<'approve' | 'reject'>): void {
-  const what = draft.record.pending[message.approval]?.what ?? '';
+  const what = (draft.record.pending[message.approval]?.what ?? '').slice(0, questionCutLength);
   draft.details = decisionOf(message, what);
   recordDecision(draft, message, what, draft.around.at);
 }

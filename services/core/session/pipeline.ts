@@ -155,6 +155,21 @@ function asStored({ context, output, timers, started }: Held, { bundle }: Surrou
   return held;
 }
 
+/** Characters of a question that records keep before behaviour 3; since then they keep all of it. */
+export const questionCutLength = 200;
+
+/**
+ * Who decides must see all of a question: one that no answer could show is not asked.
+ *
+ * @throws Refused (INVOKE_INPUT)
+ */
+function mustFitApproval(invoke: string, question: string): void {
+  const bytes = Buffer.byteLength(JSON.stringify(question));
+  if (bytes <= limits.answerBytesMax) return;
+  const most = `an approval shows ${limits.answerBytesMax}`;
+  throw new Refused('INVOKE_INPUT', `the question of ${invoke} has ${bytes} bytes; ${most}`);
+}
+
 /** Bound of a prompt's tokens: one for each byte, instructions and framing included (behaviour 2). */
 function promptTokensOf(prompt: string, bundle: Bundle): number {
   const bytes = Buffer.byteLength(prompt);
@@ -282,15 +297,18 @@ function effectOf(
       const expiresMs =
         (typeof wanted === 'string' ? undefined : wanted.expiresMs) ?? limits.approvalExpiryMs;
       const deadlineAt = around.at + expiresMs;
+      const beginning = question.slice(0, questionCutLength);
+      const isWhole = behaviourOf(bundle) >= 3;
+      if (isWhole) mustFitApproval(invoke, question);
       return withNote(
         {
           kind: 'askHuman',
           ...common,
           deadlineAt,
-          tool: question.slice(0, 200),
+          tool: beginning,
           hash: approvalHash('human', canonicalText(question), deadlineAt),
         },
-        question.slice(0, 200),
+        isWhole ? question : beginning,
       );
     }
   }

@@ -39,6 +39,8 @@ export interface ApprovalSummary {
   readonly isDecided: boolean;
 }
 
+const whatMax = 200; // characters: a question may be long, and lists carry many sessions
+
 /** Nothing outside is awaited: its own next timer, or a message. */
 function timerOf({ timers }: SessionRecord): string {
   const due = Math.min(...Object.values(timers).map(({ dueAt }) => dueAt));
@@ -61,7 +63,7 @@ export function summaryOf(record: SessionRecord): SessionSummary {
   } as const;
   const waitingOn =
     record.status === 'active'
-      ? notes.map((note) => `${words[note.kind]} ${note.what}`).join(', ')
+      ? notes.map((note) => `${words[note.kind]} ${note.what.slice(0, whatMax)}`).join(', ')
       : '';
   return {
     session: record.session,
