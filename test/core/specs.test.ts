@@ -9,6 +9,7 @@ import { limits } from '../../services/core/limits.ts';
 import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import type { SpecText } from '../../services/ports/specs.ts';
 import { addressOf } from '../../services/runtime/intake.ts';
+import { withLastGood } from '../../services/runtime/last-good.ts';
 import { eventually } from '../support/eventually.ts';
 
 const desk = join(import.meta.dirname, '../../examples/refund-desk/agents');
@@ -379,6 +380,140 @@ describe('specs that change', () => {
     expect([...(await specs.load()).catalog.agents.keys()]).toEqual(['a']);
     delete maps.texts['a.yaml'];
     expect([...(await specs.load()).catalog.agents.keys()]).toEqual([]);
+  });
+});
+
+describe('a name that is defined twice', () => {
+  const envelope = (kind: string, name: string, spec: string) =>
+    `apiVersion: understudy.dev/v1\nkind: ${kind}\nmetadata: { name: ${name} }\nspec: { ${spec} }\n`;
+  const agent = (name: string, more = '') =>
+    envelope('Agent', name, `instructions: i, model: m${more}`);
+  const price = 'price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 }';
+  const model = envelope('Model', 'm', `model: x, ${price}`);
+  const start = (texts: Record<string, string>) => {
+    const specs = specsOf(
+      [
+        {
+          read: async () => new Map(Object.entries(texts).sort()),
+          follow: () => ({ stop: () => undefined }),
+        },
+      ],
+      ['.'],
+    );
+    const look = async () => {
+      const loaded = await specs.load();
+      const found = loaded.catalog.agents.get('a' as AgentName);
+      return {
+        ...loaded,
+        temperature: found?.bundle.agent.temperature,
+        told: loaded.problems.map(({ file, message }) => `${file} ${message}`),
+      };
+    };
+    return { texts, look };
+  };
+  const stays = (file: string, place: string) =>
+    `${file} Agent a is defined twice: it stays as in ${place}`;
+
+  test('keeps the definition that ran, and the new file is reported, whatever it is called', async () => {
+    const { texts, look } = start({ 'f.yaml': agent('a'), 'm.yaml': model });
+    await look();
+    texts['b.yaml'] = `${agent('a', ', temperature: 1')}---\n${agent('other')}`;
+    texts['z.yaml'] = agent('a', ', temperature: 2');
+    for (let times = 0; times < 2; times += 1) {
+      const { temperature, told, catalog } = await look();
+      expect(temperature).toBe(0);
+      expect(told).toEqual([stays('b.yaml:3', 'f.yaml:3'), stays('z.yaml:3', 'f.yaml:3')]);
+      expect([...catalog.agents.keys()].sort()).toEqual(['a', 'other']);
+    }
+  });
+
+  test('goes on changing in the file that it came from', async () => {
+    const { texts, look } = start({ 'f.yaml': agent('a'), 'm.yaml': model });
+    await look();
+    texts['b.yaml'] = agent('a', ', temperature: 1');
+    await look();
+    texts['f.yaml'] = agent('a', ', temperature: 2');
+    expect(await look()).toMatchObject({ temperature: 2, told: [stays('b.yaml:3', 'f.yaml:3')] });
+  });
+
+  test('stays what it was while the document that it came from is broken', async () => {
+    const broken = [agent('a', ', modle: y'), `${agent('a')}: [`];
+    for (const text of broken) {
+      const { texts, look } = start({ 'f.yaml': agent('a'), 'm.yaml': model });
+      await look();
+      texts['f.yaml'] = text;
+      texts['b.yaml'] = agent('a', ', temperature: 1');
+      const { temperature, told } = await look();
+      expect(temperature).toBe(0);
+      expect(told).toHaveLength(2);
+      expect(told.map((one) => one.slice(0, 6)).sort()).toEqual(['b.yaml', 'f.yaml']);
+    }
+  });
+
+  test('moves to another file when the first has it no more', async () => {
+    const { texts, look } = start({ 'f.yaml': agent('a'), 'm.yaml': model });
+    await look();
+    texts['b.yaml'] = agent('a', ', temperature: 1');
+    await look();
+    delete texts['f.yaml'];
+    expect(await look()).toMatchObject({ temperature: 1, told: [] });
+    texts['f.yaml'] = agent('a');
+    expect(await look()).toMatchObject({ temperature: 1, told: [stays('f.yaml:3', 'b.yaml:3')] });
+  });
+
+  test('is not added to a file that was good: all of that file stays what it was', async () => {
+    const { texts, look } = start({ 'f.yaml': agent('a'), 'b.yaml': agent('b'), 'm.yaml': model });
+    await look();
+    texts['b.yaml'] = `${agent('b', ', temperature: 1')}---\n${agent('a', ', temperature: 1')}`;
+    const { temperature, catalog, told } = await look();
+    expect(temperature).toBe(0);
+    expect(catalog.agents.get('b' as AgentName)?.bundle.agent.temperature).toBe(0);
+    expect(told).toEqual([stays('b.yaml:8', 'f.yaml:3')]);
+  });
+
+  test('is not taken at a start, each place is reported, and the agent runs as it last ran', async () => {
+    const ran = (await start({ 'f.yaml': agent('a'), 'm.yaml': model }).look()).catalog.agents.get(
+      'a' as AgentName,
+    )!;
+    const loaded = await start({
+      'b.yaml': agent('a', ', temperature: 1'),
+      'f.yaml': agent('a'),
+      'm.yaml': model,
+    }).look();
+    expect(loaded.catalog.agents.size).toBe(0);
+    expect(loaded.told).toEqual([
+      'b.yaml:3 Agent a is defined twice, also in f.yaml:3: none of them is taken',
+      'f.yaml:3 Agent a is defined twice, also in b.yaml:3: none of them is taken',
+    ]);
+    const known = await withLastGood(loaded, {
+      lastBundles: async () => new Map([['a' as AgentName, ran]]),
+    });
+    expect(known.catalog.agents.get('a' as AgentName)).toEqual(ran);
+    expect(known.lastGood).toEqual(new Set(['a']));
+  });
+
+  test('is not taken at a start where its other document is refused', async () => {
+    const { catalog, told } = await start({
+      'b.yaml': agent('a', ', temperature: 1'),
+      'f.yaml': agent('a', ', modle: y'),
+      'm.yaml': model,
+    }).look();
+    expect(catalog.agents.size).toBe(0);
+    expect(told).toContain(
+      'b.yaml:3 Agent a is defined twice, and its other document is refused: none of them is taken',
+    );
+  });
+
+  test('is not taken at a start in one file, nor are the agents that need it; a tenant waits', async () => {
+    const tenant = envelope('Tenant', 'acme', '');
+    const { catalog, told, unsure } = await start({
+      'all.yaml': [agent('a'), model, model, tenant].join('---\n'),
+      't.yaml': tenant,
+    }).look();
+    expect([catalog.agents.size, catalog.tenants.size]).toEqual([0, 0]);
+    expect(told).toContain('all.yaml:4 Agent a needs the model m, which is defined twice');
+    expect(told.filter((one) => one.includes('Model m is defined twice'))).toHaveLength(2);
+    expect([...unsure.names]).toEqual(expect.arrayContaining(['a', 'acme']));
   });
 });
 

@@ -69,13 +69,15 @@ export const foldersTexts = (directories: readonly string[]): SpecTexts[] =>
   );
 
 /**
- * Make a catalog of texts. A text that was good and is broken now stays what it was: the others go on with it.
+ * Make a catalog of texts. A text that was good and is broken now stays what it was: the others go
+ * on with it. A name that is defined twice stays what it was.
  *
  * @param directories  where the modules of users' own machines lie: the first that has one counts
  */
 export function specsOf(sources: readonly SpecTexts[], directories: readonly string[]): Specs {
   const good = new Map<string, SpecText>();
   const refused = new Map<string, string>();
+  let homes: ReadonlyMap<string, string> = new Map();
 
   const load = async (): Promise<LoadedSpecs> => {
     const texts = new Map<string, { text: SpecText; source: SpecTexts }>();
@@ -84,8 +86,8 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
     for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
     for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
     const current = new Map([...texts].map(([name, { text }]) => [name, text]));
-    let built = await build(current, directories);
-    const { problems } = built;
+    let built = await build(current, directories, homes);
+    let { problems } = built;
     const broken = new Set(
       problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)),
     );
@@ -96,8 +98,16 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
         current.set(name, text);
         if (typeof text === 'string') for (const one of namesIn(text)) lastGood.add(one);
       }
-      built = await build(current, directories);
+      built = await build(current, directories, homes);
+      // What it says of texts as they are now; the first look has said what is wrong with the others.
+      const placeOf = ({ file, field }: SpecProblem) => `${file} ${field}`;
+      const told = new Set(problems.map(placeOf));
+      const more = built.problems.filter(
+        (one) => !broken.has(fileOf(one)) && !told.has(placeOf(one)),
+      );
+      problems = [...problems, ...more];
     }
+    homes = new Map([...homes, ...built.homes]);
     const wrong = new Set(built.problems.map(fileOf));
     for (const [name, text] of current) if (!wrong.has(name)) good.set(name, text);
     for (const [name, { text, source }] of texts) {
@@ -180,7 +190,8 @@ const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 async function build(
   texts: ReadonlyMap<string, SpecText>,
   directories: readonly string[],
-): Promise<Omit<LoadedSpecs, 'unsure' | 'lastGood'>> {
+  homes: ReadonlyMap<string, string>,
+): Promise<Pick<ReturnType<typeof catalogOf>, 'catalog' | 'problems' | 'homes'>> {
   const documents: SourceDocument[] = [];
   const refused = new Set<string>();
   const problems: SpecProblem[] = [];
@@ -203,6 +214,7 @@ async function build(
             .slice(0, 16);
           documents.push({ document, file, lineOf, machineHash: hash });
         } catch {
+          refused.add(`Agent ${document.metadata.name}`);
           problems.push({
             file,
             field: 'spec.machine',
@@ -212,8 +224,8 @@ async function build(
       } else documents.push({ document, file, lineOf });
     }
   }
-  const built = catalogOf(documents, refused);
-  return { catalog: built.catalog, problems: [...problems, ...built.problems] };
+  const built = catalogOf(documents, refused, homes);
+  return { ...built, problems: [...problems, ...built.problems] };
 }
 
 export interface ParsedSpec {

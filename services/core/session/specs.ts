@@ -203,7 +203,6 @@ export function revisionOf(bundle: Bundle): Revision {
   return sha256(canonicalize(bundle) ?? '').slice(0, 16) as Revision;
 }
 
-/** What is wrong with a document, with the name of the file that holds it. */
 /** A document, and where it stands. */
 export interface SourceDocument {
   readonly document: SpecDocument;
@@ -213,6 +212,7 @@ export interface SourceDocument {
   readonly lineOf?: ((path: readonly (string | number)[]) => number) | undefined;
 }
 
+/** What is wrong with a document, with the name of the file that holds it. */
 export interface SpecProblem {
   readonly file: string;
   readonly field: string;
@@ -221,34 +221,45 @@ export interface SpecProblem {
 
 /**
  * Put documents together into a catalog. An agent that names what is not there is left out and
- * reported; the others stand.
+ * reported; the others stand. Of a name that is defined twice the definition of the file that it
+ * came from before stays; where no file is known for it, none is taken, and each is reported.
  *
  * @param refused  documents that are there and broken, as `Tool pay`: they are not missing
+ * @param homes  the files that definitions came from before, by `Tool pay`
+ * @returns with the files that definitions come from now
  */
 export function catalogOf(
   documents: readonly SourceDocument[],
   refused: ReadonlySet<string> = new Set(),
+  homes: ReadonlyMap<string, string> = new Map(),
 ): {
   catalog: Catalog;
   problems: SpecProblem[];
+  homes: ReadonlyMap<string, string>;
 } {
   const problems: SpecProblem[] = [];
-  const absent = (kind: string, name: string): string =>
-    refused.has(`${kind} ${name}`) ? `and its document is refused` : `and there is no such ${kind}`;
+  const homesNow = new Map<string, string>();
+  const doubled = new Set<string>();
+  const absent = (kind: string, name: string): string => {
+    if (doubled.has(`${kind} ${name}`)) return 'which is defined twice';
+    if (refused.has(`${kind} ${name}`)) return 'and its document is refused';
+    return `and there is no such ${kind}`;
+  };
   const byKind = <Kind extends SpecDocument['kind']>(kind: Kind) => {
     type Spec = Extract<SpecDocument, { kind: Kind }>['spec'];
     const found = new Map<string, Omit<SourceDocument, 'document'> & { readonly spec: Spec }>();
-    for (const source of documents) {
-      const { document, ...rest } = source;
-      if (document.kind !== kind) continue;
-      const { name } = document.metadata;
-      if (found.has(name))
-        problems.push({
-          file: placeIn(source, ['metadata', 'name']),
-          field: 'metadata.name',
-          message: `${kind} ${name} is defined twice`,
-        });
-      else found.set(name, { ...rest, spec: (document as { spec: unknown }).spec as Spec });
+    const ofKind = documents.filter(({ document }) => document.kind === kind);
+    const byName = Map.groupBy(ofKind, ({ document }) => document.metadata.name);
+    for (const [name, sources] of byName) {
+      const key = `${kind} ${name}`;
+      const chosen = chosenOf(sources, homes.get(key), refused.has(key));
+      if (chosen) {
+        const { document, ...rest } = chosen;
+        found.set(name, { ...rest, spec: (document as { spec: unknown }).spec as Spec });
+        homesNow.set(key, chosen.file);
+      } else doubled.add(key);
+      for (const source of sources)
+        if (source !== chosen) problems.push(doubleOf(source, key, sources, chosen));
     }
     return found;
   };
@@ -267,10 +278,11 @@ export function catalogOf(
     if (ready) return ready;
     const source = agents.get(name);
     if (!source) {
-      const isRefused = refused.has(`Agent ${name}`);
-      const message = isRefused
-        ? `the document of Agent ${name} is refused`
-        : `there is no Agent ${name}`;
+      const message = doubled.has(`Agent ${name}`)
+        ? `Agent ${name} is defined twice`
+        : refused.has(`Agent ${name}`)
+          ? `the document of Agent ${name} is refused`
+          : `there is no Agent ${name}`;
       problems.push({ file: neededBy, field: 'spec.agents', message });
       return undefined;
     }
@@ -357,7 +369,41 @@ export function catalogOf(
       tenants: new Map([...tenants].map(([name, { spec }]) => [name, spec])),
     },
     problems: dedupe(problems),
+    homes: homesNow,
   };
+}
+
+/**
+ * The definition of a name that counts.
+ *
+ * @param home  the file that it came from before
+ * @param isRefused  there is a broken document of this name as well
+ */
+function chosenOf(
+  sources: readonly SourceDocument[],
+  home: string | undefined,
+  isRefused: boolean,
+): SourceDocument | undefined {
+  const atHome = sources.filter(({ file }) => file === home);
+  if (atHome.length === 1) return atHome[0];
+  return sources.length === 1 && !isRefused ? sources[0] : undefined;
+}
+
+/** What is wrong with a definition that is not taken, because there is another. */
+function doubleOf(
+  source: SourceDocument,
+  key: string,
+  sources: readonly SourceDocument[],
+  chosen: SourceDocument | undefined,
+): SpecProblem {
+  const path = ['metadata', 'name'];
+  const others = sources.filter((one) => one !== source).map((one) => placeIn(one, path));
+  const message = chosen
+    ? `${key} is defined twice: it stays as in ${placeIn(chosen, path)}`
+    : others.length > 0
+      ? `${key} is defined twice, also in ${others.join(', ')}: none of them is taken`
+      : `${key} is defined twice, and its other document is refused: none of them is taken`;
+  return { file: placeIn(source, path), field: 'metadata.name', message };
 }
 
 const placeIn = (
