@@ -28,9 +28,9 @@ const nexts: Readonly<Record<string, string>> = {
   APPROVAL_HASH_NEEDED: 'understudy approvals <session> shows it whole, with its hash',
   APPROVAL_CHANGED: 'understudy approvals shows what is asked now',
   APPROVAL_DECIDED:
-    'understudy inspect <session> shows what was decided; a paused one goes on with understudy resume',
+    'understudy inspect <session> shows the decision; if it is paused: understudy resume <session>',
   NOT_HEARD_YET:
-    'understudy inspect <session> shows what came of it; understudy doctor, whether its shard has an owner',
+    'understudy inspect <session> shows what came of it; if nothing does: understudy doctor',
   DEAD_LETTER_UNKNOWN: 'understudy dlq lists them',
   AGENT_UNKNOWN:
     'run it again with a name that is known (understudy doctor), or add the agent and requeue',

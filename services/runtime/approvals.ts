@@ -62,7 +62,7 @@ const questionOf = (question: string): string =>
     question.length === questionCutLength
       ? {
           question,
-          note: `may be longer: its session keeps the first ${questionCutLength} characters`,
+          note: `may be cut: its session keeps the first ${questionCutLength} characters`,
         }
       : { question },
   );
@@ -108,9 +108,10 @@ export function mustStand(
   const isSame = mine.reason === reason || (reason.length >= 500 && mine.reason.startsWith(reason));
   if (decision === mine.kind && actor === mine.actor && isSame) return;
   const what = decision === 'approve' ? 'approved' : 'rejected';
+  const why = reason ? `: ${reason}` : '';
   throw new Refused(
     'APPROVAL_DECIDED',
-    `approval ${mine.approval} was decided first by ${actor}, who ${what} it${reason ? `: ${reason}` : ''}`,
+    `approval ${mine.approval} was decided first by ${actor}, who ${what} it${why}`,
   );
 }
 

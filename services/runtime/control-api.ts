@@ -231,14 +231,14 @@ async function steered(
   if (isUnheard) throw notHeardYet(kind, record);
   throw new Refused(
     'NOT_NOW',
-    `session ${record.session} is ${record.status} now${record.reason ? ` (${record.reason})` : ''}: the ${kind} did not count, or was undone`,
+    `session ${record.session} ${standing(record)}: the ${kind} did not count, or was undone`,
   );
 }
 
 /**
  * Wait until an approval is decided.
  *
- * @throws Refused APPROVAL_DECIDED when another decision stands, APPROVAL_UNKNOWN when it was closed
+ * @throws Refused APPROVAL_DECIDED when another decision stands, APPROVAL_UNKNOWN when it closed
  *         without one, NOT_HEARD_YET
  */
 async function decided(
@@ -255,7 +255,7 @@ async function decided(
     else if (!now.pending[approval])
       throw new Refused(
         'APPROVAL_UNKNOWN',
-        `approval ${approval} was closed before the ${kind} was heard: the session is ${now.status}${now.reason ? ` (${now.reason})` : ''}`,
+        `approval ${approval} closed before the ${kind} was heard: the session ${standing(now)}`,
       );
     return decision !== undefined;
   });
@@ -276,10 +276,13 @@ async function decisionInLog(
   return firstDecision(mail, approval);
 }
 
+const standing = ({ status, reason }: SessionRecord): string =>
+  `is ${status} now${reason ? ` (${reason})` : ''}`;
+
 const notHeardYet = (kind: string, { session, status }: SessionRecord) =>
   new Refused(
     'NOT_HEARD_YET',
-    `session ${session} (${status}) has not heard of the ${kind} within ${heardWithinMs / 1_000} s: it is stored, and may still count`,
+    `session ${session} (${status}) did not hear the ${kind} within ${heardWithinMs} ms; it may yet`,
   );
 
 /** As much of the end of a conversation as an answer may carry. */

@@ -54,7 +54,7 @@ test('before behaviour 3 a question that may be cut says so', () => {
   const [approval] = approvalsOf(talk.record!);
   expect(JSON.parse(approval!.arguments)).toEqual({
     question: long.slice(0, 200),
-    note: expect.stringContaining('may be longer'),
+    note: expect.stringContaining('may be cut'),
   });
 });
 

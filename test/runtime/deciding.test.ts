@@ -131,7 +131,7 @@ test('an approval that a halt closed first is told as closed', async () => {
   const { approve, act } = await waitingSession();
   const [halted, approved] = await Promise.all([act('halt'), approve('bob')]);
   expect([codeOf(halted), codeOf(approved)]).toEqual(['ok', 'APPROVAL_UNKNOWN']);
-  expect(messageOf(approved)).toMatch(/the session is halted \(halted by ann\)/);
+  expect(messageOf(approved)).toMatch(/the session is halted now \(halted by ann\)/);
 });
 
 test('of a pause and a halt at once the pause is told that the session is halted', async () => {

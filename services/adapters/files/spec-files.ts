@@ -99,7 +99,7 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
         if (typeof text === 'string') for (const one of namesIn(text)) lastGood.add(one);
       }
       built = await build(current, directories, homes);
-      // What it says of texts as they are now; the first look has said what is wrong with the others.
+      // Of texts that were not put back: the first look has said what is wrong with the others.
       const placeOf = ({ file, field }: SpecProblem) => `${file} ${field}`;
       const told = new Set(problems.map(placeOf));
       const more = built.problems.filter(

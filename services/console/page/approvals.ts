@@ -32,6 +32,7 @@ export function Approval({
   // A question is answered, not edited.
   const isQuestion = approval.kind === 'question';
   const [editWord, doneWord] = isQuestion ? ['answer', 'with this answer'] : ['edit', 'as edited'];
+  const blank = isQuestion ? '' : indented(approval.arguments);
   const decide = (verb: 'approve' | 'reject') => async (reason: string) => {
     // The hash is of what is on the screen: a decision about a call that has changed since is refused.
     await act(`${at('sessions', session, 'approvals', id)}/${verb}`, {
@@ -62,7 +63,7 @@ export function Approval({
         : html`<div class="deeds">
       <${Deed} label=${edited === undefined ? 'approve' : `approve ${doneWord}`} ask="Why? (recorded)" onDo=${decide('approve')} />
       <${Deed} label="reject" isGrave ask="Why not? (the agent is told)" onDo=${decide('reject')} />
-      <button type="button" onClick=${() => setEdited(edited !== undefined ? undefined : isQuestion ? '' : indented(approval.arguments))}>${edited === undefined ? editWord : 'leave as it was'}</button>
+      <button type="button" onClick=${() => setEdited(edited === undefined ? blank : undefined)}>${edited === undefined ? editWord : 'leave as it was'}</button>
     </div>`
     }
   </article>`;

@@ -155,7 +155,7 @@ function asStored({ context, output, timers, started }: Held, { bundle }: Surrou
   return held;
 }
 
-/** Characters of a question that records keep before behaviour 3; since then they keep all of it. */
+/** Characters of a question that records keep before behaviour 3; since then they keep it whole. */
 export const questionCutLength = 200;
 
 /**
