@@ -6,6 +6,7 @@
  * A2  Free are a connection that was never made and a complete refusal (4xx, 503) before any
  *     output.
  * A3  A further try is made only while the session's budget covers the most that it can come to.
+ * A4  Each try is noted before it is made: whoever follows a gateway that died counts them all.
  */
 import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf, type Price } from '../core/budget/budget.ts';
@@ -21,24 +22,36 @@ type Spec = Bundle['models'][number];
 /** What the tries of one call have cost, and what they may. */
 export class CallSpending {
   readonly #effect: CallModel;
+  /** The most that a try of a gateway that tells nothing can have cost. */
+  readonly #dearest: Paid;
   #tokens = 0;
   #costMicros = 0;
   /** Tries that were made by this process. */
   attempts = 0;
 
-  /** @param mayHaveBegun  another gateway may have made a try, and died in it */
-  constructor(effect: CallModel, models: readonly Spec[], mayHaveBegun: boolean) {
+  /** @param triesOfOthers  that may have been made: before this one, or beside it */
+  constructor(effect: CallModel, models: readonly Spec[], triesOfOthers: number) {
     this.#effect = effect;
-    if (!mayHaveBegun) return;
     const bounds = models.map((spec) => this.#boundOf(spec.price));
-    this.#add({
+    this.#dearest = {
       tokens: effect.tokensReserved,
       costMicros: Math.max(0, ...bounds.map(({ costMicros }) => costMicros)),
-    });
+    };
+    this.othersTried(triesOfOthers);
   }
 
+  /** Never more than the session has put aside for this call. */
   get paid(): Paid {
-    return { tokens: this.#tokens, costMicros: this.#costMicros };
+    const { budget } = this.#effect;
+    return {
+      tokens: Math.min(this.#tokens, budget?.tokens ?? Number.MAX_SAFE_INTEGER),
+      costMicros: Math.min(this.#costMicros, budget?.costMicros ?? Number.MAX_SAFE_INTEGER),
+    };
+  }
+
+  othersTried(count: number): void {
+    const { tokens, costMicros } = this.#dearest;
+    this.#add({ tokens: count * tokens, costMicros: count * costMicros });
   }
 
   /** May another try be made at this price? A session of an earlier version sets no bound. */
@@ -101,10 +114,12 @@ export interface Asking {
   readonly onText?: ((text: string) => void) | undefined;
   /** Told when a provider is asked, and when it has answered. */
   readonly onAsking: (isAsking: boolean) => void;
+  /** Before each try but the first, which was noted with the claim. @throws Unavailable */
+  readonly noteTry: () => Promise<void>;
 }
 
 export async function askAll(
-  { effect, prompt, models, spending, signal, onText, onAsking }: Asking,
+  { effect, prompt, models, spending, signal, onText, onAsking, noteTry }: Asking,
   { model, clock }: { readonly model: Model; readonly clock: Clock },
 ): Promise<Asked> {
   let last: Failure = {
@@ -119,6 +134,7 @@ export async function askAll(
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       isTooDear = !spending.allows(spec);
       if (isTooDear) break;
+      if (spending.attempts > 0) await noteTry();
       spending.attempts += 1;
       onAsking(true);
       const outcome = await model

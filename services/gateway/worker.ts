@@ -43,10 +43,24 @@ export interface GatewayPorts {
   readonly onText?: (tenant: string, session: string, text: string) => void;
 }
 
+/** A call that is claimed here. */
+interface Claimed {
+  readonly shard: ShardId;
+  /** Tries that were noted before ours. */
+  readonly triesBefore: number;
+  readonly spending: CallSpending | undefined;
+  /** When it was certainly ours last, epoch ms. */
+  oursAt: number;
+  /** Another took it: it calls, too. */
+  isContested: boolean;
+  /** Tries of others beside ours that the spending has. */
+  othersCounted: number;
+}
+
 /** Who performs, and which calls are claimed in its name. */
 interface Self {
   readonly gateway: string;
-  readonly claimed: Map<EffectId, ShardId>;
+  readonly claimed: Map<EffectId, Claimed>;
   /** Calls that are being made: their answers may come at any moment. */
   asking: number;
 }
@@ -56,7 +70,7 @@ export async function startGateway(
   ports: GatewayPorts,
   concurrency: number = limits.performMax,
 ): Promise<Taking> {
-  const { effects, calls, clock, telemetry } = ports;
+  const { effects, clock, telemetry } = ports;
   const self: Self = { gateway, claimed: new Map(), asking: 0 };
   const taking = await effects.take(
     modelPool,
@@ -92,7 +106,8 @@ export async function startGateway(
           code,
           `the gateway failed at this call: ${cause.slice(0, 200)}`,
         );
-        await mail(effect, signal, failedMessage(effect, failure, begun.spending), self, ports);
+        const message = failedMessage(effect, failure, begun.spending);
+        await mail(effect, signal, async () => message, self, ports);
         return true;
       }
     },
@@ -101,8 +116,8 @@ export async function startGateway(
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
   const renewing = clock.every(limits.effectHeartbeatMs, () => {
-    for (const [effect, shard] of self.claimed)
-      calls.renew(shard, effect, gateway, limits.effectAckWaitMs).catch(() => undefined);
+    for (const [effect, claimed] of self.claimed)
+      renew(effect, claimed, self, ports).catch(() => undefined);
   });
   return {
     ...taking,
@@ -111,6 +126,52 @@ export async function startGateway(
       await taking.stop();
     },
   };
+}
+
+/** @returns how many tries are known now. @throws Unavailable */
+async function renew(
+  effect: EffectId,
+  claimed: Claimed,
+  { gateway }: Self,
+  { calls, clock }: GatewayPorts,
+): Promise<number> {
+  const asked = clock.now();
+  const known = triesOf(claimed);
+  const { shard } = claimed;
+  const { isOurs, tries } = await calls.renew(
+    shard,
+    effect,
+    gateway,
+    limits.effectAckWaitMs,
+    known,
+  );
+  if (isOurs) claimed.oursAt = asked;
+  else claimed.isContested = true;
+  return tries;
+}
+
+const triesOf = ({ triesBefore, spending }: Claimed): number =>
+  triesBefore + Math.max(1, spending?.attempts ?? 0);
+
+/**
+ * Whoever took the call from us meanwhile calls, too, and of two answers only the first is heard: it
+ * carries what both may have cost.
+ */
+async function countOthers(
+  effect: EffectId,
+  claimed: Claimed,
+  self: Self,
+  ports: GatewayPorts,
+): Promise<void> {
+  const { spending, oursAt } = claimed;
+  const isSure = ports.clock.now() - oursAt < limits.effectAckWaitMs;
+  if (!spending || (!claimed.isContested && isSure)) return;
+  // Where nobody can say, another may be at it.
+  const noted = await renew(effect, claimed, self, ports).catch(() => undefined);
+  const least = noted === undefined || claimed.isContested ? 1 : 0;
+  const others = Math.max(least, (noted ?? 0) - triesOf(claimed));
+  spending.othersTried(Math.max(0, others - claimed.othersCounted));
+  claimed.othersCounted = Math.max(others, claimed.othersCounted);
 }
 
 /** What all tries cost goes along: those before this gateway's too. */
@@ -137,18 +198,24 @@ async function perform(
   const { calls, shards, telemetry } = ports;
   const { gateway, claimed } = self;
   const shard = shardOf(effect.tenant, effect.session, shards);
-  const entries = await calls.claim(
+  const asked = ports.clock.now();
+  const claim = await calls.claim(
     { shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to },
     gateway,
     limits.effectAckWaitMs,
   );
   // Halted, timed out, answered already; or the store lost it and the fold has not come to it again.
-  if (entries === 'settled') return false;
-  if (entries === 'held')
+  if (claim === 'settled') return false;
+  if (claim === 'held')
     throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000, true);
 
   const from = performance.now();
-  claimed.set(effect.id, shard);
+  const { entries } = claim;
+  // An earlier version notes no tries, and a store that lost its notes was built again since.
+  const isDoubtful = isRedelivered || effect.isOfferedAgain === true;
+  const triesBefore = Math.max(claim.triesBefore, isDoubtful ? 1 : 0);
+  const open = { shard, triesBefore, oursAt: asked, isContested: false, othersCounted: 0 };
+  claimed.set(effect.id, { ...open, spending: undefined });
   try {
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
@@ -157,20 +224,24 @@ async function perform(
         code: 'REVISION_UNKNOWN',
         message: `no bundle of revision ${effect.revision}`,
       };
-      await mail(effect, signal, failedMessage(effect, failure, undefined), self, ports);
+      const message = failedMessage(effect, failure, undefined);
+      await mail(effect, signal, async () => message, self, ports);
       return true;
     }
     await throttle(effect, ports);
     const { models } = bundle;
-    const spending = new CallSpending(effect, models, isRedelivered);
+    const spending = new CallSpending(effect, models, triesBefore);
     begun.spending = spending;
+    const mine: Claimed = { ...open, oursAt: claimed.get(effect.id)?.oursAt ?? asked, spending };
+    claimed.set(effect.id, mine);
     const { onText: tell } = ports;
     const onText = tell && ((text: string) => tell(effect.tenant, effect.session, text));
     const onAsking = (isAsking: boolean) => {
       self.asking += isAsking ? 1 : -1;
     };
     const prompt = promptOf(effect, bundle, entries);
-    const asking = { effect, prompt, models, spending, signal, onText, onAsking };
+    const noteTry = () => calls.noteTry(shard, effect.id);
+    const asking = { effect, prompt, models, spending, signal, onText, onAsking, noteTry };
     const { outcome, model } = await askAll(asking, ports);
     if (signal.aborted) return false; // nobody waits any more
     const { attempts } = spending;
@@ -182,13 +253,21 @@ async function perform(
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { ...fields, trace });
-      const reply = { ...replyThatFits(outcome.value), attempts, spent: spending.paid };
-      const message = { kind: 'modelReplied', effect: effect.id, reply } as const;
-      await mail(effect, signal, message, self, ports);
+      const fitting = replyThatFits(outcome.value);
+      const messageOf = async (): Promise<Message> => {
+        await countOthers(effect.id, mine, self, ports);
+        const reply = { ...fitting, attempts, spent: spending.paid };
+        return { kind: 'modelReplied', effect: effect.id, reply };
+      };
+      await mail(effect, signal, messageOf, self, ports);
     } else {
       const { code, class: failureClass } = outcome.failure;
       telemetry.log('warn', 'model failed', { ...fields, code, class: failureClass, trace });
-      await mail(effect, signal, failedMessage(effect, outcome.failure, spending), self, ports);
+      const messageOf = async (): Promise<Message> => {
+        await countOthers(effect.id, mine, self, ports);
+        return failedMessage(effect, outcome.failure, spending);
+      };
+      await mail(effect, signal, messageOf, self, ports);
     }
     return true;
   } catch (error) {
@@ -222,13 +301,16 @@ function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'fin
 const mail = (
   { id, tenant, session }: CallModel,
   signal: AbortSignal,
-  message: Message,
+  messageOf: () => Promise<Message>,
   self: Self,
   { mailbox, shards, telemetry, clock }: GatewayPorts,
 ): Promise<void> =>
   patiently(
-    () =>
-      mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message }, self.asking),
+    async () => {
+      const message = await messageOf();
+      const shard = shardOf(tenant, session, shards);
+      await mailbox.deliver(shard, { tenant, session, message }, self.asking);
+    },
     (cause) => telemetry.log('warn', 'an answer waits to be told', { effect: id, session, cause }),
     clock.sleep,
     () => !signal.aborted,

@@ -117,20 +117,41 @@ export interface SessionStore {
   fixShards(shards: number): Promise<number>;
 }
 
+export interface Claim {
+  /** The prompt's. */
+  readonly entries: Entry[];
+  /** Tries that were noted before this one. */
+  readonly triesBefore: number;
+}
+
 /** What a gateway asks of the store before it calls a model. */
 export interface ModelCalls {
   /**
-   * Claim a model call for `holder`, for `durationMs` without renewal.
+   * Claim a model call for `holder`, for `durationMs` without renewal, and note its first try: what
+   * was noted may have been made, and paid for, whatever became of who noted it.
    *
-   * @returns the prompt's entries; 'settled' when nobody waits for the answer any more; 'held' while another calls
+   * @returns 'settled' when nobody waits for the answer any more; 'held' while another calls
    */
   claim(
     call: { shard: ShardId; session: SessionId; effect: EffectId; from: number; to: number },
     holder: string,
     durationMs: number,
-  ): Promise<Entry[] | 'settled' | 'held'>;
+  ): Promise<Claim | 'settled' | 'held'>;
+  /** Note one more try, before it is made. @throws Unavailable; then it must not be made */
+  noteTry(shard: ShardId, effect: EffectId): Promise<void>;
   /** The call was not made: another may make it at once. */
   letGo(shard: ShardId, effect: EffectId, holder: string): Promise<void>;
-  /** For longer, also where the store has lost the claim meanwhile; not where another holds it now. */
-  renew(shard: ShardId, effect: EffectId, holder: string, durationMs: number): Promise<void>;
+  /**
+   * For longer, also where the store has lost the claim meanwhile; not where another holds it now.
+   *
+   * @param tries  that are known to have been made: they are noted again, where the store lost them
+   * @returns whether it is `holder`'s, and how many tries are noted
+   */
+  renew(
+    shard: ShardId,
+    effect: EffectId,
+    holder: string,
+    durationMs: number,
+    tries: number,
+  ): Promise<{ readonly isOurs: boolean; readonly tries: number }>;
 }

@@ -6,6 +6,7 @@
  */
 import { isNewer, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { SessionId } from '../core/ids.ts';
+import { offeredAgain } from '../core/session/effects.ts';
 import { parseRecord } from '../core/session/migrate.ts';
 import { isEnded, type Position, type SessionRecord, tasksOf } from '../core/session/record.ts';
 import type { Archive } from '../ports/archive.ts';
@@ -171,13 +172,14 @@ export class Loader {
     actor.isMailComplete = false;
     actor.archivedVersion = baseline?.version ?? 0;
     baselines.need(actor.session, sequence ?? folded.record.position.sequence);
-    drafts.replace(actor, { ...folded, record: folded.record });
+    const pending = folded.pending.map(offeredAgain);
+    drafts.replace(actor, { ...folded, record: folded.record, pending });
     // Nobody may know any more what was asked for: ask again (V2).
     if (outbox.isHolding)
       outbox.add({
         id: 0,
-        entry: { pending: folded.pending.map(({ id }) => id), prompts: [], events: [] },
-        effects: folded.pending,
+        entry: { pending: pending.map(({ id }) => id), prompts: [], events: [] },
+        effects: pending,
         actors: [],
       });
     this.#host.onDraft();

@@ -83,7 +83,7 @@ const second = (more: Partial<Commit['sessions'][number]> = {}): Commit => ({
 
 async function contentOf(): Promise<object> {
   const found: Record<string, unknown> = {};
-  const { owner: _, conversation, claim: _c, ...named } = keys;
+  const { owner: _, conversation, claim: _c, tries: _t, ...named } = keys;
   const all = [...Object.values(named), ...['n1', 'n2', 'gone'].map(conversation)];
   for (const key of all) {
     const type = await redis.type(key);

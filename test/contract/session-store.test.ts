@@ -21,6 +21,14 @@ import { startServers } from '../support/servers.ts';
 import { sessionCommit } from '../support/sessions.ts';
 import { isUnit } from '../support/unit.ts';
 
+/** Claims that answer with their entries alone. */
+const plain = (calls: ModelCalls) => ({
+  claim: async (...call: Parameters<ModelCalls['claim']>) => {
+    const claim = await calls.claim(...call);
+    return typeof claim === 'string' ? claim : claim.entries;
+  },
+});
+
 let shardCount = 100;
 /** A position after so many commits, of a log that was made at 7. */
 const at = (sequence: number, commits = sequence) => ({
@@ -487,29 +495,45 @@ function describeStore(
 
         test('one gateway claims a call and reads its prompt; another finds it held until the claim runs out', async () => {
           const { call } = await prepared();
-          expect(await world.calls.claim(call, 'g1', 200)).toHaveLength(3);
-          expect(await world.calls.claim(call, 'g2', 200)).toBe('held');
-          await eventually(async () => Array.isArray(await world.calls.claim(call, 'g2', 60_000)));
-          expect(await world.calls.claim(call, 'g1', 200)).toBe('held');
+          expect(await plain(world.calls).claim(call, 'g1', 200)).toHaveLength(3);
+          expect(await plain(world.calls).claim(call, 'g2', 200)).toBe('held');
+          await eventually(async () =>
+            Array.isArray(await plain(world.calls).claim(call, 'g2', 60_000)),
+          );
+          expect(await plain(world.calls).claim(call, 'g1', 200)).toBe('held');
         });
 
         test('who holds a claim and comes again holds it for longer', async () => {
           const { call } = await prepared();
-          expect(await world.calls.claim(call, 'g1', 150)).toHaveLength(3);
-          expect(await world.calls.claim(call, 'g1', 60_000)).toHaveLength(3);
+          expect(await world.calls.claim(call, 'g1', 150)).toMatchObject({ triesBefore: 0 });
+          expect(await world.calls.claim(call, 'g1', 60_000)).toMatchObject({ triesBefore: 1 });
           await new Promise((resolve) => setTimeout(resolve, 250));
-          expect(await world.calls.claim(call, 'g2', 200)).toBe('held');
+          expect(await plain(world.calls).claim(call, 'g2', 200)).toBe('held');
         });
 
         test('a claim that the store has lost is its holder’s again when it is renewed, unless another has taken it', async () => {
           const { call } = await prepared();
-          expect(await world.calls.claim(call, 'g1', 50)).toHaveLength(3);
+          expect(await world.calls.claim(call, 'g1', 50)).toMatchObject({ entries: { length: 3 } });
           await new Promise((resolve) => setTimeout(resolve, 100));
-          await world.calls.renew(call.shard, call.effect, 'g1', 400);
-          expect(await world.calls.claim(call, 'g2', 60_000)).toBe('held');
-          await eventually(async () => Array.isArray(await world.calls.claim(call, 'g2', 60_000)));
-          await world.calls.renew(call.shard, call.effect, 'g1', 60_000);
-          expect(await world.calls.claim(call, 'g1', 60_000)).toBe('held');
+          expect(await world.calls.renew(call.shard, call.effect, 'g1', 400, 1)).toEqual({
+            isOurs: true,
+            tries: 1,
+          });
+          expect(await plain(world.calls).claim(call, 'g2', 60_000)).toBe('held');
+          await eventually(
+            async () => (await plain(world.calls).claim(call, 'g2', 60_000)) !== 'held',
+          );
+          // Each try is noted, whoever made it; and again, where the store has lost what was noted.
+          await world.calls.noteTry(call.shard, call.effect);
+          expect(await world.calls.renew(call.shard, call.effect, 'g1', 60_000, 1)).toEqual({
+            isOurs: false,
+            tries: 3,
+          });
+          expect(await world.calls.renew(call.shard, call.effect, 'g2', 60_000, 7)).toEqual({
+            isOurs: true,
+            tries: 7,
+          });
+          expect(await plain(world.calls).claim(call, 'g1', 60_000)).toBe('held');
         });
 
         test('what is pending is read however deep its arguments are: depth is judged at the doors', async () => {
@@ -528,19 +552,19 @@ function describeStore(
 
         test('a call that nobody waits for is settled', async () => {
           const { call } = await prepared();
-          expect(await world.calls.claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200)).toBe(
-            'settled',
-          );
+          expect(
+            await plain(world.calls).claim({ ...call, effect: 'gone' as EffectId }, 'g1', 200),
+          ).toBe('settled');
         });
 
         test('calls that are claimed in one turn are judged each for itself', async () => {
           const [first, second, held] = [await prepared(), await prepared(), await prepared()];
-          await world.calls.claim(held.call, 'g2', 60_000);
+          await plain(world.calls).claim(held.call, 'g2', 60_000);
           const answers = await Promise.all([
-            world.calls.claim(first.call, 'g1', 60_000),
-            world.calls.claim(held.call, 'g1', 60_000),
-            world.calls.claim({ ...first.call, effect: 'gone' as EffectId }, 'g1', 60_000),
-            world.calls.claim({ ...second.call, from: 1, to: 2 }, 'g1', 60_000),
+            plain(world.calls).claim(first.call, 'g1', 60_000),
+            plain(world.calls).claim(held.call, 'g1', 60_000),
+            plain(world.calls).claim({ ...first.call, effect: 'gone' as EffectId }, 'g1', 60_000),
+            plain(world.calls).claim({ ...second.call, from: 1, to: 2 }, 'g1', 60_000),
           ]);
           expect(answers).toMatchObject([
             [{ content: 'a' }, { content: 'b' }, { content: 'c' }],
@@ -548,12 +572,12 @@ function describeStore(
             'settled',
             [{ content: 'b' }],
           ]);
-          expect(await world.calls.claim(second.call, 'g2', 60_000)).toBe('held');
+          expect(await plain(world.calls).claim(second.call, 'g2', 60_000)).toBe('held');
         });
 
         test('a part of the conversation is addressed by from and to, and a longer one is read on', async () => {
           const { call, shard, token } = await prepared();
-          expect(await world.calls.claim({ ...call, to: 2 }, 'g1', 60_000)).toMatchObject([
+          expect(await plain(world.calls).claim({ ...call, to: 2 }, 'g1', 60_000)).toMatchObject([
             { content: 'a' },
             { content: 'b' },
           ]);
@@ -573,16 +597,15 @@ function describeStore(
               ],
             }),
           );
-          expect(await world.calls.claim({ ...call, to: 4 }, 'g1', 60_000)).toMatchObject([
+          expect(await plain(world.calls).claim({ ...call, to: 4 }, 'g1', 60_000)).toMatchObject([
             { content: 'a' },
             { content: 'b' },
             { content: 'c' },
             { content: 'd' },
           ]);
-          expect(await world.calls.claim({ ...call, from: 2, to: 4 }, 'g1', 60_000)).toMatchObject([
-            { content: 'c' },
-            { content: 'd' },
-          ]);
+          expect(
+            await plain(world.calls).claim({ ...call, from: 2, to: 4 }, 'g1', 60_000),
+          ).toMatchObject([{ content: 'c' }, { content: 'd' }]);
         });
       });
     },
@@ -701,7 +724,7 @@ describe.skipIf(isUnit)('what is asked of Redis in one turn', () => {
   test('claims of model calls are one call, unless they read more than 512 entries together', async () => {
     const calls = redisModelCalls(servers.connections.redis);
     const claim = (effect: string, to = 0) =>
-      calls.claim(
+      plain(calls).claim(
         {
           shard: 1 as ShardId,
           session: 's1' as SessionId,
@@ -723,7 +746,7 @@ describe.skipIf(isUnit)('what is asked of Redis in one turn', () => {
   test('what is claimed while a call is under way goes with the next', async () => {
     const calls = redisModelCalls(servers.connections.redis);
     const claim = (effect: string) =>
-      calls.claim(
+      plain(calls).claim(
         {
           shard: 1 as ShardId,
           session: 's1' as SessionId,
@@ -751,7 +774,7 @@ describe.skipIf(isUnit)('what is asked of Redis in one turn', () => {
     await servers.connections.redis.set(keysOf('understudy', 2).conversation('s1'), 'no list');
     const calls = redisModelCalls(servers.connections.redis);
     const claim = (shard: number) =>
-      calls.claim(
+      plain(calls).claim(
         {
           shard: shard as ShardId,
           session: 's1' as SessionId,
@@ -765,7 +788,7 @@ describe.skipIf(isUnit)('what is asked of Redis in one turn', () => {
 
     const results = await Promise.allSettled([
       claim(2),
-      calls.claim(
+      plain(calls).claim(
         {
           shard: 1 as ShardId,
           session: 's1' as SessionId,
@@ -847,7 +870,7 @@ test('behind one address there may be slots: what the server refuses together is
       ).toEqual(['committed', 'committed', 'committed']);
     }
     const claim = (shard: number) =>
-      calls.claim(
+      plain(calls).claim(
         {
           shard: shard as ShardId,
           session: 's1' as SessionId,

@@ -93,11 +93,20 @@ class Provider {
     },
   };
 }
-const ask = async (provider: Provider, effect: CallModel, mayHaveBegun = false) => {
-  const spending = new CallSpending(effect, models, mayHaveBegun);
+const never = new AbortController().signal;
+const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
+  const spending = new CallSpending(effect, models, triesBefore);
   const signal = new AbortController().signal;
   const asked = await askAll(
-    { effect, prompt: {} as never, models, spending, signal, onAsking: () => undefined },
+    {
+      effect,
+      prompt: {} as never,
+      models,
+      spending,
+      signal,
+      onAsking: () => undefined,
+      noteTry: async () => undefined,
+    },
     { model: provider.model, clock },
   );
   return { spending, asked };
@@ -123,8 +132,53 @@ describe('the spending', () => {
   });
 
   test('a gateway that died in the call has cost its bound', async () => {
-    const { spending } = await ask(new Provider(['answers']), effectOf(), true);
+    const { spending } = await ask(new Provider(['answers']), effectOf(), 1);
     expect(spending.paid.tokens).toBe(1_100 + 960);
+  });
+
+  test('gateways that die one after the other, each in any of its tries, are all counted', async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 6 }),
+        fc.array(fc.constantFrom(...ways), { maxLength: 6 }),
+        fc.integer({ min: 1_100, max: 12_000 }),
+        async (deaths, script, tokens) => {
+          const effect = effectOf({ budget: { tokens, costMicros: 10_000_000 } });
+          let noted = 0;
+          let billed = 0;
+          for (const diesIn of deaths) {
+            // It notes each try before it makes it, is billed, and dies before it tells anybody.
+            const killed = new Error('killed');
+            const dying = new Provider(Array.from({ length: diesIn }, () => 'times out' as const));
+            const note = () => {
+              noted += 1;
+            };
+            const spending = new CallSpending(effect, models, noted);
+            note();
+            let tries = 0;
+            const model = {
+              complete: async () => {
+                tries += 1;
+                const outcome = await dying.model.complete();
+                if (tries === diesIn) throw killed;
+                return outcome;
+              },
+            };
+            const asking = { effect, prompt: {} as never, models, spending, signal: never };
+            const hooks = { onAsking: () => undefined, noteTry: async () => note() };
+            await askAll({ ...asking, ...hooks }, { model, clock }).catch((error) => {
+              if (error !== killed) throw error;
+            });
+            billed += dying.ledger.tokens;
+          }
+          const provider = new Provider(script);
+          const { spending } = await ask(provider, effect, noted);
+          expect(billed + provider.ledger.tokens).toBeLessThanOrEqual(spending.paid.tokens);
+          expect(spending.paid.tokens).toBeLessThanOrEqual(tokens);
+        },
+      ),
+      { numRuns: 300 },
+    );
   });
 
   test('no further try is made when the budget does not cover it', async () => {
@@ -215,7 +269,7 @@ describe('a session and the ledger of its provider', () => {
               await killed.model.complete();
               owe(killed.ledger);
             }
-            const { spending, asked } = await ask(provider, wanted, isDead);
+            const { spending, asked } = await ask(provider, wanted, Number(isDead));
             owe(provider.ledger);
             check();
             if (asked.outcome.ok) {

@@ -1,5 +1,5 @@
 /** What a gateway does with an answer when the log is away, over the in-memory adapters and a scripted model. */
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects } from '../../services/adapters/memory/queues.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
@@ -12,6 +12,7 @@ import type { Message } from '../../services/core/session/messages.ts';
 import type { Bundle } from '../../services/core/session/specs.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
 import { type GatewayPorts, startGateway } from '../../services/gateway/worker.ts';
+import type { ModelCalls } from '../../services/ports/session-store.ts';
 import { eventually } from '../support/eventually.ts';
 
 const call = {
@@ -49,6 +50,14 @@ const reply = {
   latencyMs: 1,
 };
 
+/** A store in which nobody else claims anything. */
+const callsOf = (): ModelCalls => ({
+  claim: async () => ({ entries: [], triesBefore: 0 }),
+  noteTry: async () => undefined,
+  letGo: async () => undefined,
+  renew: async () => ({ isOurs: true, tries: 1 }),
+});
+
 test('an answer that the log cannot take is told later, and the model is not asked, and paid, again', async () => {
   const effects = memoryEffects(systemClock);
   const mailbox = memoryMailbox(systemClock);
@@ -60,7 +69,7 @@ test('an answer that the log cannot take is told later, and the model is not ask
   let asked = 0;
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], letGo: async () => undefined, renew: async () => undefined },
+    calls: callsOf(),
     mailbox: {
       ...mailbox,
       deliver: (shard, envelope) =>
@@ -98,9 +107,11 @@ test('a claim is renewed for as long as its call takes, and not a moment longer'
   const taking = await startGateway('g', {
     effects,
     calls: {
-      claim: async () => [],
-      letGo: async () => undefined,
-      renew: async (...claim) => void renewed.push(claim),
+      ...callsOf(),
+      renew: async (...claim) => {
+        renewed.push(claim);
+        return { isOurs: true, tries: 1 };
+      },
     },
     mailbox: memoryMailbox(systemClock),
     archive: { bundle: async () => bundle },
@@ -137,7 +148,7 @@ test('a claim is renewed for as long as its call takes, and not a moment longer'
     beat();
     return renewed.length > 0;
   });
-  expect(renewed[0]).toEqual([0, 's_1_0', 'g', limits.effectAckWaitMs]);
+  expect(renewed[0]).toEqual([0, 's_1_0', 'g', limits.effectAckWaitMs, 1]);
 
   answer();
   await eventually(() => taking.inFlight() === 0);
@@ -157,7 +168,7 @@ test('an answer is told with how many more are on the way: calls that are being 
   const twoTries = { ...model, attempts: 2, backoffMs: 60_000 };
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], letGo: async () => undefined, renew: async () => undefined },
+    calls: callsOf(),
     mailbox: {
       ...mailbox,
       deliver: (shard, envelope, company) => {
@@ -206,7 +217,7 @@ async function toldOf(ports: Partial<GatewayPorts>): Promise<Message> {
   });
   const taking = await startGateway('g', {
     effects,
-    calls: { claim: async () => [], letGo: async () => undefined, renew: async () => undefined },
+    calls: callsOf(),
     mailbox,
     archive: { bundle: async () => bundle },
     model: { complete: async () => ({ ok: true, value: reply }) },
@@ -263,11 +274,7 @@ test.each([
   ['a mistake of ours', new TypeError('x is undefined'), 'GATEWAY_DEFECT'],
 ])('%s ends the call with its reason, and is not tried for ever', async (_what, error, code) => {
   const told = await toldOf({
-    calls: {
-      claim: () => Promise.reject(error),
-      letGo: async () => undefined,
-      renew: async () => undefined,
-    },
+    calls: { ...callsOf(), claim: () => Promise.reject(error) },
   });
   expect(told).toMatchObject({ kind: 'modelFailed', failure: { class: 'permanent', code } });
 });
@@ -280,9 +287,8 @@ test('a call that was not made is let go of: whoever is offered it next makes it
   const taking = await startGateway('g', {
     effects,
     calls: {
-      claim: async () => [],
+      ...callsOf(),
       letGo: async (_shard, effect, holder) => void letGo.push(`${effect} ${holder}`),
-      renew: async () => undefined,
     },
     mailbox: memoryMailbox(systemClock),
     archive: { bundle: async () => bundle },
@@ -306,4 +312,84 @@ test('a call that was not made is let go of: whoever is offered it next makes it
   isThrottled = false;
   await eventually(() => asked > 0, 'the call to be made');
   await taking.stop();
+});
+
+describe('a call that another took meanwhile', () => {
+  /** The model answers when it is told to; the answer, as its session hears it. */
+  async function answeredWhile(calls: Partial<ModelCalls>, stoodStillMs = 0, dies = false) {
+    let now = 1_000_000;
+    const beats: (() => void)[] = [];
+    let asked = false;
+    let answer: () => void = () => undefined;
+    const effects = memoryEffects(systemClock);
+    const mailbox = memoryMailbox(systemClock);
+    const told: { reply?: { spent?: unknown } }[] = [];
+    const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
+      for (const item of items) if (item.ok) told.push(item.envelope.message as never);
+    });
+    const taking = await startGateway('g', {
+      effects,
+      calls: { ...callsOf(), ...calls },
+      mailbox,
+      archive: { bundle: async () => bundle },
+      model: {
+        complete: () =>
+          new Promise((resolve) => {
+            asked = true;
+            answer = () => resolve({ ok: true, value: reply });
+          }),
+      },
+      rates: { take: async () => undefined },
+      tenants: () => new Map(),
+      telemetry: countingTelemetry(),
+      clock: {
+        ...systemClock,
+        now: () => now,
+        every: (_ms, tick) => {
+          beats.push(tick);
+          return { stop: () => undefined };
+        },
+      },
+      shards: 1,
+    });
+    const effect = { ...call, tokensReserved: 1_000, outputTokensMax: 100 };
+    await effects.offer({ ...effect, ...(dies ? { begun: true } : {}) } as never);
+    await eventually(() => asked, 'the model to be asked');
+    now += stoodStillMs;
+    if (stoodStillMs === 0) for (const beat of beats) beat();
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    answer();
+    await eventually(() => told.length > 0, 'the answer');
+    await taking.stop();
+    await reading.stop();
+    return told[0]?.reply?.spent;
+  }
+  // Of the two answers only the first is heard: it carries what the other call may come to.
+  const both = { tokens: 2 + 1_000 };
+  const one = { tokens: 2 };
+
+  test('at a renewal', async () => {
+    const renew = async () => ({ isOurs: false, tries: 2 });
+    expect(await answeredWhile({ renew })).toMatchObject(both);
+  });
+  test('while its gateway stood still', async () => {
+    const renew = async () => ({ isOurs: false, tries: 2 });
+    expect(await answeredWhile({ renew }, 20_000)).toMatchObject(both);
+  });
+  test('and is done with it: the tries tell', async () => {
+    const renew = async () => ({ isOurs: true, tries: 2 });
+    expect(await answeredWhile({ renew }, 20_000)).toMatchObject(both);
+  });
+  test('as far as anybody knows: the store is away', async () => {
+    const renew = () => Promise.reject(new Unavailable('REDIS_UNAVAILABLE', 'away'));
+    expect(await answeredWhile({ renew }, 20_000)).toMatchObject(both);
+  });
+  test('by nobody', async () => {
+    expect(await answeredWhile({}, 20_000)).toMatchObject(one);
+    expect(await answeredWhile({})).toMatchObject(one);
+  });
+  test('before it, and noted three tries', async () => {
+    const claim = async () => ({ entries: [], triesBefore: 3 });
+    expect(await answeredWhile({ claim })).toMatchObject({ tokens: 2 + 3_000 });
+  });
 });

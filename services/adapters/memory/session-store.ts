@@ -52,6 +52,7 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
   let owners = new Map<ShardId, { token: OwnerToken; until: number }>();
   let hosts = new Map<HostId, number>();
   let claims = new Map<string, { holder: string; until: number }>();
+  let tries = new Map<string, number>();
   let fixed: number | undefined;
   let count = 0;
   const data = (shard: ShardId): ShardData => {
@@ -78,6 +79,7 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
       owners = new Map();
       hosts = new Map();
       claims = new Map();
+      tries = new Map();
     },
     poison(shard, session, record) {
       const found = data(shard).records.get(session);
@@ -228,22 +230,35 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
         const claim = claims.get(`${shard}/${effect}`);
         if (claim && claim.until > clock.now() && claim.holder !== holder) return 'held';
         claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
+        const triesBefore = tries.get(`${shard}/${effect}`) ?? 0;
+        tries.set(`${shard}/${effect}`, triesBefore + 1);
         const entries = entriesOf((held.conversations.get(session) ?? []).slice(from, to));
         if (entries.length !== to - from)
           throw new Unavailable(
             'CONVERSATION_SHORT',
             `the conversation of ${session} has not ${to} entries (yet)`,
           );
-        return entries;
+        return { entries, triesBefore };
+      },
+      async noteTry(shard, effect) {
+        const key = `${shard}/${effect}`;
+        tries.set(key, (tries.get(key) ?? 0) + 1);
       },
       async letGo(shard, effect, holder) {
         const key = `${shard}/${effect}`;
-        if (claims.get(key)?.holder === holder) claims.delete(key);
+        if (claims.get(key)?.holder !== holder) return;
+        claims.delete(key);
+        tries.set(key, Math.max(0, (tries.get(key) ?? 0) - 1));
       },
-      async renew(shard, effect, holder, durationMs) {
-        const claim = claims.get(`${shard}/${effect}`);
-        if (!claim || claim.until <= clock.now() || claim.holder === holder)
-          claims.set(`${shard}/${effect}`, { holder, until: clock.now() + durationMs });
+      async renew(shard, effect, holder, durationMs, known) {
+        const key = `${shard}/${effect}`;
+        const claim = claims.get(key);
+        const noted = tries.get(key) ?? 0;
+        if (claim && claim.until > clock.now() && claim.holder !== holder)
+          return { isOurs: false, tries: noted };
+        claims.set(key, { holder, until: clock.now() + durationMs });
+        tries.set(key, Math.max(noted, known));
+        return { isOurs: true, tries: Math.max(noted, known) };
       },
     },
 

@@ -20,11 +20,33 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return { 0 } end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return { 1, redis.call('GET', KEYS[2]) }`;
 
-/** renewClaim: KEYS claim; ARGV holder, ms. One that the store has lost is its holder's again, unless another has taken it. */
+/** How long tries of a model call are remembered after the last, ms: whoever follows comes sooner. */
+const triesMs = 600_000;
+
+/**
+ * renewClaim: KEYS claim, tries; ARGV holder, ms, tries known. One that the store has lost is its
+ * holder's again, unless another has taken it. Returns 1 or 0, and the tries that are noted.
+ */
 const renewClaim = `
 local held = redis.call('SET', KEYS[1], ARGV[1], 'NX', 'GET', 'PX', ARGV[2])
-if held == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2])
-elseif held then return 0 end
+local noted = tonumber(redis.call('GET', KEYS[2]) or 0)
+if held and held ~= ARGV[1] then return { 0, noted } end
+if held then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+local known = tonumber(ARGV[3])
+if noted < known then redis.call('SET', KEYS[2], known, 'PX', ${triesMs}) end
+return { 1, math.max(noted, known) }`;
+
+/** noteTry: KEYS tries. */
+const noteTry = `
+redis.call('INCRBY', KEYS[1], 1)
+redis.call('PEXPIRE', KEYS[1], ${triesMs})
+return 1`;
+
+/** letGo: KEYS claim, tries; ARGV holder. Its one try was not made. A gateway has no right to DEL. */
+const letGo = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], 1)
+if tonumber(redis.call('GET', KEYS[2]) or 0) > 0 then redis.call('INCRBY', KEYS[2], -1) end
 return 1`;
 
 /** release: KEYS owner; ARGV token. Only its holder can give it up. */
@@ -42,9 +64,10 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 return redis.call('ZRANGE', KEYS[1], 0, -1)`;
 
 /**
- * claimCalls: for each call KEYS pending, claim, conversation; ARGV 5 (how many follow), effect, holder, ms, first entry, entry after the last.
- * Returns for each 'settled', 'held' by another, the entries (who holds it already holds it for longer), or ERROR and what Redis said. No call is
- * held up by another.
+ * claimCalls: for each call KEYS pending, claim, conversation, tries; ARGV 5 (how many follow), effect,
+ * holder, ms, first entry, entry after the last. Returns for each 'settled', 'held' by another, or the
+ * tries that were noted before and then the entries (who holds it already holds it for longer), or
+ * ERROR and what Redis said. No call is held up by another.
  */
 const claimCalls = `
 local function claim(key, from)
@@ -53,12 +76,17 @@ local function claim(key, from)
   local held = redis.call('SET', KEYS[key + 1], holder, 'NX', 'GET', 'PX', ms)
   if held == holder then redis.call('PEXPIRE', KEYS[key + 1], ms)
   elseif held then return 'held' end
-  if tonumber(after) <= tonumber(first) then return {} end
-  return redis.call('LRANGE', KEYS[key + 2], first, tonumber(after) - 1)
+  local noted = redis.call('INCRBY', KEYS[key + 3], 1)
+  redis.call('PEXPIRE', KEYS[key + 3], ${triesMs})
+  local before = tostring(noted - 1)
+  if tonumber(after) <= tonumber(first) then return { before } end
+  local entries = redis.call('LRANGE', KEYS[key + 2], first, tonumber(after) - 1)
+  table.insert(entries, 1, before)
+  return entries
 end
 local answers = {}
-for index = 0, #KEYS / 3 - 1 do
-  local isDone, answer = pcall(claim, 3 * index + 1, 6 * index + 2)
+for index = 0, #KEYS / 4 - 1 do
+  local isDone, answer = pcall(claim, 4 * index + 1, 6 * index + 2)
   answers[index + 1] = isDone and answer or 'ERROR ' .. tostring(type(answer) == 'table' and answer.err or answer)
 end
 return answers`;
@@ -91,7 +119,15 @@ export interface ScriptedRedis extends Redis {
     token: string,
     ms: number,
   ): Promise<[number, (string | null)?]>;
-  understudyRenewClaim(claim: string, holder: string, ms: number): Promise<number>;
+  understudyRenewClaim(
+    claim: string,
+    tries: string,
+    holder: string,
+    ms: number,
+    known: number,
+  ): Promise<[number, number]>;
+  understudyNoteTry(tries: string): Promise<number>;
+  understudyLetGo(claim: string, tries: string, holder: string): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
   understudyClaim(
@@ -187,7 +223,9 @@ export function connectRedis(
   redis.defineCommand('understudyCommit', { lua: commit });
   redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
   redis.defineCommand('understudyRenew', { numberOfKeys: 2, lua: renew });
-  redis.defineCommand('understudyRenewClaim', { numberOfKeys: 1, lua: renewClaim });
+  redis.defineCommand('understudyRenewClaim', { numberOfKeys: 2, lua: renewClaim });
+  redis.defineCommand('understudyNoteTry', { numberOfKeys: 1, lua: noteTry });
+  redis.defineCommand('understudyLetGo', { numberOfKeys: 2, lua: letGo });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
   redis.defineCommand('understudyClaim', { lua: claimCalls });

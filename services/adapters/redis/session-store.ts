@@ -268,31 +268,38 @@ export function redisModelCalls(
       const answer = await answering(
         'claim',
         claims.ask(
-          [k.pending, k.claim(effect), k.conversation(session)],
+          [k.pending, k.claim(effect), k.conversation(session), k.tries(effect)],
           [effect, holder, durationMs, readFrom, to],
           Math.max(1, to - readFrom),
         ),
       );
       if (answer === 'settled' || answer === 'held') return answer;
-      if (answer.length !== to - readFrom)
+      const [noted, ...texts] = answer;
+      if (texts.length !== to - readFrom)
         throw new Unavailable(
           'CONVERSATION_SHORT',
           `the conversation of ${session} has not ${to} entries (yet)`,
         );
-      const entries = [...(usable?.entries ?? []), ...parseEntries(answer)];
+      const entries = [...(usable?.entries ?? []), ...parseEntries(texts)];
       let size = usable?.bytes ?? conversationOverhead;
-      for (const text of answer) size += text.length;
+      for (const text of texts) size += text.length;
       if (entries.length > 0) keep(session, from, entries, size);
-      return entries;
+      return { entries, triesBefore: Number(noted) };
+    },
+    async noteTry(shard, effect) {
+      await answering('note', redis.understudyNoteTry(keys(shard).tries(effect)));
     },
     async letGo(shard, effect, holder) {
-      await answering('release', redis.understudyRelease(keys(shard).claim(effect), holder));
+      const k = keys(shard);
+      await answering('release', redis.understudyLetGo(k.claim(effect), k.tries(effect), holder));
     },
-    async renew(shard, effect, holder, durationMs) {
-      await answering(
+    async renew(shard, effect, holder, durationMs, tries) {
+      const k = keys(shard);
+      const [isOurs, noted] = await answering(
         'renew',
-        redis.understudyRenewClaim(keys(shard).claim(effect), holder, durationMs),
+        redis.understudyRenewClaim(k.claim(effect), k.tries(effect), holder, durationMs, tries),
       );
+      return { isOurs: isOurs === 1, tries: noted };
     },
   };
 }

@@ -38,6 +38,10 @@ export const callModelSchema = z.object({
   outputTokensMax: z.number(),
   tokensReserved: z.number().describe('the most that one try can come to'),
   budget: paidSchema.optional().describe('the most that all tries together may cost'),
+  isOfferedAgain: z
+    .boolean()
+    .optional()
+    .describe('the store had lost it: nobody may know any more who has made it'),
 });
 export type CallModel = z.infer<typeof callModelSchema>;
 
@@ -135,6 +139,10 @@ export const isPending = (effect: Effect): effect is PendingEffect =>
 
 export const isPooled = (effect: Effect): effect is PooledEffect =>
   effect.kind === 'callModel' || effect.kind === 'runTool';
+
+/** After a loss of the store: what was noted of tries is gone with it. */
+export const offeredAgain = (effect: PendingEffect): PendingEffect =>
+  effect.kind === 'callModel' ? { ...effect, isOfferedAgain: true } : effect;
 
 export const poolOf = (effect: PooledEffect): string =>
   effect.kind === 'callModel' ? modelPool : effect.pool;

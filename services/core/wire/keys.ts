@@ -17,6 +17,7 @@ export function keysOf(prefix: string, shard: ShardId | number) {
     recent: `${tag}:recent`,
     conversation: (session: string) => `${tag}:c:${session}`,
     claim: (effect: string) => `${tag}:g:${effect}`,
+    tries: (effect: string) => `${tag}:g:${effect}:n`,
   } as const;
 }
 export type ShardKeys = ReturnType<typeof keysOf>;
