@@ -73,6 +73,9 @@ export async function askTask(
     };
     return { ok: true, value };
   }
+  // One that never began may have been answered all the same: what was told is the truth.
+  const end = record && (await endOf(record, task, shard, ports));
+  if (end) return { ok: true, value: endAnswer(end, base) };
   if (record && isWaiting(record, task)) return { ok: true, value: { ...base, status: 'waiting' } };
   const message = `agent ${agent} knows no task ${task.slice(0, 64)}: it was not published, not taken in yet, or is forgotten after 30 days`;
   return { ok: false, code: 'TASK_UNKNOWN', message };
@@ -87,7 +90,7 @@ async function answerOf(
   record: SessionRecord,
   base: { task: string; agent: string; session: SessionId },
   shard: number,
-  { events }: AskPorts,
+  ports: AskPorts,
 ): Promise<TaskAnswer> {
   const isCurrent = record.task === base.task;
   if (isCurrent && !isEnded(record) && record.value !== 'idle') {
@@ -100,9 +103,7 @@ async function answerOf(
     };
   }
   // What its publisher was told is the truth about its end.
-  const { tenant, agent, session, startedAt } = record;
-  const ends = await events.endsOf({ tenant, agent, session }, shard, startedAt - 60_000);
-  const end = ends.find(({ data }) => data.task === base.task);
+  const end = await endOf(record, base.task, shard, ports);
   if (end) return endAnswer(end, base);
   if (!isCurrent || !isEnded(record)) return { ...base, status: 'ended' };
   return {
@@ -112,6 +113,16 @@ async function answerOf(
     ...(typeof record.output === 'string' ? { output: record.output } : {}),
     at: record.changedAt,
   };
+}
+
+async function endOf(
+  { tenant, agent, session, startedAt }: SessionRecord,
+  task: string,
+  shard: number,
+  { events }: AskPorts,
+): Promise<UnderstudyEvent | undefined> {
+  const ends = await events.endsOf({ tenant, agent, session }, shard, startedAt - 60_000);
+  return ends.find(({ data }) => data.task === task);
 }
 
 const endAnswer = (

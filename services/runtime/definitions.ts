@@ -7,6 +7,7 @@ import { pathToFileURL } from 'node:url';
 import type { AnyStateMachine } from 'xstate';
 import { Refused, Unavailable } from '../core/errors.ts';
 import type { Revision } from '../core/ids.ts';
+import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Definition } from '../core/session/draft.ts';
 import type { Bundle } from '../core/session/specs.ts';
 import type { Archive } from '../ports/archive.ts';
@@ -45,13 +46,16 @@ export class Definitions {
   async #machineOf(bundle: Bundle): Promise<AnyStateMachine | undefined> {
     const { machine } = bundle.agent;
     if (machine === undefined) return undefined;
+    const about = { agent: bundle.name, behaviour: behaviourOf(bundle) };
     const paths = this.#directories.map((directory) => resolve(directory, machine));
     const path = paths.find((one) => existsSync(one)) ?? paths[0] ?? resolve(machine);
     const text = await readFile(path).catch((error: unknown) => {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT')
-        throw new Refused('MACHINE_MISSING', `agent ${bundle.name}: there is no file ${machine}`, {
-          agent: bundle.name,
-        });
+        throw new Refused(
+          'MACHINE_MISSING',
+          `agent ${bundle.name}: there is no file ${machine}`,
+          about,
+        );
       throw new Unavailable(
         'MACHINE_UNREADABLE',
         `agent ${bundle.name}: ${machine} cannot be read now`,
@@ -63,9 +67,7 @@ export class Definitions {
       throw new Refused(
         'MACHINE_CHANGED',
         `agent ${bundle.name}: ${machine} is not the machine that the session began with (${bundle.machineHash}, now ${hash})`,
-        {
-          agent: bundle.name,
-        },
+        about,
       );
     }
     const module = (await import(`${pathToFileURL(path).href}?v=${hash}`)) as {
@@ -77,6 +79,7 @@ export class Definitions {
       throw new Refused(
         'MACHINE_MISSING',
         `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`,
+        about,
       );
     return loaded;
   }

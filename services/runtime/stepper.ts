@@ -9,7 +9,7 @@ import { limits } from '../core/limits.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isEnded } from '../core/session/record.ts';
-import { park, step } from '../core/session/step.ts';
+import { haltWithout, park, step } from '../core/session/step.ts';
 import type { Envelope } from '../core/wire/envelopes.ts';
 import { mailIdentity, taskIdentity } from '../core/wire/letters.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
@@ -97,7 +97,10 @@ export class Stepper {
       }
       let stepped: Step;
       try {
-        stepped = park(actor.record, incoming, error, actor, true);
+        stepped =
+          incoming.message.kind === 'halt'
+            ? haltWithout(actor.record, incoming, behaviourIn(error), actor)
+            : park(actor.record, incoming, error, actor, true);
       } catch (full) {
         this.#refuse(actor, incoming, full, done);
         continue;
@@ -209,3 +212,7 @@ export class Stepper {
     );
   }
 }
+
+/** Of a session whose machine cannot be loaded, as far as its bundle told. */
+const behaviourIn = ({ details }: Refused): number | undefined =>
+  typeof details.behaviour === 'number' ? details.behaviour : undefined;

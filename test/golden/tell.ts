@@ -239,6 +239,37 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
     teller.say(keyed('d'));
     return teller.say({ kind: 'halt', ...by });
   },
+  'keyed: halted, and a task that waited comes again': async () => {
+    const teller = await Teller.of();
+    for (const id of ['a', 'b']) teller.say(keyed(id));
+    teller.say({ kind: 'halt', ...by });
+    return teller.say(keyed('b'));
+  },
+  'pauses for its model, which told what its tries cost': async () => {
+    const teller = await Teller.of({ onModelFailure: 'pause' } as never);
+    teller.say(task('x'));
+    const spent = { tokens: 40, costMicros: 4 };
+    teller.say({ ...modelFailed(teller.one('callModel'), 2), spent } as Message);
+    teller.say({ kind: 'resume', ...by });
+    return teller.say(reply(teller, { content: 'done' }));
+  },
+  'two delegations that wait for a person': async () => {
+    const teller = await Teller.of({
+      agents: ['helper'],
+      approvals: [{ tool: 'delegate' }],
+    } as never);
+    teller.say(task('x'));
+    const calls = ['c1', 'c2'].map((id) => call('delegate', { agent: 'helper', input: 'y' }, id));
+    teller.say(reply(teller, { calls }));
+    for (const approval of teller.pending('askHuman'))
+      teller.say({
+        kind: 'approve',
+        approval,
+        hash: teller.hashOf(approval as never),
+        ...by,
+      } as never);
+    return teller;
+  },
   'keyed: more tasks than it keeps': async () => {
     const teller = await Teller.of();
     for (let index = 0; index < 36; index += 1) teller.say(keyed(`t${index}`));

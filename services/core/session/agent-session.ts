@@ -8,6 +8,7 @@ import type { Failure } from '../tools/job.ts';
 import type { AgentContext } from './agent-context.ts';
 import { type AgentEvent, agentMachine } from './agent-machine.ts';
 import { planApproval, planEscalation } from './approvals.ts';
+import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import { decisionOf, recordDecision } from './decisions.ts';
 import {
@@ -32,12 +33,9 @@ import {
   settleModelCall,
 } from './model-call.ts';
 import { append, type Plan } from './plan.ts';
-import { type PendingNote, tasksOf } from './record.ts';
+import { type PendingNote, tasksKept, tasksOf } from './record.ts';
 import { planResult } from './tool-calls.ts';
 import { planReply } from './turn.ts';
-
-/** Tasks a keyed session remembers; a repeat that comes later than so many others is taken for new. */
-const tasksKept = 256;
 
 const freshContext: AgentContext = {
   task: '' as TaskId,
@@ -168,7 +166,8 @@ export function applyToAgent(
         class: message.failure.class,
         attempts: message.attempts,
       };
-      failCall(draft, note, message.effect, message.failure);
+      const told = behaviourOf(around.bundle) >= 3 ? message : undefined;
+      failCall(draft, note, message.effect, message.failure, told);
       return;
     }
     case 'toolReturned':

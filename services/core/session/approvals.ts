@@ -1,10 +1,12 @@
 /** What needs a person: asked with a seal over exactly what will run, decided once. */
 
+import { leftOf } from '../budget/budget.ts';
 import { sha256 } from '../ids.ts';
 import { canonicalText } from '../json.ts';
 import { having, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { AgentContext, OpenApproval } from './agent-context.ts';
+import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
 import type { ToolCall } from './messages.ts';
@@ -18,7 +20,7 @@ import {
   toolEntry,
 } from './plan.ts';
 import type { ApprovalRule } from './specs.ts';
-import { checkCall, startCall } from './tool-calls.ts';
+import { type Children, checkCall, isDelegation, startCall } from './tool-calls.ts';
 
 export function ruleFor(
   rules: readonly ApprovalRule[],
@@ -159,7 +161,7 @@ export function planApproval(
     });
     return closeTurn({ context: append(context, [entry]), entries: [entry], effects: [] });
   }
-  const started = startCall(context, around, checked);
+  const started = startCall(context, around, checked, childrenOf(context, call, around));
   if ('refusal' in started) {
     const entry = toolEntry(approval.call, approval.tool, {
       error: { class: 'permanent', code: 'BUDGET', message: started.refusal },
@@ -167,4 +169,16 @@ export function planApproval(
     return closeTurn({ context: append(context, [entry]), entries: [entry], effects: [] });
   }
   return { context: started.context, entries: [], effects: [started.effect] };
+}
+
+/** Delegations of one turn share what is left, also those that still wait for a person. */
+function childrenOf(
+  context: AgentContext,
+  { name }: ToolCall,
+  { bundle }: Surroundings,
+): Children | undefined {
+  if (behaviourOf(bundle) < 3 || !isDelegation(name, bundle)) return undefined;
+  const waiting = Object.values(context.approvals).filter(({ tool }) => isDelegation(tool, bundle));
+  const left = leftOf(context.limits, context.spent, context.reserved);
+  return { count: 1 + waiting.length, left };
 }

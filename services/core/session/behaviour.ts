@@ -6,6 +6,7 @@
  * |---|---|
  * | 1 | everything until version 0.1.0; bundles that name none |
  * | 2 | listed below |
+ * | 3 | listed below |
  *
  * 2: parallel children share what is left, and calls of a turn are counted first; a try that may
  * have been paid for costs its reservation; users' own machines have budgets; kept messages are
@@ -13,10 +14,15 @@
  * begins halted; a park keeps a pause; decisions of people stand in the record; deadlines of
  * queryable calls leave time to ask.
  *
+ * 3: what gateways tell of a failed call counts, also where the session pauses for it; delegations
+ * that wait for a person share what is left; a pure call that nobody made in time has failed, and is
+ * not in doubt; every task that was answered is known, also one that never began, and an end leaves
+ * no queue; a question of a user's own machine is kept whole.
+ *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */
 /** Stamped into every bundle that a catalog makes now. */
-export const currentBehaviour = 2;
+export const currentBehaviour = 3;
 
 export const behaviourOf = (bundle: { readonly behaviour?: number | undefined }): number =>
   bundle.behaviour ?? 1;

@@ -19,7 +19,13 @@ import { type Effect, isPending, type PendingEffect } from './effects.ts';
 import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
 import type { Message } from './messages.ts';
 import type { Surroundings } from './plan.ts';
-import type { PendingNote, Position, SessionRecord } from './record.ts';
+import {
+  type PendingNote,
+  type Position,
+  type SessionRecord,
+  tasksKept,
+  tasksOf,
+} from './record.ts';
 import type { Seen } from './seen.ts';
 import type { Bundle } from './specs.ts';
 import { isFinal } from './status.ts';
@@ -220,15 +226,26 @@ export function refuseTask(draft: Draft, message: Message, reason: string): void
     (effect) => effect.kind === 'reply' && effect.task === message.task,
   );
   if (isAnswered) return;
-  draft.effects.push({
-    kind: 'reply',
-    task: message.task,
-    outcome: 'failed',
-    output: '',
-    reason,
-    parent: message.parent,
-    spent: nothing,
-  });
+  answerUnbegun(draft, message, 'failed', reason);
+}
+
+/** A task that never began is answered, and known from then on: a repeat gets no second answer. */
+function answerUnbegun(
+  draft: Draft,
+  {
+    task,
+    parent,
+  }: { readonly task: TaskId; readonly parent?: SessionRecord['parent'] | undefined },
+  outcome: 'completed' | 'failed' | 'halted',
+  reason: string,
+): void {
+  draft.effects.push({ kind: 'reply', task, outcome, output: '', reason, parent, spent: nothing });
+  const { record } = draft;
+  if (behaviourOf(draft.definition.bundle) < 3 || tasksOf(record).includes(task)) return;
+  draft.record = {
+    ...record,
+    tasksBefore: [task, ...(record.tasksBefore ?? [])].slice(0, tasksKept),
+  };
 }
 
 /**
@@ -313,17 +330,13 @@ export function end(
   if (!goesOn || !context) {
     for (const { message } of record.deferred)
       refuseTask(draft, message, 'the session ended before this task began');
-    for (const queued of context?.queue ?? []) {
-      draft.effects.push({
-        kind: 'reply',
-        task: queued.task,
-        outcome,
-        output: '',
-        reason: 'the session ended before this task began',
-        parent: queued.parent,
-        spent: nothing,
-      });
-    }
+    for (const queued of context?.queue ?? [])
+      answerUnbegun(draft, queued, outcome, 'the session ended before this task began');
+    if (context && behaviourOf(draft.definition.bundle) >= 3)
+      draft.live = {
+        ...liveOf(draft),
+        context: { ...contextOf(draft), queue: [] },
+      } as AnyMachineSnapshot;
     return;
   }
   // A keyed session is a virtual actor: it goes back to idle; `startNext` goes on with the next task that waits.

@@ -107,6 +107,9 @@ export const recordSchema = z.object({
 });
 export type SessionRecord = z.infer<typeof recordSchema>;
 
+/** Tasks a keyed session remembers; a repeat that comes later than so many others is taken for new. */
+export const tasksKept = 256;
+
 /** Tasks that a session knows: its own, and for a keyed session those before it. */
 export const tasksOf = (record: SessionRecord): readonly string[] => [
   record.task,

@@ -10,7 +10,7 @@ import type { AnyMachineSnapshot } from 'xstate';
 import { nothing } from '../budget/budget.ts';
 import { assertNever, Refused, UnderstudyError } from '../errors.ts';
 import type { SessionId, TenantId } from '../ids.ts';
-import { without } from '../keyed.ts';
+import { own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import { agentMachineVersion } from './agent-machine.ts';
@@ -47,6 +47,7 @@ import { freshBudget } from './pipeline-budget.ts';
 import { answerInvoke, applyToPipeline, inputOf, movePipeline } from './pipeline-session.ts';
 import { comparePositions, isEnded, recordSchemaVersion, type SessionRecord } from './record.ts';
 import { type Due, dueOf, isControl, seen, whySeen } from './seen.ts';
+import type { Bundle } from './specs.ts';
 
 /**
  * Apply one message to a session.
@@ -140,6 +141,21 @@ export function park(
     happened: { kind: 'parked', from, to: 'parked', choices: [], details: { code } },
     live: undefined,
   };
+}
+
+/**
+ * End a session whose definition cannot be loaded: an end decides nothing that it would need.
+ *
+ * @param behaviour  of its bundle, as far as it is known
+ */
+export function haltWithout(
+  record: SessionRecord,
+  incoming: Incoming,
+  behaviour: number = currentBehaviour,
+  address: { tenant: TenantId; session: SessionId },
+): Step {
+  const bundle = { tools: {}, agents: {}, models: [], behaviour } as unknown as Bundle;
+  return step(record, incoming, { bundle, machine: undefined }, address);
 }
 
 /** Its parent's halt came before its first task: it begins halted, and the task finds it so. */
@@ -411,8 +427,11 @@ function expire(draft: Draft, due: Due): void {
     );
     return;
   }
+  const { bundle } = draft.definition;
+  // A read that nobody made in time has changed nothing.
+  const isPure = behaviourOf(bundle) >= 3 && own(bundle.tools, note.what)?.class === 'pure';
   const failure: Failure = {
-    class: note.kind === 'runTool' ? 'unknown' : 'permanent',
+    class: note.kind === 'runTool' && !isPure ? 'unknown' : 'permanent',
     code: 'DEADLINE',
     message: `${note.what} did not answer before its deadline`,
   };
