@@ -12,7 +12,12 @@ import { z } from 'zod';
 import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
-import { mcpMeta, mcpRefused, mcpResultSchema, outcomeOfMcp } from '../../core/tools/mcp-result.ts';
+import {
+  mcpMeta,
+  mcpResultSchema,
+  outcomeOfMcp,
+  outcomeOfMcpError,
+} from '../../core/tools/mcp-result.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import type { Sandbox, Sandboxes, Workspaces } from '../../ports/sandboxes.ts';
@@ -253,7 +258,8 @@ function workOf(
 const mcpAnswerSchema = z.object({
   result: z.union([
     z.object({ result: mcpResultSchema }),
-    z.object({ error: z.object({ message: z.string() }) }),
+    // Without a code nobody knows where it came from: it may be from within the tool.
+    z.object({ error: z.object({ code: z.number().default(-32_603), message: z.string() }) }),
   ]),
 });
 
@@ -267,6 +273,6 @@ function mcpOutcome(tool: string, value: unknown): Outcome<unknown> {
     );
   const { result } = parsed.data;
   return 'error' in result
-    ? mcpRefused(tool, result.error.message)
+    ? outcomeOfMcpError(tool, result.error)
     : outcomeOfMcp(tool, result.result);
 }

@@ -46,7 +46,7 @@ export const mcpMeta = (
   ...(traceparent ? { traceparent } : {}),
 });
 
-export const mcpRefused = (tool: string, message: string) =>
+const mcpRefused = (tool: string, message: string) =>
   failed('semantic', 'MCP_REFUSED', `tool ${tool}: ${message.slice(0, 300)}`);
 
 /** The tool was called, or may have been. */
