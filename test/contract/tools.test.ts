@@ -258,6 +258,19 @@ describe('process', () => {
     expect(wrong).toEqual([]);
   });
 
+  test('a call that is stopped ends also what left its process group', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'left-'));
+    const file = join(folder, 'written');
+    const script = `setsid sh -c 'touch ${file}.begun; sleep 1.5; touch ${file}' & while :; do sleep 1; done`;
+    const stop = new AbortController();
+    const outcome = use(runner, job({}, shell(script), { timeoutMs: 60_000 }), stop.signal);
+    await eventually(() => existsSync(`${file}.begun`), 'it to have begun');
+    stop.abort();
+    expect(await outcome).toMatchObject({ ok: false });
+    await new Promise((resolve) => setTimeout(resolve, 2_000));
+    expect(existsSync(file)).toBe(false);
+  });
+
   test('a time-out ends the whole process group', async () => {
     const marker = join(mkdtempSync(join(tmpdir(), 'group-')), 'alive');
     const outcome = await use(

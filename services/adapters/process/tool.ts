@@ -12,6 +12,7 @@ import { limits } from '../../core/limits.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
+import { callMark, endMarked } from './marked.ts';
 import { ScratchFolders } from './scratch.ts';
 import { startWatchdog, type Watchdog } from './watchdog.ts';
 
@@ -98,6 +99,7 @@ function runProgram(
 ): Promise<Outcome<unknown>> {
   return new Promise((resolve) => {
     const isNode = command[0] === process.execPath;
+    const mark = callMark();
     // Node reserves far more address space than it uses, so its memory is bounded by its own heap limit instead.
     const limitMemory = isNode ? '' : `ulimit -v ${run.memoryMiB * 1024}; `;
     const child = spawn(
@@ -111,6 +113,7 @@ function runProgram(
           HOME: folder,
           LANG: 'C.UTF-8',
           ...watchdog.mark,
+          ...mark,
         },
         stdio: ['pipe', 'pipe', 'pipe'],
       },
@@ -140,6 +143,7 @@ function runProgram(
     const onAbort = () => {
       verdict ??= failed('transient', 'TOOL_TIMEOUT', `tool ${job.tool} was stopped`);
       kill();
+      void endMarked(mark); // also what left its group
     };
     if (signal.aborted) onAbort();
     else signal.addEventListener('abort', onAbort, { once: true });
