@@ -91,17 +91,14 @@ export async function requeue(
     const { 'Nats-Msg-Id': _m, 'Understudy-Task': _t, ...headers } = letter.headers;
     // An id that follows from the letter: two requeues make one task, on one session.
     const { task: named = `letter-${id}`, identity = `letter-${id}`, isCut } = letter;
-    const task = requeuedTask({ task: named, identity, isCut }, body);
+    const [tenant, agent] = [toTenant ?? letter.tenant, toAgent ?? letter.agent];
+    const isMoved = tenant !== letter.tenant || agent !== letter.agent;
+    const task = requeuedTask({ task: named, identity, isCut }, body, isMoved);
     try {
-      await ports.tasks.publish(
-        toTenant ?? letter.tenant,
-        toAgent ?? letter.agent,
-        body ?? letter.body,
-        {
-          ...headers,
-          'Understudy-Task': task,
-        },
-      );
+      await ports.tasks.publish(tenant, agent, body ?? letter.body, {
+        ...headers,
+        'Understudy-Task': task,
+      });
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       refused.push(`${id}: ${error.message}`);

@@ -57,6 +57,18 @@ test.each([
   expect(ports.published[0]?.slice(0, 2)).toEqual(to);
 });
 
+test('letters of two agents with one id that go to a third are two tasks', async () => {
+  const ids = new Set<string | undefined>();
+  for (const agent of ['helper', 'reader']) {
+    const ports = portsOf(letter({ agent, identity: `of-${agent}` }));
+    for (let again = 0; again < 2; again += 1) {
+      const { tasks } = await requeue({ id: 7, all: false, toAgent: 'desk' as AgentName }, ports);
+      ids.add(tasks[0]);
+    }
+  }
+  expect(ids.size).toBe(2);
+});
+
 test('what was no task, and what was not kept whole, stays a letter', async () => {
   for (const one of [letter({ subject: '' }), letter({ isCut: true })]) {
     const ports = portsOf(one);

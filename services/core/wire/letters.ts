@@ -23,20 +23,23 @@ const cutMin = 64; // characters that a letter keeps of an id when it keeps the 
 /**
  * The id of a task that is published again. It counts how often, so that two requeues of one letter
  * make one task. Where the id is too long, or the letter has only its beginning, the letter's
- * identity keeps it apart from others that begin alike.
+ * identity keeps it apart from others that begin alike; so it does from letters of other agents that
+ * go to the same one now.
  *
- * @param body  the new body, where it was edited
+ * @param body     the new body, where it was edited
+ * @param isMoved  it goes to another tenant or agent than before
  */
 export function requeuedTask(
   { task, identity, isCut }: { task: string; identity: string; isCut?: boolean | undefined },
   body: string | undefined,
+  isMoved = false,
 ): string {
   const counted = /^(.*)-requeued-(\d{1,9})(?:-[0-9a-f]{8})?$/s.exec(task);
   const [, first = task, times = '0'] = counted ?? [];
   const edited = body === undefined ? '' : `-${sha256(body).slice(0, 8)}`;
   const mayBeCut = isCut === true && task.length >= cutMin;
-  const isWhole = first.length <= wholeMax && !mayBeCut;
-  const name = isWhole ? first : `${beginningOf(first, beginningMax)}-${identity}`;
+  const isAlone = first.length <= wholeMax && !mayBeCut && !isMoved;
+  const name = isAlone ? first : `${beginningOf(first, beginningMax)}-${identity}`;
   return `${name}-requeued-${Number(times) + 1}${edited}`;
 }
 
