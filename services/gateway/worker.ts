@@ -48,7 +48,7 @@ interface Claimed {
   readonly shard: ShardId;
   /** Tries that were noted before ours. */
   readonly triesBefore: number;
-  readonly spending: CallSpending | undefined;
+  spending: CallSpending | undefined;
   /** When it was certainly ours last, epoch ms. */
   oursAt: number;
   /** Another took it: it calls, too. */
@@ -154,8 +154,8 @@ const triesOf = ({ triesBefore, spending }: Claimed): number =>
   triesBefore + Math.max(1, spending?.attempts ?? 0);
 
 /**
- * Whoever took the call from us meanwhile calls, too, and of two answers only the first is heard: it
- * carries what both may have cost.
+ * Another gateway that took the claim calls as well. The session hears one answer, so that answer
+ * carries the cost of both.
  */
 async function countOthers(
   effect: EffectId,
@@ -214,8 +214,15 @@ async function perform(
   // An earlier version notes no tries, and a store that lost its notes was built again since.
   const isDoubtful = isRedelivered || effect.isOfferedAgain === true;
   const triesBefore = Math.max(claim.triesBefore, isDoubtful ? 1 : 0);
-  const open = { shard, triesBefore, oursAt: asked, isContested: false, othersCounted: 0 };
-  claimed.set(effect.id, { ...open, spending: undefined });
+  const mine: Claimed = {
+    shard,
+    triesBefore,
+    spending: undefined,
+    oursAt: asked,
+    isContested: false,
+    othersCounted: 0,
+  };
+  claimed.set(effect.id, mine);
   try {
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
@@ -232,8 +239,7 @@ async function perform(
     const { models } = bundle;
     const spending = new CallSpending(effect, models, triesBefore);
     begun.spending = spending;
-    const mine: Claimed = { ...open, oursAt: claimed.get(effect.id)?.oursAt ?? asked, spending };
-    claimed.set(effect.id, mine);
+    mine.spending = spending;
     const { onText: tell } = ports;
     const onText = tell && ((text: string) => tell(effect.tenant, effect.session, text));
     const onAsking = (isAsking: boolean) => {
@@ -249,26 +255,21 @@ async function perform(
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, seconds);
     const fields = { effect: effect.id, session: effect.session, model, attempts };
     const trace = effect.traceparent;
+    const compose = async (): Promise<Message> => {
+      await countOthers(effect.id, mine, self, ports);
+      if (!outcome.ok) return failedMessage(effect, outcome.failure, spending);
+      const reply = { ...replyThatFits(outcome.value), attempts, spent: spending.paid };
+      return { kind: 'modelReplied', effect: effect.id, reply };
+    };
     if (outcome.ok) {
       const { usage, costMicros } = outcome.value;
       telemetry.spent(model, usage.promptTokens, usage.completionTokens, costMicros);
       telemetry.log('debug', 'model replied', { ...fields, trace });
-      const fitting = replyThatFits(outcome.value);
-      const messageOf = async (): Promise<Message> => {
-        await countOthers(effect.id, mine, self, ports);
-        const reply = { ...fitting, attempts, spent: spending.paid };
-        return { kind: 'modelReplied', effect: effect.id, reply };
-      };
-      await mail(effect, signal, messageOf, self, ports);
     } else {
       const { code, class: failureClass } = outcome.failure;
       telemetry.log('warn', 'model failed', { ...fields, code, class: failureClass, trace });
-      const messageOf = async (): Promise<Message> => {
-        await countOthers(effect.id, mine, self, ports);
-        return failedMessage(effect, outcome.failure, spending);
-      };
-      await mail(effect, signal, messageOf, self, ports);
     }
+    await mail(effect, signal, compose, self, ports);
     return true;
   } catch (error) {
     // It was not asked for: who is offered it next must not take it for begun.
@@ -301,13 +302,13 @@ function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'fin
 const mail = (
   { id, tenant, session }: CallModel,
   signal: AbortSignal,
-  messageOf: () => Promise<Message>,
+  compose: () => Promise<Message>,
   self: Self,
   { mailbox, shards, telemetry, clock }: GatewayPorts,
 ): Promise<void> =>
   patiently(
     async () => {
-      const message = await messageOf();
+      const message = await compose();
       const shard = shardOf(tenant, session, shards);
       await mailbox.deliver(shard, { tenant, session, message }, self.asking);
     },

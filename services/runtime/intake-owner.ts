@@ -5,7 +5,7 @@
  *     reader hands them on one after the other, and whoever takes over begins with the first that
  *     nobody has acknowledged.
  * T2  A key that cannot be handed on now holds back only itself: what waits for it does not count as
- *     in hand, and beyond a bound it is given back to the broker, which offers it again in time.
+ *     in hand, and beyond a bound it is handed back to the broker, which offers it again in time.
  * T3  A task that is still stored although it lies below the ack floor is read again.
  */
 import { Later, messageOf, Unavailable } from '../core/errors.ts';
@@ -40,12 +40,12 @@ export interface IntakeHost {
 
 const lookMs = 2_000; // how often TASKS is looked at for what was missed
 const againMs = 1_000; // a keyed task that cannot be handed on is tried again after this
-// Keyed tasks that wait here for those before them; more are given back to the broker. A task has
+// Keyed tasks that wait here for those before them; more are handed back to the broker. A task has
 // up to a mebibyte.
 const waitingOfKeyMax = 16;
 const waitingOfTenantMax = 128;
 const waitingMax = 512;
-const offersPerMs = 2; // how often the broker may offer again what was given back, all keys together
+const offersPerMs = 2; // how often the broker may offer again what was handed back, all keys together
 const offeredWithinMs = 60_000;
 const goneAfterMs = 120_000; // what does not come again for so long is not stored any more
 
@@ -53,12 +53,12 @@ export class IntakeOwner {
   readonly #ports: IntakeOwnerPorts;
   readonly #host: IntakeHost;
   readonly #timers: { stop(): void }[] = [];
-  /** Keys with tasks that are being handed on, or were given back. */
+  /** Keys with tasks that are being handed on, or were handed back. */
   readonly #keys = new Map<string, KeyOrder>();
   /** Keyed tasks that wait here, all and by tenant. */
   #waitingCount = 0;
   readonly #waitingOf = new Map<string, number>();
-  #givenBackCount = 0;
+  #handedBackCount = 0;
   #lease: Lease | undefined;
   /** Until then nobody else can have the intake, epoch ms. */
   #heldUntil = 0;
@@ -134,6 +134,9 @@ export class IntakeOwner {
 
   #beginTaking(): void {
     const { tasks, telemetry } = this.#ports;
+    // A new reader is offered all that is not accepted, in order: what is known of keys is stale.
+    this.#keys.clear();
+    this.#handedBackCount = 0;
     this.#taking = tasks.take(
       () => this.#host.capacity() + this.#waitingCount,
       (task) => this.#inOrder(task),
@@ -165,18 +168,17 @@ export class IntakeOwner {
     const forget = () => {
       if (order.isEmpty && this.#keys.get(name) === order) this.#keys.delete(name);
     };
-    const mine = this.#goIn(task, order);
+    const mine = this.#admit(task, order);
     mine.then(forget, forget);
     return mine;
   }
 
-  async #goIn(task: RawTask, order: KeyOrder): Promise<void> {
-    const now = this.#ports.clock.now();
+  async #admit(task: RawTask, order: KeyOrder): Promise<void> {
     const mustWait = order.length > 0;
     const isNext = this.#isNext(task, order);
     if (!isNext || (mustWait && !this.#hasRoom(task, order.length)))
-      throw this.#givenBack(task, order);
-    this.#counted(order, () => order.comesIn(task.sequence, now));
+      throw this.#handedBack(task, order);
+    this.#counted(order, () => order.readmit(task.sequence));
     order.length += 1;
     const before = order.tail;
     const mine = (async () => {
@@ -193,13 +195,14 @@ export class IntakeOwner {
 
   #isNext({ sequence }: RawTask, order: KeyOrder): boolean {
     const now = this.#ports.clock.now();
-    return this.#counted(order, () => order.isNext(sequence, now, goneAfterMs));
+    this.#counted(order, () => order.forgetGone(now, goneAfterMs));
+    return order.isNext(sequence);
   }
 
   #counted<Value>(order: KeyOrder, change: () => Value): Value {
-    const before = order.givenBack;
+    const before = order.handedBack;
     const value = change();
-    this.#givenBackCount += order.givenBack - before;
+    this.#handedBackCount += order.handedBack - before;
     return value;
   }
 
@@ -213,11 +216,11 @@ export class IntakeOwner {
   }
 
   /** It keeps its place in the order of its key, and comes again. */
-  #givenBack(task: RawTask, order: KeyOrder): Later {
+  #handedBack(task: RawTask, order: KeyOrder): Later {
     const now = this.#ports.clock.now();
-    this.#counted(order, () => order.giveBack(task.sequence, now));
+    this.#counted(order, () => order.handBack(task.sequence, now));
     const message = 'tasks of its key that came before it are not handed on yet';
-    const afterMs = againMs + Math.ceil(this.#givenBackCount / offersPerMs);
+    const afterMs = againMs + Math.ceil(this.#handedBackCount / offersPerMs);
     return new Later('KEY_WAITS', message, Math.min(afterMs, offeredWithinMs), false);
   }
 
@@ -242,8 +245,8 @@ export class IntakeOwner {
     const { clock, telemetry } = this.#ports;
     for (;;) {
       if (!this.#taking) throw new Unavailable('INTAKE_LOST', 'another takes tasks in now');
-      // One before it was given back.
-      if (!this.#isNext(task, order)) throw this.#givenBack(task, order);
+      // One before it was handed back.
+      if (!this.#isNext(task, order)) throw this.#handedBack(task, order);
       try {
         // After a pause another runtime may have the intake: look at the lease first.
         if (clock.now() > this.#heldUntil)
@@ -255,7 +258,7 @@ export class IntakeOwner {
           agent: task.agent,
           cause: messageOf(error),
         });
-        if (!this.#hasRoom(task, 0)) throw this.#givenBack(task, order);
+        if (!this.#hasRoom(task, 0)) throw this.#handedBack(task, order);
         await this.#waiting(task, () => clock.sleep(againMs));
       }
     }

@@ -1,15 +1,13 @@
 /**
- * The order of one key's tasks on their way in: one after the other, by their place in TASKS, also
- * when some of them were given back to the broker because there was no room to wait.
+ * The order of one key's tasks on their way in: one after the other, by their sequence in TASKS, also
+ * when some of them were handed back to the broker because there was no room to wait.
  *
- * K1  A task goes in only when none of its key with a smaller place was given back and has not come
- *     again.
+ * K1  A task goes in only when none of its key with a smaller sequence was handed back and has not
+ *     come again.
  */
 export class KeyOrder {
-  /** Places of tasks that were given back, ascending. */
-  readonly #back: number[] = [];
-  /** When the smallest of them was given back last, epoch ms. */
-  #smallestAt = 0;
+  /** Tasks that were handed back, by sequence ascending; `at`: when each was last, epoch ms. */
+  readonly #back: { readonly sequence: number; at: number }[] = [];
   /** The last task of this key that goes in. */
   tail: Promise<void> = Promise.resolve();
   /** Tasks that go in, or wait for those before them. */
@@ -18,34 +16,32 @@ export class KeyOrder {
   get isEmpty(): boolean {
     return this.length === 0 && this.#back.length === 0;
   }
-  get givenBack(): number {
+  get handedBack(): number {
     return this.#back.length;
   }
 
+  isNext(sequence: number): boolean {
+    const [smallest] = this.#back;
+    return smallest === undefined || sequence <= smallest.sequence;
+  }
+
   /**
-   * May it go in, as far as its place says?
-   *
-   * @param goneAfterMs  the broker offers what was given back sooner than that: else it is gone
+   * The broker offers what was handed back sooner than `afterMs`: what has not come again for so long
+   * is not stored any more.
    */
-  isNext(place: number, now: number, goneAfterMs: number): boolean {
-    const smallest = this.#back[0];
-    if (smallest === undefined || place <= smallest) return true;
-    if (now - this.#smallestAt < goneAfterMs) return false;
-    this.#back.shift();
-    this.#smallestAt = now;
-    return this.isNext(place, now, goneAfterMs);
+  forgetGone(now: number, afterMs: number): void {
+    while (this.#back[0] && now - this.#back[0].at >= afterMs) this.#back.shift();
   }
 
-  giveBack(place: number, now: number): void {
-    const at = this.#back.findLastIndex((one) => one <= place);
-    if (this.#back[at] !== place) this.#back.splice(at + 1, 0, place);
-    if (this.#back[0] === place) this.#smallestAt = now;
+  handBack(sequence: number, now: number): void {
+    const index = this.#back.findLastIndex((one) => one.sequence <= sequence);
+    const known = this.#back[index];
+    if (known?.sequence === sequence) known.at = now;
+    else this.#back.splice(index + 1, 0, { sequence, at: now });
   }
 
-  comesIn(place: number, now: number): void {
-    const at = this.#back.indexOf(place);
-    if (at < 0) return;
-    this.#back.splice(at, 1);
-    this.#smallestAt = now;
+  readmit(sequence: number): void {
+    const index = this.#back.findIndex((one) => one.sequence === sequence);
+    if (index >= 0) this.#back.splice(index, 1);
   }
 }

@@ -314,9 +314,13 @@ test('a call that was not made is let go of: whoever is offered it next makes it
   await taking.stop();
 });
 
-describe('a call that another took meanwhile', () => {
+describe('the spending of a call whose claim was lost', () => {
   /** The model answers when it is told to; the answer, as its session hears it. */
-  async function answeredWhile(calls: Partial<ModelCalls>, stoodStillMs = 0, dies = false) {
+  async function answeredWhile(
+    calls: Partial<ModelCalls>,
+    stoodStillMs = 0,
+    { renewsFirst = false } = {},
+  ) {
     let now = 1_000_000;
     const beats: (() => void)[] = [];
     let asked = false;
@@ -331,7 +335,13 @@ describe('a call that another took meanwhile', () => {
       effects,
       calls: { ...callsOf(), ...calls },
       mailbox,
-      archive: { bundle: async () => bundle },
+      archive: {
+        bundle: async () => {
+          if (renewsFirst) for (const beat of beats) beat();
+          await new Promise((resolve) => setTimeout(resolve, 10));
+          return bundle;
+        },
+      },
       model: {
         complete: () =>
           new Promise((resolve) => {
@@ -353,7 +363,7 @@ describe('a call that another took meanwhile', () => {
       shards: 1,
     });
     const effect = { ...call, tokensReserved: 1_000, outputTokensMax: 100 };
-    await effects.offer({ ...effect, ...(dies ? { begun: true } : {}) } as never);
+    await effects.offer(effect as never);
     await eventually(() => asked, 'the model to be asked');
     now += stoodStillMs;
     if (stoodStillMs === 0) for (const beat of beats) beat();
@@ -368,28 +378,37 @@ describe('a call that another took meanwhile', () => {
   const both = { tokens: 2 + 1_000 };
   const one = { tokens: 2 };
 
-  test('at a renewal', async () => {
+  test('includes a try of the gateway that refused its renewal', async () => {
     const renew = async () => ({ isOurs: false, tries: 2 });
     expect(await answeredWhile({ renew })).toMatchObject(both);
   });
-  test('while its gateway stood still', async () => {
+  test('includes a try that was made while its gateway stood still', async () => {
     const renew = async () => ({ isOurs: false, tries: 2 });
     expect(await answeredWhile({ renew }, 20_000)).toMatchObject(both);
   });
-  test('and is done with it: the tries tell', async () => {
+  test('includes noted tries when the claim is free again', async () => {
     const renew = async () => ({ isOurs: true, tries: 2 });
     expect(await answeredWhile({ renew }, 20_000)).toMatchObject(both);
   });
-  test('as far as anybody knows: the store is away', async () => {
+  test('includes one try when the store is away', async () => {
     const renew = () => Promise.reject(new Unavailable('REDIS_UNAVAILABLE', 'away'));
     expect(await answeredWhile({ renew }, 20_000)).toMatchObject(both);
   });
-  test('by nobody', async () => {
+  test('is its own when nobody else claimed it', async () => {
     expect(await answeredWhile({}, 20_000)).toMatchObject(one);
     expect(await answeredWhile({})).toMatchObject(one);
   });
-  test('before it, and noted three tries', async () => {
+  test('includes three tries that were noted before its claim', async () => {
     const claim = async () => ({ entries: [], triesBefore: 3 });
     expect(await answeredWhile({ claim })).toMatchObject({ tokens: 2 + 3_000 });
+  });
+
+  test('includes that of another, also where it was lost while its bundle was read', async () => {
+    let renewals = 0;
+    const renew = async () => {
+      renewals += 1;
+      return renewals === 1 ? { isOurs: false, tries: 2 } : { isOurs: true, tries: 2 };
+    };
+    expect(await answeredWhile({ renew }, 20_000, { renewsFirst: true })).toMatchObject(both);
   });
 });

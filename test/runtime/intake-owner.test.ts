@@ -7,7 +7,7 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Unavailable } from '../../services/core/errors.ts';
 import type { HostId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
-import type { Taking, Tasks } from '../../services/ports/tasks.ts';
+import type { RawTask, Taking, Tasks } from '../../services/ports/tasks.ts';
 import { IntakeOwner } from '../../services/runtime/intake-owner.ts';
 import { eventually } from '../support/eventually.ts';
 
@@ -28,7 +28,11 @@ function world(tasks: Partial<Tasks>) {
   };
   const { leases } = memoryStore(clock);
   const takes: string[] = [];
-  const ownerOf = (name: string) =>
+  const ownerOf = (
+    name: string,
+    accept: (task: RawTask) => Promise<void> = async () => undefined,
+    isCutOff = () => false,
+  ) =>
     new IntakeOwner(
       {
         leases,
@@ -49,8 +53,8 @@ function world(tasks: Partial<Tasks>) {
         boot: name,
         leaseMs,
         capacity: () => 10,
-        isCutOff: () => false,
-        accept: async () => undefined,
+        isCutOff,
+        accept,
       },
     );
   const pass = async (ms: number) => {
@@ -88,7 +92,7 @@ test('an owner that waits for its tasks in hand keeps the intake', async () => {
   expect(takes).toEqual(['taken', 'taken']);
 });
 
-test('who goes leaves the intake at once; who dies leaves it when its lease is over', async () => {
+test('the intake passes to another when its owner drains', async () => {
   const { ownerOf, takes, pass } = world({});
   const [one, other] = [ownerOf('one'), ownerOf('other')];
   await one.start();
@@ -140,4 +144,33 @@ test('a key that cannot be handed on holds back neither others nor its own order
   await eventually(() => accepted.length === 662, 'all to be taken in');
   expect(mine()).toEqual(Array.from({ length: 60 }, (_, one) => `g${one}`));
   await owner.drain();
+});
+
+test('a runtime that takes the intake again forgets the tasks that another accepted', async () => {
+  let taking: ((task: RawTask) => Promise<void>) | undefined;
+  const { ownerOf, pass } = world({
+    take: (_capacity, accept) => {
+      taking = accept;
+      return { drain: async () => undefined };
+    },
+  });
+  let isBroken = true;
+  let isCutOff = false;
+  const accept = async () => {
+    if (isBroken) throw new Unavailable('SPEC_BROKEN', 'x');
+  };
+  const owner = ownerOf('one', accept, () => isCutOff);
+  await owner.start();
+  const keyed = (sequence: number) =>
+    ({ tenant: 'a', agent: 'b', headers: { 'Understudy-Session': 'k' }, sequence }) as never;
+  const all = Array.from({ length: 40 }, (_, sequence) => taking?.(keyed(sequence)));
+  const results = Promise.allSettled(all);
+  // Another has the intake for a while, and accepts them all.
+  isCutOff = true;
+  await pass(2 * limits.heartbeatMs);
+  await results;
+  isBroken = false;
+  isCutOff = false;
+  await pass(2 * limits.heartbeatMs);
+  await expect(taking?.(keyed(100))).resolves.toBeUndefined();
 });
