@@ -19,7 +19,7 @@ demo: node_modules/.installed ## the refund desk on real servers; a runtime, an 
 dev: node_modules/.installed ## the same stack, left running; prints where everything is. SPECS=<folder> runs your own agents too
 	@SPECS='$(SPECS)' $(NODE) services/local/dev.ts
 
-stop: node_modules/.installed ## end what `make dev` started; WIPE=1 forgets its state
+stop: node_modules/.installed ## end what `make dev` started; WIPE=1 removes its state
 	@WIPE=$(WIPE) $(NODE) services/local/stop.ts
 
 play: node_modules/.installed ## everything in one process, in memory: nothing survives it. SPECS=<folder> AGENT=<name> INPUT=<json> runs your own agent

@@ -82,6 +82,6 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** No message carries it, and tried again it would be as large. A stream that is full says something else. */
-export const isTooLarge = (error: unknown): boolean =>
+/** No message carries it, and tried again it would be as large. (A full stream says another code.) */
+export const isTooLarge = (error: unknown): error is Refused =>
   error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE';

@@ -42,7 +42,7 @@ export const limits = {
   effectAckWaitMs: 3_000, // after this silence a call is offered again; whoever gets it asks the one before
   effectHeartbeatMs: 1_000, // three fit into the ack wait
   lostMax: 3, // executors that died with an effect in hand: it is not given to another
-  lostUnbegunMax: 9, // the same, where none of them had begun it: they may have died of its neighbours
+  lostUnbegunMax: 9, // executors that died before any began it: another effect may have killed them
   queueLookMs: 2_000, // how often runtimes look whether the queue still holds what they gave it
   queueWaitMs: 250, // how long a tenant's effects may stand in a pool's queue: who comes new waits no longer for them
   performMax: 512, // effects in flight per gateway or executor

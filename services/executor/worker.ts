@@ -228,7 +228,7 @@ const isStillWanted = (
 const unsure = ({ id }: RunTool): Later =>
   new Later(
     'EFFECT_UNSURE',
-    `nobody can say now whether effect ${id} is still waited for`,
+    `the owner of the session of effect ${id} did not answer; the call is offered again`,
     limits.effectAckWaitMs,
     true,
   );

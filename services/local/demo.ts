@@ -372,6 +372,6 @@ say(
   `  nats --server "$(bin/understudy url)" pub -J -H Understudy-Task:by-hand-1 understudy.task.acme.refund-desk '{"input":{"case":"C-0001","letter":"letters/C-0001.txt"}}'`,
 );
 say(
-  '  make stop                                      end the stack; make stop WIPE=1 also forgets its state',
+  '  make stop                                      end the stack; make stop WIPE=1 also removes its state',
 );
 process.exit(isGood ? 0 : 1);

@@ -31,7 +31,7 @@ if (before && running.length > 0) {
   say(
     dead.length > 0
       ? `These have died: ${dead.join(', ')}. make stop, then make dev, brings all of it back with its state.`
-      : 'make stop ends it; make stop WIPE=1 also forgets its state.',
+      : 'make stop ends it; make stop WIPE=1 also removes its state.',
   );
   if (process.env.SPECS) {
     say();

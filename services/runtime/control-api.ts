@@ -282,7 +282,7 @@ const standing = ({ status, reason }: SessionRecord): string =>
 const notHeardYet = (kind: string, { session, status }: SessionRecord) =>
   new Refused(
     'NOT_HEARD_YET',
-    `session ${session} (${status}) did not hear the ${kind} within ${heardWithinMs} ms; it may yet`,
+    `session ${session} (${status}) did not apply the ${kind} within ${heardWithinMs} ms; it may still do so`,
   );
 
 /** As much of the end of a conversation as an answer may carry. */

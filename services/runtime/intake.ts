@@ -6,7 +6,7 @@
  */
 import { z } from 'zod';
 import { narrowed, narrowerLimitsSchema } from '../core/budget/budget.ts';
-import { issuesOf, messageOf, Refused, Unavailable } from '../core/errors.ts';
+import { issuesOf, isTooLarge, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import {
   agentNameSchema,
   keySeedOf,
@@ -68,8 +68,7 @@ export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
   try {
     await mailbox.deliver(shardOf(tenant, session, shards), { tenant, session, message });
   } catch (error) {
-    if (error instanceof Refused && error.code === 'MESSAGE_TOO_LARGE')
-      return deadLetter(task, error, ports);
+    if (isTooLarge(error)) return deadLetter(task, error, ports);
     throw error;
   }
   telemetry.accepted();

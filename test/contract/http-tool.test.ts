@@ -197,7 +197,7 @@ describe('what was not sent is certain', () => {
     for (const method of ['GET', 'POST']) {
       const outcome = await call('${env:BASE}/x', {}, { method, headers: { [name]: value } });
       expect(outcome).toMatchObject({
-        failure: { class: 'permanent', code: 'REQUEST_INVALID', hasBegun: false },
+        failure: { class: 'permanent', code: 'TOOL_REQUEST_INVALID', hasBegun: false },
       });
       expect(JSON.stringify(outcome)).toContain(why);
       expect(JSON.stringify(outcome)).not.toContain('hidden');
@@ -212,7 +212,7 @@ describe('what was not sent is certain', () => {
     ] as const) {
       const outcome = await call(url, {}, { method: 'POST', headers });
       expect(outcome).toMatchObject({
-        failure: { class: 'permanent', code: 'REQUEST_INVALID', hasBegun: false },
+        failure: { class: 'permanent', code: 'TOOL_REQUEST_INVALID', hasBegun: false },
       });
       expect(JSON.stringify(outcome)).toContain(why);
     }

@@ -469,7 +469,7 @@ describe('chat completions', () => {
       ok: false,
       failure: {
         class: 'permanent',
-        code: 'SETTINGS_INVALID',
+        code: 'MODEL_SETTINGS_INVALID',
         hasBegun: false,
         message: expect.stringContaining(message) as string,
       },
@@ -509,7 +509,7 @@ describe('chat completions', () => {
     ] as const) {
       const outcome = await ask({}, never, undefined, environment);
       expect(outcome).toMatchObject({
-        failure: { class: 'permanent', code: 'SETTINGS_INVALID', hasBegun: false },
+        failure: { class: 'permanent', code: 'MODEL_SETTINGS_INVALID', hasBegun: false },
       });
       expect(JSON.stringify(outcome)).toContain(message);
       expect(JSON.stringify(outcome)).not.toContain('hidden');

@@ -783,9 +783,9 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
 
   test.each<[string, object, object]>([
     ['a user', { url: 'http://user@127.0.0.1:1/mcp' }, { code: 'TOOL_URL_INVALID' }],
-    ['a header name', { headers: { 'x key': 'a' } }, { code: 'REQUEST_INVALID' }],
-    ['a header value', { headers: { 'x-key': '€' } }, { code: 'REQUEST_INVALID' }],
-    ['expect', { headers: { expect: '100-continue' } }, { code: 'REQUEST_INVALID' }],
+    ['a header name', { headers: { 'x key': 'a' } }, { code: 'TOOL_REQUEST_INVALID' }],
+    ['a header value', { headers: { 'x-key': '€' } }, { code: 'TOOL_REQUEST_INVALID' }],
+    ['expect', { headers: { expect: '100-continue' } }, { code: 'TOOL_REQUEST_INVALID' }],
   ])('%s that cannot be sent is named', async (_what, run, failure) => {
     expect(await use(runner, job({}, { ...mcp('add'), ...run }))).toMatchObject({
       failure: { class: 'permanent', hasBegun: false, ...failure },

@@ -102,7 +102,9 @@ async function verifiedOf(system: System): Promise<{ verified: number; unequal: 
   let verified = 0;
   for (let at = 0; at < sessions.length; at += step) {
     const session = sessions[Math.floor(at)] as string;
-    const verdict = await system.ask<{ isEqual: boolean }>('verify', { session });
+    const verdict = await system
+      .ask<{ isEqual: boolean }>('verify', { session })
+      .catch((error: Error) => ({ isEqual: false, refusal: error.message }));
     verified += 1;
     if (!verdict.isEqual) unequal.push(session);
   }

@@ -33,7 +33,12 @@ const publishing = load.publishUntil(until);
 const faults = await faultsUntil(until, { system, say });
 await publishing;
 clearInterval(progress);
-const verdict = await judged(system, load);
-process.stdout.write(`${JSON.stringify({ minutes, faults, ...verdict }, null, 1)}\n`);
-await system.stop();
-process.exit(verdict.broken.length > 0 ? 1 : 0);
+let isBroken = true;
+try {
+  const verdict = await judged(system, load);
+  process.stdout.write(`${JSON.stringify({ minutes, faults, ...verdict }, null, 1)}\n`);
+  isBroken = verdict.broken.length > 0;
+} finally {
+  await system.stop();
+}
+process.exit(isBroken ? 1 : 0);

@@ -80,7 +80,8 @@ function headersOf(
       (isHeaderValue(expanded.text)
         ? undefined
         : `the header ${name} has characters that no header can carry`);
-    if (problem) return neverSent('permanent', 'REQUEST_INVALID', `tool ${job.tool}: ${problem}`);
+    if (problem)
+      return neverSent('permanent', 'TOOL_REQUEST_INVALID', `tool ${job.tool}: ${problem}`);
     headers[name] = expanded.text;
   }
   return headers;
@@ -119,7 +120,7 @@ async function send(
   } catch {
     // Its message may quote a header or the url.
     const message = `tool ${job.tool}: no request can be made of its url, method and headers`;
-    return neverSent('permanent', 'REQUEST_INVALID', message);
+    return neverSent('permanent', 'TOOL_REQUEST_INVALID', message);
   }
   try {
     response = await fetch(request);
@@ -139,7 +140,7 @@ async function send(
     if (why)
       return neverSent(
         'permanent',
-        'REQUEST_INVALID',
+        'TOOL_REQUEST_INVALID',
         `tool ${job.tool}: the request to ${target.host} cannot be sent: ${why}`,
       );
     if (wasNeverMade(error))

@@ -202,10 +202,10 @@ const addressOf = (url: string): URL => {
 
 const headerOf = (name: string, value: string): string => {
   const problem = headerNameProblem(name);
-  if (problem) throw new Refused('REQUEST_INVALID', problem);
+  if (problem) throw new Refused('TOOL_REQUEST_INVALID', problem);
   if (!isHeaderValue(value))
     throw new Refused(
-      'REQUEST_INVALID',
+      'TOOL_REQUEST_INVALID',
       `the header ${name} has characters that no header can carry`,
     );
   return value;

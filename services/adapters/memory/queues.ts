@@ -149,7 +149,7 @@ export function memoryStarts(clock: Pick<Clock, 'now'>): Starts {
       starts.set(effect, { effect, performer, at: clock.now() });
       return { created: true };
     },
-    isWanted: async (call) => (await wanted?.(call)) ?? (wanted ? undefined : true),
+    isWanted: async (call) => (wanted ? wanted(call) : true),
     answerWanted: (answer) => {
       wanted = answer;
     },

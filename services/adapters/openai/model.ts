@@ -57,7 +57,7 @@ export function openaiModel(
         return unpaid(
           failed(
             'permanent',
-            'SETTINGS_INVALID',
+            'MODEL_SETTINGS_INVALID',
             `model ${spec.name}: ${spec.apiKeyEnv} has characters that no header can carry`,
           ),
         );
@@ -97,7 +97,7 @@ function addressOf(
   environment: Readonly<Record<string, string | undefined>>,
 ): { readonly ok: true; readonly url: string } | ReturnType<typeof failed> {
   const refused = (message: string) =>
-    unpaid(failed('permanent', 'SETTINGS_INVALID', `model ${name}: ${message}`));
+    unpaid(failed('permanent', 'MODEL_SETTINGS_INVALID', `model ${name}: ${message}`));
   const own = environment.OPENAI_BASE_URL || defaultBaseUrl;
   const expanded =
     baseUrl === undefined

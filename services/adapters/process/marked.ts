@@ -1,4 +1,7 @@
-/** Processes that bear a mark in their environment: those of a call that left its group among them. */
+/**
+ * Ends processes of one call that left its group, found by a mark in their environment. The watchdog
+ * does the same for a whole executor.
+ */
 import { randomUUID } from 'node:crypto';
 import { readdir, readFile } from 'node:fs/promises';
 

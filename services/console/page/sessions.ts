@@ -3,7 +3,7 @@ import { useState } from 'preact/hooks';
 import { dollars } from '../../core/format.ts';
 import { isFinal } from '../../core/session/status.ts';
 import type { SessionCounts, SessionSummary } from './api.ts';
-import { headOf, statuses } from './tally.ts';
+import { statuses, tallyLine } from './tally.ts';
 import { Ago, Badge, Code, Empty, html, Trouble, useAnswer, useNow } from './ui.ts';
 
 const max = 200;
@@ -43,7 +43,7 @@ export function Sessions({ query, go }: { query: URLSearchParams; go: (path: str
       <label class="check"><input type="checkbox" checked=${asked.get('ended') === 'true'} disabled=${isFinal(asked.get('status') ?? '')} onChange=${(event: Event) => set('ended', (event.target as HTMLInputElement).checked ? 'true' : '')} /> ended ones too</label>
     </form>
     <${Trouble} refusal=${refusal} />
-    ${sessions && sessions.length > 0 ? html`<p class="hint">${headOf(sessions, { counts, max })}</p>` : null}
+    ${sessions && sessions.length > 0 ? html`<p class="hint">${tallyLine(sessions, { counts, max })}</p>` : null}
     ${sessions && sessions.length > 0 ? table(sessions, now) : sessions ? html`<${Empty}>No session fits. <${Code}>understudy run refund-desk '…'<//> publishes a task; “ended ones too” shows those that are over.<//>` : null}
     ${isCut ? html`<p class="hint">The ${max} that changed last${counts ? `, of ${counts.total.toLocaleString('en')}` : ''}. Narrow it down by tenant, agent or status.</p>` : null}
   </section>`;

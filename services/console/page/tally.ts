@@ -4,8 +4,8 @@ import type { SessionCounts, SessionSummary } from './api.ts';
 
 export const statuses = ['active', 'paused', 'parked', 'completed', 'failed', 'halted'];
 
-/** What is counted is all that fits the filter, not the rows that are shown. */
-export function headOf(
+/** Counts every session that fits the filter, not only the rows that are shown. */
+export function tallyLine(
   sessions: readonly SessionSummary[],
   { counts, max }: { readonly counts: SessionCounts | undefined; readonly max: number },
 ): string {

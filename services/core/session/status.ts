@@ -1,4 +1,4 @@
-/** What can be told of a session by its status alone. Imports nothing: the console's page uses it too. */
+/** What a session's status and summary say. Imports nothing: the console's page uses it too. */
 
 /** The statuses that a session does not leave. */
 export const isFinal = (status: string): boolean =>

@@ -85,7 +85,7 @@ export function checksOf({
           {
             verdict: 'look',
             what: 'agents',
-            text: `run as before, their documents are broken now: ${lastGood.join(', ')}`,
+            text: `run their last good revision, because their documents are refused: ${lastGood.join(', ')}`,
           } as const,
         ]
       : []),

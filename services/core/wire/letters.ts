@@ -16,9 +16,9 @@ export const mailIdentity = (shard: number, { incarnation, sequence, index }: Po
 export const outboxIdentity = (shard: number, id: number, body: string): string =>
   `outbox-${shard}-${id}-${sha256(body).slice(0, 16)}`;
 
-const wholeMax = 220; // characters: with the suffix and an identity, a task id has 256 at the most
-const beginningMax = 180; // characters of a longer id; an identity of 24 and the suffix follow
-const cutMin = 64; // characters that a letter keeps of an id when it keeps the least
+const wholeMax = 220; // characters of an id that is kept whole; a suffix of at most 28 follows
+const beginningMax = 180; // characters of a longer id, before its identity (24) and the suffix
+const cutMin = 64; // letters cut an id to this length at least: a shorter one is whole
 
 /**
  * The id of a task that is published again. It counts how often, so that two requeues of one letter

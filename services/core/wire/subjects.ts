@@ -34,8 +34,9 @@ export function subjectsOf(prefix = 'understudy') {
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
     workspace: (tenant: string, session: string, part: string) =>
       `${prefix}.workspace.${tenant}.${session}.${part}`,
-    /** Executors are asked whether they have what tools name. */
+    /** An executor asks the owner of a shard whether a call is still waited for. */
     wanted: (shard: ShardId | '*') => `${prefix}.wanted.${shard}`,
+    /** Executors are asked whether they have what tools name. */
     check: (pool: string) => `${prefix}.check.${pool}`,
     checked: (id: string) => `${prefix}.checked.${id}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
