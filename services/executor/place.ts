@@ -64,14 +64,16 @@ export async function begin(
     if (performer === cancelledBy) return { kind: 'cancelled', first };
     if (performer === executor && mine && !mine.mayHaveRun && number <= mine.number) {
       if (number < mine.number) continue;
-      return { kind: 'run', first, number, since: mine.since };
+      // As old as can be: it looks at the records again before its first request.
+      return { kind: 'run', first, number, since: Number.NEGATIVE_INFINITY };
     }
     const holding =
       performer === executor ? 'unknown' : await asked(performer, effect, starts, clock);
     if (holding === 'holding' || holding === 'slow') return { kind: 'elsewhere' };
     if (holding === 'done') return { kind: 'done' };
     first ??= performer;
-    before.add(performer);
+    // One that lives and knows nothing of it has handed it back.
+    if (holding !== 'unknown') before.add(performer);
     // It was in hand when so many executors died: it would probably kill the next one too.
     if (before.size < limits.lostMax && toolClass !== 'opaque') continue;
     const seal = await starts.create(placeOf(effect, number + 1), cancelledBy, toolClass);
@@ -134,7 +136,10 @@ export class Place {
       const next = placeOf(this.#effect, this.#number + 1);
       const asked = clock.now();
       const start = await starts.create(next, this.#executor, this.#class);
-      if (!start.created) return start.first.performer === cancelledBy ? 'cancelled' : 'elsewhere';
+      const { performer } = start.created ? { performer: this.#executor } : start.first;
+      if (performer === cancelledBy) return 'cancelled';
+      // Its own: stored, and then nobody could say so.
+      if (performer !== this.#executor) return 'elsewhere';
       this.#number += 1;
       this.#since = asked;
     }

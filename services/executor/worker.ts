@@ -53,6 +53,7 @@ export function startExecutor(
   const inHand = new Set<EffectId>();
   const performed = new Recent<EffectId, true>(performedKept);
   const places = new Recent<EffectId, Place>(performedKept);
+  const unheard = new Recent<EffectId, number>(performedKept);
   ports.starts.answerHolds(executor, (effect) =>
     inHand.has(effect) ? 'holding' : performed.has(effect) ? 'done' : 'unknown',
   );
@@ -76,7 +77,8 @@ export function startExecutor(
         const onRun = () => {
           mayHaveRun = true;
         };
-        const isPerformed = await perform({ name: executor, places }, effect, taken, ports, onRun);
+        const self = { name: executor, places, unheard };
+        const isPerformed = await perform(self, effect, taken, ports, onRun);
         if (isPerformed) performed.set(effect.id, true);
         return isPerformed;
       } catch (error) {
@@ -110,11 +112,13 @@ interface Executor {
   readonly name: string;
   /** Those that it had lately. */
   readonly places: Recent<EffectId, Place>;
+  /** How often nobody heard whether a call is still waited for. */
+  readonly unheard: Recent<EffectId, number>;
 }
 
 /** @param onRun  told before its tool is run */
 async function perform(
-  { name: executor, places }: Executor,
+  { name: executor, places, unheard }: Executor,
   effect: RunTool,
   { signal, isRedelivered, lost }: Taken,
   ports: ExecutorPorts,
@@ -182,7 +186,7 @@ async function perform(
   const place = new Place(executor, effect.id, spec.class, begun, ports);
   places.set(effect.id, place);
   if (first !== undefined) {
-    const isWanted = await isStillWanted(effect, ports);
+    const isWanted = await isStillWanted(effect, unheard, ports);
     if (isWanted === undefined) throw unsure(effect);
     if (!isWanted) {
       telemetry.dropped('done');
@@ -216,14 +220,21 @@ async function perform(
 
 const wantedWaitMs = 3_000;
 
-const isStillWanted = (
+const unheardMax = 3; // runtimes of an earlier version hear no such questions; those that restart do soon
+
+/** @returns undefined when nobody can say now */
+async function isStillWanted(
   { id, tenant, session }: RunTool,
+  unheard: Recent<EffectId, number>,
   { starts, shards }: ExecutorPorts,
-): Promise<boolean | undefined> =>
-  starts.isWanted(
-    { shard: shardOf(tenant, session, shards), tenant, session, effect: id },
-    wantedWaitMs,
-  );
+): Promise<boolean | undefined> {
+  const call = { shard: shardOf(tenant, session, shards), tenant, session, effect: id };
+  const answer = await starts.isWanted(call, wantedWaitMs);
+  if (answer !== 'unheard') return answer;
+  const times = (unheard.get(id) ?? 0) + 1;
+  unheard.set(id, times);
+  return times >= unheardMax ? true : undefined;
+}
 
 const unsure = ({ id }: RunTool): Later =>
   new Later(

@@ -272,8 +272,8 @@ async function perform(
     await mail(effect, signal, compose, self, ports);
     return true;
   } catch (error) {
-    // It was not asked for: who is offered it next must not take it for begun.
-    if (!isRedelivered && (begun.spending?.attempts ?? 0) === 0) {
+    // It was not asked for: our note of a try is taken back, whatever others have noted.
+    if ((begun.spending?.attempts ?? 0) === 0) {
       claimed.delete(effect.id);
       await calls.letGo(shard, effect.id, gateway).catch(() => undefined);
     }

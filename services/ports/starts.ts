@@ -40,9 +40,9 @@ export interface Starts {
   /**
    * Does its session still wait for this call, all that is in the log up to now heard?
    *
-   * @returns undefined when nobody can say within `waitMs`
+   * @returns undefined when nobody can say within `waitMs`; 'unheard' when nobody hears such questions
    */
-  isWanted(call: WantedCall, waitMs: number): Promise<boolean | undefined>;
+  isWanted(call: WantedCall, waitMs: number): Promise<boolean | 'unheard' | undefined>;
   /** Answer such questions. @param answer  undefined where another must say */
   answerWanted(answer: (call: WantedCall) => Promise<boolean | undefined>): void;
 }

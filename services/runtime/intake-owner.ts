@@ -188,6 +188,8 @@ export class IntakeOwner {
     order.tail = mine;
     try {
       await mine;
+      // Another copy of it may have been handed back meanwhile: it does not come again.
+      this.#counted(order, () => order.readmit(task.sequence));
     } finally {
       order.length -= 1;
     }

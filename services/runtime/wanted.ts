@@ -3,8 +3,9 @@
  * may be in the log, told by an executor that died after it.
  */
 
+import type { EffectId } from '../core/ids.ts';
 import { parseRecord } from '../core/session/migrate.ts';
-import { isEnded } from '../core/session/record.ts';
+import { isEnded, type SessionRecord } from '../core/session/record.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
@@ -42,8 +43,13 @@ export async function isWanted(
   }
   const text = await store.load(shard, session);
   const record = text === undefined ? undefined : parseRecord(text);
-  if (record) return host.shard(shard) === owned ? effect in record.pending : undefined;
+  if (record) return host.shard(shard) === owned ? waitsFor(record, effect) : undefined;
   // Not stored: it has ended, or the store has lost it and it will be there again.
   const baseline = await archive.latest(shard, session);
   return baseline && isEnded(baseline.record) && host.shard(shard) === owned ? false : undefined;
 }
+
+/** A session that stands still keeps a result for later: the call is done all the same. */
+const waitsFor = ({ pending, deferred }: SessionRecord, effect: EffectId): boolean =>
+  effect in pending &&
+  !deferred.some(({ message }) => 'effect' in message && message.effect === effect);

@@ -437,6 +437,21 @@ function describeQueues(name: string, open: () => Promise<World>) {
         await following.stop();
       });
 
+      test('an end that is told again while the first still waits is stored once', async () => {
+        const step = eventOfStep();
+        const tenant = `tenant${++count}`;
+        const data = { ...step.data, tenant, session: 'desk-again', task: 'again' };
+        const end = { ...step, id: 'again-1-end0', time: new Date().toISOString(), data };
+        const other = { ...end, id: 'other-1-end0', data: { ...data, task: 'other' } };
+        const told = await Promise.all(
+          [other, end, end, end].map((one) => world.events.publishEnd(one)),
+        );
+        expect(told).toEqual([true, true, false, false]);
+        const since = Date.now() - 60_000;
+        const ends = await world.events.endsOf({ ...data }, 0, since);
+        expect(ends.map(({ data: { task } }) => task)).toEqual(['other', 'again']);
+      });
+
       test('an end that was told long ago is known to one that has told others since', async () => {
         const step = eventOfStep();
         const tenant = `tenant${++count}`;

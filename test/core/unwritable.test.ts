@@ -65,6 +65,24 @@ test.each([1, 2, 3, 4])('a value that can be written %i times is written once', 
   expect(talk.say(returned(Object.keys(first.record.pending)[0] ?? '')).kind).toBe('applied');
 });
 
+test.each([2, 3])(
+  'behaviour %i: a machine that holds what is no JSON goes on as it began',
+  (behaviour) => {
+    const machine = machineOf({
+      context: { when: new Date(5) },
+      initial: 'a',
+      states: { a: { invoke: look('b') }, b: { type: 'final' } },
+      output: ({ context }: { context: { when: Date } }) => context.when,
+    });
+    const { bundle } = definitionOf();
+    const talk = new Talk({ bundle: { ...bundle, behaviour }, machine });
+    const first = talk.say(task('{}'));
+    if (first.kind !== 'applied') throw new Error('not applied');
+    const { when } = first.record.context as { when: unknown };
+    expect(when instanceof Date).toBe(behaviour < 3);
+  },
+);
+
 test('what a machine changes behind our back changes nothing that is stored', () => {
   const value: Record<string, unknown> = { n: 1 };
   const states = { a: { invoke: look('b') }, b: {} };

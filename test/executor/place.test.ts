@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { memoryStarts } from '../../services/adapters/memory/queues.ts';
+import { Unavailable } from '../../services/core/errors.ts';
 import type { EffectId } from '../../services/core/ids.ts';
 import type { RunTool } from '../../services/core/session/effects.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
@@ -120,7 +121,42 @@ describe('an effect that is given up', () => {
   });
 });
 
+test('executors that live and have handed it back are not counted as dead', async () => {
+  const { starts, clock } = world();
+  for (const executor of ['x1', 'x2', 'x3', 'x4']) {
+    expect(await begin(executor, id, 'keyed', { starts, clock })).toMatchObject({ kind: 'run' });
+    if (executor !== 'x1') starts.answerHolds(executor, () => 'unknown');
+  }
+});
+
 describe('its own record', () => {
+  test('that was stored, and nobody could say so, is taken as its own', async () => {
+    const { starts, clock } = world();
+    const begun = (await begin('x1', id, 'keyed', { starts, clock })) as never;
+    let isAway = true;
+    const create: typeof starts.create = async (...record) => {
+      const created = await starts.create(...record);
+      if (isAway) throw new Unavailable('START_UNAVAILABLE', 'the answer was lost');
+      return created;
+    };
+    const place = new Place('x1', id, 'keyed', begun, { starts: { ...starts, create }, clock });
+    clock.at += 20_000;
+    await expect(place.whyNot()).rejects.toThrow('lost');
+    isAway = false;
+    expect(await place.whyNot()).toBeUndefined();
+    expect(place.number).toBeGreaterThanOrEqual(2);
+  });
+
+  test('that was cancelled meanwhile is seen before its first request', async () => {
+    const { starts, clock } = world();
+    const begun = await begin('x1', id, 'keyed', { starts, clock });
+    const place = new Place('x1', id, 'keyed', begun as never, { starts, clock });
+    await cancelStart(starts, id, 'keyed');
+    const again = await begin('x1', id, 'keyed', { starts, clock }, place);
+    const taken = new Place('x1', id, 'keyed', again as never, { starts, clock });
+    expect(await taken.whyNot()).toBe('cancelled');
+  });
+
   test.each([false, true])('opaque, and a request was made: %s', async (hasRun) => {
     const { starts, clock } = world();
     const begun = await begin('x1', id, 'opaque', { starts, clock });

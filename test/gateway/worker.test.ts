@@ -309,6 +309,15 @@ test('a call that was not made is let go of: whoever is offered it next makes it
   await effects.offer({ ...call, tenant: 'acme' as never });
   await eventually(() => letGo.length > 0, 'the claim to be let go of');
   expect(asked).toBe(0);
+  // Also where another had begun it: what is taken back is our own note.
+  const before = letGo.length;
+  await effects.offer({
+    ...call,
+    id: 's_1_1' as never,
+    tenant: 'acme' as never,
+    begun: true,
+  } as never);
+  await eventually(() => letGo.length > before, 'that claim to be let go of');
   isThrottled = false;
   await eventually(() => asked > 0, 'the call to be made');
   await taking.stop();

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import type { EffectId, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
 import { isWanted } from '../../services/runtime/wanted.ts';
-import { Talk, task } from '../support/sessions.ts';
+import { returned, Talk, task } from '../support/sessions.ts';
 
 const call = {
   shard: 3 as ShardId,
@@ -20,6 +20,8 @@ interface Case {
   readonly behind?: number;
   readonly isStuck?: boolean;
   readonly isOwner?: boolean;
+  /** A paused session keeps the result of this effect. */
+  readonly kept?: string;
 }
 
 async function asked({
@@ -29,11 +31,14 @@ async function asked({
   behind = 0,
   isStuck = false,
   isOwner = true,
+  kept,
 }: Case) {
   const talk = new Talk();
   talk.say(task('hello'));
   const note = Object.values(talk.record?.pending ?? {})[0];
-  const record = { ...talk.record, pending: Object.fromEntries(pending.map((id) => [id, note])) };
+  const deferred = kept ? [{ message: returned(kept), at: 1 }] : [];
+  const notes = Object.fromEntries(pending.map((id) => [id, note]));
+  const record = { ...talk.record, pending: notes, deferred };
   let now = 0;
   let sequence = 10 - behind;
   const shard = {
@@ -62,6 +67,8 @@ async function asked({
 
 test.each<[string, Case, boolean | undefined]>([
   ['it is pending', { pending: ['e'] }, true],
+  ['its answer is kept by a session that stands still', { pending: ['e'], kept: 'e' }, false],
+  ['another answer is kept', { pending: ['e'], kept: 'f' }, true],
   ['it was answered', { pending: ['other'] }, false],
   ['its answer is in the log, and is heard first', { pending: [], behind: 5 }, false],
   [

@@ -59,6 +59,10 @@ class Told {
     const now = Date.now();
     this.#ends.delete(key);
     this.#ends.set(key, { id, at, heardAt: now });
+    this.forgetOld(now);
+  }
+
+  forgetOld(now: number): void {
     for (const [oldest, { at: storedAt, heardAt }] of this.#ends) {
       if (this.#ends.size <= keptMax && heardAt >= now - keptMs) return;
       this.#ends.delete(oldest);
@@ -77,6 +81,8 @@ export class EndWriter {
   readonly #subject: string;
   readonly #told = new Told();
   #waiting: Waiting[] = [];
+  /** Ends that wait or are being written. */
+  readonly #promised = new Map<string, Promise<boolean>>();
   /** The sequence that the last message of the subject has; undefined until it was looked at. */
   #last: number | undefined;
   #readTo = 0;
@@ -93,11 +99,24 @@ export class EndWriter {
 
   /** @returns false when this end had been told before. @throws Unavailable; tell it again */
   tell(event: UnderstudyEvent): Promise<boolean> {
-    return new Promise((resolve, reject) => {
+    const key = keyOf(event);
+    // Told again by an owner that was lost and came back, while the first waits here.
+    const before = this.#promised.get(key);
+    if (before) return before.then(() => false);
+    const promise = new Promise<boolean>((resolve, reject) => {
       const text = JSON.stringify(event);
-      this.#waiting.push({ event, key: keyOf(event), text, resolve, reject, wasSent: false });
+      this.#waiting.push({ event, key, text, resolve, reject, wasSent: false });
       if (!this.#isWriting) void this.#write();
     });
+    this.#promised.set(key, promise);
+    const forget = () => void this.#promised.delete(key);
+    promise.then(forget, forget);
+    return promise;
+  }
+
+  /** What it remembers longer than it must. */
+  forgetOld(): void {
+    this.#told.forgetOld(Date.now());
   }
 
   async #write(): Promise<void> {
@@ -183,23 +202,24 @@ export class EndWriter {
     const keys = new Set(batch.map(({ key }) => key));
     const found = new Map<string, string>();
     const since = sinceOf(batch);
-    const isFurtherBack = since < this.#told.knownFrom;
+    const told = this.#told;
+    const isFirst = told.knownFrom === Number.POSITIVE_INFINITY;
+    const isFurtherBack = since < told.knownFrom;
     const from = isFurtherBack ? { afterSequence: 0, since } : { afterSequence: this.#readTo };
+    // Of a long tail only the young are remembered: older ones are read again when they are asked for.
+    const youngFrom = Date.now() - keptMs;
     const filter = this.#subject;
     const upTo = last?.seq ?? 0;
     try {
-      if (isFurtherBack) {
-        this.#told.clear();
-        this.#told.knownFrom = since;
-      }
+      if (isFirst) told.knownFrom = Math.max(since, youngFrom);
       await readAll(this.#nats, { stream: streams.events, filter, upTo, ...from }, (message) => {
         for (const event of parseEvents(message.text())) {
-          this.#told.add(keyOf(event), event.id, message.at);
+          if (message.at >= youngFrom) told.add(keyOf(event), event.id, message.at);
           if (keys.has(keyOf(event))) found.set(keyOf(event), event.id);
         }
       });
     } catch (error) {
-      this.#told.clear(); // some of it may be missing
+      told.clear(); // some of it may be missing
       throw error;
     }
     await this.#readEarlier(batch, found);
@@ -234,6 +254,7 @@ export class EndWriters {
   readonly #nats: Nats;
   /** In the order of their last use. */
   readonly #writers = new Map<string, EndWriter>();
+  #forgottenAt = 0;
 
   constructor(nats: Nats) {
     this.#nats = nats;
@@ -243,11 +264,20 @@ export class EndWriters {
     return this.#writers.size;
   }
 
+  /** Writers that nobody uses keep nothing old. */
+  #forgetOld(): void {
+    const now = Date.now();
+    if (now - this.#forgottenAt < keptMs) return;
+    this.#forgottenAt = now;
+    for (const writer of this.#writers.values()) writer.forgetOld();
+  }
+
   /** Those that were not used for long, and have nothing to write, are forgotten. */
   of(subject: string): EndWriter {
     const writer = this.#writers.get(subject) ?? new EndWriter(this.#nats, subject);
     this.#writers.delete(subject);
     this.#writers.set(subject, writer);
+    this.#forgetOld();
     for (const [other, { isIdle }] of this.#writers) {
       if (this.#writers.size <= writersMax) break;
       if (isIdle && other !== subject) this.#writers.delete(other);

@@ -6,6 +6,9 @@
 import type { Msg, NatsConnection } from 'nats';
 import { hear } from './subscription.ts';
 
+/** The broker knows of nobody who hears the subject. */
+export class NobodyListens extends Error {}
+
 interface Asked {
   readonly resolve: (answer: string) => void;
   readonly reject: (error: Error) => void;
@@ -63,7 +66,7 @@ export class Requests {
     const asked = this.#take(message.subject.slice(this.#inbox.length));
     if (!asked) return;
     if (message.data.length === 0 && message.headers?.code === 503)
-      asked.reject(new Error('nobody listens there'));
+      asked.reject(new NobodyListens('nobody listens there'));
     else asked.resolve(message.string());
   }
 

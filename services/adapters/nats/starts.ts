@@ -1,5 +1,5 @@
 /** STARTS: create-only records. The stream itself decides who was first: expected last sequence of the subject is 0. */
-import { ErrorCode } from 'nats';
+import { ErrorCode, type Msg } from 'nats';
 import { z } from 'zod';
 import { Refused, Unavailable } from '../../core/errors.ts';
 import {
@@ -13,6 +13,7 @@ import { jsonOf } from '../../core/json.ts';
 import type { Holding, Start, Starts } from '../../ports/starts.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import { isOvertaken } from './publisher.ts';
+import { NobodyListens } from './requests.ts';
 import { hear, isInbox } from './subscription.ts';
 
 const startSchema = z.object({
@@ -23,6 +24,7 @@ const startSchema = z.object({
   at: z.number(),
 });
 
+const relistenMs = 5_000;
 const wantedSchema = z.object({
   shard: z
     .number()
@@ -105,13 +107,13 @@ export function natsStarts(nats: Nats): Starts {
           waitMs,
         );
         return text === 'yes' ? true : text === 'no' ? false : undefined;
-      } catch {
-        return undefined;
+      } catch (error) {
+        return error instanceof NobodyListens ? 'unheard' : undefined;
       }
     },
 
     answerWanted(answer) {
-      hear(connection, subjects.wanted('*'), (message) => {
+      const told = (message: Msg) => {
         const call = wantedSchema.safeParse(jsonOf(message.string()));
         if (!call.success || !isInbox(message.reply)) return;
         // Who cannot say keeps silent: the owner answers.
@@ -119,7 +121,13 @@ export function natsStarts(nats: Nats): Starts {
           (isWanted) => isWanted !== undefined && message.respond(isWanted ? 'yes' : 'no'),
           () => undefined,
         );
-      });
+      };
+      // A broker whose users were not brought up to date yet forbids it: later it may not.
+      const listen = () => {
+        if (connection.isClosed()) return;
+        hear(connection, subjects.wanted('*'), told, () => setTimeout(listen, relistenMs).unref());
+      };
+      listen();
     },
 
     answerHolds(performer, holds) {

@@ -275,11 +275,13 @@ export function redisModelCalls(
       );
       if (answer === 'settled' || answer === 'held') return answer;
       const [noted, ...texts] = answer;
-      if (texts.length !== to - readFrom)
+      if (texts.length !== to - readFrom) {
+        await answering('release', redis.understudyLetGo(k.claim(effect), k.tries(effect), holder));
         throw new Unavailable(
           'CONVERSATION_SHORT',
           `the conversation of ${session} has not ${to} entries (yet)`,
         );
+      }
       const entries = [...(usable?.entries ?? []), ...parseEntries(texts)];
       let size = usable?.bytes ?? conversationOverhead;
       for (const text of texts) size += text.length;

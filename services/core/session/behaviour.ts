@@ -17,7 +17,8 @@
  * 3: what gateways tell of a failed call counts, also where the session pauses for it; delegations
  * that wait for a person share what is left; a pure call that nobody made in time has failed, and is
  * not in doubt; every task that was answered is known, also one that never began, and an end leaves
- * no queue; a question of a user's own machine is kept whole.
+ * no queue; a question of a user's own machine is kept whole, and what the machine holds goes on as
+ * the JSON that is stored of it.
  *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */

@@ -152,7 +152,8 @@ function asStored({ context, output, timers, started }: Held, { bundle }: Surrou
       `the context of the machine has ${bytes} bytes; ${limits.contextBytesMax} are allowed`,
     );
   }
-  return held;
+  // Sessions that began before go on with the values themselves, also with those that are no JSON.
+  return behaviourOf(bundle) >= 3 ? held : { context, output, timers, started: held.started };
 }
 
 /** Characters of a question that records keep before behaviour 3; since then they keep it whole. */
