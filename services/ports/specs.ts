@@ -18,9 +18,9 @@ export interface LoadedSpecs {
   readonly catalog: Catalog;
   readonly problems: readonly SpecProblem[];
   /** Names that stand in texts which are broken now: what they define is as it was before. */
-  readonly lastGood: ReadonlySet<string>;
+  readonly lastGood?: ReadonlySet<string>;
   /** What texts that are broken, and of which no good one is known, may define. */
-  readonly unsure: {
+  readonly unsure?: {
     readonly names: ReadonlySet<string>;
     /** One of them cannot be read at all. */
     readonly isAny: boolean;

@@ -15,7 +15,8 @@ export async function withLastGood(
   archive: Pick<Archive, 'lastBundles'>,
 ): Promise<LoadedSpecs> {
   const { agents, tenants } = loaded.catalog;
-  const wanted = new Set([...loaded.unsure.names].filter((name) => !agents.has(name as AgentName)));
+  const unsure = loaded.unsure?.names ?? [];
+  const wanted = new Set([...unsure].filter((name) => !agents.has(name as AgentName)));
   if (wanted.size === 0) return loaded;
   const last = await archive.lastBundles();
   const all = new Map(agents);
@@ -30,4 +31,4 @@ export async function withLastGood(
 
 /** May it stand in a text that is broken now? (B2) */
 export const isUnsure = ({ unsure }: LoadedSpecs, name: string): boolean =>
-  unsure.isAny || unsure.names.has(name);
+  unsure !== undefined && (unsure.isAny || unsure.names.has(name));

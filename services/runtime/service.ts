@@ -117,7 +117,7 @@ export async function startRuntime(
           name,
           revision,
           tools: Object.keys(bundle.tools).length,
-          isLastGood: current.lastGood.has(name),
+          isLastGood: current.lastGood?.has(name) ?? false,
         })),
     }),
   );

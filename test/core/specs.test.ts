@@ -344,7 +344,7 @@ describe('specs that change', () => {
     symlinkSync('nowhere', join(folder, 'gone.yaml'));
     const { catalog, problems, unsure } = await loadSpecs(folder);
     expect([...catalog.agents.keys()]).toEqual(['a']);
-    expect(unsure.isAny).toBe(true);
+    expect(unsure?.isAny).toBe(true);
     expect(problems).toEqual([
       { file: 'gone.yaml', field: '', message: 'it cannot be read (ENOENT)' },
     ]);
@@ -513,7 +513,7 @@ describe('a name that is defined twice', () => {
     expect([catalog.agents.size, catalog.tenants.size]).toEqual([0, 0]);
     expect(told).toContain('all.yaml:4 Agent a needs the model m, which is defined twice');
     expect(told.filter((one) => one.includes('Model m is defined twice'))).toHaveLength(2);
-    expect([...unsure.names]).toEqual(expect.arrayContaining(['a', 'acme']));
+    expect([...unsure?.names]).toEqual(expect.arrayContaining(['a', 'acme']));
   });
 });
 
