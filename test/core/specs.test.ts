@@ -513,7 +513,7 @@ describe('a name that is defined twice', () => {
     expect([catalog.agents.size, catalog.tenants.size]).toEqual([0, 0]);
     expect(told).toContain('all.yaml:4 Agent a needs the model m, which is defined twice');
     expect(told.filter((one) => one.includes('Model m is defined twice'))).toHaveLength(2);
-    expect([...unsure?.names]).toEqual(expect.arrayContaining(['a', 'acme']));
+    expect([...(unsure?.names ?? [])]).toEqual(expect.arrayContaining(['a', 'acme']));
   });
 });
 
