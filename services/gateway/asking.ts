@@ -19,6 +19,8 @@ import type { Model, Prompt } from '../ports/performers.ts';
 
 type Spec = Bundle['models'][number];
 
+const patienceMaxMs = 20_000; // a provider that asks for more is left for the next one
+
 /** What the tries of one call have cost, and what they may. */
 export class CallSpending {
   readonly #effect: CallModel;
@@ -157,6 +159,10 @@ export async function askAll(
         retryAfterMs,
         chance: Math.random(),
       });
+      // A wait that its session does not survive, or that another model spares, is not waited for.
+      const isLast = spec === models.at(-1);
+      const patienceMs = isLast ? effect.deadlineAt - clock.now() : patienceMaxMs;
+      if (waitMs >= patienceMs) break;
       if (attempt + 1 < spec.attempts) await clock.sleep(waitMs, signal);
     }
     if (signal.aborted) break;

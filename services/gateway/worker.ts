@@ -284,18 +284,19 @@ async function perform(
 }
 
 /** One that is larger than a message may be counts as cut off at its length: what it cost is told, and the model is asked to be brief. */
-function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(
+function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish' | 'thought'>>(
   reply: Reply,
 ): Reply {
   const characters = reply.calls.reduce(
     (sum, { arguments: args }) => sum + args.length,
-    reply.content.length,
+    reply.content.length + (reply.thought?.text.length ?? 0),
   );
   if (characters * 6 < limits.replyBytesMax) return reply; // JSON makes six bytes of one at the most
-  const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls]));
-  return bytes <= limits.replyBytesMax
-    ? reply
-    : { ...reply, content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
+  const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls, reply.thought]));
+  if (bytes <= limits.replyBytesMax) return reply;
+  const { thought: _, ...rest } = reply;
+  const cut = { content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
+  return { ...(rest as Reply), ...cut };
 }
 
 /** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */
@@ -361,9 +362,11 @@ function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]):
     const ask: Entry = {
       role: 'user',
       content:
-        'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount.',
+        'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount. Do not call a tool.',
     };
-    return { ...common, instructions: agent.instructions, entries: [...entries, ask], tools: [] };
+    // Some refuse a conversation with calls where the request names no tools.
+    const tools = toolsOf(bundle);
+    return { ...common, instructions: agent.instructions, entries: [...entries, ask], tools };
   }
   return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };
 }

@@ -12,7 +12,8 @@ export interface Prompt {
     readonly description: string;
     readonly input: Record<string, unknown>;
   }[];
-  readonly temperature: number;
+  /** Null: it is not sent. */
+  readonly temperature: number | null;
   readonly outputTokensMax: number;
   readonly traceparent?: string | undefined;
 }

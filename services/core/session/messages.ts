@@ -18,6 +18,12 @@ export const toolCallSchema = z.object({
 });
 export type ToolCall = z.infer<typeof toolCallSchema>;
 
+/** Reasoning that a provider wants back beside the calls that it led to. */
+export const thoughtSchema = z.object({
+  text: z.string(),
+  by: z.string().describe('the Model whose provider it is: no other is sent it'),
+});
+
 /** What all tries of a model call cost together: what is not known to be free has been paid. */
 export const paidSchema = z.object({ tokens: z.number(), costMicros: z.number() });
 export type Paid = Readonly<z.infer<typeof paidSchema>>;
@@ -36,6 +42,7 @@ export const modelReplySchema = z.object({
   latencyMs: z.number(),
   attempts: z.number(),
   spent: paidSchema.optional(),
+  thought: thoughtSchema.optional(),
 });
 export type ModelReply = z.infer<typeof modelReplySchema>;
 

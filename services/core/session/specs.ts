@@ -87,7 +87,13 @@ export const agentSpecSchema = z
     model: z.string().default('default').describe('a Model'),
     tools: z.array(toolName).default([]),
     agents: z.array(agentNameSchema).default([]).describe('agents that it may delegate to'),
-    temperature: z.number().min(0).max(2).default(0),
+    temperature: z
+      .number()
+      .min(0)
+      .max(2)
+      .nullable()
+      .default(0)
+      .describe('null: not sent; the provider has its own'),
     outputTokensMax: z
       .number()
       .int()
