@@ -122,3 +122,21 @@ export function hasInfinity(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false;
   return Object.values(value).some(hasInfinity);
 }
+
+/**
+ * A whole number that JSON's reader changes, as it was written: beyond 2^53 neighbours are one.
+ *
+ * @param text  JSON
+ */
+export function inexactNumber(text: string): string | undefined {
+  let found: string | undefined;
+  if (!/\d{16}/.test(text)) return undefined;
+  JSON.parse(text, function read(_key, value: unknown, context?: { readonly source?: string }) {
+    const isUnsafe = Number.isInteger(value) && !Number.isSafeInteger(value);
+    const { source } = context ?? {};
+    if (isUnsafe && source && /^-?\d+$/.test(source) && BigInt(source) !== BigInt(value as number))
+      found ??= source;
+    return value;
+  } as (key: string, value: unknown) => unknown);
+  return found?.slice(0, 40);
+}

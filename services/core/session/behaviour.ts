@@ -18,7 +18,9 @@
  * that wait for a person share what is left; a pure call that nobody made in time has failed, and is
  * not in doubt; every task that was answered is known, also one that never began, and an end leaves
  * no queue; a question of a user's own machine is kept whole, and what the machine holds goes on as
- * the JSON that is stored of it.
+ * the JSON that is stored of it; an answer that was filtered, refused or cut is none,
+ * and no call of it runs; a summary is text, whole; numbers in arguments are exact; a cancelled delay
+ * of a user's machine is cancelled.
  *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */

@@ -71,11 +71,21 @@ const choiceOf = (transition: Transition, event: string): Choice => {
   return { event, chosen: labelOf(transition), options: labelsOf(beside ?? [transition]) };
 };
 
+const stepsMax = 1_000; // eventless transitions for one event: a machine that takes more goes in a circle
+
+/** A machine that never settles would hold its process, and every session in it. */
+function boundSteps(machine: AnyStateMachine): void {
+  const bounded = machine as unknown as { options?: { maxIterations?: number } };
+  const wanted = bounded.options?.maxIterations ?? stepsMax;
+  bounded.options = { ...bounded.options, maxIterations: Math.min(wanted, stepsMax) };
+}
+
 /** @param isFlat  the machine has one level, and its events may go the short way (flat-machine.ts) */
 export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver {
   const machine = given.provide({
     actors: Object.fromEntries(invokable.map((name) => [name, inert])),
   } as never);
+  boundSteps(machine);
   const self = createActor(machine, {
     input: undefined as never,
     inspect: () => {},

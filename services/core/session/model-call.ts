@@ -151,10 +151,19 @@ export function settleModelCall(context: AgentContext, paid: Paid): AgentContext
   };
 }
 
+/** One that is empty, cut or a call says too little to go on from. */
+const isSummary = ({ content, calls, finish }: ModelReply): boolean =>
+  content.trim() !== '' &&
+  calls.length === 0 &&
+  !['length', 'content_filter', 'refusal'].includes(finish);
+
 /** After a summary: the prompt begins with it. */
 export function planSummary(before: AgentContext, reply: ModelReply, around: Surroundings): Plan {
   const entry: Entry = { role: 'summary', content: reply.content };
   const settled = settleModelCall(before, paidFor(reply, around));
+  // The conversation stays as it is: what was asked and done must not be forgotten.
+  if (behaviourOf(around.bundle) >= 3 && !isSummary(reply))
+    return { context: settled, entries: [], effects: [] };
   const context: AgentContext = {
     ...settled,
     from: settled.length,

@@ -83,7 +83,11 @@ export function readTransition(
       }
       if (delay !== undefined) timers[id ?? event.type] = { dueAt: around.at + delay, event };
     } else if (action.type === 'xstate.cancel') {
-      delete timers[action.params as string];
+      const { params } = action as { params: string | { sendId?: string } };
+      // Before behaviour 3 no timer was cancelled: XState names it in an object.
+      const id = typeof params === 'string' ? params : params.sendId;
+      if (id !== undefined && (typeof params === 'string' || behaviourOf(around.bundle) >= 3))
+        delete timers[id];
     }
   }
   const alive = snapshot.status === 'active' ? liveInvokes(snapshot) : new Set<string>();

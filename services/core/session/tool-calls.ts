@@ -12,7 +12,7 @@ import {
 } from '../budget/budget.ts';
 import { issuesOf } from '../errors.ts';
 import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
-import { canonicalText, hasInfinity, parseJson } from '../json.ts';
+import { canonicalText, hasInfinity, inexactNumber, parseJson } from '../json.ts';
 import { having, own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import { performedWithinMs } from '../tools/tool-spec.ts';
@@ -46,20 +46,42 @@ type Checked =
       readonly message: string;
     };
 
-const validators = new WeakMap<object, z.ZodType | null>();
+const compiled = new WeakMap<object, z.ZodType | null>();
+const compiledBefore = new WeakMap<object, z.ZodType | null>();
 
-/** A JSON Schema as a zod schema, compiled once. A schema that zod cannot read checks nothing beyond "an object". */
-export function validatorOf(schema: Record<string, unknown>): z.ZodType | null {
+/**
+ * A JSON Schema as a zod schema, compiled once. A schema that zod cannot read checks nothing beyond
+ * "an object".
+ *
+ * @param isAsBefore  as sessions before behaviour 3 read it: a UUID is one of RFC 9562 only
+ */
+export function validatorOf(schema: Record<string, unknown>, isAsBefore = false): z.ZodType | null {
+  const validators = isAsBefore ? compiledBefore : compiled;
   const known = validators.get(schema);
   if (known !== undefined) return known;
-  let compiled: z.ZodType | null;
+  let made: z.ZodType | null;
   try {
-    compiled = z.fromJSONSchema(schema as Parameters<typeof z.fromJSONSchema>[0]);
+    const read = isAsBefore ? schema : withAnyUuid(schema);
+    made = z.fromJSONSchema(read as Parameters<typeof z.fromJSONSchema>[0]);
   } catch {
-    compiled = null;
+    made = null;
   }
-  validators.set(schema, compiled);
-  return compiled;
+  validators.set(schema, made);
+  return made;
+}
+
+const anyUuid = '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$';
+
+/** The format means the form; which versions and variants there are is not its business. */
+function withAnyUuid(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(withAnyUuid);
+  if (typeof schema !== 'object' || schema === null) return schema;
+  const mapped = Object.fromEntries(
+    Object.entries(schema).map(([name, value]) => [name, withAnyUuid(value)]),
+  );
+  if (mapped.format !== 'uuid' || mapped.pattern !== undefined) return mapped;
+  const { format: _, ...rest } = mapped;
+  return { ...rest, pattern: anyUuid };
 }
 
 export const delegateTool = 'delegate';
@@ -94,6 +116,15 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `the arguments of ${call.name} hold a number that is too large`,
     };
   }
+  const inexact = behaviourOf(bundle) >= 3 ? inexactNumber(call.arguments) : undefined;
+  if (inexact !== undefined) {
+    return {
+      ok: false,
+      call,
+      code: 'ARGUMENTS_INVALID',
+      message: `the number ${inexact} in the arguments of ${call.name} cannot be kept exact: write it as text`,
+    };
+  }
   const delegates = isDelegation(call.name, bundle);
   const tool = own(bundle.tools, call.name);
   if (!delegates && !tool) {
@@ -104,7 +135,8 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `there is no tool ${call.name}; there are: ${toolNamesOf(bundle).join(', ')}`,
     };
   }
-  const schema = delegates ? delegateSchema : validatorOf(tool!.input);
+  const isAsBefore = behaviourOf(bundle) < 3;
+  const schema = delegates ? delegateSchema : validatorOf(tool!.input, isAsBefore);
   const result = schema?.safeParse(parsed);
   if (result && !result.success) {
     return {

@@ -44,6 +44,19 @@ function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[])
   };
 }
 
+/** Half of an answer, or the word that there will be none, must not pass for an answer. */
+function noAnswerIn({ finish, content }: ModelReply): { code: string; reason: string } | undefined {
+  const words = content.trim().slice(0, 300);
+  if (finish === 'content_filter')
+    return {
+      code: 'MODEL_FILTERED',
+      reason: `the provider filtered the answer${words ? `; it began: ${words}` : ''}`,
+    };
+  if (finish === 'refusal')
+    return { code: 'MODEL_REFUSAL', reason: `the model refused: ${words || 'without a word'}` };
+  return undefined;
+}
+
 /** The model has spoken. */
 export function planReply(before: AgentContext, reply: ModelReply, around: Surroundings): Plan {
   const { bundle } = around;
@@ -52,6 +65,7 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     role: 'assistant',
     content: reply.content,
     ...(reply.calls.length > 0 ? { calls: reply.calls } : {}),
+    ...(reply.thought && reply.calls.length > 0 ? { thought: reply.thought } : {}),
   };
   // The provider has counted everything up to its own answer, and the answer itself.
   context = {
@@ -63,6 +77,17 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     succeeded: 0,
   };
   const entries: Entry[] = [spoken];
+  if (behaviourOf(bundle) >= 3) {
+    const stop = noAnswerIn(reply);
+    const isCut = reply.finish === 'length' && reply.calls.length > 0;
+    if (stop || isCut) {
+      const why = stop?.reason ?? 'your answer was cut off at the length limit; call it again';
+      const unrun = notRun(reply.calls, why);
+      const next = append(context, unrun);
+      if (stop) return { context: next, entries: [...entries, ...unrun], effects: [], stop };
+      return refusedTurn(next, [...entries, ...unrun], []);
+    }
+  }
   if (reply.calls.length === 0) {
     if (reply.content.trim() === '' || reply.finish === 'length') {
       const note: Entry = {

@@ -24,10 +24,35 @@ export function outcomeOfMcp(
   return { ok: true, value };
 }
 
-function textOf(
-  content: readonly { readonly type: string; readonly text?: string | undefined }[],
-): unknown {
-  const parts = content.map((part) => (part.type === 'text' ? part.text : { type: part.type }));
+type Part = McpResult['content'][number];
+
+const resourceSchema = z.object({
+  uri: z.string().optional().catch(undefined),
+  mimeType: z.string().optional().catch(undefined),
+  text: z.string().optional().catch(undefined),
+  blob: z.string().optional().catch(undefined),
+});
+const mediaSchema = resourceSchema.omit({ text: true, blob: true }).extend({
+  data: z.string().optional().catch(undefined),
+  name: z.string().optional().catch(undefined),
+});
+const bytesOf = (base64: string | undefined) =>
+  base64 === undefined ? undefined : Buffer.byteLength(base64, 'base64');
+
+/** What a model can read of a part: text, or what there is and how large it is. */
+function readable(part: Part): unknown {
+  const { type } = part;
+  if (type === 'text') return part.text;
+  if (type === 'resource') {
+    const { uri, mimeType, text, blob } = resourceSchema.catch({}).parse(part.resource);
+    return text ?? { type, uri, mimeType, bytes: bytesOf(blob) };
+  }
+  const { uri, name, mimeType, data } = mediaSchema.catch({}).parse(part);
+  return { type, uri, name, mimeType, bytes: bytesOf(data) };
+}
+
+function textOf(content: readonly Part[]): unknown {
+  const parts = content.map(readable);
   if (parts.length !== 1) return parts;
   const [only] = parts;
   try {
