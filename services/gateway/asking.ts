@@ -66,7 +66,7 @@ export class CallSpending {
     );
   }
 
-  failed({ price }: Spec, { hasBegun }: Failure): void {
+  failed({ price }: Spec, { hasBegun }: Pick<Failure, 'hasBegun'>): void {
     if (hasBegun !== false) this.#add(this.#boundOf(price));
   }
 
@@ -141,6 +141,10 @@ export async function askAll(
       onAsking(true);
       const outcome = await model
         .complete(spec, prompt, { signal, ...(onText ? { onText } : {}) })
+        .catch((error: unknown) => {
+          spending.failed(spec, {}); // for all that anybody knows it was asked, and is paid for
+          throw error;
+        })
         .finally(() => onAsking(false));
       if (outcome.ok) {
         const { usage, ...answer } = outcome.value;

@@ -13,6 +13,7 @@ import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
 import { modelPool } from '../core/pools.ts';
+import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { CallModel } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
@@ -258,7 +259,8 @@ async function perform(
     const compose = async (): Promise<Message> => {
       await countOthers(effect.id, mine, self, ports);
       if (!outcome.ok) return failedMessage(effect, outcome.failure, spending);
-      const reply = { ...replyThatFits(outcome.value), attempts, spent: spending.paid };
+      const told = asHeard(replyThatFits(outcome.value), behaviourOf(bundle));
+      const reply = { ...told, attempts, spent: spending.paid };
       return { kind: 'modelReplied', effect: effect.id, reply };
     };
     if (outcome.ok) {
@@ -297,6 +299,19 @@ function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'fin
   const { thought: _, ...rest } = reply;
   const cut = { content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
   return { ...(rest as Reply), ...cut };
+}
+
+/**
+ * Sessions before behaviour 3 know no refusal and no filter: they are told of an empty answer, or of
+ * one that was cut, as ever, and ask again. They would take the words for an answer.
+ */
+function asHeard<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(
+  reply: Reply,
+  behaviour: number,
+): Reply {
+  if (behaviour >= 3) return reply;
+  if (reply.finish === 'refusal') return { ...reply, content: '', finish: 'stop' };
+  return reply.finish === 'content_filter' ? { ...reply, finish: 'length' } : reply;
 }
 
 /** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */

@@ -114,10 +114,24 @@ describe('a temperature that a model does not take', () => {
     expect(asked[0]).not.toHaveProperty('temperature');
   });
 
-  test('another refusal is not asked again', async () => {
-    say = refusal(400, { message: 'Unsupported value: top_p. The temperature was fine.' });
+  test.each([
+    { message: 'Unsupported value: top_p. The temperature was fine.' },
+    { message: 'too high', param: 'temperature', code: 'decimal_above_max_value' },
+    { message: 'unsupported value: temperature', code: 'invalid_json' },
+  ])('another refusal is not asked again: %j', async (error) => {
+    say = refusal(400, error);
     expect(await ask()).toMatchObject({ ok: false, failure: { code: 'MODEL_REFUSED' } });
     expect(asked).toHaveLength(1);
+  });
+
+  test('words that only quote it change nothing for others', async () => {
+    const quoting = { message: 'bad schema in "what is an unsupported value of temperature"' };
+    say = refusal(400, quoting);
+    const model = adapter();
+    expect(await ask({}, prompt, model)).toMatchObject({ ok: false });
+    say = (answer) => void json(answer, 200, good('chat'));
+    await ask({}, prompt, model);
+    expect(asked.at(-1)).toHaveProperty('temperature', 0);
   });
 });
 
@@ -137,6 +151,27 @@ describe('refusals', () => {
       ok: false,
       failure: { class: 'permanent', code: 'MODEL_CONTEXT_TOO_LONG', hasBegun: false },
     });
+  });
+
+  test.each([429, 500, 503])('%i that quotes such words is for later', async (status) => {
+    say = refusal(status, { message: 'Please reduce the length of the messages.' });
+    expect(await ask()).toMatchObject({ ok: false, failure: { class: 'transient' } });
+  });
+
+  const prose = 'what the customer wrote '.repeat(9);
+  test.each([
+    [500, { toString: 1, valueOf: 1 }],
+    [400, { toString: 1, valueOf: 1 }],
+    [400, prose],
+    [400, ['a']],
+  ])('%i with a code that is none: %j', async (status, code) => {
+    say = refusal(status, { message: prose, code, type: code });
+    const outcome = await ask();
+    expect(outcome).toMatchObject({
+      ok: false,
+      failure: { code: status === 400 ? 'MODEL_REFUSED' : 'MODEL_OVERLOADED' },
+    });
+    expect(JSON.stringify(outcome)).not.toContain('customer');
   });
 
   test.each([408, 409, 425, 429, 500, 503, 529])('%i means later', async (status) => {
@@ -187,13 +222,40 @@ describe('the Responses API', () => {
     expect(await ask({ api: 'responses' })).toMatchObject({ ok: true, value });
   });
 
-  test.each(['failed', 'cancelled'])('one that %s is no answer', async (status) => {
-    say = (answer) => void json(answer, 200, response([], { status }));
+  test.each([
+    ['arguments as an object', { call_id: 'a', arguments: { n: 1 } }, '{"n":1}', 'a'],
+    ['no call_id', { id: 'fc_1', arguments: '{}' }, '{}', 'fc_1'],
+    ['no id at all', {}, '{}', 'call_0'],
+  ])('a call with %s', async (_what, item, text, id) => {
+    const odd = [null, { type: 'message', content: null }, { type: 'message', content: [null] }];
+    const output = [...odd, { type: 'function_call', name: 'pay', ...item }];
+    say = (answer) =>
+      void json(answer, 200, { ...response(output as object[]), model: null, status: null });
     expect(await ask({ api: 'responses' })).toMatchObject({
-      ok: false,
-      failure: { class: 'transient' },
+      ok: true,
+      value: { content: '', model: '', calls: [{ id, name: 'pay', arguments: text }] },
     });
   });
+
+  test('text as a string, and a part without text', async () => {
+    const output = [
+      { type: 'message', content: 'hi' },
+      { type: 'message', content: [{ type: 'output_text' }] },
+    ];
+    say = (answer) => void json(answer, 200, response(output));
+    expect(await ask({ api: 'responses' })).toMatchObject({ ok: true, value: { content: 'hi' } });
+  });
+
+  test.each(['failed', 'cancelled', 'in_progress', 'queued'])(
+    'one that is %s is no answer',
+    async (status) => {
+      say = (answer) => void json(answer, 200, response([], { status }));
+      expect(await ask({ api: 'responses' })).toMatchObject({
+        ok: false,
+        failure: { class: 'transient' },
+      });
+    },
+  );
 });
 
 describe('what strict servers are sent', () => {

@@ -1,7 +1,7 @@
 /** Words of models and servers as they are: put together, sent back, and never taken for what they are not. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { type AnyStateMachine, assign, cancel, raise, setup } from 'xstate';
+import { type AnyStateMachine, assign, cancel, createMachine, raise, setup } from 'xstate';
 import { Assembly } from '../../services/adapters/openai/assembly.ts';
 import { isSent, sendable } from '../../services/adapters/openai/request.ts';
 import { inexactNumber } from '../../services/core/json.ts';
@@ -62,11 +62,105 @@ describe('an answer in pieces', () => {
     ['arguments as an object', [calls(made('a', 'pay', { n: 1 }, { index: 0 }))], [pay]],
     [
       'odd parts are no reason to lose the others',
-      [calls(null as never, made('a', 'pay', '{"n":1}', { index: 0 }), { function: 7 })],
+      [calls(null as never, { function: 7 }, made('a', 'pay', '{"n":1}', { index: 0 }))],
       [pay],
     ],
+    [
+      'whole calls without index and id',
+      [calls(made('', 'pay', '{"n":1}'), made('', 'pay', '{"n":2}'), made('', 'look', ''))],
+      [
+        { ...pay, id: 'call_0' },
+        { id: 'call_1', name: 'pay', arguments: '{"n":2}' },
+        { id: 'call_2', name: 'look', arguments: '' },
+      ],
+    ],
+    [
+      'whole calls without index and id, each in its chunk',
+      [calls(made('', 'pay', '{"n":1}')), calls(made('', 'look', '{}'))],
+      [
+        { ...pay, id: 'call_0' },
+        { id: 'call_1', name: 'look', arguments: '{}' },
+      ],
+    ],
+    [
+      'two calls without arguments side by side',
+      [calls(made('', 'look', ''), made('', 'list', ''))],
+      [
+        { id: 'call_0', name: 'look', arguments: '' },
+        { id: 'call_1', name: 'list', arguments: '' },
+      ],
+    ],
+    [
+      'another id with each piece of one index',
+      [
+        calls(made('a', 'pay', '', { index: 0 })),
+        calls(made('r2', '', '{"n":', { index: 0 })),
+        calls(made('r3', '', '1}', { index: 0 })),
+      ],
+      [pay],
+    ],
+    [
+      'one id for two calls: the later one gets another',
+      [calls(made('a', 'pay', '{"n":1}', { index: 0 }), made('a', 'look', '{}', { index: 1 }))],
+      [pay, { id: 'call_0', name: 'look', arguments: '{}' }],
+    ],
+    [
+      'an id that is made up is nobody else’s',
+      [calls(made('call_0', 'pay', '{"n":1}', { index: 0 }), made('', 'look', '{}', { index: 1 }))],
+      [
+        { ...pay, id: 'call_0' },
+        { id: 'call_1', name: 'look', arguments: '{}' },
+      ],
+    ],
+    [
+      'a call without an id, then one with, at one index',
+      [
+        calls(made('', 'pay', '{"n":1}', { index: 0 })),
+        calls(made('b', 'look', '{}', { index: 0 })),
+      ],
+      [
+        { ...pay, id: 'call_0' },
+        { id: 'b', name: 'look', arguments: '{}' },
+      ],
+    ],
+    [
+      'numbers as ids',
+      [calls(made(7, 'pay', '{"n":1}'), made(8, 'look', '{}'))],
+      [
+        { ...pay, id: '7' },
+        { id: '8', name: 'look', arguments: '{}' },
+      ],
+    ],
   ])('%s', (_what, chunks, wanted) => {
-    expect(assembled(...chunks)?.calls.slice(0, wanted.length)).toEqual(wanted);
+    expect(assembled(...chunks)?.calls).toEqual(wanted);
+  });
+
+  test.each([
+    ['without ids', '', ''],
+    ['with one id', 'x', 'x'],
+    ['with numbers', 7, 8],
+  ])('calls of an answer that came whole are whole: %s', (_what, first, second) => {
+    const tool_calls = [made(first, 'read', '{"f":1}'), made(second, 'read', '{"f":2}')];
+    const assembly = new Assembly();
+    assembly.add({ choices: [{ message: { content: null, tool_calls }, finish_reason: null }] });
+    const { calls: all } = assembly.end(true)!;
+    expect(all.map((one) => one.arguments)).toEqual(['{"f":1}', '{"f":2}']);
+    expect(new Set(all.map(({ id }) => id)).size).toBe(2);
+  });
+
+  test.each([
+    ['max_tokens', 'length'],
+    ['MAX_TOKENS', 'length'],
+    ['model_length', 'length'],
+    ['SAFETY', 'content_filter'],
+    ['eos', 'eos'],
+    ['error', undefined],
+    ['insufficient_system_resource', undefined],
+  ])('an end with %s is %s', (word, finish) => {
+    const assembly = new Assembly();
+    assembly.add(chunk({ content: 'half' }, word));
+    expect(assembly.end(false)?.finish).toBe(finish);
+    expect(assembly.end(true)?.finish).toBe(finish);
   });
 
   test('text in parts, usage alone, and no end', () => {
@@ -269,6 +363,39 @@ describe("a user's machine", () => {
     expect('late' in talk.record!.timers).toBe(behaviour < 3);
   });
 
+  test.each([
+    [2, 'refusal', 'answered'],
+    [3, 'refusal', 'MODEL_REFUSAL'],
+    [3, 'content_filter', 'MODEL_FILTERED'],
+    [3, 'length', 'MODEL_CUT'],
+    [3, 'stop', 'answered'],
+  ])('behaviour %i: an answer that ends with %s is heard as %s', (behaviour, finish, wanted) => {
+    const machine = createMachine({
+      initial: 'asking',
+      states: {
+        asking: {
+          invoke: {
+            src: 'model',
+            input: { prompt: 'hello' },
+            onDone: 'answered',
+            onError: {
+              target: 'failed',
+              actions: assign({ code: ({ event }) => (event.error as { code?: string }).code }),
+            },
+          },
+        },
+        answered: {},
+        failed: {},
+      },
+    }) as unknown as AnyStateMachine;
+    const talk = at(machine, behaviour);
+    talk.say(task('{}'));
+    const effect = Object.keys(talk.record!.pending)[0]!;
+    talk.say(replied(effect, { content: 'half', finish }));
+    const { value, context } = talk.record!;
+    expect(value === 'failed' ? (context as { code: string }).code : value).toBe(wanted);
+  });
+
   test('one that never settles fails its session, and one that takes many steps is not', () => {
     const circle = setup({}).createMachine({
       initial: 'a',
@@ -283,7 +410,7 @@ describe("a user's machine", () => {
       states: {
         a: {
           always: [
-            { guard: ({ context }) => context.n >= 500, target: 'b' },
+            { guard: ({ context }) => context.n >= 1_500, target: 'b' },
             { target: 'a', reenter: true, actions: assign({ n: ({ context }) => context.n + 1 }) },
           ],
         },

@@ -265,6 +265,35 @@ test('an answer that no message can hold is told as cut off, with what it cost',
   });
 });
 
+test('an adapter that fails counts as asked, and is paid for', async () => {
+  const told = await toldOf({
+    archive: { bundle: async () => ({ ...bundle, behaviour: 3 }) },
+    model: { complete: () => Promise.reject(new TypeError('x is undefined')) },
+  });
+  expect(told).toMatchObject({
+    kind: 'modelFailed',
+    failure: { code: 'GATEWAY_DEFECT' },
+    attempts: 1,
+    spent: { tokens: call.tokensReserved },
+  });
+});
+
+test.each([
+  [1, 'refusal', { content: '', finish: 'stop' }],
+  [2, 'refusal', { content: '', finish: 'stop' }],
+  [3, 'refusal', { content: 'I will not.', finish: 'refusal' }],
+  [2, 'content_filter', { content: 'I will not.', finish: 'length' }],
+  [3, 'content_filter', { content: 'I will not.', finish: 'content_filter' }],
+])('a session of behaviour %i hears of a %s as it can', async (behaviour, finish, heard) => {
+  const told = await toldOf({
+    archive: { bundle: async () => ({ ...bundle, behaviour }) },
+    model: {
+      complete: async () => ({ ok: true, value: { ...reply, content: 'I will not.', finish } }),
+    },
+  });
+  expect(told).toMatchObject({ kind: 'modelReplied', reply: heard });
+});
+
 test.each([
   [
     'what is refused',

@@ -25,3 +25,20 @@ export const temperatureWords: readonly (readonly [words: RegExp, server: string
   [/does(n't| not) support ('?)temperature/i, 'LiteLLM: UnsupportedParamsError'],
   [/temperature[^.]{0,40}(not supported|deprecated|is not allowed)/i, 'Anthropic, Bedrock'],
 ];
+
+/** Words for an end that is none of `stop` and its like. */
+const finishWords: ReadonlyMap<string, 'length' | 'content_filter' | 'broken'> = new Map([
+  ['max_tokens', 'length'], // Anthropic, Gemini, passed on by gateways
+  ['model_length', 'length'], // Mistral
+  ['safety', 'content_filter'], // Gemini
+  ['prohibited_content', 'content_filter'], // Gemini
+  ['guardrail_intervened', 'content_filter'], // Bedrock
+  ['content_filtered', 'content_filter'], // Bedrock
+  ['sensitive', 'content_filter'], // Zhipu
+  ['error', 'broken'], // Mistral, OpenRouter
+  ['insufficient_system_resource', 'broken'], // DeepSeek
+  ['network_error', 'broken'], // Zhipu
+]);
+
+/** A provider's word for the end of an answer, as the core knows it; what is not known stays. */
+export const finishOf = (word: string): string => finishWords.get(word.toLowerCase()) ?? word;

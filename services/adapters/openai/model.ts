@@ -17,7 +17,7 @@ export function openaiModel(
   clock: Pick<Clock, 'timeLimit'>,
 ): Model {
   const clients = new Map<string, OpenAI>();
-  /** Models that refused a temperature, by address and name: they are asked without one. */
+  /** Temperatures that models refused, and answered without: they are asked without. */
   const withoutTemperature = new Set<string>();
   const clientFor = (baseUrl: string, apiKey: string): OpenAI => {
     const key = `${baseUrl}\n${apiKey}`;
@@ -35,7 +35,7 @@ export function openaiModel(
       const key = keyOf(spec, environment);
       if (!key.ok) return key;
       const client = clientFor(address.url, key.key);
-      const place = `${address.url}\n${spec.model}`;
+      const place = `${address.url}\n${spec.model}\n${prompt.temperature}`;
       const from = performance.now();
       const limit = clock.timeLimit(spec.timeoutMs, signal);
       const options = {
@@ -46,10 +46,12 @@ export function openaiModel(
         (spec.api === 'responses' ? askResponses : askChat)(client, spec, what, options, onText);
       const bare = { ...prompt, temperature: null };
       try {
-        const answer = await ask(withoutTemperature.has(place) ? bare : prompt).catch((error) => {
-          if (bare.temperature === prompt.temperature || !refusesTemperature(error)) throw error;
+        const first = withoutTemperature.has(place) ? bare : prompt;
+        const answer = await ask(first).catch(async (error) => {
+          if (first.temperature === null || !refusesTemperature(error)) throw error;
+          const second = await ask(bare);
           withoutTemperature.add(place);
-          return ask(bare);
+          return second;
         });
         return { ok: true, value: { ...answer, latencyMs: Math.round(performance.now() - from) } };
       } catch (error) {

@@ -27,32 +27,50 @@ export function classify(error: unknown, isTimeout: boolean, model: string): Out
     );
   if (error instanceof APIError) {
     const outcome = refusalOf(error, model);
-    const { status } = error as { status?: number };
-    const isWhole = status !== undefined && ((status >= 400 && status < 500) || status === 503);
+    const status = statusOf(error);
+    const isWhole = (status >= 400 && status < 500) || status === 503;
     return isWhole ? unpaid(outcome) : outcome;
   }
   // A stream that ends in the middle, a socket that is reset: the same call may work the next time.
   return failed('transient', 'MODEL_STREAM_BROKEN', `the answer of model ${model} broke off`);
 }
 
+/** A provider's code or type, where it has the form of one: what else stands there is told to nobody. */
+function wordOf(value: unknown): string {
+  const text = typeof value === 'number' ? String(value) : value;
+  return typeof text === 'string' && /^[\w.-]{1,64}$/.test(text) ? text : '';
+}
+
+const statusOf = (error: APIError): number => (error.status as number | undefined) ?? 0;
+const codeOf = (error: APIError): string => wordOf(error.code);
+
+/** Statuses of a request that was read, and is not liked. */
+const refusedStatuses: ReadonlySet<number> = new Set([400, 413, 422]);
+
 /** Looked for in what the provider wrote of its refusal; nothing of it is told to anyone. */
 function speaksOf(error: APIError, words: readonly (readonly [RegExp, string])[]): boolean {
-  const text = `${error.code ?? ''} ${error.type ?? ''} ${error.message}`.slice(0, 4_000);
+  if (!refusedStatuses.has(statusOf(error))) return false;
+  const said = typeof error.message === 'string' ? error.message : '';
+  const text = `${codeOf(error)} ${wordOf(error.type)} ${said}`.slice(0, 4_000);
   return words.some(([pattern]) => pattern.test(text));
 }
 
 /** The whole request was refused, for a temperature that this model does not take. */
-export const refusesTemperature = (error: unknown): boolean =>
-  error instanceof APIError &&
-  ((error.status as number | undefined) === 400 || (error.status as number | undefined) === 422) &&
-  ((error.param === 'temperature' && error.code !== 'invalid_type') ||
-    speaksOf(error, temperatureWords));
+export function refusesTemperature(error: unknown): boolean {
+  if (!(error instanceof APIError) || !refusedStatuses.has(statusOf(error))) return false;
+  const code = codeOf(error);
+  const isNamed = error.param === 'temperature' && /^unsupported_/.test(code);
+  // A code of another kind says that something else was wrong, whatever words are quoted.
+  return isNamed || (/^(\d*|unsupported_.*)$/.test(code) && speaksOf(error, temperatureWords));
+}
 
 function refusalOf(error: APIError, model: string): ReturnType<typeof failed> {
-  const status = (error.status as number | undefined) ?? 0;
-  const text = `model ${model} answered ${status || 'an error'}${error.code ? ` (${error.code})` : ''}`;
-  if (speaksOf(error, tooLongWords)) return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
-  if (error.code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);
+  const status = statusOf(error);
+  const code = codeOf(error);
+  const text = `model ${model} answered ${status || 'an error'}${code ? ` (${code})` : ''}`;
+  if (code === 'context_length_exceeded' || speaksOf(error, tooLongWords))
+    return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
+  if (code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);
   if (laterStatuses.has(status) || status >= 500)
     return failed(
       'transient',

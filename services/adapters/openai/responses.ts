@@ -4,16 +4,40 @@ import { z } from 'zod';
 import { assertNever } from '../../core/errors.ts';
 import type { ToolCall } from '../../core/session/messages.ts';
 import type { ModelAnswer, Prompt } from '../../ports/performers.ts';
+import { named } from './assembly.ts';
+import { finishOf } from './dialect.ts';
 import { isSent, type RequestOptions, sendable } from './request.ts';
 import { usageFrom } from './usage.ts';
 
 type Answer = ModelAnswer;
 
+const textSchema = z.string().nullish().catch(null);
+const partSchema = z
+  .object({ type: textSchema, text: textSchema, refusal: textSchema })
+  .partial()
+  .catch({});
+const itemSchema = z
+  .object({
+    type: textSchema,
+    id: textSchema,
+    call_id: z.union([z.string(), z.number()]).nullish().catch(null),
+    name: textSchema,
+    arguments: z
+      .union([z.string(), z.record(z.string(), z.unknown())])
+      .nullish()
+      .catch(null),
+    content: z
+      .union([z.string(), z.array(partSchema)])
+      .nullish()
+      .catch(null),
+  })
+  .partial()
+  .catch({});
 const responseSchema = z.object({
-  model: z.string().default(''),
-  status: z.string().default('completed'),
-  incomplete_details: z.object({ reason: z.string() }).partial().nullish().catch(null),
-  output: z.array(z.object({ type: z.string() }).loose()),
+  model: textSchema,
+  status: textSchema,
+  incomplete_details: z.object({ reason: textSchema }).partial().nullish().catch(null),
+  output: z.array(itemSchema),
   usage: z
     .object({
       input_tokens: z.unknown(),
@@ -84,29 +108,48 @@ export async function askResponses(
     },
     options,
   );
-  const parsed = responseSchema.parse(answer);
-  // Nothing of it can be used: the same request may work the next time.
-  if (parsed.status === 'failed' || parsed.status === 'cancelled')
-    throw new Error(`the response ${parsed.status}`);
+  return answerOf(responseSchema.parse(answer), onText);
+}
+
+/** @throws Error where the response is no answer: the same request may work the next time */
+function answerOf(
+  { output, status, incomplete_details: details, usage, model }: z.infer<typeof responseSchema>,
+  onText?: (text: string) => void,
+): Omit<Answer, 'latencyMs'> {
+  const isCut = status === 'incomplete';
+  if (!isCut && (status ?? 'completed') !== 'completed')
+    throw new Error('the response did not complete');
   let content = '';
   let refusal = '';
-  const calls: ToolCall[] = [];
-  for (const item of answer.output) {
-    if (item.type === 'message')
-      for (const part of item.content) {
-        if (part.type === 'output_text') content += part.text;
-        else if (part.type === 'refusal') refusal += part.refusal;
-      }
+  const given: ToolCall[] = [];
+  for (const item of output) {
+    if (item.type === 'message') {
+      if (typeof item.content === 'string') content += item.content;
+      else
+        for (const part of item.content ?? []) {
+          if (part.type === 'output_text') content += part.text ?? '';
+          else if (part.type === 'refusal') refusal += part.refusal ?? '';
+        }
+    }
     if (item.type === 'function_call')
-      calls.push({ id: item.call_id, name: item.name, arguments: item.arguments });
+      given.push({
+        id: String(item.call_id ?? item.id ?? ''),
+        name: item.name ?? '',
+        arguments:
+          typeof item.arguments === 'string'
+            ? item.arguments
+            : JSON.stringify(item.arguments ?? {}),
+      });
   }
   if (content) onText?.(content);
-  const { usage } = parsed;
+  const calls = named(given);
   const isRefused = refusal !== '' && calls.length === 0;
+  const cut = finishOf(details?.reason ?? '') === 'content_filter' ? 'content_filter' : 'length';
+  const whole = calls.length > 0 ? 'tool_calls' : 'stop';
   return {
     content: isRefused ? refusal : content,
     calls,
-    finish: isRefused ? 'refusal' : finishOf(parsed, calls.length > 0),
+    finish: isRefused ? 'refusal' : isCut ? cut : whole,
     usage: usage
       ? usageFrom(
           { content, calls },
@@ -115,14 +158,6 @@ export async function askResponses(
           usage.input_tokens_details?.cached_tokens,
         )
       : undefined,
-    model: parsed.model,
+    model: model ?? '',
   };
 }
-
-const finishOf = (
-  { status, incomplete_details: details }: z.infer<typeof responseSchema>,
-  hasCalls: boolean,
-): string => {
-  if (status !== 'incomplete') return hasCalls ? 'tool_calls' : 'stop';
-  return details?.reason === 'content_filter' ? 'content_filter' : 'length';
-};

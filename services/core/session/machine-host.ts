@@ -71,7 +71,7 @@ const choiceOf = (transition: Transition, event: string): Choice => {
   return { event, chosen: labelOf(transition), options: labelsOf(beside ?? [transition]) };
 };
 
-const stepsMax = 1_000; // eventless transitions for one event: a machine that takes more goes in a circle
+const stepsMax = 100_000; // eventless transitions for one event: a machine that takes more goes in a circle
 
 /** A machine that never settles would hold its process, and every session in it. */
 function boundSteps(machine: AnyStateMachine): void {

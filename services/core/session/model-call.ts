@@ -151,6 +151,21 @@ export function settleModelCall(context: AgentContext, paid: Paid): AgentContext
   };
 }
 
+/** Half of an answer, or the word that there will be none, must not pass for an answer. */
+export function noAnswerIn({
+  finish,
+  content,
+}: ModelReply): { readonly code: string; readonly reason: string } | undefined {
+  const words = content.trim().slice(0, 300);
+  if (finish === 'content_filter') {
+    const began = words ? `; it began: ${words}` : '';
+    return { code: 'MODEL_FILTERED', reason: `the provider filtered the answer${began}` };
+  }
+  if (finish === 'refusal')
+    return { code: 'MODEL_REFUSAL', reason: `the model refused: ${words || 'without a word'}` };
+  return undefined;
+}
+
 /** One that is empty, cut or a call says too little to go on from. */
 const isSummary = ({ content, calls, finish }: ModelReply): boolean =>
   content.trim() !== '' &&

@@ -5,11 +5,12 @@ import { assertNever, Refused } from '../errors.ts';
 import { parseJson } from '../json.ts';
 import { having } from '../keyed.ts';
 import type { Failure } from '../tools/job.ts';
+import { behaviourOf } from './behaviour.ts';
 import { decisionOf, recordDecision } from './decisions.ts';
 import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
 import type { Transitioned } from './machine-host.ts';
-import type { Message, MessageOf } from './messages.ts';
-import { paidFor } from './model-call.ts';
+import type { Message, MessageOf, ModelReply } from './messages.ts';
+import { noAnswerIn, paidFor } from './model-call.ts';
 import { type PipelineStep, questionCutLength, readTransition } from './pipeline.ts';
 import { reserve, settled } from './pipeline-budget.ts';
 import type { PendingNote } from './record.ts';
@@ -21,6 +22,13 @@ export function inputOf(input: string): unknown {
   } catch {
     return input;
   }
+}
+
+/** Half of an answer is none to a machine: it cannot ask on as an agent does. */
+function noAnswerFor(reply: ModelReply): Failure | undefined {
+  const cut = { code: 'MODEL_CUT', reason: 'the answer was cut off at the length limit' };
+  const stop = noAnswerIn(reply) ?? (reply.finish === 'length' ? cut : undefined);
+  return stop && { class: 'permanent', code: stop.code, message: stop.reason };
 }
 
 export function applyToPipeline(
@@ -50,7 +58,9 @@ export function applyToPipeline(
         ok: true,
         value: { approved: false, actor: message.actor, answer: message.reason },
       });
-    case 'modelReplied':
+    case 'modelReplied': {
+      const failure =
+        behaviourOf(draft.around.bundle) >= 3 ? noAnswerFor(message.reply) : undefined;
       draft.details = {
         effect: message.effect,
         model: message.reply.model,
@@ -63,9 +73,10 @@ export function applyToPipeline(
         draft,
         record.pending[message.effect]!,
         message.effect,
-        { ok: true, value: message.reply.content },
+        failure ? { ok: false, failure } : { ok: true, value: message.reply.content },
         { steps: 1, toolCalls: 0, ...paidFor(message.reply, draft.around) },
       );
+    }
     case 'toolReturned':
       draft.details = {
         effect: message.effect,

@@ -7,7 +7,7 @@ import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
 import type { ModelReply } from './messages.ts';
-import { paidFor, settleModelCall } from './model-call.ts';
+import { noAnswerIn, paidFor, settleModelCall } from './model-call.ts';
 import { append, type Plan, type Surroundings, toolEntry } from './plan.ts';
 import { type Children, checkCall, isDelegation, notRun, startCall } from './tool-calls.ts';
 
@@ -42,19 +42,6 @@ function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[])
       reason: `${malformed} answers in a row that could not be used`,
     },
   };
-}
-
-/** Half of an answer, or the word that there will be none, must not pass for an answer. */
-function noAnswerIn({ finish, content }: ModelReply): { code: string; reason: string } | undefined {
-  const words = content.trim().slice(0, 300);
-  if (finish === 'content_filter')
-    return {
-      code: 'MODEL_FILTERED',
-      reason: `the provider filtered the answer${words ? `; it began: ${words}` : ''}`,
-    };
-  if (finish === 'refusal')
-    return { code: 'MODEL_REFUSAL', reason: `the model refused: ${words || 'without a word'}` };
-  return undefined;
 }
 
 /** The model has spoken. */
