@@ -105,6 +105,8 @@ export interface Asked {
   readonly outcome: Outcome<Omit<ModelReply, 'attempts' | 'spent'>>;
   /** The provider that was asked last. */
   readonly model: string;
+  /** Nobody waits for it any more. */
+  readonly isSettled?: boolean;
 }
 
 export interface Asking {
@@ -116,8 +118,12 @@ export interface Asking {
   readonly onText?: ((text: string) => void) | undefined;
   /** Told when a provider is asked, and when it has answered. */
   readonly onAsking: (isAsking: boolean) => void;
-  /** Before each try but the first, which was noted with the claim. @throws Unavailable */
-  readonly noteTry: () => Promise<void>;
+  /**
+   * Before each try but the first, which was noted with the claim.
+   *
+   * @returns false when nobody waits any more. @throws Unavailable; Later when another is at it
+   */
+  readonly noteTry: () => Promise<boolean>;
 }
 
 export async function askAll(
@@ -136,7 +142,10 @@ export async function askAll(
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       isTooDear = !spending.allows(spec);
       if (isTooDear) break;
-      if (spending.attempts > 0) await noteTry();
+      if (spending.attempts > 0 && !(await noteTry())) {
+        const outcome = failed('permanent', 'CANCELLED', 'nobody waits for the answer any more');
+        return { outcome, model: name, isSettled: true };
+      }
       spending.attempts += 1;
       onAsking(true);
       const outcome = await model

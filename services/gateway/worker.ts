@@ -247,10 +247,16 @@ async function perform(
       self.asking += isAsking ? 1 : -1;
     };
     const prompt = promptOf(effect, bundle, entries);
-    const noteTry = () => calls.noteTry(shard, effect.id);
+    const noteTry = async (): Promise<boolean> => {
+      const held = limits.effectAckWaitMs;
+      const noted = await calls.noteTry(shard, effect.id, gateway, held, triesOf(mine));
+      if (noted === 'held')
+        throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000, true);
+      return noted === 'noted';
+    };
     const asking = { effect, prompt, models, spending, signal, onText, onAsking, noteTry };
-    const { outcome, model } = await askAll(asking, ports);
-    if (signal.aborted) return false; // nobody waits any more
+    const { outcome, model, isSettled } = await askAll(asking, ports);
+    if (signal.aborted || isSettled) return false; // nobody waits any more
     const { attempts } = spending;
     const seconds = (performance.now() - from) / 1_000;
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, seconds);
@@ -302,8 +308,8 @@ function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'fin
 }
 
 /**
- * Sessions before behaviour 3 know no refusal and no filter: they are told of an empty answer, or of
- * one that was cut, as ever, and ask again. They would take the words for an answer.
+ * Sessions before behaviour 3 know no refusal and no filter: they are told of an empty answer, or
+ * of one that was cut, as ever, and ask again. They would take the words for an answer.
  */
 function asHeard<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(
   reply: Reply,

@@ -137,8 +137,20 @@ export interface ModelCalls {
     holder: string,
     durationMs: number,
   ): Promise<Claim | 'settled' | 'held'>;
-  /** Note one more try, before it is made. @throws Unavailable; then it must not be made */
-  noteTry(shard: ShardId, effect: EffectId): Promise<void>;
+  /**
+   * Note one more try, before it is made; it must not be made unless 'noted': whoever stood still may
+   * find the call in other hands, or answered, and nobody would count what it pays.
+   *
+   * @param tries  that are known to have been made: they are noted again, where the store lost them
+   * @throws Unavailable; then it must not be made either
+   */
+  noteTry(
+    shard: ShardId,
+    effect: EffectId,
+    holder: string,
+    durationMs: number,
+    tries: number,
+  ): Promise<'settled' | 'held' | 'noted'>;
   /** The call was not made: another may make it at once. */
   letGo(shard: ShardId, effect: EffectId, holder: string): Promise<void>;
   /**

@@ -524,7 +524,10 @@ function describeStore(
             async () => (await plain(world.calls).claim(call, 'g2', 60_000)) !== 'held',
           );
           // Each try is noted, whoever made it; and again, where the store has lost what was noted.
-          await world.calls.noteTry(call.shard, call.effect);
+          const note = (holder: string, known: number) =>
+            world.calls.noteTry(call.shard, call.effect, holder, 60_000, known);
+          expect(await note('g2', 2)).toBe('noted');
+          expect(await note('g1', 2)).toBe('held');
           expect(await world.calls.renew(call.shard, call.effect, 'g1', 60_000, 1)).toEqual({
             isOurs: false,
             tries: 3,
@@ -548,6 +551,20 @@ function describeStore(
             commit({ sessions: [session({ pending: [{ id: 'e1' as EffectId, body }] })] }),
           );
           expect(await world.store.pending(shard)).toHaveLength(1);
+        });
+
+        test('a further try is noted for who holds the claim, while somebody waits', async () => {
+          const { call } = await prepared();
+          const note = (effect: EffectId, known: number) =>
+            world.calls.noteTry(call.shard, effect, 'g1', 60_000, known);
+          // The store has lost the claim, or it is over and nobody took it.
+          expect(await note(call.effect, 2)).toBe('noted');
+          expect(await plain(world.calls).claim(call, 'g2', 60_000)).toBe('held');
+          expect(await world.calls.renew(call.shard, call.effect, 'g1', 60_000, 1)).toEqual({
+            isOurs: true,
+            tries: 3,
+          });
+          expect(await note('gone' as EffectId, 1)).toBe('settled');
         });
 
         test('a call that nobody waits for is settled', async () => {

@@ -59,6 +59,14 @@ describe('an answer in pieces', () => {
       [calls(made('a', 'pay', '{"n"', { index: 0 })), calls(made('', '', ':1}', { index: 0 }))],
       [pay],
     ],
+    [
+      'null where nothing more is said',
+      [
+        calls(made('a', 'pay', '{"n":1}', { index: 0 })),
+        calls(made(null, null, null, { index: 0 }), made('a', 'pay', null, { index: 0 })),
+      ],
+      [pay],
+    ],
     ['arguments as an object', [calls(made('a', 'pay', { n: 1 }, { index: 0 }))], [pay]],
     [
       'odd parts are no reason to lose the others',

@@ -105,7 +105,7 @@ const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
       spending,
       signal,
       onAsking: () => undefined,
-      noteTry: async () => undefined,
+      noteTry: async () => true,
     },
     { model: provider.model, clock },
   );
@@ -165,7 +165,11 @@ describe('the spending', () => {
               },
             };
             const asking = { effect, prompt: {} as never, models, spending, signal: never };
-            const hooks = { onAsking: () => undefined, noteTry: async () => note() };
+            const noteTry = async () => {
+              note();
+              return true;
+            };
+            const hooks = { onAsking: () => undefined, noteTry };
             await askAll({ ...asking, ...hooks }, { model, clock }).catch((error) => {
               if (error !== killed) throw error;
             });

@@ -53,7 +53,7 @@ const reply = {
 /** A store in which nobody else claims anything. */
 const callsOf = (): ModelCalls => ({
   claim: async () => ({ entries: [], triesBefore: 0 }),
-  noteTry: async () => undefined,
+  noteTry: async () => 'noted',
   letGo: async () => undefined,
   renew: async () => ({ isOurs: true, tries: 1 }),
 });
@@ -264,6 +264,65 @@ test('an answer that no message can hold is told as cut off, with what it cost',
     reply: { content: 'x'.repeat(1_000), calls: [], finish: 'length', usage },
   });
 });
+
+test.each([
+  ['answered meanwhile', 'settled', []],
+  ['in other hands', 'held', []],
+  ['its own still', 'noted', ['modelReplied']],
+] as const)(
+  'a further try is made only of a call that is its own still: %s',
+  async (_what, noted, kinds) => {
+    let asked = 0;
+    const twice = { ...bundle, models: [{ ...model, attempts: 2, backoffMs: 1 }] } as never;
+    const effects = memoryEffects(systemClock);
+    const mailbox = memoryMailbox(systemClock);
+    const told: string[] = [];
+    const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
+      for (const item of items) if (item.ok) told.push(item.envelope.message.kind);
+    });
+    let isFirst = true;
+    let isOver = false;
+    const taking = await startGateway('g', {
+      effects,
+      calls: {
+        ...callsOf(),
+        // Whoever is offered it next finds it settled.
+        claim: async () => {
+          isOver ||= !isFirst;
+          const claim = isFirst ? { entries: [], triesBefore: 0 } : 'settled';
+          isFirst = false;
+          return claim;
+        },
+        noteTry: async () => {
+          isOver ||= noted !== 'held';
+          return noted;
+        },
+      },
+      mailbox,
+      archive: { bundle: async () => twice },
+      model: {
+        complete: async () => {
+          asked += 1;
+          return asked === 1
+            ? failed('transient', 'MODEL_TIMEOUT', 'late')
+            : { ok: true, value: reply };
+        },
+      },
+      rates: { take: async () => undefined },
+      tenants: () => new Map(),
+      telemetry: countingTelemetry(),
+      clock: systemClock,
+      shards: 1,
+    });
+    await effects.offer(call);
+    await eventually(() => isOver && told.length === kinds.length, 'the end of it');
+    await taking.drain();
+    await taking.stop();
+    await reading.stop();
+    expect(told).toEqual(kinds);
+    expect(asked).toBe(noted === 'noted' ? 2 : 1);
+  },
+);
 
 test('an adapter that fails counts as asked, and is paid for', async () => {
   const told = await toldOf({

@@ -240,9 +240,16 @@ export function memoryStore(clock: Pick<Clock, 'now'>): MemoryStore {
           );
         return { entries, triesBefore };
       },
-      async noteTry(shard, effect) {
+      async noteTry(shard, effect, holder, durationMs, known) {
         const key = `${shard}/${effect}`;
-        tries.set(key, (tries.get(key) ?? 0) + 1);
+        const noted = Math.max(tries.get(key) ?? 0, known);
+        tries.set(key, noted);
+        if (!data(shard).pending.has(effect)) return 'settled';
+        const claim = claims.get(key);
+        if (claim && claim.until > clock.now() && claim.holder !== holder) return 'held';
+        claims.set(key, { holder, until: clock.now() + durationMs });
+        tries.set(key, noted + 1);
+        return 'noted';
       },
       async letGo(shard, effect, holder) {
         const key = `${shard}/${effect}`;

@@ -5,59 +5,26 @@
  * P1  A piece goes on with the call of its id, then of its index, then with the last one. It begins
  *     another where it brings a name and another id, or a name after a whole call. An answer that
  *     came whole has whole calls.
- * P5  An id is text that no other call of the answer has; where it came twice, the later one is new.
+ * P5  An id is text that no other call of the answer has; of two that are equal the later one is
+ *     made anew.
  * P2  A name that comes again is a repeat; a further piece is appended.
  * P3  Arguments are text; an object is what that text would have been.
  * P4  Of content in parts the text counts.
  */
-import { z } from 'zod';
 import { jsonOf } from '../../core/json.ts';
 import type { ToolCall } from '../../core/session/messages.ts';
 import { finishOf } from './dialect.ts';
 
-const textSchema = z
-  .union([z.string(), z.array(z.unknown())])
-  .nullish()
-  .catch(null);
-const partSchema = z
-  .object({
-    index: z.number().int().nonnegative().nullish().catch(null),
-    id: z.union([z.string(), z.number()]).nullish().catch(null),
-    function: z
-      .object({
-        name: z.string().nullish().catch(null),
-        arguments: z
-          .union([z.string(), z.record(z.string(), z.unknown())])
-          .nullish()
-          .catch(null),
-      })
-      .partial()
-      .nullish()
-      .catch(null),
-  })
-  .catch({});
-const saidSchema = z
-  .object({
-    content: textSchema,
-    refusal: z.string().nullish().catch(null),
-    reasoning_content: z.string().nullish().catch(null),
-    tool_calls: z.array(partSchema).nullish().catch(null),
-  })
-  .partial()
-  .nullish()
-  .catch(null);
-const choiceSchema = z.object({
-  delta: saidSchema.optional(),
-  message: saidSchema.optional(),
-  finish_reason: z.string().nullish().catch(null),
-});
-const chunkSchema = z.object({
-  model: z.string().nullish().catch(null),
-  choices: z.array(choiceSchema).nullish().catch(null),
-  usage: z.unknown().optional(),
-});
+type Fields = Readonly<Record<string, unknown>>;
+const none: Fields = {};
 
-type Part = z.infer<typeof partSchema>;
+// Read by hand: a schema for each chunk costs a gateway as much as all the rest of it.
+const fieldsOf = (value: unknown): Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Fields) : none;
+const textIn = (value: unknown): string => (typeof value === 'string' ? value : '');
+const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : []);
+const isIndex = (value: unknown): value is number =>
+  Number.isSafeInteger(value) && (value as number) >= 0;
 
 export interface Assembled {
   readonly content: string;
@@ -69,6 +36,15 @@ export interface Assembled {
   readonly model: string;
   /** What it thought before it called, where the provider told. */
   readonly reasoning: string;
+}
+
+/** Of a call, or all of it. */
+interface Piece {
+  readonly index: number | undefined;
+  readonly id: string;
+  readonly name: string;
+  readonly arguments: string;
+  readonly isWhole: boolean;
 }
 
 export class Assembly {
@@ -86,28 +62,17 @@ export class Assembly {
    * @returns the text that it brought
    */
   add(chunk: unknown): string {
-    const parsed = chunkSchema.safeParse(chunk);
-    if (!parsed.success) return '';
-    const { model, choices, usage } = parsed.data;
-    if (model) this.#model = model;
+    const { model, choices, usage } = fieldsOf(chunk);
+    this.#model = textIn(model) || this.#model;
     if (usage) this.#usage = usage;
-    const [choice] = choices ?? [];
-    if (!choice) return '';
-    const said = choice.delta ?? choice.message;
-    const text = textOf(said?.content);
+    const { delta, message, finish_reason: finish } = fieldsOf(listOf(choices)[0]);
+    const said = fieldsOf(delta ?? message);
+    const text = textOf(said.content);
     this.#content += text;
-    this.#refusal += said?.refusal ?? '';
-    this.#reasoning += said?.reasoning_content ?? '';
-    const isPiece = choice.delta !== undefined && choice.delta !== null;
-    let hasName = false;
-    for (const part of said?.tool_calls ?? []) {
-      const isNameless = !part.function?.name;
-      const isPlaced = Boolean(part.id) || typeof part.index === 'number';
-      // Two names side by side, and nothing else that tells: two calls.
-      this.#addPart(part, isPiece && (isNameless || isPlaced || !hasName));
-      hasName ||= !isNameless;
-    }
-    this.#finish = choice.finish_reason || this.#finish;
+    this.#refusal += textIn(said.refusal);
+    this.#reasoning += textIn(said.reasoning_content);
+    this.#addCalls(listOf(said.tool_calls), fieldsOf(delta) !== none);
+    this.#finish = textIn(finish) || this.#finish;
     return text;
   }
 
@@ -129,20 +94,32 @@ export class Assembly {
     };
   }
 
-  /** @param canRepeat  it is a piece: what it names may have begun before */
-  #addPart({ index, id, function: called }: Part, canRepeat: boolean): void {
-    const piece = {
-      index: index ?? undefined,
-      id: id === null || id === undefined ? '' : String(id),
-      name: called?.name ?? '',
-      arguments: called?.arguments ?? '',
-    };
-    if (!piece.id && !piece.name && !piece.arguments) return;
+  /** @param arePieces  what they name may have begun before */
+  #addCalls(parts: readonly unknown[], arePieces: boolean): void {
+    let hasName = false;
+    for (const part of parts) {
+      const { index, id, function: given } = fieldsOf(part);
+      const called = fieldsOf(given);
+      const piece: Piece = {
+        index: isIndex(index) ? index : undefined,
+        id: typeof id === 'number' ? String(id) : textIn(id),
+        name: textIn(called.name),
+        arguments: argumentsOf(called.arguments),
+        isWhole: fieldsOf(called.arguments) !== none,
+      };
+      if (!piece.id && !piece.name && !piece.arguments) continue;
+      // Two names side by side, and nothing else that tells: two calls.
+      const isPlaced = piece.id !== '' || piece.index !== undefined;
+      this.#addPiece(piece, arePieces && (piece.name === '' || isPlaced || !hasName));
+      hasName ||= piece.name !== '';
+    }
+  }
+
+  #addPiece(piece: Piece, canRepeat: boolean): void {
     const call = (canRepeat ? this.#begunBy(piece) : undefined) ?? this.#begin(piece.index);
     call.id ||= piece.id;
     if (piece.name !== call.name) call.name += piece.name;
-    if (typeof piece.arguments === 'string') call.arguments += piece.arguments;
-    else call.arguments = JSON.stringify(piece.arguments);
+    call.arguments = piece.isWhole ? piece.arguments : call.arguments + piece.arguments;
   }
 
   #begin(index: number | undefined): ToolCall {
@@ -153,7 +130,7 @@ export class Assembly {
   }
 
   /** The call that a piece goes on with, if it begins none. */
-  #begunBy({ index, id, name }: { index: number | undefined; id: string; name: string }) {
+  #begunBy({ index, id, name }: Piece): ToolCall | undefined {
     const byId = id ? this.#calls.find((call) => call.id === id) : undefined;
     const there = index === undefined ? this.#calls.at(-1) : this.#byIndex.get(index);
     if (byId && (index === undefined || !name || byId === there)) return byId;
@@ -161,7 +138,8 @@ export class Assembly {
     if (id && there.id) return id === there.id ? there : undefined;
     // No id tells them apart: another name, or a whole call before it, is another call.
     const isOther = name !== there.name && there.arguments !== '';
-    const isWhole = index === undefined && jsonOf(there.arguments) !== undefined;
+    const isWhole =
+      index === undefined && there.arguments.endsWith('}') && jsonOf(there.arguments) !== undefined;
     return isOther || isWhole ? undefined : there;
   }
 }
@@ -182,13 +160,16 @@ export function named(calls: readonly ToolCall[]): ToolCall[] {
   });
 }
 
-function textOf(content: z.infer<typeof textSchema>): string {
+/** Of anything else but text and an object nothing can be made. */
+const argumentsOf = (value: unknown): string =>
+  fieldsOf(value) === none ? textIn(value) : JSON.stringify(value);
+
+function textOf(content: unknown): string {
   if (typeof content === 'string') return content;
-  return (content ?? [])
+  return listOf(content)
     .map((part) => {
-      if (typeof part === 'string') return part;
-      const { type, text } = (part ?? {}) as { type?: unknown; text?: unknown };
-      return typeof text === 'string' && (type === undefined || type === 'text') ? text : '';
+      const { type, text } = fieldsOf(part);
+      return textIn(part) || (type === undefined || type === 'text' ? textIn(text) : '');
     })
     .join('');
 }

@@ -70,7 +70,9 @@ export async function askChat(
   };
   if (!spec.stream) {
     const assembly = new Assembly();
-    assembly.add(wholeSchema.parse(await client.chat.completions.create(body, options)));
+    const answer: unknown = await client.chat.completions.create(body, options);
+    if (!isCompletion(answer)) wholeSchema.parse(answer);
+    assembly.add(answer);
     return answerOf(assembly, spec.name);
   }
   const stream = await client.chat.completions.create(
@@ -89,8 +91,13 @@ const usageSchema = z
   .partial()
   .nullish()
   .catch(null);
-/** What is no completion at all, whatever its parts. */
-const wholeSchema = z.object({ choices: z.array(z.unknown()).min(1) }).loose();
+/** What is no completion at all, whatever its parts; asked only where that is so. */
+const wholeSchema = z.object({ choices: z.array(z.unknown()).min(1) });
+
+const isCompletion = (answer: unknown): boolean => {
+  const { choices } = (answer ?? {}) as { choices?: unknown };
+  return Array.isArray(choices) && choices.length > 0;
+};
 
 const usageOf = (output: Output, usage: z.infer<typeof usageSchema>): Answer['usage'] =>
   usage
@@ -105,7 +112,7 @@ const usageOf = (output: Output, usage: z.infer<typeof usageSchema>): Answer['us
 /** @throws Error where no end was told, and the answer did not come whole */
 function answerOf(assembly: Assembly, by: string, isWhole = true): Omit<Answer, 'latencyMs'> {
   const answer = assembly.end(isWhole);
-  // A stream that just stops has not answered: without a finish reason nobody knows what is missing.
+  // A stream that just stops has not answered: without a finish reason nobody knows what misses.
   if (!answer) throw new Error('the stream ended without a finish reason');
   const { usage, reasoning, ...output } = answer;
   const thought = reasoning && output.calls.length > 0 ? { thought: { text: reasoning, by } } : {};

@@ -1,6 +1,6 @@
 /**
- * Any OpenAI-compatible provider through the openai package: Chat Completions, or the Responses API.
- * Its own retries are off: ours are classified.
+ * Any OpenAI-compatible provider through the openai package: Chat Completions, or the Responses
+ * API. Its own retries are off: ours are classified.
  */
 import type OpenAI from 'openai';
 import { failed } from '../../core/tools/job.ts';

@@ -1,4 +1,4 @@
-/** What the failures of a provider mean: what may the caller do, and may the call have cost something? */
+/** What a provider's failures mean: what may the caller do, and may the call have cost something? */
 import { APIConnectionError, APIConnectionTimeoutError, APIError, APIUserAbortError } from 'openai';
 import { z } from 'zod';
 import { failed, type Outcome } from '../../core/tools/job.ts';
@@ -35,7 +35,7 @@ export function classify(error: unknown, isTimeout: boolean, model: string): Out
   return failed('transient', 'MODEL_STREAM_BROKEN', `the answer of model ${model} broke off`);
 }
 
-/** A provider's code or type, where it has the form of one: what else stands there is told to nobody. */
+/** A provider's code or type, where it has the form of one; what else stands there nobody is told. */
 function wordOf(value: unknown): string {
   const text = typeof value === 'number' ? String(value) : value;
   return typeof text === 'string' && /^[\w.-]{1,64}$/.test(text) ? text : '';

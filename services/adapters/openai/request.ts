@@ -1,6 +1,6 @@
 /**
- * What is sent of a conversation. The record keeps what a model said as it said it; strict providers
- * refuse a request that repeats it where it was no call: what is sent is what they accept.
+ * What is sent of a conversation. The record keeps what a model said as it said it; strict
+ * providers refuse a request that repeats it where it was no call: what is sent is what they accept.
  */
 import { jsonOf } from '../../core/json.ts';
 import type { Entry } from '../../core/session/conversation.ts';
@@ -22,11 +22,17 @@ function argumentsOf(text: string): string {
   return typeof value === 'object' && value !== null && !Array.isArray(value) ? text : '{}';
 }
 
-export const sendable = ({ id, name, arguments: text }: ToolCall): ToolCall => ({
-  id,
-  name: nameOf(name),
-  arguments: argumentsOf(text),
-});
+/** Calls are sent with each turn that follows: what they are sent as is kept beside them. */
+const sent = new WeakMap<ToolCall, ToolCall>();
+
+export function sendable(call: ToolCall): ToolCall {
+  const known = sent.get(call);
+  if (known) return known;
+  const { id, name, arguments: text } = call;
+  const made = { id, name: nameOf(name), arguments: argumentsOf(text) };
+  sent.set(call, made);
+  return made;
+}
 
 /** An assistant that said nothing and called nothing is refused by some: it is left out. */
 export const isSent = (entry: Entry): boolean =>

@@ -36,11 +36,19 @@ local known = tonumber(ARGV[3])
 if noted < known then redis.call('SET', KEYS[2], known, 'PX', ${triesMs}) end
 return { 1, math.max(noted, known) }`;
 
-/** noteTry: KEYS tries. */
+/**
+ * noteTry: KEYS pending, claim, tries; ARGV effect, holder, ms, tries known. Returns 'settled' when
+ * nobody waits any more, 'held' by another, or 'noted'. Tries that the store lost are noted again.
+ */
 const noteTry = `
-redis.call('INCRBY', KEYS[1], 1)
-redis.call('PEXPIRE', KEYS[1], ${triesMs})
-return 1`;
+local noted = math.max(tonumber(redis.call('GET', KEYS[3]) or 0), tonumber(ARGV[4]))
+redis.call('SET', KEYS[3], noted, 'PX', ${triesMs})
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 'settled' end
+local held = redis.call('SET', KEYS[2], ARGV[2], 'NX', 'GET', 'PX', ARGV[3])
+if held and held ~= ARGV[2] then return 'held' end
+if held then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
+redis.call('SET', KEYS[3], noted + 1, 'PX', ${triesMs})
+return 'noted'`;
 
 /** letGo: KEYS claim, tries; ARGV holder. Its one try was not made. A gateway has no right to DEL. */
 const letGo = `
@@ -126,7 +134,15 @@ export interface ScriptedRedis extends Redis {
     ms: number,
     known: number,
   ): Promise<[number, number]>;
-  understudyNoteTry(tries: string): Promise<number>;
+  understudyNoteTry(
+    pending: string,
+    claim: string,
+    tries: string,
+    effect: string,
+    holder: string,
+    ms: number,
+    known: number,
+  ): Promise<'settled' | 'held' | 'noted'>;
   understudyLetGo(claim: string, tries: string, holder: string): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
@@ -224,7 +240,7 @@ export function connectRedis(
   redis.defineCommand('understudyAcquire', { numberOfKeys: 1, lua: acquire });
   redis.defineCommand('understudyRenew', { numberOfKeys: 2, lua: renew });
   redis.defineCommand('understudyRenewClaim', { numberOfKeys: 2, lua: renewClaim });
-  redis.defineCommand('understudyNoteTry', { numberOfKeys: 1, lua: noteTry });
+  redis.defineCommand('understudyNoteTry', { numberOfKeys: 3, lua: noteTry });
   redis.defineCommand('understudyLetGo', { numberOfKeys: 2, lua: letGo });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });

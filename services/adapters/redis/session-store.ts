@@ -288,8 +288,13 @@ export function redisModelCalls(
       if (entries.length > 0) keep(session, from, entries, size);
       return { entries, triesBefore: Number(noted) };
     },
-    async noteTry(shard, effect) {
-      await answering('note', redis.understudyNoteTry(keys(shard).tries(effect)));
+    noteTry(shard, effect, holder, durationMs, known) {
+      const k = keys(shard);
+      const places = [k.pending, k.claim(effect), k.tries(effect)] as const;
+      return answering(
+        'note',
+        redis.understudyNoteTry(...places, effect, holder, durationMs, known),
+      );
     },
     async letGo(shard, effect, holder) {
       const k = keys(shard);
