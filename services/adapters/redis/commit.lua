@@ -58,11 +58,6 @@ local function commit(key, from, last)
   if held[1] ~= token then return 'FENCED' end
   if (held[2] or '') ~= expected then return 'STALE' end
 
-  -- Look at everything before anything is written: a key of another type fails here.
-  for _, hash in ipairs({ records, versions, pending, outbox }) do redis.call('HLEN', hash) end
-  redis.call('ZCARD', wakes)
-  redis.call('ZCARD', floors)
-  redis.call('LLEN', recent)
   at = from + 7
   local settledFrom, settled = list()
   local archivedFrom, archived = at + 1, tonumber(ARGV[at])
@@ -89,6 +84,16 @@ local function commit(key, from, last)
   local resolvedFrom, resolvedLength = list()
   mustBeScores(wakesFrom, wakesLength)
   mustBeScores(floorsFrom, floorsLength)
+  -- Look at every key before anything is written: one of another type fails here.
+  if sessions + archived > 0 then
+    redis.call('HLEN', records)
+    redis.call('HLEN', versions)
+  end
+  if pendingLength + resolvedLength > 0 then redis.call('HLEN', pending) end
+  if settled > 0 or outboxId ~= '' then redis.call('HLEN', outbox) end
+  if wakesLength + restLength + archived > 0 then redis.call('ZCARD', wakes) end
+  if floorsLength + archived > 0 then redis.call('ZCARD', floors) end
+  if archived > 0 then redis.call('LLEN', recent) end
   local conversationsFrom, conversation = at, key + 9
   while at <= last do
     conversation = conversation + 1

@@ -84,9 +84,11 @@ local function claim(key, from)
   local held = redis.call('SET', KEYS[key + 1], holder, 'NX', 'GET', 'PX', ms)
   if held == holder then redis.call('PEXPIRE', KEYS[key + 1], ms)
   elseif held then return 'held' end
-  local noted = redis.call('INCRBY', KEYS[key + 3], 1)
-  redis.call('PEXPIRE', KEYS[key + 3], ${triesMs})
-  local before = tostring(noted - 1)
+  local before = redis.call('SET', KEYS[key + 3], 1, 'NX', 'GET', 'PX', ${triesMs})
+  if before then
+    redis.call('INCRBY', KEYS[key + 3], 1)
+    redis.call('PEXPIRE', KEYS[key + 3], ${triesMs})
+  else before = '0' end
   if tonumber(after) <= tonumber(first) then return { before } end
   local entries = redis.call('LRANGE', KEYS[key + 2], first, tonumber(after) - 1)
   table.insert(entries, 1, before)
