@@ -11,12 +11,12 @@ export default defineConfig({
       'test/executor/**/*.test.ts',
       'test/cli/**/*.test.ts',
       'test/bench/**/*.test.ts',
-      'test/contract/{mailbox,queues,session-store,rate-limits,gathering,publisher,model}.test.ts',
+      'test/contract/{mailbox,queues,session-store,rate-limits,gathering,publisher,model,model-dialects}.test.ts',
       'test/*.test.ts',
     ],
     env: { UNDERSTUDY_UNIT: '1' },
     testTimeout: 20_000,
     pool: 'forks',
-    maxWorkers: 2,
+    maxWorkers: 6, // most tests wait: two would take twice the time
   },
 });
