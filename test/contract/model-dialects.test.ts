@@ -124,6 +124,12 @@ describe('a temperature that a model does not take', () => {
     expect(asked).toHaveLength(1);
   });
 
+  test('where none was sent, a refusal is told at once', async () => {
+    say = refusal(400, { message: 'no', param: 'temperature', code: 'unsupported_value' });
+    expect(await ask({}, { ...prompt, temperature: null })).toMatchObject({ ok: false });
+    expect(asked).toHaveLength(1);
+  });
+
   test('words that only quote it change nothing for others', async () => {
     const quoting = { message: 'bad schema in "what is an unsupported value of temperature"' };
     say = refusal(400, quoting);

@@ -112,6 +112,48 @@ const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
   return { spending, asked };
 };
 
+test.each([
+  ['a fallback is asked at once', 60_000, 600_000, ['m', 'other', 'other'], 1],
+  ['a short wait is waited for', 1_000, 600_000, ['m', 'm', 'other', 'other'], 2],
+  ['the last one is not waited for beyond the deadline', 1_000, 500, ['m', 'm', 'other'], 1],
+])('a provider that asks for patience: %s', async (_what, retryAfterMs, leftMs, wanted, waits) => {
+  const asked: string[] = [];
+  let slept = 0;
+  const effect = effectOf({ deadlineAt: 1_000_000 + leftMs });
+  const two = ['m', 'other'].map((name) => ({ ...model!, name, attempts: 2 }));
+  await askAll(
+    {
+      effect,
+      prompt: {} as never,
+      models: two,
+      spending: new CallSpending(effect, two, 0),
+      signal: never,
+      onAsking: () => undefined,
+      noteTry: async () => true,
+    },
+    {
+      model: {
+        complete: async ({ name }) => {
+          asked.push(name);
+          return {
+            ok: false,
+            failure: { class: 'transient', code: '429', message: 'later', retryAfterMs },
+          };
+        },
+      },
+      clock: {
+        ...clock,
+        now: () => 1_000_000,
+        sleep: async () => {
+          slept += 1;
+        },
+      },
+    },
+  );
+  expect(asked).toEqual(wanted);
+  expect(slept).toBe(waits);
+});
+
 describe('the spending', () => {
   test('a try that timed out costs the most that it could come to', async () => {
     const { spending, asked } = await ask(new Provider(['times out', 'answers']), effectOf());
