@@ -1,10 +1,6 @@
 /** HTTP tools against a real server that says what it was asked. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
-import { createServer as createSecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { fillUrl } from '../../services/adapters/http/template.ts';
@@ -12,7 +8,7 @@ import { httpRunner } from '../../services/adapters/http/tool.ts';
 import { troublesOf } from '../../services/core/tools/environment-check.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolJob } from '../../services/ports/performers.ts';
-import { hasOpenssl, makeCertificates } from '../support/tls-servers.ts';
+import { hasOpenssl, selfSigned } from '../support/tls-servers.ts';
 
 let server: Server;
 let base = '';
@@ -50,22 +46,6 @@ beforeAll(async () => {
   base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 });
 afterAll(() => server.close());
-
-/** An https server with a certificate that nobody knows. */
-async function selfSigned() {
-  const folder = mkdtempSync(join(tmpdir(), 'self-signed-'));
-  makeCertificates(folder, 'IP:127.0.0.1');
-  const [key, cert] = ['ca.key', 'ca.crt'].map((file) => readFileSync(join(folder, file)));
-  rmSync(folder, { recursive: true });
-  let count = 0;
-  const secure = createSecureServer({ key, cert }, (_request, response) => {
-    count += 1;
-    response.end('"done"');
-  });
-  await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
-  const { port } = secure.address() as AddressInfo;
-  return { url: `https://127.0.0.1:${port}`, asked: () => count, close: () => secure.close() };
-}
 
 const call = (url: string, args: Record<string, unknown> = {}, run: object = {}, more = {}) => {
   asked.length = 0;

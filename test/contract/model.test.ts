@@ -1,16 +1,12 @@
 /** The openai package over our wire, against a real HTTP server that answers like providers do, and like they should not. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import { createServer as createSecureServer } from 'node:https';
 import { type AddressInfo, createServer as createTcpServer } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
 import { modelSpecSchema } from '../../services/core/session/specs.ts';
 import type { Prompt } from '../../services/ports/performers.ts';
-import { hasOpenssl, makeCertificates } from '../support/tls-servers.ts';
+import { hasOpenssl, selfSigned } from '../support/tls-servers.ts';
 
 type Handler = (
   response: ServerResponse,
@@ -44,22 +40,6 @@ afterAll(() => {
   server.closeAllConnections();
   server.close();
 });
-
-/** An https server with a certificate that nobody knows. */
-async function selfSigned() {
-  const folder = mkdtempSync(join(tmpdir(), 'self-signed-'));
-  makeCertificates(folder, 'IP:127.0.0.1');
-  const [key, cert] = ['ca.key', 'ca.crt'].map((file) => readFileSync(join(folder, file)));
-  rmSync(folder, { recursive: true });
-  let count = 0;
-  const secure = createSecureServer({ key, cert }, (_request, response) => {
-    count += 1;
-    response.end('"done"');
-  });
-  await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
-  const { port } = secure.address() as AddressInfo;
-  return { url: `https://127.0.0.1:${port}`, asked: () => count, close: () => secure.close() };
-}
 
 const prompt: Prompt = {
   instructions: 'Be brief.',

@@ -1,6 +1,8 @@
 /** A NATS and a Redis that speak TLS only, with a certificate of an authority that nobody else knows. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer as createSecureServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { freePort, type Running, startProcess } from '../../services/local/processes.ts';
@@ -117,4 +119,20 @@ export async function startTlsServers(): Promise<TlsServers> {
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** An https server with a certificate that nobody knows. */
+export async function selfSigned() {
+  const folder = mkdtempSync(join(tmpdir(), 'self-signed-'));
+  makeCertificates(folder, 'IP:127.0.0.1');
+  const [key, cert] = ['ca.key', 'ca.crt'].map((file) => readFileSync(join(folder, file)));
+  rmSync(folder, { recursive: true });
+  let count = 0;
+  const secure = createSecureServer({ key, cert }, (_request, response) => {
+    count += 1;
+    response.end('"done"');
+  });
+  await new Promise<void>((resolve) => secure.listen(0, '127.0.0.1', resolve));
+  const { port } = secure.address() as AddressInfo;
+  return { url: `https://127.0.0.1:${port}`, asked: () => count, close: () => secure.close() };
 }
