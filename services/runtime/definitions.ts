@@ -9,6 +9,7 @@ import { Refused, Unavailable } from '../core/errors.ts';
 import type { Revision } from '../core/ids.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Definition } from '../core/session/draft.ts';
+import { exportedMachine } from '../core/session/machine-walk.ts';
 import type { Bundle } from '../core/session/specs.ts';
 import type { Archive } from '../ports/archive.ts';
 
@@ -70,12 +71,8 @@ export class Definitions {
         about,
       );
     }
-    const module = (await import(`${pathToFileURL(path).href}?v=${hash}`)) as {
-      default?: AnyStateMachine;
-      machine?: AnyStateMachine;
-    };
-    const loaded = module.default ?? module.machine;
-    if (!loaded || typeof loaded.transition !== 'function')
+    const loaded = exportedMachine(await import(`${pathToFileURL(path).href}?v=${hash}`));
+    if (!loaded)
       throw new Refused(
         'MACHINE_MISSING',
         `agent ${bundle.name}: ${machine} exports no XState machine (default, or "machine")`,

@@ -3,7 +3,7 @@ import { Refused } from '../core/errors.ts';
 import type { SessionId } from '../core/ids.ts';
 import { storable } from '../core/json.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
-import { isPending, type PendingEffect } from '../core/session/effects.ts';
+import { isPending, isTold, type PendingEffect } from '../core/session/effects.ts';
 import { type SessionRecord, wakeAtOf } from '../core/session/record.ts';
 import { endEventOf, eventOf, type StepEvent, stepEventOf } from '../core/wire/cloud-event.ts';
 import type { SessionCommit } from '../ports/session-store.ts';
@@ -113,7 +113,7 @@ export class Drafts {
     for (const wanted of written.pending) draft.pending.set(wanted.effect.id, wanted);
     let replies = 0;
     for (const effect of effects) {
-      if (isPending(effect)) continue;
+      if (isPending(effect) || isTold(effect)) continue;
       // The index counts within the step, so that a replay that gathers differently gives the end the same id.
       const event =
         effect.kind === 'reply' ? endEventOf(record, effect, incoming.at, replies++) : undefined;

@@ -154,8 +154,9 @@ export class Stepper {
     actor.remember(incoming, record.version, plainMaxOf(residents.size));
     baselines.need(actor.session, incoming.position.sequence);
     wakes.stepped(actor.session);
+    const said = saidIn(stepped);
     this.#telemetry.log(
-      isEnded(record) || stepped.happened.kind === 'task-received' ? 'info' : 'debug',
+      isEnded(record) || stepped.happened.kind === 'task-received' || said ? 'info' : 'debug',
       'stepped',
       {
         session: record.session,
@@ -165,6 +166,7 @@ export class Stepper {
         from: stepped.happened.from,
         to: stepped.happened.to,
         effect: 'effect' in incoming.message ? incoming.message.effect : undefined,
+        said,
         trace: record.traceparent,
       },
     );
@@ -211,6 +213,12 @@ export class Stepper {
       () => (actor.record ? done() : deadLetters.tellParent(message, code, messageOf(error), done)),
     );
   }
+}
+
+/** Lines that a user's own machine logged in this step. */
+function saidIn({ effects }: Applied): string | undefined {
+  const said = effects.flatMap((effect) => (effect.kind === 'log' ? [effect.line] : []));
+  return said.length > 0 ? said.join('\n') : undefined;
 }
 
 /** Of a session whose machine cannot be loaded, as far as its bundle told. */

@@ -563,6 +563,6 @@ test('a machine that invokes an inline actor is refused by name', () => {
   });
 
   expect(() => new Durable(machine)).toThrow(
-    /an inline actor; a durable machine invokes model, tool, agent, human only/,
+    /state a invokes an inline actor; a durable machine starts model, tool, agent, human only/,
   );
 });

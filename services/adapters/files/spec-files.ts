@@ -3,9 +3,11 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
 import { messageOf } from '../../core/errors.ts';
+import { exportedMachine, unimplemented, unperformable } from '../../core/session/machine-walk.ts';
 import {
   catalogOf,
   documentSchema,
@@ -73,8 +75,16 @@ export const foldersTexts = (directories: readonly string[]): SpecTexts[] =>
  * on with it. A name that is defined twice stays what it was.
  *
  * @param directories  where the modules of users' own machines lie: the first that has one counts
+ * @param machines  'look': they are loaded, and what cannot run is refused; 'leave': no code of
+ *                  users beside secrets, their hash must do
  */
-export function specsOf(sources: readonly SpecTexts[], directories: readonly string[]): Specs {
+export function specsOf(
+  sources: readonly SpecTexts[],
+  directories: readonly string[],
+  machines: 'look' | 'leave' = 'look',
+): Specs {
+  const build = (texts: ReadonlyMap<string, SpecText>, known: ReadonlyMap<string, string>) =>
+    built(texts, directories, known, machines);
   const good = new Map<string, SpecText>();
   const refused = new Map<string, string>();
   let homes: ReadonlyMap<string, string> = new Map();
@@ -86,8 +96,8 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
     for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
     for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
     const current = new Map([...texts].map(([name, { text }]) => [name, text]));
-    let built = await build(current, directories, homes);
-    let { problems } = built;
+    let made = await build(current, homes);
+    let { problems } = made;
     const broken = new Set(
       problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)),
     );
@@ -98,17 +108,17 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
         current.set(name, text);
         if (typeof text === 'string') for (const one of namesIn(text)) lastGood.add(one);
       }
-      built = await build(current, directories, homes);
+      made = await build(current, homes);
       // Of texts that were not put back: the first look has said what is wrong with the others.
       const placeOf = ({ file, field }: SpecProblem) => `${file} ${field}`;
       const told = new Set(problems.map(placeOf));
-      const more = built.problems.filter(
+      const more = made.problems.filter(
         (one) => !broken.has(fileOf(one)) && !told.has(placeOf(one)),
       );
       problems = [...problems, ...more];
     }
-    homes = new Map([...homes, ...built.homes]);
-    const wrong = new Set(built.problems.map(fileOf));
+    homes = new Map([...homes, ...made.homes]);
+    const wrong = new Set(made.problems.map(fileOf));
     for (const [name, text] of current) if (!wrong.has(name)) good.set(name, text);
     for (const [name, { text, source }] of texts) {
       const own = problems.filter((problem) => fileOf(problem) === name);
@@ -122,7 +132,7 @@ export function specsOf(sources: readonly SpecTexts[], directories: readonly str
       .map((name) => current.get(name))
       .filter((text) => text !== undefined);
     return {
-      catalog: built.catalog,
+      catalog: made.catalog,
       problems,
       lastGood,
       unsure: {
@@ -187,10 +197,11 @@ export function moduleIn(directories: readonly string[], module: string): string
 
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
 
-async function build(
+async function built(
   texts: ReadonlyMap<string, SpecText>,
   directories: readonly string[],
   homes: ReadonlyMap<string, string>,
+  machines: 'look' | 'leave',
 ): Promise<Pick<ReturnType<typeof catalogOf>, 'catalog' | 'problems' | 'homes'>> {
   const documents: SourceDocument[] = [];
   const refused = new Set<string>();
@@ -207,25 +218,44 @@ async function build(
         continue;
       }
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
-        try {
-          const hash = createHash('sha256')
-            .update(await readFile(moduleIn(directories, document.spec.machine)))
-            .digest('hex')
-            .slice(0, 16);
-          documents.push({ document, file, lineOf, machineHash: hash });
-        } catch {
-          refused.add(`Agent ${document.metadata.name}`);
-          problems.push({
-            file,
-            field: 'spec.machine',
-            message: `there is no file ${document.spec.machine} in ${directories.join(', ')}`,
-          });
-        }
+        const { hash, flaws } = await lookAtMachine(document.spec.machine, directories, machines);
+        if (flaws.length === 0) documents.push({ document, file, lineOf, machineHash: hash });
+        else refused.add(`Agent ${document.metadata.name}`);
+        const place = lineOf ? `${file}:${lineOf(['spec', 'machine'])}` : file;
+        for (const message of flaws) problems.push({ file: place, field: 'spec.machine', message });
       } else documents.push({ document, file, lineOf });
     }
   }
   const built = catalogOf(documents, refused, homes);
   return { ...built, problems: [...problems, ...built.problems] };
+}
+
+const flawsMax = 20; // of one machine, told at once
+
+/** A user's own machine as it stands there: its hash, and why it cannot run durably. */
+async function lookAtMachine(
+  module: string,
+  directories: readonly string[],
+  machines: 'look' | 'leave',
+): Promise<{ readonly hash?: string; readonly flaws: readonly string[] }> {
+  const path = moduleIn(directories, module);
+  let text: Buffer;
+  try {
+    text = await readFile(path);
+  } catch {
+    return { flaws: [`there is no file ${module} in ${directories.join(', ')}`] };
+  }
+  const hash = createHash('sha256').update(text).digest('hex').slice(0, 16);
+  if (machines === 'leave') return { hash, flaws: [] };
+  try {
+    const machine = exportedMachine(await import(`${pathToFileURL(path).href}?v=${hash}`));
+    if (!machine) return { flaws: [`${module} exports no XState machine (default, or "machine")`] };
+    const flaws = [...unperformable(machine), ...unimplemented(machine)];
+    return { hash, flaws: flaws.slice(0, flawsMax).map((flaw) => `${module}: ${flaw}`) };
+  } catch (error) {
+    const why = messageOf(error).split('\n')[0]!.slice(0, 300);
+    return { flaws: [`${module} cannot be loaded: ${why}`] };
+  }
 }
 
 export interface ParsedSpec {

@@ -7,6 +7,7 @@
  * | 1 | everything until version 0.1.0; bundles that name none |
  * | 2 | listed below |
  * | 3 | listed below |
+ * | 4 | listed below |
  *
  * 2: parallel children share what is left, and calls of a turn are counted first; a try that may
  * have been paid for costs its reservation; users' own machines have budgets; kept messages are
@@ -22,10 +23,15 @@
  * and no call of it runs; a summary is text, whole; numbers in arguments are exact; a cancelled delay
  * of a user's machine is cancelled.
  *
+ * 4: users' own machines are equal to a plain actor or refused by name: what cannot be performed is
+ * found before anything runs; what a machine holds equals its JSON form; what throws ends it as
+ * XState does; the error of an invoke is an Error; timers are told apart and keep their order;
+ * children, emitted events, log lines, `self` and events to itself are as in plain XState.
+ *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */
 /** Stamped into every bundle that a catalog makes now. */
-export const currentBehaviour = 3;
+export const currentBehaviour = 4;
 
 export const behaviourOf = (bundle: { readonly behaviour?: number | undefined }): number =>
   bundle.behaviour ?? 1;

@@ -15,8 +15,10 @@ import type { AgentContext } from './agent-context.ts';
 import { agentMachine } from './agent-machine.ts';
 import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
+import { durableDriverOf } from './durable-machine.ts';
 import { type Effect, isPending, type PendingEffect } from './effects.ts';
 import { type Choice, driverOf, type MachineDriver } from './machine-host.ts';
+import { revived } from './machine-state.ts';
 import type { Message } from './messages.ts';
 import type { Surroundings } from './plan.ts';
 import {
@@ -82,11 +84,24 @@ export interface Draft {
 
 const drivers = new WeakMap<AnyStateMachine, MachineDriver>();
 
+const durableDrivers = new WeakMap<AnyStateMachine, MachineDriver>();
+
 export const driverFor = (machine: AnyStateMachine): MachineDriver => {
   let driver = drivers.get(machine);
   if (!driver) {
     driver = driverOf(machine, machine === agentMachine);
     drivers.set(machine, driver);
+  }
+  return driver;
+};
+
+/** The driver of a user's own machine: its bundle says what it can do. */
+export const ownDriverFor = ({ machine, bundle }: Definition): MachineDriver => {
+  if (behaviourOf(bundle) < 4) return driverFor(machine!);
+  let driver = durableDrivers.get(machine!);
+  if (!driver) {
+    driver = durableDriverOf(machine!);
+    durableDrivers.set(machine!, driver);
   }
   return driver;
 };
@@ -126,12 +141,14 @@ export const contextOf = (draft: Draft): AgentContext => liveOf(draft).context a
 export function liveOf(draft: Draft): AnyMachineSnapshot {
   if (!draft.live) {
     const { record, definition } = draft;
-    const driver = driverFor(record.machine === 'agent' ? agentMachine : definition.machine!);
+    const driver = record.machine === 'agent' ? driverFor(agentMachine) : ownDriverFor(definition);
     draft.live = driver.restore({
       value: record.value,
-      context: structuredClone(record.context),
+      context: revived(structuredClone(record.context), record.forms),
       history: record.history,
       output: record.output,
+      children: record.children,
+      waiting: new Set(Object.values(record.pending).map(({ invoke }) => invoke)),
     });
   }
   return draft.live;

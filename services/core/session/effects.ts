@@ -129,7 +129,15 @@ export const promptEffectSchema = z.discriminatedUnion('kind', [
 ]);
 export type PromptEffect = z.infer<typeof promptEffectSchema>;
 
-export type Effect = PendingEffect | PromptEffect;
+/** What a user's own machine tells: it leaves with the step's event and its log line. */
+export type ToldEffect =
+  | { readonly kind: 'emit'; readonly event: unknown }
+  | { readonly kind: 'log'; readonly line: string };
+
+export type Effect = PendingEffect | PromptEffect | ToldEffect;
+
+export const isTold = (effect: Effect): effect is ToldEffect =>
+  effect.kind === 'emit' || effect.kind === 'log';
 
 export const isPending = (effect: Effect): effect is PendingEffect =>
   effect.kind === 'callModel' ||

@@ -21,6 +21,10 @@ import { type FlatTransition, flatTransitionOf } from './flat-machine.ts';
 export interface MachineAction {
   readonly type: string;
   readonly params: unknown;
+  /** False for the name of an action that nothing implements. */
+  readonly isImplemented?: boolean;
+  /** Of `sendTo`: whom the event is for. */
+  readonly target?: 'itself' | 'child' | 'other';
 }
 
 /** A transition that was taken, and those that stood beside it. */
@@ -55,6 +59,10 @@ export interface MachineDriver {
     status?: string;
     output?: unknown;
     history?: unknown;
+    /** Ids of children that it spawned; those that its states invoke are found. */
+    children?: readonly string[] | undefined;
+    /** Ids of invokes and children that have not ended. */
+    waiting?: ReadonlySet<string | undefined>;
   }): AnyMachineSnapshot;
 }
 
@@ -74,17 +82,31 @@ const choiceOf = (transition: Transition, event: string): Choice => {
 const stepsMax = 100_000; // eventless transitions for one event: a machine that takes more goes in a circle
 
 /** A machine that never settles would hold its process, and every session in it. */
-function boundSteps(machine: AnyStateMachine): void {
+export function boundSteps(machine: AnyStateMachine): void {
   const bounded = machine as unknown as { options?: { maxIterations?: number } };
   const wanted = bounded.options?.maxIterations ?? stepsMax;
   bounded.options = { ...bounded.options, maxIterations: Math.min(wanted, stepsMax) };
 }
 
-/** @param isFlat  the machine has one level, and its events may go the short way (flat-machine.ts) */
-export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver {
-  const machine = given.provide({
+/** The machine with logic that is never started in the place of everything it invokes. */
+export const inertMachine = (given: AnyStateMachine): AnyStateMachine =>
+  given.provide({
     actors: Object.fromEntries(invokable.map((name) => [name, inert])),
   } as never);
+
+/** @param event  of XState's inspection */
+export function choicesOf(event: {
+  readonly type: string;
+  readonly event?: EventObject;
+  readonly _transitions?: readonly Transition[];
+}): readonly Choice[] {
+  if (event.type !== '@xstate.microstep') return [];
+  return (event._transitions ?? []).map((one) => choiceOf(one, event.event?.type ?? ''));
+}
+
+/** @param isFlat  the machine has one level, and its events may go the short way (flat-machine.ts) */
+export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver {
+  const machine = inertMachine(given);
   boundSteps(machine);
   const self = createActor(machine, {
     input: undefined as never,
@@ -96,15 +118,8 @@ export function driverOf(given: AnyStateMachine, isFlat = false): MachineDriver 
     string,
     unknown
   >;
-  system._sendInspectionEvent = (event: {
-    type: string;
-    event?: EventObject;
-    _transitions?: readonly Transition[];
-  }) => {
-    if (event.type !== '@xstate.microstep') return;
-    for (const transition of event._transitions ?? [])
-      choices.push(choiceOf(transition, event.event?.type ?? ''));
-  };
+  system._sendInspectionEvent = (event: Parameters<typeof choicesOf>[0]) =>
+    choices.push(...choicesOf(event));
   // A child of the machine registers with the system; none lives longer than the transition.
   system._register = (sessionId: string) => sessionId;
   system._unregister = () => {};
@@ -214,13 +229,21 @@ export function historyOf(
   return Object.fromEntries(keys.map((key) => [key, history[key]!.map(({ id }) => ({ id }))]));
 }
 
-/** Ids of the invokes that are alive in a snapshot. */
-export function liveInvokes(snapshot: AnyMachineSnapshot): Set<string> {
-  const ids = new Set<string>();
-  for (const node of (
-    snapshot as unknown as { _nodes: readonly { invoke: readonly { id: string }[] }[] }
-  )._nodes) {
-    for (const { id } of node.invoke) ids.add(id);
-  }
-  return ids;
+interface Invoke {
+  readonly id: string;
+  readonly systemId?: string | undefined;
 }
+
+/** Invokes of the states that a machine is in, by id. */
+export function invokesIn(snapshot: AnyMachineSnapshot): Map<string, Invoke> {
+  const found = new Map<string, Invoke>();
+  const { _nodes: nodes } = snapshot as unknown as {
+    readonly _nodes: readonly { readonly invoke: readonly Invoke[] }[];
+  };
+  for (const { invoke } of nodes) for (const one of invoke) found.set(one.id, one);
+  return found;
+}
+
+/** Ids of the invokes that are alive in a snapshot. */
+export const liveInvokes = (snapshot: AnyMachineSnapshot): Set<string> =>
+  new Set(invokesIn(snapshot).keys());

@@ -7,8 +7,9 @@ import { having } from '../keyed.ts';
 import type { Failure } from '../tools/job.ts';
 import { behaviourOf } from './behaviour.ts';
 import { decisionOf, recordDecision } from './decisions.ts';
-import { cancel, type Draft, driverFor, end, liveOf, settle } from './draft.ts';
+import { cancel, type Draft, end, liveOf, ownDriverFor, settle } from './draft.ts';
 import type { Transitioned } from './machine-host.ts';
+import { InvokeError } from './machine-state.ts';
 import type { Message, MessageOf, ModelReply } from './messages.ts';
 import { noAnswerIn, paidFor } from './model-call.ts';
 import { type PipelineStep, questionCutLength, readTransition } from './pipeline.ts';
@@ -147,12 +148,13 @@ export function answerInvoke(
   const id = note.invoke ?? '';
   const event = answer.ok
     ? { type: `xstate.done.actor.${id}`, output: answer.value, actorId: id }
-    : { type: `xstate.error.actor.${id}`, error: answer.failure, actorId: id };
-  movePipeline(
-    draft,
-    driverFor(draft.definition.machine!).transition(liveOf(draft), event as never),
-  );
+    : { type: `xstate.error.actor.${id}`, error: errorOf(answer.failure, draft), actorId: id };
+  movePipeline(draft, ownDriverFor(draft.definition).transition(liveOf(draft), event as never));
 }
+
+/** Before behaviour 4 a machine was told of a failure by a plain object. */
+const errorOf = (failure: Failure, { definition }: Draft): Failure | InvokeError =>
+  behaviourOf(definition.bundle) < 4 ? failure : new InvokeError(failure);
 
 function settleBudget(draft: Draft, effect: string, paid: Spending | undefined): void {
   const { budget } = draft.record;
@@ -179,7 +181,8 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
   const { wall, ...timers } = draft.record.timers;
   let read: PipelineStep;
   try {
-    read = readTransition(moved, { pending: draft.record.pending, timers }, draft.around);
+    const { pending, children } = draft.record;
+    read = readTransition(moved, { pending, timers, children }, draft.around);
   } catch (error) {
     // At its beginning the task is refused as a whole; later the session fails, or its next wake would fail the same way for ever.
     if (!(error instanceof Refused) || draft.record.version === 1) throw error;
@@ -192,15 +195,18 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     settle(draft, id);
     settleBudget(draft, id, undefined);
   }
-  const { history: _, ...rest } = draft.record;
+  const { history: _history, forms: _forms, children: _children, ...rest } = draft.record;
   draft.record = {
     ...rest,
     value: read.value,
     context: read.context,
     ...(read.history ? { history: read.history } : {}),
+    ...(read.forms ? { forms: read.forms } : {}),
+    ...(read.children ? { children: [...read.children] } : {}),
     timers: { ...(wall ? { wall } : {}), ...read.timers },
   };
   draft.choices.push(...moved.choices);
+  draft.effects.push(...read.told);
   const reserved = reserveFor(draft, read);
   if (!reserved.ok) return end(draft, 'failed', reserved.reason);
   for (const { effect, note } of reserved.started) {

@@ -17,8 +17,17 @@ import { limits } from '../limits.ts';
 import { performedWithinMs } from '../tools/tool-spec.ts';
 import { approvalHash } from './approvals.ts';
 import { behaviourOf } from './behaviour.ts';
-import type { PendingEffect } from './effects.ts';
-import { historyOf, invokable, liveInvokes, type Transitioned } from './machine-host.ts';
+import type { PendingEffect, ToldEffect } from './effects.ts';
+import { type Acted, readActions, type Spawned } from './machine-actions.ts';
+import {
+  historyOf,
+  invokable,
+  liveInvokes,
+  type MachineAction,
+  type Transitioned,
+} from './machine-host.ts';
+import { exactly, type Forms, InvokeError } from './machine-state.ts';
+import { isInvokable, sourceName } from './machine-walk.ts';
 import { nextId, type Surroundings } from './plan.ts';
 import type { PendingNote, SessionRecord } from './record.ts';
 import type { Bundle } from './specs.ts';
@@ -46,29 +55,85 @@ export interface PipelineStep {
   readonly started: readonly { readonly effect: PendingEffect; readonly note: PendingNote }[];
   readonly cancelled: readonly string[];
   readonly timers: Readonly<SessionRecord['timers']>;
+  readonly forms?: Forms | undefined;
+  readonly children?: readonly string[] | undefined;
+  readonly told: readonly ToldEffect[];
   readonly snapshot: AnyMachineSnapshot;
+}
+
+interface Before {
+  readonly pending: SessionRecord['pending'];
+  readonly timers: SessionRecord['timers'];
+  readonly children?: readonly string[] | undefined;
 }
 
 /** Read what a transition did, and turn what it wants into effects and timers. */
 export function readTransition(
   moved: Transitioned,
-  before: { pending: SessionRecord['pending']; timers: SessionRecord['timers'] },
+  before: Before,
   around: Surroundings,
 ): PipelineStep {
   const { snapshot } = moved;
+  const isActive = snapshot.status === 'active';
+  const invokes = isActive ? liveInvokes(snapshot) : new Set<string>();
+  const acted = actedIn(moved, before, around);
+  const alive = new Set(isActive ? [...invokes, ...acted.children] : []);
+  const cancelled = Object.entries(before.pending)
+    .filter(([, { invoke }]) => invoke !== undefined)
+    .filter(
+      ([, { invoke }]) =>
+        !alive.has(invoke!) || acted.spawned.has(invoke!) || acted.stopped.has(invoke!),
+    )
+    .map(([id]) => id);
+  const started = [...acted.spawned]
+    .filter(([invoke]) => alive.has(invoke))
+    .map(([invoke, { src, input }]) => effectOf(invoke, src, input, around));
+  const status = isActive ? 'active' : snapshot.status === 'done' ? 'completed' : 'failed';
+  const left = isActive ? acted.timers : {};
+  const { context, output } = snapshot as { context: Record<string, unknown>; output: unknown };
+  return {
+    value: snapshot.value,
+    history: historyOf(snapshot),
+    status,
+    ...(status === 'failed' ? { reason: `MACHINE_ERROR: ${reasonOf(snapshot.error)}` } : {}),
+    cancelled,
+    snapshot,
+    told: acted.told,
+    ...(isActive && acted.children.length > 0 ? { children: acted.children } : {}),
+    ...asStored({ context, output, timers: left, started }, around),
+  };
+}
+
+/** What the machine did besides moving. Before behaviour 4 what could not be performed went by. */
+function actedIn({ actions, snapshot }: Transitioned, before: Before, around: Surroundings): Acted {
+  if (behaviourOf(around.bundle) < 4) return actedBefore(actions, before, around);
+  const invokes = snapshot.status === 'active' ? liveInvokes(snapshot) : new Set<string>();
+  const { timers, children = [], pending } = before;
+  const acted = readActions(actions, { timers, children }, around.at, invokes);
+  const living = new Set(Object.values(pending).map(({ invoke }) => invoke));
+  for (const id of acted.spawned.keys())
+    if (living.has(id) && !invokes.has(id) && !acted.stopped.has(id))
+      throw new Refused('MACHINE_UNSUPPORTED', `it spawns ${id}, and a child of that id lives`);
+  return acted;
+}
+
+function actedBefore(
+  actions: readonly MachineAction[],
+  before: Before,
+  around: Surroundings,
+): Acted {
   const timers = { ...before.timers };
-  const started: { effect: PendingEffect; note: PendingNote }[] = [];
-  const spawned = new Map<string, { src: string; input: unknown }>();
-  for (const action of moved.actions) {
+  const spawned = new Map<string, Spawned>();
+  for (const action of actions) {
     if (action.type === 'xstate.spawnChild') {
       const { id, src, input } = action.params as { id: string; src: unknown; input: unknown };
-      if (typeof src !== 'string' || !(invokable as readonly string[]).includes(src)) {
+      if (!isInvokable(src)) {
         throw new Refused(
           'MACHINE_UNSUPPORTED',
-          `invoke ${id} has the source ${typeof src === 'string' && !src.startsWith('xstate.invoke.') ? src : 'an inline actor'}; a durable machine invokes ${invokable.join(', ')} only`,
+          `invoke ${id} has the source ${sourceName(src)}; a durable machine invokes ${invokable.join(', ')} only`,
         );
       }
-      spawned.set(id, { src, input });
+      spawned.set(id, { src: src as string, input });
     } else if (action.type === 'xstate.raise') {
       const { event, id, delay } = action.params as {
         event: { type: string };
@@ -90,37 +155,17 @@ export function readTransition(
         delete timers[id];
     }
   }
-  const alive = snapshot.status === 'active' ? liveInvokes(snapshot) : new Set<string>();
-  const cancelled = Object.entries(before.pending)
-    .filter(
-      ([, note]) =>
-        note.invoke !== undefined && (!alive.has(note.invoke) || spawned.has(note.invoke)),
-    )
-    .map(([id]) => id);
-  for (const [invoke, { src, input }] of spawned) {
-    if (alive.has(invoke)) started.push(effectOf(invoke, src, input, around));
-  }
-  const status =
-    snapshot.status === 'active' ? 'active' : snapshot.status === 'done' ? 'completed' : 'failed';
-  const left = status === 'active' ? timers : {};
-  const { context, output } = snapshot as { context: Record<string, unknown>; output: unknown };
-  return {
-    value: snapshot.value,
-    history: historyOf(snapshot),
-    status,
-    ...(status === 'failed' ? { reason: `MACHINE_ERROR: ${reasonOf(snapshot.error)}` } : {}),
-    cancelled,
-    snapshot,
-    ...asStored({ context, output, timers: left, started }, around),
-  };
+  return { timers, spawned, children: [], stopped: new Set(), told: [] };
 }
 
+/** A machine may throw whatever it likes. */
 function reasonOf(error: unknown): string {
+  if (error instanceof InvokeError) return `${error.code}: ${error.message}`.slice(0, 2_000);
   if (error instanceof Error) return String(error.message).slice(0, 2_000);
   return storable(error ?? 'unknown', 'the error of the machine', false).slice(0, 2_000);
 }
 
-type Held = Pick<PipelineStep, 'context' | 'output' | 'timers' | 'started'>;
+type Held = Pick<PipelineStep, 'context' | 'output' | 'timers' | 'started' | 'forms'>;
 
 /**
  * What a machine holds goes into one commit with the work of others: it is written here, once, and
@@ -130,6 +175,7 @@ type Held = Pick<PipelineStep, 'context' | 'output' | 'timers' | 'started'>;
  * @throws Refused (STATE_UNWRITABLE, STATE_TOO_LARGE) for what cannot be stored
  */
 function asStored({ context, output, timers, started }: Held, { bundle }: Surroundings): Held {
+  if (behaviourOf(bundle) >= 4) return exactlyStored({ context, output, timers, started });
   const isExact = behaviourOf(bundle) >= 2;
   const text = storable(context, 'the context of the machine', isExact);
   if (!text.startsWith('{')) {
@@ -143,10 +189,8 @@ function asStored({ context, output, timers, started }: Held, { bundle }: Surrou
     timers: written(timers, 'a timer of the machine'),
     started: started.map(({ effect, note }) => {
       const body = storable(effect, `the input of ${note.invoke}`, isExact);
-      const bytes = Buffer.byteLength(body);
-      if (bytes <= limits.batchBytesMax) return { effect: JSON.parse(body) as PendingEffect, note };
-      const most = `a message carries ${limits.batchBytesMax}`;
-      throw new Refused('INVOKE_INPUT', `the input of ${note.invoke} has ${bytes} bytes; ${most}`);
+      mustFitMessage(note, body);
+      return { effect: JSON.parse(body) as PendingEffect, note };
     }),
   };
   const bytes = Buffer.byteLength(text);
@@ -158,6 +202,42 @@ function asStored({ context, output, timers, started }: Held, { bundle }: Surrou
   }
   // Sessions that began before go on with the values themselves, also with those that are no JSON.
   return behaviourOf(bundle) >= 3 ? held : { context, output, timers, started: held.started };
+}
+
+/**
+ * Equal to its JSON form, so that a session has one future; or refused with the field's path.
+ *
+ * @throws Refused (MACHINE_NOT_JSON, STATE_TOO_LARGE, INVOKE_INPUT)
+ */
+function exactlyStored({ context, output, timers, started }: Held): Held {
+  const held = exactly(context, 'the context of the machine');
+  if (!held.text.startsWith('{'))
+    throw new Refused('MACHINE_NOT_JSON', 'the context of the machine is no object');
+  const bytes = Buffer.byteLength(held.text);
+  if (bytes > limits.contextBytesMax)
+    throw new Refused(
+      'STATE_TOO_LARGE',
+      `the context of the machine has ${bytes} bytes; ${limits.contextBytesMax} are allowed`,
+    );
+  return {
+    context: held.value as Held['context'],
+    ...(Object.keys(held.forms).length > 0 ? { forms: held.forms } : {}),
+    output: output === undefined ? undefined : exactly(output, 'the output of the machine').value,
+    timers,
+    started: started.map(({ effect, note }) => {
+      const { value, text } = exactly(effect, `the input of ${note.invoke}`);
+      mustFitMessage(note, text);
+      return { effect: value as PendingEffect, note };
+    }),
+  };
+}
+
+/** @throws Refused (INVOKE_INPUT) */
+function mustFitMessage({ invoke }: PendingNote, body: string): void {
+  const bytes = Buffer.byteLength(body);
+  if (bytes <= limits.batchBytesMax) return;
+  const most = `a message carries ${limits.batchBytesMax}`;
+  throw new Refused('INVOKE_INPUT', `the input of ${invoke} has ${bytes} bytes; ${most}`);
 }
 
 /** Characters of a question that records keep before behaviour 3; since then they keep it whole. */

@@ -81,7 +81,24 @@ export const recordSchema = z.object({
   changedAt: z.number(),
   length: z.number().describe('conversation entries'),
   pending: z.record(z.string(), pendingNoteSchema),
-  timers: z.record(z.string(), z.object({ dueAt: z.number(), event: z.unknown().optional() })),
+  timers: z.record(
+    z.string(),
+    z.object({
+      dueAt: z.number(),
+      event: z.unknown().optional(),
+      order: z.number().optional().describe('as they were set: of those due together the first'),
+      id: z.string().optional().describe('the name that cancels it'),
+      isUnnamed: z.boolean().optional().describe('its name means another by now'),
+    }),
+  ),
+  forms: z
+    .record(z.string(), z.enum(['undefined', 'error']))
+    .optional()
+    .describe("of a user's own machine: what JSON does not write, by pointer into the context"),
+  children: z
+    .array(z.string())
+    .optional()
+    .describe("of a user's own machine: ids of what it spawned beside its invokes"),
   budget: z
     .object({
       limits: limitsSchema,

@@ -109,14 +109,21 @@ export type Due = {
   readonly kind: 'timer' | 'effect';
   readonly id: string;
   readonly dueAt: number;
+  /** Of timers of a user's own machine: as they were set. */
+  readonly order?: number | undefined;
 };
 
 /** What is due at a time, earliest first. A paused session's deadlines stand still until it is resumed. */
 export function dueOf(record: SessionRecord, at: number): Due[] {
   const due: Due[] = [];
-  for (const [id, { dueAt }] of Object.entries(record.timers))
-    if (dueAt <= at) due.push({ kind: 'timer', id, dueAt });
+  for (const [id, { dueAt, order }] of Object.entries(record.timers))
+    if (dueAt <= at) due.push({ kind: 'timer', id, dueAt, order });
   for (const [id, { deadlineAt }] of Object.entries(record.pending))
     if (deadlineAt <= at) due.push({ kind: 'effect', id, dueAt: deadlineAt });
-  return due.sort((left, right) => left.dueAt - right.dueAt || (left.id < right.id ? -1 : 1));
+  return due.sort(
+    (left, right) =>
+      left.dueAt - right.dueAt ||
+      (left.order ?? 0) - (right.order ?? 0) ||
+      (left.id < right.id ? -1 : 1),
+  );
 }

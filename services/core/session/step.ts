@@ -6,11 +6,11 @@
  * P3  Every effect that stays pending has a deadline, and a wake after it answers it: no session waits for ever.
  * P4  When a session ends, nothing of it is left pending.
  */
-import type { AnyMachineSnapshot } from 'xstate';
+import type { AnyMachineSnapshot, AnyStateMachine } from 'xstate';
 import { nothing } from '../budget/budget.ts';
 import { assertNever, Refused, UnderstudyError } from '../errors.ts';
 import type { SessionId, TenantId } from '../ids.ts';
-import { own, without } from '../keyed.ts';
+import { own } from '../keyed.ts';
 import { limits } from '../limits.ts';
 import type { Failure } from '../tools/job.ts';
 import { agentMachineVersion } from './agent-machine.ts';
@@ -29,11 +29,11 @@ import {
   contextOf,
   type Definition,
   type Draft,
-  driverFor,
   emit,
   end,
   type Incoming,
   liveOf,
+  ownDriverFor,
   refuseTask,
   type Step,
   settle,
@@ -41,6 +41,8 @@ import {
   surroundingsOf,
 } from './draft.ts';
 import type { Effect } from './effects.ts';
+import { fired } from './machine-actions.ts';
+import { unperformable } from './machine-walk.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { planModelCall } from './model-call.ts';
 import { freshBudget } from './pipeline-budget.ts';
@@ -266,11 +268,25 @@ function begin(
     definition,
   };
   if (machine) {
-    movePipeline(draft, driverFor(machine).initial(inputOf(message.input)));
+    mustBePerformable(machine, definition);
+    movePipeline(draft, ownDriverFor(definition).initial(inputOf(message.input)));
   } else {
     beginAgent(draft, message, budget);
   }
   return finish(draft, message, 'none', at);
+}
+
+const walked = new WeakMap<AnyStateMachine, readonly string[]>();
+
+/** @throws Refused (MACHINE_UNSUPPORTED) before anything of it runs */
+function mustBePerformable(machine: AnyStateMachine, { bundle }: Definition): void {
+  if (behaviourOf(bundle) < 4) return;
+  let flaws = walked.get(machine);
+  if (!flaws) {
+    flaws = unperformable(machine);
+    walked.set(machine, flaws);
+  }
+  if (flaws.length > 0) throw new Refused('MACHINE_UNSUPPORTED', flaws.join('; ').slice(0, 2_000));
 }
 
 function apply(draft: Draft, message: Message, at: number): void {
@@ -398,16 +414,13 @@ function expire(draft: Draft, due: Due): void {
     const timer = record.timers[due.id];
     // It may have been set anew since it was found due.
     if (!timer || timer.dueAt !== due.dueAt) return;
-    draft.record = { ...record, timers: without(record.timers, due.id) };
+    draft.record = { ...record, timers: fired(record.timers, due.id) };
     if (due.id === 'wall')
       return end(draft, 'failed', 'LIMIT_WALLCLOCK: the session took longer than it is allowed to');
     if (timer.event)
       movePipeline(
         draft,
-        driverFor(draft.definition.machine!).transition(
-          liveOf(draft),
-          timer.event as { type: string },
-        ),
+        ownDriverFor(draft.definition).transition(liveOf(draft), timer.event as { type: string }),
       );
     return;
   }

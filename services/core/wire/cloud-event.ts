@@ -1,7 +1,7 @@
 /** Events at the edge: CloudEvents 1.0, structured JSON. One per step, named by session and version, so a repeat is known as one. */
 
 import type { Happened } from '../session/draft.ts';
-import type { Effect } from '../session/effects.ts';
+import { type Effect, isTold } from '../session/effects.ts';
 import type { SessionRecord } from '../session/record.ts';
 import { endIdOf } from './event-end.ts';
 
@@ -33,6 +33,8 @@ export interface EventData {
     readonly what?: string | undefined;
   }[];
   readonly details: Happened['details'];
+  /** Events that a user's own machine emitted in this step, in their order. */
+  readonly emitted?: readonly unknown[] | undefined;
   readonly reason?: string | undefined;
   /** Only of an end: calls that had begun when it was told. No other call of its session begins after it. */
   readonly underWay?: readonly { readonly id: string; readonly what: string }[] | undefined;
@@ -65,8 +67,9 @@ export function eventOf(
       to: happened.to,
       status: record.status,
       decisions: happened.choices,
-      effects: effects.map(briefly),
+      effects: effects.filter((effect) => !isTold(effect)).map(briefly),
       details: happened.details,
+      ...emittedIn(effects),
       ...(record.reason ? { reason: record.reason } : {}),
     },
   };
@@ -115,6 +118,11 @@ export const stepEventOf = (event: UnderstudyEvent): StepEvent => ({
 export function parseEvents(text: string): readonly UnderstudyEvent[] {
   const body = JSON.parse(text) as UnderstudyEvent | readonly UnderstudyEvent[];
   return Array.isArray(body) ? body : [body as UnderstudyEvent];
+}
+
+function emittedIn(effects: readonly Effect[]): Pick<EventData, 'emitted'> {
+  const emitted = effects.flatMap((effect) => (effect.kind === 'emit' ? [effect.event] : []));
+  return emitted.length > 0 ? { emitted } : {};
 }
 
 function briefly(effect: Effect): { id?: string; kind: string; what?: string } {

@@ -1,0 +1,215 @@
+/**
+ * A user's own machine, message by message, equal to a plain actor of it (behaviour 4).
+ *
+ * As in machine-host.ts nothing that a machine starts is ever started. Beyond that, what plain XState
+ * gives a machine is given here too: the children it has, `self.getSnapshot()`, events that it sends
+ * to itself, and an end in status `error` when its own code throws. What a session cannot give
+ * (a system of actors, listeners, `self.send`) is refused by name when it is touched.
+ */
+import {
+  type AnyActorRef,
+  type AnyMachineSnapshot,
+  type AnyStateMachine,
+  createActor,
+  type EventObject,
+  fromPromise,
+  type Snapshot,
+} from 'xstate';
+import { Defect, Refused } from '../errors.ts';
+import {
+  boundSteps,
+  choicesOf,
+  inertMachine,
+  invokesIn,
+  type MachineAction,
+  type MachineDriver,
+  type Transitioned,
+} from './machine-host.ts';
+
+const inert = fromPromise(async () => undefined);
+
+const chainMax = 1_000; // events that a machine sends itself, one after the other, within one message
+
+const unsupported = (what: string) =>
+  new Refused('MACHINE_UNSUPPORTED', `the machine uses ${what}, which a durable session has not`);
+
+export function durableDriverOf(given: AnyStateMachine): MachineDriver {
+  const machine = inertMachine(given);
+  boundSteps(machine);
+  let actions: MachineAction[] = [];
+  let choices: Transitioned['choices'][number][] = [];
+  let refusal: Refused | undefined;
+  // Whoever catches what is thrown here, the step is refused all the same.
+  const refuse = (what: string) => (): never => {
+    refusal ??= unsupported(what);
+    throw refusal;
+  };
+
+  const self = createActor(inert) as unknown as AnyActorRef & { _snapshot: unknown };
+  /** By systemId: children that have not ended. */
+  const named = new Map<string, object>();
+  const system = Object.create((self as unknown as { system: object }).system) as Record<
+    string,
+    unknown
+  >;
+  Object.assign(system, {
+    _sendInspectionEvent: (event: Parameters<typeof choicesOf>[0]) =>
+      choices.push(...choicesOf(event)),
+    // A child of the machine registers with the system; none lives longer than the transition.
+    _register: (sessionId: string) => sessionId,
+    _unregister: (child: object) => {
+      for (const [id, one] of named) if (one === child) named.delete(id);
+    },
+    _set: (id: string, child: object) => {
+      const other = named.get(id);
+      if (other && other !== child) throw new Error(`Actor with system ID '${id}' already exists.`);
+      named.set(id, child);
+    },
+    get: (id: string) => named.get(id),
+    _relay: () => {},
+  });
+  for (const name of ['getAll', 'inspect', 'getSnapshot', 'start'])
+    Object.defineProperty(system, name, { value: refuse(`system.${name}`) });
+  for (const name of ['send', 'subscribe', 'on', 'start', 'stop', 'getPersistedSnapshot'])
+    Object.defineProperty(self, name, { value: refuse(`self.${name}`) });
+  Object.defineProperty(self, 'system', { value: system });
+  const scope = {
+    self,
+    id: machine.id,
+    sessionId: self.sessionId,
+    logger: () => {},
+    defer: () => {},
+    stopChild: () => {},
+    system,
+    emit: () => {},
+    actionExecutor: ({ type, params, exec }: MachineAction & { exec?: unknown }) => {
+      const { actorRef } = (params ?? {}) as { actorRef?: object };
+      if (type === 'xstate.spawnChild' && actorRef) known.add(actorRef);
+      actions.push({ type, params, isImplemented: exec !== undefined });
+    },
+  } as never;
+
+  /** Children that a session knows of: invoked, or spawned by an action. */
+  const known = new WeakSet<object>();
+  const childOf = (id: string, systemId?: string): AnyActorRef => {
+    const options = { id, parent: self, systemId } as never;
+    const child = createActor(inert, options) as unknown as AnyActorRef;
+    known.add(child);
+    return child;
+  };
+
+  /** One event as XState hears it. A throw of the machine's own code is its end, as under a plain actor. */
+  const hear = (before: AnyMachineSnapshot | undefined, run: () => AnyMachineSnapshot) => {
+    self._snapshot = before;
+    const [actionsBefore, choicesBefore] = [actions.length, choices.length];
+    let snapshot: AnyMachineSnapshot;
+    try {
+      snapshot = run();
+    } catch (error) {
+      actions.length = actionsBefore;
+      choices.length = choicesBefore;
+      snapshot = failedSnapshot(machine, before, error);
+    }
+    if (refusal) throw refusal;
+    for (const [id, child] of Object.entries(snapshot.children))
+      if (child && !known.has(child))
+        throw unsupported(`spawn() in an assign (${id.slice(0, 200)}; use spawnChild)`);
+    return snapshot;
+  };
+
+  const collect = (
+    before: AnyMachineSnapshot | undefined,
+    run: () => AnyMachineSnapshot,
+  ): Transitioned => {
+    actions = [];
+    choices = [];
+    refusal = undefined;
+    let snapshot = hear(before, run);
+    const waiting = sentToItself(targeted(0));
+    for (let count = 0; waiting.length > 0 && snapshot.status === 'active'; count += 1) {
+      if (count === chainMax) {
+        const error = new Error(`the machine sent itself more than ${chainMax} events in a row`);
+        snapshot = failedSnapshot(machine, snapshot, error);
+        break;
+      }
+      const heard = actions.length;
+      const [event, now] = [waiting.shift()!, snapshot];
+      snapshot = hear(now, () => transition(now, event));
+      waiting.push(...sentToItself(targeted(heard)));
+    }
+    return { snapshot, actions, choices };
+  };
+  /** Whom events are for is known when the whole event has been heard: a child may begin after it. */
+  const targeted = (from: number): readonly MachineAction[] => {
+    for (let at = from; at < actions.length; at += 1) {
+      const action = actions[at]!;
+      if (action.type !== 'xstate.sendTo') continue;
+      const { to } = action.params as { to?: { _parent?: unknown } };
+      const target = to === self ? 'itself' : to?._parent === self ? 'child' : 'other';
+      actions[at] = { ...action, target };
+    }
+    return actions.slice(from);
+  };
+  const transition = (snapshot: AnyMachineSnapshot, event: EventObject) =>
+    machine.transition(snapshot as never, event as never, scope) as AnyMachineSnapshot;
+
+  return {
+    machine,
+    initial(input) {
+      named.clear();
+      return collect(undefined, () => machine.getInitialSnapshot(scope, input as never) as never);
+    },
+    transition: (snapshot, event) => collect(snapshot, () => transition(snapshot, event)),
+    restore: ({ value, context, status, output, history, children = [], waiting }) => {
+      named.clear();
+      const restored = machine.restoreSnapshot(
+        {
+          value,
+          context,
+          status: status ?? 'active',
+          output,
+          error: undefined,
+          children: {},
+          historyValue: history ?? {},
+        } as unknown as Snapshot<unknown>,
+        scope,
+      ) as AnyMachineSnapshot;
+      if (!restored.machine)
+        throw new Defect('RESTORE', `machine ${machine.id} could not be restored`);
+      const invokes = invokesIn(restored);
+      const refs: Record<string, AnyActorRef> = {};
+      for (const [id, { systemId }] of invokes)
+        refs[id] = childOf(id, waiting?.has(id) ? systemId : undefined);
+      for (const id of children) refs[id] ??= childOf(id);
+      (restored as { children: object }).children = refs;
+      return restored;
+    },
+  };
+}
+
+/** Events that a machine sends to itself at once: it hears them after this one, in their order. */
+const sentToItself = (actions: readonly MachineAction[]): EventObject[] =>
+  actions.flatMap(({ target, params }) => {
+    if (target !== 'itself') return [];
+    const { event, delay } = params as { event: EventObject; delay?: unknown };
+    return typeof delay === 'number' ? [] : [event];
+  });
+
+/** As a plain actor leaves it: where it stood, in status `error`. */
+const failedSnapshot = (
+  machine: AnyStateMachine,
+  before: AnyMachineSnapshot | undefined,
+  error: unknown,
+): AnyMachineSnapshot =>
+  ({
+    machine,
+    value: 'idle',
+    context: {},
+    historyValue: {},
+    _nodes: [],
+    children: {},
+    ...before,
+    status: 'error',
+    output: undefined,
+    error,
+  }) as unknown as AnyMachineSnapshot;
