@@ -29,6 +29,7 @@ import { type ApproveOptions, approve, type Decided, decidedText } from './appro
 import { failureOf, hint, nextOf, quoted } from './failure.ts';
 import { runTask, taskOf } from './run.ts';
 import { type TailOptions, tail } from './tail.ts';
+import { eventIn } from './tell.ts';
 import { terminalOf } from './terminal.ts';
 import { validate, validatedText } from './validate.ts';
 import {
@@ -291,6 +292,38 @@ for (const [verb, description] of [
       if (summary) print(summary, () => `${session} is ${summary.status}`);
     });
 }
+
+program
+  .command('tell')
+  .description("send an event to a session of a machine of one's own")
+  .argument('<session>')
+  .argument('<event>', 'its type, or JSON with a type')
+  .option('--id <id>', 'event id; the same event again, with the same id, is heard once')
+  .action(async (session: string, text: string, options: { id?: string }) => {
+    const event = eventIn(text);
+    const id = options.id ?? `cli-${randomUUID()}`;
+    const found = await ask<Parameters<typeof inspectText>[0]>('inspect', {
+      session,
+      conversation: false,
+    });
+    if (!found) return;
+    const { tenant } = found.summary;
+    const body = JSON.stringify(event);
+    const { prefix, explain } = globalOptions();
+    if (explain)
+      return say(
+        `nats --server ${serverUrl()} pub -J -H ${quoted(`Understudy-Event:${id}`)} ${prefix}.tell.${tenant}.${session} ${quoted(body)}`,
+      );
+    await withPorts(async ({ tasks }) => {
+      await tasks.tell(tenant, session, body, { 'Understudy-Event': id });
+      print({ event: id, session }, () =>
+        [
+          `event ${event.type} is accepted for ${session}, as ${id}`,
+          hint(`  next: understudy inspect ${session}, or understudy dlq if nobody hears it`),
+        ].join('\n'),
+      );
+    });
+  });
 
 program
   .command('approvals')

@@ -52,6 +52,10 @@ export function sessionIdOf(tenant: TenantId, agent: AgentName, taskOrKey: strin
   return `${agent}-${sha256(`${tenant}\n${agent}\n${taskOrKey}`).slice(0, 20)}` as SessionId;
 }
 
+/** The agent of a session, as its id tells it. */
+export const agentOf = (session: string): string =>
+  /^(.+)-[0-9a-f]{20}$/.exec(session)?.[1] ?? 'unknown';
+
 /**
  * What the session of a task derives from. Keys (`key/...`) and children (an effect's id) have name
  * spaces of their own: a task id that looks like one of them gets a prefix, every other stays as it

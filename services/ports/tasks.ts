@@ -1,7 +1,10 @@
-/** A task as it came: nothing about it is known to be right. */
+/** A task or an event as it came: nothing about it is known to be right. */
 export interface RawTask {
   readonly tenant: string;
+  /** Empty for an event. */
   readonly agent: string;
+  /** Of an event: the session that it is for. */
+  readonly session?: string;
   readonly subject: string;
   readonly body: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -40,6 +43,13 @@ export interface Tasks {
   publish(
     tenant: string,
     agent: string,
+    body: string,
+    headers: Record<string, string>,
+  ): Promise<void>;
+  /** Publish an event for a session of a user's own machine. Stored and taken in as a task is. */
+  tell(
+    tenant: string,
+    session: string,
     body: string,
     headers: Record<string, string>,
   ): Promise<void>;

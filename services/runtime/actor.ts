@@ -3,7 +3,7 @@ import type { AnyMachineSnapshot } from 'xstate';
 import type { SessionId, TenantId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import type { Definition, Incoming } from '../core/session/draft.ts';
-import type { SessionRecord } from '../core/session/record.ts';
+import type { Known, SessionRecord } from '../core/session/record.ts';
 import { MailBuffer } from './mail-buffer.ts';
 
 export interface Waiting {
@@ -25,7 +25,7 @@ export class Actor {
   /** The session ended and was archived: whatever comes is late. */
   isGone = false;
   /** Tasks that the session has answered or refused as repeats. */
-  tasksKnown: readonly string[] = [];
+  known: Known = { tasks: [], events: [] };
   heardAt: number;
   committedVersion = 0;
   /** Outbox entries of this owner's commits with something of this session that has not been released; for an earlier owner's see `Outbox.hasUnreleased`. */

@@ -9,7 +9,7 @@
 import { messageOf, Unavailable } from '../core/errors.ts';
 import type { SessionId, ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
-import { comparePositions, isEnded, type SessionRecord, tasksOf } from '../core/session/record.ts';
+import { comparePositions, isEnded, knownOf, type SessionRecord } from '../core/session/record.ts';
 import { summaryOf } from '../core/session/summary.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -208,7 +208,7 @@ export class Baselines {
     this.#floors.delete(actor.session);
     if (isEnded(actor.record)) {
       actor.isGone = true;
-      actor.tasksKnown = tasksOf(actor.record);
+      actor.known = knownOf(actor.record);
       this.#residents.forget(actor);
     } else if (this.#ports.clock.now() - actor.heardAt > limits.idleMs)
       this.#residents.forget(actor);

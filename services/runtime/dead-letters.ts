@@ -14,6 +14,7 @@ export interface Letter {
   readonly session?: string;
   readonly task?: string | undefined;
   readonly subject?: string;
+  readonly headers?: Readonly<Record<string, string>>;
   readonly body: string;
   /** What it is about: it is stored once, however often it comes. */
   readonly identity: string;

@@ -4,6 +4,7 @@
  * T1  Tasks of one keyed session reach its mailbox in the order in which TASKS stored them: one
  *     reader hands them on one after the other, and whoever takes over begins with the first that
  *     nobody has acknowledged.
+ *     So do events for one session.
  * T2  A key that cannot be handed on now holds back only itself: what waits for it does not count as
  *     in hand, and beyond a bound it is handed back to the broker, which offers it again in time.
  * T3  A task that is still stored although it lies below the ack floor is read again.
@@ -48,6 +49,13 @@ const waitingMax = 512;
 const offersPerMs = 2; // how often the broker may offer again what was handed back, all keys together
 const offeredWithinMs = 60_000;
 const goneAfterMs = 120_000; // what does not come again for so long is not stored any more
+
+/** Tasks of one key stand in one line, and so do events for one session. */
+function lineOf({ tenant, agent, session, headers }: RawTask): string | undefined {
+  if (session !== undefined) return `${tenant}//${session}`;
+  const key = headers['Understudy-Session'];
+  return key === undefined ? undefined : `${tenant}/${agent}/${key}`;
+}
 
 export class IntakeOwner {
   readonly #ports: IntakeOwnerPorts;
@@ -160,9 +168,8 @@ export class IntakeOwner {
 
   /** Tasks of one key one after the other; all others at once (T1, T2). */
   #inOrder(task: RawTask): Promise<void> {
-    const key = task.headers['Understudy-Session'];
-    if (key === undefined) return this.#host.accept(task);
-    const name = `${task.tenant}/${task.agent}/${key}`;
+    const name = lineOf(task);
+    if (name === undefined) return this.#host.accept(task);
     const order = this.#keys.get(name) ?? new KeyOrder();
     this.#keys.set(name, order);
     const forget = () => {

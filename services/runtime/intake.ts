@@ -26,6 +26,7 @@ import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { RawTask } from '../ports/tasks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { takeEventIn } from './intake-events.ts';
 
 /** A task is any JSON. An object with an `input` says that, and narrower limits, by name, and nothing else; any other is the input itself. */
 const taskSchema = z
@@ -48,6 +49,8 @@ export interface IntakePorts {
 
 /** @throws Unavailable, or what a stream said that is full; take it in again */
 export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {
+  const { session: told } = task;
+  if (told !== undefined) return takeEventIn({ ...task, session: told }, ports);
   const { mailbox, telemetry, shards } = ports;
   let addressed: ReturnType<typeof addressOf>;
   try {

@@ -4,7 +4,7 @@ import { messageOf, Refused } from '../core/errors.ts';
 import { agentNameSchema, tenantIdSchema } from '../core/ids.ts';
 import { parseJson } from '../core/json.ts';
 import type { Discarded, Requeued } from '../core/wire/control-answers.ts';
-import { requeuedTask } from '../core/wire/letters.ts';
+import { requeuedTask, toldSession } from '../core/wire/letters.ts';
 import type { DeadLetter, Events, LetterHead } from '../ports/events.ts';
 import type { Tasks } from '../ports/tasks.ts';
 
@@ -53,7 +53,7 @@ export const discardSchema = z
 
 export interface LetterPorts {
   readonly events: Pick<Events, 'deadLetters' | 'deadLetter' | 'removeDeadLetter'>;
-  readonly tasks: Pick<Tasks, 'publish'>;
+  readonly tasks: Pick<Tasks, 'publish' | 'tell'>;
 }
 
 const pageMax = 1_000;
@@ -89,6 +89,13 @@ export async function requeue(
       continue;
     }
     const { 'Nats-Msg-Id': _m, 'Understudy-Task': _t, ...headers } = letter.headers;
+    const told = toldSession(letter.subject);
+    if (told !== undefined) {
+      const problem = await toldAgain(letter, told, { body, toTenant, toAgent }, ports);
+      if (problem) refused.push(`${id}: ${problem}`);
+      else tasks.push(`event for ${told}`);
+      continue;
+    }
     // An id that follows from the letter: two requeues make one task, on one session.
     const { task: named = `letter-${id}`, identity = `letter-${id}`, isCut } = letter;
     const [tenant, agent] = [toTenant ?? letter.tenant, toAgent ?? letter.agent];
@@ -108,6 +115,28 @@ export async function requeue(
     tasks.push(task);
   }
   return { requeued: tasks.length, tasks, refused };
+}
+
+/**
+ * An event goes to its session again, under its own id: one that was heard meanwhile is known.
+ *
+ * @returns why not
+ */
+async function toldAgain(
+  letter: DeadLetter,
+  session: string,
+  {
+    body,
+    toTenant,
+    toAgent,
+  }: { body: string | undefined; toTenant: string | undefined; toAgent: string | undefined },
+  { events, tasks }: LetterPorts,
+): Promise<string | undefined> {
+  if (toTenant !== undefined || toAgent !== undefined)
+    return `it was an event for session ${session}: it goes to no other`;
+  await tasks.tell(letter.tenant, session, body ?? letter.body, { ...letter.headers });
+  await events.removeDeadLetter(letter.id);
+  return undefined;
 }
 
 export async function discard(

@@ -8,14 +8,14 @@ import { isNewer, messageOf, Refused, Unavailable } from '../core/errors.ts';
 import type { SessionId } from '../core/ids.ts';
 import { offeredAgain } from '../core/session/effects.ts';
 import { parseRecord } from '../core/session/migrate.ts';
-import { isEnded, type Position, type SessionRecord, tasksOf } from '../core/session/record.ts';
+import { isEnded, knownOf, type Position, type SessionRecord } from '../core/session/record.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Lease } from '../ports/leases.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
-import { Actor } from './actor.ts';
+import { Actor, type Waiting } from './actor.ts';
 import type { Baselines } from './baselines.ts';
 import type { Definitions } from './definitions.ts';
 import type { Drafts } from './drafts.ts';
@@ -48,6 +48,8 @@ export interface LoaderHost {
   onFenced(): void;
   /** Something of the shard was written by a newer release: it is not ours to open. */
   onNewer(error: Refused): void;
+  /** Mail for a session that nobody knows. */
+  onLate(actor: Actor, waiting: Waiting): void;
 }
 
 export class Loader {
@@ -98,6 +100,11 @@ export class Loader {
     const begins = actor.waiting.findIndex(({ incoming }) => revisionOf(incoming.message));
     const late = begins < 0 ? actor.waiting.length : begins;
     for (const waiting of actor.waiting.splice(0, late)) {
+      // Nobody hears it, and who published it hears that.
+      if (waiting.incoming.message.kind === 'event') {
+        this.#host.onLate(actor, waiting);
+        continue;
+      }
       telemetry.seen('no-session');
       waiting.done();
     }
@@ -130,7 +137,7 @@ export class Loader {
     const latest = await archive.latest(shard, actor.session);
     if (latest && isEnded(latest.record) && !hasFloor) {
       actor.isGone = true;
-      actor.tasksKnown = tasksOf(latest.record);
+      actor.known = knownOf(latest.record);
       return;
     }
     // The log knows what the store does not: fold it again.

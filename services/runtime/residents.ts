@@ -5,14 +5,15 @@
  */
 import type { SessionId } from '../core/ids.ts';
 import { Recent } from '../core/recent.ts';
+import type { Known } from '../core/session/record.ts';
 import type { Actor } from './actor.ts';
 
 const endedKept = 4_096;
 
 export class Residents {
   readonly #actors = new Map<SessionId, Actor>();
-  /** Sessions that ended and were archived, with the tasks they knew. */
-  readonly #ended = new Recent<SessionId, readonly string[]>(endedKept);
+  /** Sessions that ended and were archived, with what they had taken in. */
+  readonly #ended = new Recent<SessionId, Known>(endedKept);
 
   get size(): number {
     return this.#actors.size;
@@ -27,14 +28,14 @@ export class Residents {
     return this.#actors.values();
   }
   /** @returns undefined for a session that did not end, or not lately */
-  tasksOfEnded(session: SessionId): readonly string[] | undefined {
+  knownOfEnded(session: SessionId): Known | undefined {
     return this.#ended.get(session);
   }
 
   /** Put away. Its state is stored, or it has none. */
   forget(actor: Actor): void {
     this.#actors.delete(actor.session);
-    if (actor.isGone) this.#ended.set(actor.session, actor.tasksKnown);
+    if (actor.isGone) this.#ended.set(actor.session, actor.known);
   }
 
   clear(): void {

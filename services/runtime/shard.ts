@@ -115,7 +115,7 @@ export class Shard {
     this.#windows = ports.windows.open({
       isOpen,
       isWanted: ({ session, id }) => {
-        if (this.#residents.tasksOfEnded(session)) return false;
+        if (this.#residents.knownOfEnded(session)) return false;
         const record = this.#residents.get(session)?.record;
         return record === undefined || record.pending[id] !== undefined;
       },
@@ -147,6 +147,8 @@ export class Shard {
       onDraft: () => this.#schedule(),
       onFenced: () => this.#lose('fenced', 'discard'),
       onNewer: (error) => this.#lose('newer', error.message),
+      onLate: ({ tenant, session, known }, { incoming: { message }, done }) =>
+        this.#stepper.tooLate({ tenant, session, message }, known, done),
     });
     this.#wakes = new Wakes(this.id, ports, this.#residents);
     const stepperRooms = {
@@ -371,8 +373,8 @@ export class Shard {
     }
     // Its performer is done with it, whatever its session makes of the answer.
     if ('effect' in message) this.#windows.answered(message.effect, message);
-    const tasksOfEnded = this.#residents.tasksOfEnded(session);
-    if (tasksOfEnded) return this.#stepper.tooLate(item.envelope, tasksOfEnded, done);
+    const known = this.#residents.knownOfEnded(session);
+    if (known) return this.#stepper.tooLate(item.envelope, known, done);
     const actor = this.#residents.get(session) ?? this.#activate(session, tenant);
     actor.heardAt = this.#ports.clock.now();
     const waiting: Waiting = { incoming: { message, at, position }, done };
@@ -384,7 +386,7 @@ export class Shard {
     if (actor.isGone)
       return this.#stepper.tooLate(
         { tenant: actor.tenant, session: actor.session, message: waiting.incoming.message },
-        actor.tasksKnown,
+        actor.known,
         waiting.done,
       );
     if (actor.definition) return this.#stepper.apply(actor, waiting);

@@ -4,18 +4,20 @@
  * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to store what no step can be made of (S6).
  */
 import { Defect, messageOf, Refused, UnderstudyError } from '../core/errors.ts';
-import type { ShardId } from '../core/ids.ts';
+import { agentOf, type SessionId, type ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
-import { isEnded } from '../core/session/record.ts';
+import type { MessageOf } from '../core/session/messages.ts';
+import { isEnded, type Known } from '../core/session/record.ts';
+import { unheard } from '../core/session/seen.ts';
 import { haltWithout, park, step } from '../core/session/step.ts';
 import type { Envelope } from '../core/wire/envelopes.ts';
-import { mailIdentity, taskIdentity } from '../core/wire/letters.ts';
+import { eventIdentity, eventSubject, mailIdentity, taskIdentity } from '../core/wire/letters.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Actor, Waiting } from './actor.ts';
 import type { Baselines } from './baselines.ts';
-import type { DeadLetters } from './dead-letters.ts';
+import type { DeadLetters, Letter } from './dead-letters.ts';
 import type { Drafts } from './drafts.ts';
 import { plainMaxOf } from './mail-buffer.ts';
 import type { Residents } from './residents.ts';
@@ -118,12 +120,12 @@ export class Stepper {
   }
 
   /** Mail for a session that has ended: nothing to do, unless it is a task that nobody has answered. */
-  tooLate(
-    { tenant, session, message }: Envelope,
-    tasksKnown: readonly string[],
-    done: () => void,
-  ): void {
-    if (message.kind === 'task' && !tasksKnown.includes(message.task)) {
+  tooLate({ tenant, session, message }: Envelope, known: Known, done: () => void): void {
+    if (message.kind === 'event' && !known.events.includes(message.id)) {
+      const { code, message: reason } = unheard(session, message.from);
+      return this.#rooms.deadLetters.put(code, reason, eventLetterOf(session, message), done);
+    }
+    if (message.kind === 'task' && !known.tasks.includes(message.task)) {
       const letter = {
         tenant,
         agent: message.agent,
@@ -195,6 +197,8 @@ export class Stepper {
       if (parked.kind === 'applied') this.#keep(actor, incoming, { ...parked, live: undefined });
     }
     const agent = actor.record?.agent ?? (message.kind === 'task' ? message.agent : 'unknown');
+    if (message.kind === 'event')
+      return deadLetters.put(code, messageOf(error), eventLetterOf(actor.session, message), done);
     deadLetters.put(
       code,
       messageOf(error),
@@ -213,6 +217,19 @@ export class Stepper {
       () => (actor.record ? done() : deadLetters.tellParent(message, code, messageOf(error), done)),
     );
   }
+}
+
+/** Of its publisher, also where the session that it names is another's. */
+function eventLetterOf(session: SessionId, { id, from, event }: MessageOf<'event'>): Letter {
+  return {
+    tenant: from,
+    agent: agentOf(session),
+    session,
+    subject: eventSubject(from, session),
+    headers: { 'Understudy-Event': id },
+    body: JSON.stringify(event),
+    identity: eventIdentity(from, session, id),
+  };
 }
 
 /** Lines that a user's own machine logged in this step. */

@@ -40,6 +40,7 @@ function world(tasks: Partial<Tasks>) {
         telemetry: countingTelemetry(),
         tasks: {
           publish: async () => undefined,
+          tell: async () => undefined,
           state: async () => ({ waiting: 0, stuck: false, isTaken: true }),
           take: () => {
             takes.push(name);

@@ -32,7 +32,10 @@ function portsOf(one: DeadLetter) {
         return true;
       },
     },
-    tasks: { publish: async (...what: unknown[]) => void published.push(what) },
+    tasks: {
+      publish: async (...what: unknown[]) => void published.push(what),
+      tell: async (...what: unknown[]) => void published.push(['told', ...what]),
+    },
   };
 }
 

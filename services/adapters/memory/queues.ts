@@ -182,19 +182,19 @@ export function memoryTasks(): Tasks {
         });
     }
   };
+  const put = (task: Omit<RawTask, 'sequence' | 'sequenceId'>) => {
+    count += 1;
+    queue.push({ ...task, sequence: count, sequenceId: `task-${count}` });
+    setImmediate(pump);
+  };
   return {
-    async publish(tenant, agent, body, headers) {
-      count += 1;
-      queue.push({
-        tenant,
-        agent,
-        subject: `understudy.task.${tenant}.${agent}`,
-        body,
-        headers: taskHeaders(headers),
-        sequence: count,
-        sequenceId: `task-${count}`,
-      });
-      setImmediate(pump);
+    publish: async (tenant, agent, body, headers) => {
+      const subject = `understudy.task.${tenant}.${agent}`;
+      put({ tenant, agent, subject, body, headers: taskHeaders(headers) });
+    },
+    tell: async (tenant, session, body, headers) => {
+      const subject = `understudy.tell.${tenant}.${session}`;
+      put({ tenant, agent: '', session, subject, body, headers });
     },
     take(room, accept) {
       capacity = room;

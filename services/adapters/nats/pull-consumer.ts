@@ -31,7 +31,8 @@ export interface PulledMessage {
 export interface PullOptions {
   readonly stream: StreamName;
   readonly durable: string;
-  readonly filter: string;
+  /** Without one all of the stream is read. */
+  readonly filter?: string;
   readonly ackWaitMs: number;
   readonly heartbeatMs: number;
   /** The broker forgets the consumer when nobody asks it for so long; left out: never. */
@@ -162,7 +163,7 @@ export class PullConsumer {
               stream_name: name,
               config: {
                 durable_name: durable,
-                filter_subject: filter,
+                ...(filter ? { filter_subject: filter } : {}),
                 deliver_policy: DeliverPolicy.All,
                 ack_policy: AckPolicy.Explicit,
                 ack_wait: nanos(ackWaitMs),

@@ -28,7 +28,7 @@ function configOf(
       return {
         ...common,
         name: streams.tasks,
-        subjects: [subjects.all('task')],
+        subjects: [subjects.all('task'), subjects.all('tell')],
         retention: RetentionPolicy.Workqueue,
         discard: DiscardPolicy.New,
         duplicate_window: nanos(100),

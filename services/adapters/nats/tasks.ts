@@ -54,10 +54,11 @@ export function natsTasks(nats: Nats): Tasks {
     }
   };
   const taskOf = (message: PulledMessage): RawTask => {
-    const [, , tenant = '', ...rest] = message.subject.slice(subjects.prefix.length).split('.');
+    const [, kind, tenant = '', ...rest] = message.subject.slice(subjects.prefix.length).split('.');
+    const name = rest.join('.');
     return {
       tenant,
-      agent: rest.join('.'),
+      ...(kind === 'tell' ? { agent: '', session: name } : { agent: name }),
       subject: message.subject,
       body: message.text(),
       ...headersOf(message),
@@ -65,22 +66,23 @@ export function natsTasks(nats: Nats): Tasks {
       sequenceId: `task-${message.sequence}`,
     };
   };
+  const send = async (
+    kind: 'task' | 'tell',
+    names: readonly [string, string],
+    body: string,
+    headers: Record<string, string>,
+  ) => {
+    // In a line of the protocol a space would end the subject, and the connection with it.
+    for (const name of names)
+      if (!isTokens.test(name))
+        throw new Refused('SUBJECT_INVALID', `"${name.slice(0, 64)}" can be no part of a subject`);
+    const options = Object.keys(headers).length > 0 ? { headers } : {};
+    await publisher.publish(subjects[kind](...names), body, options);
+  };
   return {
-    async publish(tenant, agent, body, headers) {
-      // In a line of the protocol a space would end the subject, and the connection with it.
-      for (const name of [tenant, agent])
-        if (!isTokens.test(name))
-          throw new Refused(
-            'SUBJECT_INVALID',
-            `"${name.slice(0, 64)}" can be no part of a subject`,
-          );
-      const all = taskHeaders(headers);
-      await publisher.publish(
-        subjects.task(tenant, agent),
-        body,
-        Object.keys(all).length > 0 ? { headers: all } : {},
-      );
-    },
+    publish: (tenant, agent, body, headers) =>
+      send('task', [tenant, agent], body, taskHeaders(headers)),
+    tell: (tenant, session, body, headers) => send('tell', [tenant, session], body, headers),
     take(capacity, accept) {
       let inHand = 0;
       let reader: { readonly durable: string; readonly consumer: PullConsumer };
@@ -102,7 +104,6 @@ export function natsTasks(nats: Nats): Tasks {
         const consumer = new PullConsumer(nats, {
           stream: 'tasks',
           durable,
-          filter: subjects.all('task'),
           ackWaitMs: 10_000,
           heartbeatMs: 3_000,
           inactiveMs,

@@ -87,7 +87,7 @@ function takeTask(draft: Draft, input: string): void {
 
 export function applyToAgent(
   draft: Draft,
-  message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake'>>,
+  message: Exclude<Message, MessageOf<'pause' | 'resume' | 'halt' | 'wake' | 'event'>>,
   at: number,
 ): void {
   const { around, record } = draft;

@@ -244,6 +244,21 @@ export function invokesIn(snapshot: AnyMachineSnapshot): Map<string, Invoke> {
   return found;
 }
 
+const hearsMax = 20; // types that are told of one session
+const typeLengthMax = 100;
+
+/** Types of events from outside that a machine listens to where it stands. */
+export function heardIn(snapshot: AnyMachineSnapshot): string[] {
+  const { _nodes: nodes } = snapshot as unknown as {
+    readonly _nodes: readonly { readonly transitions: ReadonlyMap<string, unknown> }[];
+  };
+  const types = new Set(nodes.flatMap(({ transitions }) => [...transitions.keys()]));
+  return [...types]
+    .filter((type) => type !== '' && !type.startsWith('xstate.'))
+    .slice(0, hearsMax)
+    .map((type) => type.slice(0, typeLengthMax));
+}
+
 /** Ids of the invokes that are alive in a snapshot. */
 export const liveInvokes = (snapshot: AnyMachineSnapshot): Set<string> =>
   new Set(invokesIn(snapshot).keys());

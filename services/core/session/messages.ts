@@ -61,6 +61,18 @@ export const spentSchema = z.object({
   costMicros: z.number(),
 });
 
+/** An event for a user's own machine; XState's own names are not for others to use. */
+export const eventSchema = z
+  .object({
+    type: z
+      .string()
+      .min(1)
+      .max(200)
+      .refine((type) => type !== '*' && !type.startsWith('xstate.'), 'is a name of XState itself'),
+  })
+  .loose();
+export type OutsideEvent = z.infer<typeof eventSchema>;
+
 const by = { actor: z.string().min(1).max(128), reason: z.string().max(2_000).default('') };
 
 export const messageSchema = z.discriminatedUnion('kind', [
@@ -107,6 +119,12 @@ export const messageSchema = z.discriminatedUnion('kind', [
     outcome: z.enum(['completed', 'failed', 'halted']),
     output: z.string(),
     spent: spentSchema,
+  }),
+  z.object({
+    kind: z.literal('event'),
+    id: z.string().min(1).max(256).describe('the same event again has the same id'),
+    from: tenantIdSchema.describe('whose subject it came on: only its own sessions hear it'),
+    event: eventSchema,
   }),
   z.object({ kind: z.literal('wake') }),
   z.object({

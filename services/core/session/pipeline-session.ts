@@ -14,7 +14,7 @@ import type { Message, MessageOf, ModelReply } from './messages.ts';
 import { noAnswerIn, paidFor } from './model-call.ts';
 import { type PipelineStep, questionCutLength, readTransition } from './pipeline.ts';
 import { reserve, settled } from './pipeline-budget.ts';
-import type { PendingNote } from './record.ts';
+import { eventsKept, type PendingNote } from './record.ts';
 
 /** A pipeline's input is JSON where it can be read as such. */
 export function inputOf(input: string): unknown {
@@ -78,6 +78,8 @@ export function applyToPipeline(
         { steps: 1, toolCalls: 0, ...paidFor(message.reply, draft.around) },
       );
     }
+    case 'event':
+      return hearEvent(draft, message);
     case 'toolReturned':
       draft.details = {
         effect: message.effect,
@@ -123,6 +125,14 @@ export function applyToPipeline(
     default:
       return assertNever(message);
   }
+}
+
+/** An event from outside: what the machine does not listen to goes by, as under plain XState. */
+function hearEvent(draft: Draft, { id, event }: MessageOf<'event'>): void {
+  const { record } = draft;
+  draft.record = { ...record, heard: [id, ...(record.heard ?? [])].slice(0, eventsKept) };
+  draft.details = { event: event.type };
+  movePipeline(draft, ownDriverFor(draft.definition).transition(liveOf(draft), event));
 }
 
 function noteDecision(draft: Draft, message: MessageOf<'approve' | 'reject'>): void {
@@ -195,7 +205,7 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     settle(draft, id);
     settleBudget(draft, id, undefined);
   }
-  const { history: _history, forms: _forms, children: _children, ...rest } = draft.record;
+  const { history: _1, forms: _2, children: _3, hears: _4, ...rest } = draft.record;
   draft.record = {
     ...rest,
     value: read.value,
@@ -203,6 +213,7 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     ...(read.history ? { history: read.history } : {}),
     ...(read.forms ? { forms: read.forms } : {}),
     ...(read.children ? { children: [...read.children] } : {}),
+    ...(read.hears ? { hears: [...read.hears] } : {}),
     timers: { ...(wall ? { wall } : {}), ...read.timers },
   };
   draft.choices.push(...moved.choices);

@@ -20,6 +20,7 @@ import { behaviourOf } from './behaviour.ts';
 import type { PendingEffect, ToldEffect } from './effects.ts';
 import { type Acted, readActions, type Spawned } from './machine-actions.ts';
 import {
+  heardIn,
   historyOf,
   invokable,
   liveInvokes,
@@ -57,6 +58,7 @@ export interface PipelineStep {
   readonly timers: Readonly<SessionRecord['timers']>;
   readonly forms?: Forms | undefined;
   readonly children?: readonly string[] | undefined;
+  readonly hears?: readonly string[] | undefined;
   readonly told: readonly ToldEffect[];
   readonly snapshot: AnyMachineSnapshot;
 }
@@ -100,6 +102,7 @@ export function readTransition(
     snapshot,
     told: acted.told,
     ...(isActive && acted.children.length > 0 ? { children: acted.children } : {}),
+    ...(isActive && behaviourOf(around.bundle) >= 4 ? { hears: heardIn(snapshot) } : {}),
     ...asStored({ context, output, timers: left, started }, around),
   };
 }

@@ -95,6 +95,14 @@ export const recordSchema = z.object({
     .record(z.string(), z.enum(['undefined', 'error']))
     .optional()
     .describe("of a user's own machine: what JSON does not write, by pointer into the context"),
+  hears: z
+    .array(z.string())
+    .optional()
+    .describe("of a user's own machine: types of events from outside that it listens to now"),
+  heard: z
+    .array(z.string())
+    .optional()
+    .describe('ids of events from outside that it has heard, so that a repeat is known as one'),
   children: z
     .array(z.string())
     .optional()
@@ -132,6 +140,20 @@ export const tasksOf = (record: SessionRecord): readonly string[] => [
   record.task,
   ...(record.tasksBefore ?? []),
 ];
+
+/** Events that a session remembers; a repeat that comes later is heard again. */
+export const eventsKept = 256;
+
+/** What a session has taken in, by its publishers' ids. */
+export interface Known {
+  readonly tasks: readonly string[];
+  readonly events: readonly string[];
+}
+
+export const knownOf = (record: SessionRecord): Known => ({
+  tasks: tasksOf(record),
+  events: record.heard ?? [],
+});
 
 export const isEnded = (record: SessionRecord): boolean => isFinal(record.status);
 

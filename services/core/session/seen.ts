@@ -1,7 +1,7 @@
 /** What changes nothing: messages that a session does not listen to now, and why. And what is due. */
 import { assertNever, Refused } from '../errors.ts';
 import type { AgentContext } from './agent-context.ts';
-import type { Message } from './messages.ts';
+import type { Message, MessageOf } from './messages.ts';
 import { isEnded, type PendingNote, type SessionRecord, tasksOf } from './record.ts';
 
 /** Why a message changed nothing, in a word that can be counted. */
@@ -11,6 +11,7 @@ export type SeenCode =
   | 'not-pending'
   | 'approval-not-open'
   | 'task-known'
+  | 'event-known'
   | 'nothing-due'
   | 'not-now'
   | 'refused'
@@ -30,6 +31,7 @@ export const seen = (code: SeenCode, why: string): Seen => ({ kind: 'seen', code
  * @throws Refused for a task that nobody will ever answer: it must not go by in silence
  */
 export function whySeen(record: SessionRecord, message: Message, at: number): Seen | undefined {
+  if (message.kind === 'event') return whyEventSeen(record, message);
   if (isEnded(record)) {
     if (message.kind === 'task' && !tasksOf(record).includes(message.task))
       throw new Refused(
@@ -84,6 +86,25 @@ export function whySeen(record: SessionRecord, message: Message, at: number): Se
       return assertNever(message);
   }
 }
+
+/**
+ * An event that nobody hears is told to whoever published it. Who names a session of another tenant
+ * hears what they would hear of none.
+ *
+ * @throws Refused (EVENT_UNHEARD)
+ */
+function whyEventSeen(record: SessionRecord, { id, from }: MessageOf<'event'>): Seen | undefined {
+  if (from !== record.tenant) throw unheard(record.session, from);
+  if (record.heard?.includes(id)) return seen('event-known', `event ${id} was heard before`);
+  if (isEnded(record) || record.hears === undefined) throw unheard(record.session, from);
+  return undefined;
+}
+
+export const unheard = (session: string, tenant: string): Refused =>
+  new Refused(
+    'EVENT_UNHEARD',
+    `no session ${session} of ${tenant} listens to events: there is none, it has ended, or its agent has no machine of its own`,
+  );
 
 /** A result settles only an effect of its own kind: a tool cannot answer for a model. */
 function answers(

@@ -48,7 +48,7 @@ import { planModelCall } from './model-call.ts';
 import { freshBudget } from './pipeline-budget.ts';
 import { answerInvoke, applyToPipeline, inputOf, movePipeline } from './pipeline-session.ts';
 import { comparePositions, isEnded, recordSchemaVersion, type SessionRecord } from './record.ts';
-import { type Due, dueOf, isControl, seen, whySeen } from './seen.ts';
+import { type Due, dueOf, isControl, seen, unheard, whySeen } from './seen.ts';
 import type { Bundle } from './specs.ts';
 
 /**
@@ -71,6 +71,7 @@ export function step(
     if (message.kind === 'halt' && message.child) {
       return beginHalted(message, message.child, incoming, definition, address);
     }
+    if (message.kind === 'event') throw unheard(address.session, message.from);
     if (message.kind !== 'task')
       throw new Refused(
         'NO_SESSION',
@@ -326,6 +327,7 @@ function apply(draft: Draft, message: Message, at: number): void {
       return;
     default:
       if (draft.record.machine !== 'agent') return applyToPipeline(draft, message);
+      if (message.kind === 'event') return; // an agent listens to none: whySeen has said so
       applyToAgent(draft, message, at);
       startNext(draft);
   }
@@ -353,13 +355,19 @@ function mustFit(
   const kept =
     behaviour >= 2 ? deferred.filter(({ message: one }) => !isResult(one)).length : deferred.length;
   const bytes = [...deferred.map(({ message: one }) => one), message].reduce(
-    (sum, one) => sum + (one.kind === 'task' ? one.input.length : 0),
+    (sum, one) => sum + bytesOf(one),
     0,
   );
   const fits = behaviour < 2 || bytes <= limits.deferredBytesMax;
   if (kept < max && fits) return;
   const most = fits ? `${max} messages` : `tasks of ${limits.deferredBytesMax} bytes`;
   throw new Refused('DEFERRED_FULL', `session ${session} is ${status} and keeps ${most} already`);
+}
+
+/** What others wrote into a message that is kept: characters of it. */
+function bytesOf(message: Message): number {
+  if (message.kind === 'task') return message.input.length;
+  return message.kind === 'event' ? JSON.stringify(message.event).length : 0;
 }
 
 /** Go on: deadlines stood still meanwhile, a failed model call is made again, and what was kept is heard now. */
@@ -494,6 +502,8 @@ function happenedOf(message: Message): string {
       return 'tool-failed';
     case 'agentEnded':
       return 'agent-ended';
+    case 'event':
+      return 'event-heard';
     case 'wake':
       return 'timer-fired';
     case 'approve':

@@ -44,10 +44,20 @@ const whatMax = 200; // characters: a question may be long, and lists carry many
 /** Nothing outside is awaited: its own next timer, or a message. */
 function timerOf({ timers }: SessionRecord): string {
   const due = Math.min(...Object.values(timers).map(({ dueAt }) => dueAt));
-  return Number.isFinite(due) && due < 8.64e15
-    ? `a timer, due ${new Date(due).toISOString().replace(/\.\d+Z$/, 'Z')}`
-    : 'a message';
+  return Number.isFinite(due) && due < 8.64e15 ? `a timer, due ${secondsOf(due)}` : 'a message';
 }
+
+/** A machine of users may wait on several things at once: its timers and events beside its calls. */
+function alsoOf({ timers, hears = [] }: SessionRecord): string[] {
+  const { wall: _, ...own } = timers;
+  const due = Math.min(...Object.values(own).map(({ dueAt }) => dueAt));
+  return [
+    ...(Number.isFinite(due) && due < 8.64e15 ? [`a timer, due ${secondsOf(due)}`] : []),
+    ...(hears.length > 0 ? [`${hears.length > 1 ? 'events' : 'event'} ${hears.join(', ')}`] : []),
+  ];
+}
+
+const secondsOf = (at: number): string => new Date(at).toISOString().replace(/\.\d+Z$/, 'Z');
 
 export function summaryOf(record: SessionRecord): SessionSummary {
   const spent =
@@ -63,7 +73,10 @@ export function summaryOf(record: SessionRecord): SessionSummary {
   } as const;
   const waitingOn =
     record.status === 'active'
-      ? notes.map((note) => `${words[note.kind]} ${note.what.slice(0, whatMax)}`).join(', ')
+      ? [
+          ...notes.map((note) => `${words[note.kind]} ${note.what.slice(0, whatMax)}`),
+          ...(record.machine === 'agent' ? [] : alsoOf(record)),
+        ].join(', ')
       : '';
   return {
     session: record.session,

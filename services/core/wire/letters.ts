@@ -8,6 +8,18 @@ import { endIdOf } from './event-end.ts';
 export const taskIdentity = (session: string, task: string): string =>
   sha256(`${session}\n${task}`).slice(0, 24);
 
+/** Of an event from outside: the same letter, however often the event comes. */
+export const eventIdentity = (tenant: string, session: string, event: string): string =>
+  sha256(`event\n${tenant}\n${session}\n${event}`).slice(0, 24);
+
+/** Where the letter of an event says that it was for. */
+export const eventSubject = (tenant: string, session: string): string =>
+  `tell.${tenant}.${session}`;
+
+/** The session that a letter's event was for; undefined for the letter of anything else. */
+export const toldSession = (subject: string): string | undefined =>
+  /^tell\.[^.]+\.([^.]+)$/.exec(subject)?.[1];
+
 /** Of a message of MAIL that was not a task. */
 export const mailIdentity = (shard: number, { incarnation, sequence, index }: Position): string =>
   `mail-${shard}-${incarnation}-${sequence}-${index}`;
@@ -48,6 +60,8 @@ const beginningOf = (text: string, length: number): string =>
   text.slice(0, length).replace(/[\ud800-\udbff]$/, '');
 
 export interface StoredLetter {
+  readonly subject?: string | undefined;
+  readonly headers?: Readonly<Record<string, string>> | undefined;
   readonly id: number;
   readonly at: number;
   readonly tenant: string;
@@ -57,6 +71,12 @@ export interface StoredLetter {
   readonly code: string;
   readonly reason: string;
   readonly identity: string;
+}
+
+/** Of an event from outside: the id that its publisher gave it. */
+function eventOf({ subject = '', headers }: StoredLetter): { readonly event?: string } {
+  const event = headers?.['Understudy-Event'];
+  return event !== undefined && toldSession(subject) !== undefined ? { event } : {};
 }
 
 /** The end of a task that could not be done: its publisher waits for it as for any other. */
@@ -79,7 +99,7 @@ export const letterEventOf = (letter: StoredLetter): UnderstudyEvent => ({
     status: 'dead-lettered',
     decisions: [],
     effects: [],
-    details: { code: letter.code, letter: letter.id },
+    details: { code: letter.code, letter: letter.id, ...eventOf(letter) },
     reason: `${letter.code}: ${letter.reason}`,
   },
 });

@@ -6,6 +6,9 @@ export function subjectsOf(prefix = 'understudy') {
     prefix,
     task: (tenant: TenantId | '*' | string, agent: AgentName | '*' | string) =>
       `${prefix}.task.${tenant}.${agent}`,
+    /** An event from outside for a session of a user's own machine. */
+    tell: (tenant: TenantId | string, session: SessionId | string) =>
+      `${prefix}.tell.${tenant}.${session}`,
     mail: (shard: ShardId | number, tenant: TenantId, session: SessionId) =>
       `${prefix}.mail.${shard}.${tenant}.${session}`,
     mailBatch: (shard: ShardId | number) => `${prefix}.mail.${shard}.batch`,
