@@ -31,8 +31,7 @@ export const limits = {
   answerBytesMax: 256_000, // of a session, in its record, its event and its parent's mail: each is one message of the broker
   contextBytesMax: 512 * 1024, // of a user's own machine: with its mail it is one baseline, one message of the broker
   emittedBytesMax: 64 * 1024, // that a machine emits in one step: they leave in its event
-  loggedLengthMax: 2_000, // characters of a line that a machine logs
-  loggedMax: 16, // lines that a machine logs in one step
+  loggedLengthMax: 16_000, // characters that a machine logs in one step: one line of our log
   cutEndLength: 2_000, // characters that are left of an answer that no message could carry
   conversationBytesMax: 400_000, // of what is shown of a conversation at once: with its record it is one message of the broker
   toolOutputBytesMax: 256_000, // about 64k tokens: more would crowd out the conversation

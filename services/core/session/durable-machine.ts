@@ -48,6 +48,9 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
   const self = createActor(inert) as unknown as AnyActorRef & { _snapshot: unknown };
   /** By systemId: children that have not ended. */
   const named = new Map<string, object>();
+  const forgetName = (child: object) => {
+    for (const [id, one] of named) if (one === child) named.delete(id);
+  };
   const system = Object.create((self as unknown as { system: object }).system) as Record<
     string,
     unknown
@@ -57,9 +60,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       choices.push(...choicesOf(event)),
     // A child of the machine registers with the system; none lives longer than the transition.
     _register: (sessionId: string) => sessionId,
-    _unregister: (child: object) => {
-      for (const [id, one] of named) if (one === child) named.delete(id);
-    },
+    _unregister: forgetName,
     _set: (id: string, child: object) => {
       const other = named.get(id);
       if (other && other !== child) throw new Error(`Actor with system ID '${id}' already exists.`);
@@ -85,6 +86,8 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     actionExecutor: ({ type, params, exec }: MachineAction & { exec?: unknown }) => {
       const { actorRef } = (params ?? {}) as { actorRef?: object };
       if (type === 'xstate.spawnChild' && actorRef) known.add(actorRef);
+      // An actor that is just beginning stops children when it has begun.
+      if (type === 'xstate.stopChild' && self._snapshot) forgetName(params as object);
       actions.push({ type, params, isImplemented: exec !== undefined });
     },
   } as never;
@@ -106,14 +109,15 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     try {
       snapshot = run();
     } catch (error) {
-      actions.length = actionsBefore;
+      // What it logged before it threw has been logged; all else is done after an event, or never.
+      const logged = actions.slice(actionsBefore).filter(({ type }) => type === 'xstate.log');
+      actions.splice(actionsBefore, actions.length, ...logged);
       choices.length = choicesBefore;
       snapshot = failedSnapshot(machine, before, error);
     }
-    if (refusal) throw refusal;
     for (const [id, child] of Object.entries(snapshot.children))
       if (child && !known.has(child))
-        throw unsupported(`spawn() in an assign (${id.slice(0, 200)}; use spawnChild)`);
+        refusal ??= unsupported(`spawn() in an assign (${id.slice(0, 200)}; use spawnChild)`);
     return snapshot;
   };
 
@@ -125,8 +129,14 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     choices = [];
     refusal = undefined;
     let snapshot = hear(before, run);
+    // An actor that cannot begin does nothing.
+    if (!before && snapshot.status === 'error') actions = [];
+    if (!before)
+      for (const { type, params } of actions)
+        if (type === 'xstate.stopChild') forgetName(params as object);
     const waiting = sentToItself(targeted(0));
-    for (let count = 0; waiting.length > 0 && snapshot.status === 'active'; count += 1) {
+    const isGoingOn = () => waiting.length > 0 && snapshot.status === 'active' && !refusal;
+    for (let count = 0; isGoingOn(); count += 1) {
       if (count === chainMax) {
         const error = new Error(`the machine sent itself more than ${chainMax} events in a row`);
         snapshot = failedSnapshot(machine, snapshot, error);
@@ -137,7 +147,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       snapshot = hear(now, () => transition(now, event));
       waiting.push(...sentToItself(targeted(heard)));
     }
-    return { snapshot, actions, choices };
+    return { snapshot, actions, choices, refusal };
   };
   /** Whom events are for is known when the whole event has been heard: a child may begin after it. */
   const targeted = (from: number): readonly MachineAction[] => {
@@ -160,7 +170,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       return collect(undefined, () => machine.getInitialSnapshot(scope, input as never) as never);
     },
     transition: (snapshot, event) => collect(snapshot, () => transition(snapshot, event)),
-    restore: ({ value, context, status, output, history, children = [], waiting }) => {
+    restore: ({ value, context, status, output, history, children = [], waiting, nodes }) => {
       named.clear();
       const restored = machine.restoreSnapshot(
         {
@@ -176,6 +186,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       ) as AnyMachineSnapshot;
       if (!restored.machine)
         throw new Defect('RESTORE', `machine ${machine.id} could not be restored`);
+      standIn(restored, value, nodes);
       const invokes = invokesIn(restored);
       const refs: Record<string, AnyActorRef> = {};
       for (const [id, { systemId }] of invokes)
@@ -185,6 +196,29 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       return restored;
     },
   };
+}
+
+interface StateNode {
+  readonly id: string;
+  readonly tags: readonly string[];
+}
+
+/** The states that it was in, as they were entered, and the names of parallel ones in their order. */
+function standIn(
+  restored: AnyMachineSnapshot,
+  value: unknown,
+  nodes: readonly string[] | undefined,
+): void {
+  if (!nodes) return;
+  const own = restored as unknown as { _nodes: StateNode[]; value: unknown; tags: Set<string> };
+  const { idMap } = restored.machine as unknown as { idMap: ReadonlyMap<string, StateNode> };
+  own._nodes = nodes.map((id) => {
+    const node = idMap.get(id);
+    if (!node) throw new Defect('RESTORE', `machine ${restored.machine.id} has no state ${id}`);
+    return node;
+  });
+  own.tags = new Set(own._nodes.flatMap(({ tags }) => tags));
+  own.value = value;
 }
 
 /** Events that a machine sends to itself at once: it hears them after this one, in their order. */

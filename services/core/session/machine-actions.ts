@@ -36,13 +36,18 @@ const timersMax = 1_000; // of one session
 /** @throws Refused (MACHINE_UNSUPPORTED, MACHINE_NOT_JSON) */
 export function readActions(
   actions: readonly MachineAction[],
-  before: { readonly timers: SessionRecord['timers']; readonly children: readonly string[] },
+  before: {
+    readonly timers: SessionRecord['timers'];
+    readonly children: readonly string[];
+    readonly pending: SessionRecord['pending'];
+  },
   at: number,
   invokes: ReadonlySet<string>,
 ): Acted {
   const timers = new Timers(before.timers, at);
   const spawned = new Map<string, Spawned>();
   const children = new Set(before.children);
+  const living = new Set(Object.values(before.pending).map(({ invoke }) => invoke));
   const stopped = new Set<string>();
   const emitted: Stored[] = [];
   const logged: string[] = [];
@@ -51,6 +56,9 @@ export function readActions(
     switch (action.type) {
       case 'xstate.spawnChild': {
         const child = spawnedOf(action.params, invokes);
+        if (living.has(child.id) && !invokes.has(child.id))
+          throw unsupported(`it spawns ${child.id}, and a child of that id lives`);
+        living.add(child.id);
         spawned.set(child.id, child);
         if (!invokes.has(child.id)) children.add(child.id);
         break;
@@ -59,6 +67,7 @@ export function readActions(
         const id = (action.params as { id?: string } | undefined)?.id;
         if (id === undefined) break;
         stopped.add(id);
+        living.delete(id);
         spawned.delete(id);
         children.delete(id);
         break;
@@ -103,7 +112,7 @@ export function readActions(
     stopped,
     told: [
       ...emitted.map(({ value }): ToldEffect => ({ kind: 'emit', event: value })),
-      ...logged.slice(0, limits.loggedMax).map((line): ToldEffect => ({ kind: 'log', line })),
+      ...withinBound(logged).map((line): ToldEffect => ({ kind: 'log', line })),
     ],
   };
 }
@@ -158,7 +167,19 @@ function loggedOf({ value, label }: { readonly value: unknown; readonly label?: 
   } catch {
     text = '(what JSON cannot write)';
   }
-  return (label ? `${String(label)}: ${text}` : text).slice(0, limits.loggedLengthMax);
+  return label ? `${String(label)}: ${text}` : text;
+}
+
+/** What is beyond the bound is counted. */
+function withinBound(lines: readonly string[]): readonly string[] {
+  let left: number = limits.loggedLengthMax;
+  const kept: string[] = [];
+  for (const line of lines) {
+    if (left <= 0) return [...kept, `(${lines.length - kept.length} more lines)`];
+    kept.push(line.slice(0, left));
+    left -= line.length;
+  }
+  return kept;
 }
 
 /**

@@ -14,7 +14,7 @@ import {
   fromPromise,
   type Snapshot,
 } from 'xstate';
-import { Defect } from '../errors.ts';
+import { Defect, type Refused } from '../errors.ts';
 import { type FlatTransition, flatTransitionOf } from './flat-machine.ts';
 
 /** What a machine did besides moving: the host turns these into effects and timers. */
@@ -38,6 +38,8 @@ export interface Transitioned {
   readonly snapshot: AnyMachineSnapshot;
   readonly actions: readonly MachineAction[];
   readonly choices: readonly Choice[];
+  /** It used what no session has: nothing of the step counts. */
+  readonly refusal?: Refused | undefined;
 }
 
 interface Transition extends FlatTransition {
@@ -63,6 +65,8 @@ export interface MachineDriver {
     children?: readonly string[] | undefined;
     /** Ids of invokes and children that have not ended. */
     waiting?: ReadonlySet<string | undefined>;
+    /** Its states in the order in which it entered them. */
+    nodes?: readonly string[] | undefined;
   }): AnyMachineSnapshot;
 }
 
@@ -242,6 +246,21 @@ export function invokesIn(snapshot: AnyMachineSnapshot): Map<string, Invoke> {
   };
   for (const { invoke } of nodes) for (const one of invoke) found.set(one.id, one);
   return found;
+}
+
+interface StateNode {
+  readonly id: string;
+  readonly type: string;
+}
+
+/**
+ * States in the order in which they were entered, by their ids. Of transitions in parallel regions
+ * that exclude each other the first one's is taken. Undefined where there is only one region.
+ */
+export function nodesIn(snapshot: AnyMachineSnapshot): string[] | undefined {
+  const { _nodes: nodes } = snapshot as unknown as { readonly _nodes: readonly StateNode[] };
+  const leaves = nodes.filter(({ type }) => type === 'atomic' || type === 'final');
+  return leaves.length > 1 ? nodes.map(({ id }) => id) : undefined;
 }
 
 const hearsMax = 20; // types that are told of one session

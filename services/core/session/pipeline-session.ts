@@ -205,7 +205,7 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     settle(draft, id);
     settleBudget(draft, id, undefined);
   }
-  const { history: _1, forms: _2, children: _3, hears: _4, ...rest } = draft.record;
+  const { history: _1, forms: _2, children: _3, hears: _4, nodes: _5, ...rest } = draft.record;
   draft.record = {
     ...rest,
     value: read.value,
@@ -214,6 +214,7 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     ...(read.forms ? { forms: read.forms } : {}),
     ...(read.children ? { children: [...read.children] } : {}),
     ...(read.hears ? { hears: [...read.hears] } : {}),
+    ...(read.nodes ? { nodes: [...read.nodes] } : {}),
     timers: { ...(wall ? { wall } : {}), ...read.timers },
   };
   draft.choices.push(...moved.choices);

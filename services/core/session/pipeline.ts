@@ -25,6 +25,7 @@ import {
   invokable,
   liveInvokes,
   type MachineAction,
+  nodesIn,
   type Transitioned,
 } from './machine-host.ts';
 import { exactly, type Forms, InvokeError } from './machine-state.ts';
@@ -59,6 +60,7 @@ export interface PipelineStep {
   readonly forms?: Forms | undefined;
   readonly children?: readonly string[] | undefined;
   readonly hears?: readonly string[] | undefined;
+  readonly nodes?: readonly string[] | undefined;
   readonly told: readonly ToldEffect[];
   readonly snapshot: AnyMachineSnapshot;
 }
@@ -75,7 +77,8 @@ export function readTransition(
   before: Before,
   around: Surroundings,
 ): PipelineStep {
-  const { snapshot } = moved;
+  const { snapshot, refusal } = moved;
+  if (refusal) throw refusal;
   const isActive = snapshot.status === 'active';
   const invokes = isActive ? liveInvokes(snapshot) : new Set<string>();
   const acted = actedIn(moved, before, around);
@@ -102,7 +105,9 @@ export function readTransition(
     snapshot,
     told: acted.told,
     ...(isActive && acted.children.length > 0 ? { children: acted.children } : {}),
-    ...(isActive && behaviourOf(around.bundle) >= 4 ? { hears: heardIn(snapshot) } : {}),
+    ...(isActive && behaviourOf(around.bundle) >= 4
+      ? { hears: heardIn(snapshot), nodes: nodesIn(snapshot) }
+      : {}),
     ...asStored({ context, output, timers: left, started }, around),
   };
 }
@@ -112,12 +117,7 @@ function actedIn({ actions, snapshot }: Transitioned, before: Before, around: Su
   if (behaviourOf(around.bundle) < 4) return actedBefore(actions, before, around);
   const invokes = snapshot.status === 'active' ? liveInvokes(snapshot) : new Set<string>();
   const { timers, children = [], pending } = before;
-  const acted = readActions(actions, { timers, children }, around.at, invokes);
-  const living = new Set(Object.values(pending).map(({ invoke }) => invoke));
-  for (const id of acted.spawned.keys())
-    if (living.has(id) && !invokes.has(id) && !acted.stopped.has(id))
-      throw new Refused('MACHINE_UNSUPPORTED', `it spawns ${id}, and a child of that id lives`);
-  return acted;
+  return readActions(actions, { timers, children, pending }, around.at, invokes);
 }
 
 function actedBefore(

@@ -95,6 +95,10 @@ export const recordSchema = z.object({
     .record(z.string(), z.enum(['undefined', 'error']))
     .optional()
     .describe("of a user's own machine: what JSON does not write, by pointer into the context"),
+  nodes: z
+    .array(z.string())
+    .optional()
+    .describe("of a user's own machine with parallel states: ids in the order of their entry"),
   hears: z
     .array(z.string())
     .optional()

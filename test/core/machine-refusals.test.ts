@@ -1,0 +1,383 @@
+/** What no host can do durably is found when a machine is loaded, or before a step's effects leave. */
+import { describe, expect, test } from 'vitest';
+import {
+  type AnyStateMachine,
+  and,
+  assign,
+  createActor,
+  createMachine,
+  emit,
+  enqueueActions,
+  fromPromise,
+  log,
+  not,
+  sendParent,
+  sendTo,
+  setup,
+  spawnChild,
+} from 'xstate';
+import type { TaskId, TenantId } from '../../services/core/ids.ts';
+import { unimplemented, unperformable } from '../../services/core/session/machine-walk.ts';
+import { summaryOf } from '../../services/core/session/summary.ts';
+import { bundleOf, definitionOf, returned, Talk, task } from '../support/sessions.ts';
+
+const tool = (id: string, more: object = {}) => ({
+  id,
+  src: 'tool',
+  input: { tool: 'look', arguments: {} },
+  ...more,
+});
+const machineOf = (config: object, more: object = {}): AnyStateMachine =>
+  setup({
+    actors: { tool: fromPromise(async () => ({})), receipt: fromPromise(async () => ({})) },
+    ...more,
+  } as never).createMachine({ id: 'odd', context: {}, ...config } as never) as never;
+const talkOf = (machine: AnyStateMachine, behaviour?: number) => {
+  const { bundle } = definitionOf();
+  const own = behaviour === undefined ? bundle : { ...bundle, behaviour };
+  return new Talk({ bundle: own, machine });
+};
+const inState = (state: object) => machineOf({ initial: 'a', states: { a: state, b: {} } });
+const run = () => undefined;
+
+test.each<[string, AnyStateMachine, RegExp]>([
+  [
+    'an inline actor',
+    inState({ invoke: { src: fromPromise(async () => 1) } }),
+    /a invokes an inline/,
+  ],
+  ['a source that is none of ours', inState({ invoke: { src: 'receipt' } }), /a invokes receipt;/],
+  [
+    'a source deep inside',
+    inState({ initial: 'x', states: { x: { invoke: { src: 'receipt' } } } }),
+    /state a\.x invokes/,
+  ],
+  ['one at the root', machineOf({ invoke: { src: 'receipt' } }), /state \(root\) invokes receipt/],
+  ['onSnapshot', inState({ invoke: tool('t', { onSnapshot: 'b' }) }), /snapshots of t/],
+  ['a function on entry', inState({ entry: run }), /the action run, a function/],
+  ['a function on exit', inState({ exit: [() => undefined] }), /an action of its own, a function/],
+  ['a function on a transition', inState({ on: { GO: { actions: run } } }), /the action run/],
+  ['one after a delay', inState({ after: { 5: { actions: run } } }), /the action run/],
+  ['one on a result', inState({ invoke: tool('t', { onDone: { actions: run } }) }), /action run/],
+  ['one of always', inState({ always: { guard: () => false, actions: run } }), /the action run/],
+  [
+    'one of the initial state',
+    machineOf({ initial: { target: 'a', actions: run }, states: { a: {} } }),
+    /action run/,
+  ],
+  [
+    'a name that nothing implements',
+    inState({ entry: 'sendReceipt' }),
+    /sendReceipt, which nothing/,
+  ],
+  ['a name of every object', inState({ entry: 'constructor' }), /constructor, which nothing/],
+  [
+    'an implementation by name',
+    machineOf({ entry: 'save' }, { actions: { save: run } }),
+    /save, a function/,
+  ],
+  [
+    'spawnChild of another source',
+    inState({ entry: spawnChild('receipt', { id: 'r' }) }),
+    /spawns receipt/,
+  ],
+  ['spawnChild without an id', inState({ entry: spawnChild('tool') }), /without an id/],
+  [
+    'spawnChild with syncSnapshot',
+    inState({ entry: spawnChild('tool', { id: 't', syncSnapshot: true }) }),
+    /syncSnapshot/,
+  ],
+  [
+    'spawnChild with a systemId',
+    inState({ entry: spawnChild('tool', { id: 't', systemId: 's' }) }),
+    /systemId/,
+  ],
+  [
+    'sendParent',
+    inState({ entry: sendParent({ type: 'UP' }) }),
+    /a parent, and a session has none/,
+  ],
+])('%s is found when the machine is loaded', (_name, machine, why) => {
+  expect(unperformable(machine).join('; ')).toMatch(why);
+  expect(() => talkOf(machine).say(task('{}'))).toThrow(why);
+});
+
+test.each<[string, AnyStateMachine, RegExp]>([
+  ['a guard', inState({ on: { GO: { guard: 'isOpen', target: 'b' } } }), /the guard isOpen/],
+  [
+    'a guard inside others',
+    inState({ on: { GO: { guard: and([not('isOpen')]), target: 'b' } } }),
+    /isOpen/,
+  ],
+  [
+    'a guard of a guard',
+    machineOf({ on: { GO: { guard: 'all' } } }, { guards: { all: and(['isOpen']) } }),
+    /isOpen/,
+  ],
+  ['a guard of always', inState({ always: { guard: 'isOpen', target: 'b' } }), /isOpen/],
+  ['a delay', inState({ after: { soon: 'b' } }), /the delay soon/],
+  ['a guard that names itself', machineOf({ on: { GO: { guard: 'toString' } } }), /toString/],
+])('%s that nothing implements is found when the machine is loaded', (_name, machine, why) => {
+  expect(unimplemented(machine).join('; ')).toMatch(why);
+});
+
+test('a machine that can run has nothing to say', () => {
+  const machine = machineOf({
+    initial: 'a',
+    states: {
+      a: {
+        entry: [emit({ type: 'told' }), log('hello'), spawnChild('tool', { id: 't' })],
+        invoke: tool('look', { systemId: 'sys', onDone: 'b' }),
+        after: { 10: 'b' },
+        on: { 'PAID.*': 'b', '*': 'b' },
+      },
+      b: {},
+    },
+  });
+  expect([...unperformable(machine), ...unimplemented(machine)]).toEqual([]);
+});
+
+describe('what only a running function shows fails its session before its effects leave', () => {
+  const outsider = createActor(fromPromise(async () => 1));
+  test.each<[string, unknown, RegExp]>([
+    ['a function of enqueueActions', enqueueActions(({ enqueue }) => enqueue(run)), /never run/],
+    [
+      'a name of enqueueActions',
+      enqueueActions(({ enqueue }) => enqueue('gone' as never)),
+      /nothing implements the action gone/,
+    ],
+    [
+      'another source',
+      enqueueActions(({ enqueue }) => enqueue.spawnChild('receipt' as never, { id: 'r' } as never)),
+      /starts receipt/,
+    ],
+    [
+      'a child without an id',
+      enqueueActions(({ enqueue }) => enqueue.spawnChild('tool' as never)),
+      /without an id/,
+    ],
+    [
+      'spawn in an assign',
+      assign({
+        kid: (({ spawn }: never) =>
+          (spawn as (source: string, options: object) => { id: string })('tool', { id: 'kid' })
+            .id) as never,
+      }),
+      /spawn\(\) in an assign/,
+    ],
+    [
+      'an actor of somebody else',
+      sendTo(outsider as never, { type: 'HI' } as never),
+      /none of its own/,
+    ],
+    [
+      'self.send',
+      assign({
+        x: (({ self }: never) =>
+          (self as { send(event: object): void }).send({ type: 'GO' })) as never,
+      }),
+      /self\.send/,
+    ],
+    [
+      'a listener',
+      assign({
+        x: (({ self }: never) =>
+          (self as { subscribe(by: () => void): void }).subscribe(run)) as never,
+      }),
+      /self\.subscribe/,
+    ],
+    [
+      'the system',
+      assign({ x: (({ system }: never) => (system as { getAll(): object }).getAll()) as never }),
+      /system\.getAll/,
+    ],
+    [
+      'a refusal that is caught',
+      assign({
+        x: (({ self }: never) => {
+          try {
+            (self as { send(event: object): void }).send({ type: 'GO' });
+          } catch {
+            return 1;
+          }
+          return 2;
+        }) as never,
+      }),
+      /self\.send/,
+    ],
+    ['an event that is no JSON', emit({ type: 'told', at: new Date(0) } as never), /at is a Date/],
+    [
+      'more than fits a message',
+      emit({ type: 'told', text: 'x'.repeat(70_000) } as never),
+      /65536 are allowed/,
+    ],
+  ])('%s', (_name, action, why) => {
+    const states = {
+      a: { invoke: tool('t', { onDone: { target: 'b', actions: action } }) },
+      b: { invoke: tool('pay', { input: { tool: 'pay', arguments: { amount: 1 } } }) },
+    };
+    const talk = talkOf(machineOf({ initial: 'a', states }));
+    talk.say(task('{}'));
+    talk.say(returned(talk.pendingOf('runTool')));
+    expect(talk.record).toMatchObject({ status: 'failed', reason: expect.stringMatching(why) });
+    expect(talk.kinds).toEqual(['reply']);
+  });
+});
+
+test('a machine that sends itself one event after the other is ended', () => {
+  const states = { a: { on: { GO: { actions: sendTo(({ self }) => self, { type: 'GO' }) } } } };
+  const talk = talkOf(
+    machineOf({ initial: 'a', states, entry: sendTo(({ self }) => self, { type: 'GO' }) }),
+  );
+  talk.say(task('{}'));
+  expect(talk.record?.reason).toMatch(/MACHINE_ERROR: .*1000 events in a row/);
+});
+
+test('a session that began before goes on as it began', () => {
+  const machine = inState({ entry: [run, 'gone'], invoke: tool('t', { onDone: 'b' }) });
+  const talk = talkOf(machine, 3);
+  talk.say(task('{}'));
+  talk.say(returned(talk.pendingOf('runTool')));
+  expect(talk.record).toMatchObject({ status: 'active', value: 'b' });
+});
+
+describe('what a machine holds', () => {
+  const held = (value: unknown) => {
+    const talk = talkOf(
+      machineOf({ context: { deep: [{ value }] }, initial: 'a', states: { a: {} } }),
+    );
+    talk.say(task('{}'));
+    return talk.record;
+  };
+  class Money {
+    readonly cents = 1;
+  }
+  test.each<[string, unknown, RegExp]>([
+    ['a Date', new Date(0), /deep\.0\.value is a Date/],
+    ['a Map', new Map(), /a Map/],
+    ['an instance', new Money(), /a Money/],
+    ['a function', () => 1, /a function/],
+    ['a symbol', Symbol('x'), /a symbol/],
+    ['infinity', Number.POSITIVE_INFINITY, /Infinity/],
+    ['an array with holes', new Array(3), /holes/],
+    ['an array with a field', Object.assign([1], { more: 2 }), /holes/],
+    ['a field __proto__', JSON.parse('{"__proto__":{"x":1}}'), /__proto__/],
+    ['an Error of its own', new Error('x'), /a Error/],
+  ])('%s is refused with its path', (_name, value, why) => {
+    expect(() => held(value)).toThrow(why);
+  });
+
+  test('is there again after a restore: fields that are undefined, errors of invokes, ~ and /', () => {
+    const machine = machineOf({
+      context: { 'a/b~c': undefined, list: [1, undefined], error: undefined, seen: [] },
+      initial: 'a',
+      states: {
+        a: {
+          invoke: tool('t', {
+            onError: {
+              target: 'b',
+              actions: assign({
+                error: (({ event }: never) => (event as { error: unknown }).error) as never,
+              }),
+            },
+          }),
+        },
+        b: {
+          on: {
+            LOOK: {
+              actions: assign({
+                seen: (({ context }: { context: Record<string, unknown> }) => [
+                  'a/b~c' in context,
+                  (context.list as unknown[])[1] === undefined,
+                  context.error instanceof Error,
+                  (context.error as { code?: string }).code,
+                ]) as never,
+              }),
+            },
+          },
+        },
+      },
+    });
+    const talk = talkOf(machine);
+    talk.say(task('{}'));
+    talk.say({
+      kind: 'toolFailed',
+      effect: talk.pendingOf('runTool') as never,
+      failure: { class: 'permanent', code: 'NO_MONEY', message: 'no' },
+      latencyMs: 1,
+      attempts: 1,
+      executor: 'x',
+    });
+    talk.say({ kind: 'event', id: 'e1', from: 'acme' as TenantId, event: { type: 'LOOK' } });
+    expect((talk.record!.context as { seen: unknown[] }).seen).toEqual([
+      true,
+      true,
+      true,
+      'NO_MONEY',
+    ]);
+  });
+});
+
+describe('events from outside', () => {
+  const waiting = () => {
+    const talk = talkOf(
+      createMachine({
+        id: 'order',
+        initial: 'waits',
+        states: {
+          waits: { on: { PAID: 'paid', 'x.*': {} }, after: { 60000: 'late' } },
+          paid: { type: 'final' },
+          late: {},
+        },
+      }) as never,
+    );
+    talk.say(task('{}', { task: 't' as TaskId }));
+    return talk;
+  };
+  const event = (type: string, id = 'e1', from = 'acme') => ({
+    kind: 'event' as const,
+    id,
+    from: from as TenantId,
+    event: { type },
+  });
+
+  test('are heard once, and stand in ps as what is waited on', () => {
+    const talk = waiting();
+    expect(summaryOf(talk.record!).waitingOn).toMatch(/^a timer, due .*, events PAID, x\.\*$/);
+    talk.say(event('OTHER'));
+    expect(talk.record?.value).toBe('waits');
+    expect(talk.say(event('PAID')).kind).toBe('seen');
+    talk.say(event('PAID', 'e2'));
+    expect(talk.record?.status).toBe('completed');
+    expect(talk.say(event('PAID', 'e2')).kind).toBe('seen');
+    expect(() => talk.say(event('PAID', 'e3'))).toThrow(/listens to events/);
+  });
+
+  test('of another tenant are told what they would be told of no session', () => {
+    const talk = waiting();
+    expect(() => talk.say(event('PAID', 'e1', 'globex'))).toThrow(/no session clerk-1 of globex/);
+    expect(talk.record?.value).toBe('waits');
+  });
+
+  test('wait while their session is paused', () => {
+    const talk = waiting();
+    talk.say({ kind: 'pause', actor: 'ann', reason: '' });
+    talk.say(event('PAID'));
+    talk.say(event('PAID'));
+    expect(talk.record?.status).toBe('paused');
+    talk.say({ kind: 'resume', actor: 'ann', reason: '' });
+    expect(talk.record?.status).toBe('completed');
+  });
+
+  test('are refused by an agent without a machine, and by sessions that began before', () => {
+    const agent = new Talk({ bundle: bundleOf() });
+    agent.say(task('x'));
+    expect(() => agent.say(event('PAID'))).toThrow(/listens to events/);
+    const before = talkOf(
+      createMachine({ initial: 'a', states: { a: { on: { PAID: 'a' } } } }) as never,
+      3,
+    );
+    before.say(task('{}'));
+    expect(() => before.say(event('PAID'))).toThrow(/listens to events/);
+  });
+});
