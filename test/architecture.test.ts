@@ -96,6 +96,7 @@ describe('imports', () => {
       '@modelcontextprotocol/client': 'mcp',
       'prom-client': 'observability',
       pino: 'observability',
+      esbuild: 'esbuild',
       yaml: 'files',
       '@kubernetes/client-node': 'kubernetes',
       commander: 'cli',

@@ -6,6 +6,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { actorFrom } from '../adapters/files/environment.ts';
 import { loadSpecs } from '../adapters/files/spec-files.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
@@ -486,7 +487,7 @@ program
   .description('check a folder of agents, tools, models and tenants, without a server')
   .argument('<folder>')
   .action(async (folder: string) => {
-    const checked = await validate(folder, loadSpecs);
+    const checked = await validate(folder, (given) => loadSpecs(given, esbuildMachines()));
     if (checked.problems.length > 0) process.exitCode = 1;
     print(checked, () => validatedText(checked));
   });

@@ -36,7 +36,6 @@ await runService(async (started) => {
       ...(configMaps ? [{ read: configMaps.read, follow: configMaps.follow }] : []),
     ],
     settings.specs,
-    'leave',
   );
   let { catalog } = await there(() => specs.load());
   const following = specs.follow(

@@ -1,5 +1,6 @@
 /** The whole system in one process over the in-memory adapters: for first looks, short tasks and tests. Nothing survives it. */
 
+import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { httpRunner } from '../adapters/http/tool.ts';
 import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { memoryArchive, memoryEvents } from '../adapters/memory/archive.ts';
@@ -71,6 +72,7 @@ export async function startInMemory(options: InMemoryOptions) {
     tasks,
     control,
     checks: memoryToolChecks(),
+    machines: esbuildMachines(),
     telemetry,
     clock,
   };

@@ -1,6 +1,7 @@
 /** `SPECS=<folder>`: the reader's own agents beside those of the example. */
 import { existsSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { foldersTexts, folderTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
 import { Refused } from '../core/errors.ts';
 import { toolPool } from '../core/pools.ts';
@@ -47,7 +48,7 @@ export async function ownSpecs(
     }),
   );
   const folders = [folder, exampleAgents];
-  const { catalog } = await specsOf(foldersTexts(folders), folders).load();
+  const { catalog } = await specsOf(foldersTexts(folders), folders, esbuildMachines()).load();
   return {
     folder,
     pools: poolsOf(catalog),
@@ -74,7 +75,11 @@ export const hintsOf = ({ folder, missing }: OwnSpecs, isRealModel: boolean): st
 /** What of the folder is refused beside the example's documents, and how its agents are run. */
 export async function linesOf({ folder }: OwnSpecs): Promise<string[]> {
   const folders = [folder, exampleAgents];
-  const { catalog, problems } = await specsOf(foldersTexts(folders), folders).load();
+  const { catalog, problems } = await specsOf(
+    foldersTexts(folders),
+    folders,
+    esbuildMachines(),
+  ).load();
   const example = await loadSpecs(exampleAgents);
   const agents = [...catalog.agents.keys()].filter((name) => !example.catalog.agents.has(name));
   return [

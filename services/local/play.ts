@@ -2,6 +2,7 @@
 
 import { join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
+import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { foldersTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
 import { messageOf } from '../core/errors.ts';
 import { shown } from '../core/format.ts';
@@ -79,7 +80,7 @@ const system = await startInMemory({
     OPENAI_API_KEY: OPENAI_API_KEY ?? 'scripted',
     ...own?.environment,
   },
-  documents: specsOf(foldersTexts(specs), specs),
+  documents: specsOf(foldersTexts(specs), specs, esbuildMachines()),
 });
 const jobs = own ? await ownJobs(own.folder) : exampleJobs();
 const agents = new Set(jobs.map(({ agent }) => agent));
@@ -132,7 +133,7 @@ function exampleJobs(): Job[] {
 
 /** One task for AGENT, or for the first agent of the folder. */
 async function ownJobs(directory: string): Promise<Job[]> {
-  const { catalog, problems } = await specsOf(foldersTexts(specs), specs).load();
+  const { catalog, problems } = await specsOf(foldersTexts(specs), specs, esbuildMachines()).load();
   const { catalog: others } = await loadSpecs(join(example, 'agents'));
   for (const { file, field, message } of problems)
     say(`BAD ${file}: ${field ? `${field}: ` : ''}${message}`);

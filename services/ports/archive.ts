@@ -2,6 +2,7 @@ import type { AgentName, Revision, SessionId, ShardId } from '../core/ids.ts';
 import type { Incoming } from '../core/session/draft.ts';
 import type { SessionRecord } from '../core/session/record.ts';
 import type { Bundle } from '../core/session/specs.ts';
+import type { MachineModule } from './machines.ts';
 
 /** A record with the mail that made it out of the baseline before. */
 export interface Baseline {
@@ -14,7 +15,8 @@ export interface Baseline {
  *
  * Guarantee: what `append` has resolved for is kept for `archiveMaxAgeMs`, in order, per session; a second
  *            append of the same version changes nothing that a reader can tell.
- * Errors:    Unavailable; Refused for what does not parse: BASELINE_POISONED from `latest` and `chain`, BUNDLE_UNREADABLE from `bundle`.
+ * Errors:    Unavailable; Refused for what does not parse: BASELINE_POISONED from `latest` and `chain`, BUNDLE_UNREADABLE from `bundle`, BUNDLE_CHANGED
+ *            for one that is not that of its revision.
  */
 export interface Archive {
   /** @param mail  each as JSON, in order: what was kept as text need not be parsed to be stored */
@@ -36,6 +38,10 @@ export interface Archive {
   ): AsyncIterable<Baseline>;
   putBundle(revision: Revision, bundle: Bundle): Promise<void>;
   bundle(revision: Revision): Promise<Bundle | undefined>;
+  /** Store the module of a user's own machine, before a bundle that names it. */
+  putMachine(module: MachineModule): Promise<void>;
+  /** The text of a machine's module, by its hash. */
+  machine(hash: string): Promise<string | undefined>;
   /** Of each agent the bundle that was put last; those that do not parse are left out. */
   lastBundles(): Promise<
     ReadonlyMap<AgentName, { readonly revision: Revision; readonly bundle: Bundle }>

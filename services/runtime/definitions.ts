@@ -12,15 +12,22 @@ import type { Definition } from '../core/session/draft.ts';
 import { exportedMachine } from '../core/session/machine-walk.ts';
 import type { Bundle } from '../core/session/specs.ts';
 import type { Archive } from '../ports/archive.ts';
+import type { Machines } from '../ports/machines.ts';
 
 export class Definitions {
-  readonly #archive: Pick<Archive, 'bundle'>;
+  readonly #archive: Pick<Archive, 'bundle' | 'machine'>;
+  readonly #machines: Machines;
   readonly #directories: readonly string[];
   readonly #known = new Map<Revision, Promise<Definition>>();
 
   /** @param directories  where users' own machines lie: the first that has one counts */
-  constructor(archive: Pick<Archive, 'bundle'>, directories: readonly string[]) {
+  constructor(
+    archive: Pick<Archive, 'bundle' | 'machine'>,
+    directories: readonly string[],
+    machines: Machines,
+  ) {
     this.#archive = archive;
+    this.#machines = machines;
     this.#directories = directories;
   }
 
@@ -44,9 +51,32 @@ export class Definitions {
     return { bundle, machine: await this.#machineOf(bundle) };
   }
 
+  /** What its session began with, whatever its files are now. */
+  async #stored(bundle: Bundle, hash: string): Promise<AnyStateMachine> {
+    const about = { agent: bundle.name, behaviour: behaviourOf(bundle) };
+    const text = await this.#archive.machine(hash);
+    if (text === undefined)
+      throw new Refused(
+        'MACHINE_MISSING',
+        `agent ${bundle.name}: its machine is not stored`,
+        about,
+      );
+    try {
+      return await this.#machines.load({ hash, text });
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      throw new Refused(error.code, `agent ${bundle.name}: ${error.message}`, {
+        ...about,
+        cause: error,
+      });
+    }
+  }
+
+  /** Of a bundle that has none stored: sessions of an earlier release, while its file is the same. */
   async #machineOf(bundle: Bundle): Promise<AnyStateMachine | undefined> {
     const { machine } = bundle.agent;
     if (machine === undefined) return undefined;
+    if (bundle.machineModule !== undefined) return this.#stored(bundle, bundle.machineModule);
     const about = { agent: bundle.name, behaviour: behaviourOf(bundle) };
     const paths = this.#directories.map((directory) => resolve(directory, machine));
     const path = paths.find((one) => existsSync(one)) ?? paths[0] ?? resolve(machine);

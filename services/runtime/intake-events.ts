@@ -10,7 +10,7 @@ import { limits } from '../core/limits.ts';
 import { eventSchema, type OutsideEvent } from '../core/session/messages.ts';
 import { eventIdentity, eventSubject } from '../core/wire/letters.ts';
 import type { RawTask } from '../ports/tasks.ts';
-import type { IntakePorts } from './intake.ts';
+import type { IntakePorts } from './intake-ports.ts';
 
 /** An event in the broker's hands: the session is a part of its subject. */
 type RawEvent = RawTask & { readonly session: string };

@@ -22,11 +22,9 @@ import { limits } from '../core/limits.ts';
 import type { Message } from '../core/session/messages.ts';
 import type { Catalog } from '../core/session/specs.ts';
 import { taskIdentity } from '../core/wire/letters.ts';
-import type { Events } from '../ports/events.ts';
-import type { Mailbox } from '../ports/mailbox.ts';
 import type { RawTask } from '../ports/tasks.ts';
-import type { Telemetry } from '../ports/telemetry.ts';
 import { takeEventIn } from './intake-events.ts';
+import type { IntakePorts } from './intake-ports.ts';
 
 /** A task is any JSON. An object with an `input` says that, and narrower limits, by name, and nothing else; any other is the input itself. */
 const taskSchema = z
@@ -36,16 +34,6 @@ const hasInput = (body: unknown): boolean =>
   typeof body === 'object' && body !== null && !Array.isArray(body) && 'input' in body;
 
 const traceparentSchema = z.string().regex(/^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$/);
-
-export interface IntakePorts {
-  readonly mailbox: Mailbox;
-  readonly events: Events;
-  readonly telemetry: Telemetry;
-  readonly catalog: () => Catalog;
-  /** May it stand in a spec that is broken now? */
-  readonly isUnsure: (name: string) => boolean;
-  readonly shards: number;
-}
 
 /** @throws Unavailable, or what a stream said that is full; take it in again */
 export async function takeIn(task: RawTask, ports: IntakePorts): Promise<void> {

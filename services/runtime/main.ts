@@ -1,5 +1,6 @@
 /** The runtime as a process. */
 
+import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { settingsFrom } from '../adapters/files/environment.ts';
 import { foldersTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
@@ -79,6 +80,7 @@ await runService(async (started) => {
       clock.stop();
     },
   });
+  const machines = esbuildMachines();
   runtime = await startRuntime(
     settings,
     {
@@ -91,11 +93,16 @@ await runService(async (started) => {
       leases: redisLeases(redis, settings.prefix),
       tasks: natsTasks(nats),
       checks: natsToolChecks(nats),
+      machines,
       control: natsControl(nats),
       telemetry,
       clock,
     },
-    specsOf([...foldersTexts(settings.specs), ...(configMaps ? [configMaps] : [])], settings.specs),
+    specsOf(
+      [...foldersTexts(settings.specs), ...(configMaps ? [configMaps] : [])],
+      settings.specs,
+      machines,
+    ),
     (host) => started({ name: 'host', stop: () => host.drain() }),
   );
   const { stop } = runtime;

@@ -10,6 +10,7 @@ import type { Control } from '../ports/control.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Leases } from '../ports/leases.ts';
+import type { Machines } from '../ports/machines.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { SessionStore } from '../ports/session-store.ts';
 import type { LoadedSpecs, Specs } from '../ports/specs.ts';
@@ -38,6 +39,7 @@ export interface RuntimePorts {
   readonly leases: Leases;
   readonly tasks: Tasks;
   readonly checks: ToolChecks;
+  readonly machines: Machines;
   readonly control: Control;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
@@ -71,7 +73,7 @@ export async function startRuntime(
   const { telemetry, control, clock } = ports;
   const there = <Value>(attempt: () => Promise<Value>) =>
     patiently(attempt, (cause) => telemetry.log('warn', 'waiting', { cause }), clock.sleep);
-  const definitions = new Definitions(ports.archive, settings.specs);
+  const definitions = new Definitions(ports.archive, settings.specs, ports.machines);
   const identity = {
     host: settings.instance as HostId,
     boot: randomUUID().slice(0, 8),
@@ -188,8 +190,11 @@ async function announce(
         problem: problem.message,
       });
   }
-  for (const [name, { bundle, revision }] of catalog.agents) {
+  for (const [name, { bundle, revision, module }] of catalog.agents) {
     if (before?.catalog.agents.get(name)?.revision === revision) continue;
+    const { machineModule: hash } = bundle;
+    if (hash !== undefined && module !== undefined)
+      await archive.putMachine({ hash, text: module });
     await archive.putBundle(revision, bundle);
     const tools = Object.keys(bundle.tools).length;
     if (tools > 12)

@@ -2,9 +2,11 @@
  * A session as it was stored, and what it folds to. A story is told once, to the code that it
  * is of, and then kept: later code must fold it to the same state.
  */
+
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { esbuildMachines } from '../../services/adapters/esbuild/machines.ts';
 import { type Revision, sha256 } from '../../services/core/ids.ts';
 import type { Incoming } from '../../services/core/session/draft.ts';
 import type { Effect } from '../../services/core/session/effects.ts';
@@ -60,7 +62,11 @@ export const machineHashOf = (file: string): string =>
     .slice(0, 16);
 
 export const definitionsOf = (bundle: unknown): Definitions =>
-  new Definitions({ bundle: async () => bundleSchema.parse(bundle) }, [machines]);
+  new Definitions(
+    { bundle: async () => bundleSchema.parse(bundle), machine: async () => undefined },
+    [machines],
+    esbuildMachines(),
+  );
 
 /** Fold what MAIL holds, through JSON after every step, as after a restart. */
 export async function foldStory(

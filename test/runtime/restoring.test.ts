@@ -1,5 +1,6 @@
 /** A shard whose store has lost something: what can be brought back is, and what cannot holds nobody up. */
 import { expect, test } from 'vitest';
+import { esbuildMachines } from '../../services/adapters/esbuild/machines.ts';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
@@ -50,7 +51,7 @@ function world() {
     starts: memoryStarts(clock),
     telemetry,
     clock,
-    definitions: new Definitions(archive, ['.']),
+    definitions: new Definitions(archive, ['.'], esbuildMachines()),
     shards: 1,
   };
   return {

@@ -1,5 +1,7 @@
 /** A runtime reclaims its shards before it has read its specs: one that then cannot start, or is told to go, holds none. */
+
 import { expect, test } from 'vitest';
+import { esbuildMachines } from '../../services/adapters/esbuild/machines.ts';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import {
@@ -30,6 +32,7 @@ const ports = () => {
     tasks: memoryTasks(),
     control: memoryControl(),
     checks: memoryToolChecks(),
+    machines: esbuildMachines(),
   };
   return { ...memory, store, leases: store.leases, telemetry: countingTelemetry(), clock };
 };

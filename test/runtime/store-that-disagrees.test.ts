@@ -1,5 +1,6 @@
 /** A store that does not agree with itself, or holds what a newer release wrote. */
 import { describe, expect, test } from 'vitest';
+import { esbuildMachines } from '../../services/adapters/esbuild/machines.ts';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
@@ -30,7 +31,7 @@ async function world() {
     events: memoryEvents(clock),
     telemetry: countingTelemetry(),
     clock,
-    definitions: new Definitions(archive, ['.']),
+    definitions: new Definitions(archive, ['.'], esbuildMachines()),
     shards: 1,
   };
   await archive.putBundle(revision, bundleOf());

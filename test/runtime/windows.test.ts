@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { esbuildMachines } from '../../services/adapters/esbuild/machines.ts';
 import { memoryArchive, memoryEvents } from '../../services/adapters/memory/archive.ts';
 import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
 import { memoryEffects, memoryStarts } from '../../services/adapters/memory/queues.ts';
@@ -266,7 +267,7 @@ function world() {
     events: memoryEvents(clock),
     telemetry,
     clock,
-    definitions: new Definitions(archive, ['.']),
+    definitions: new Definitions(archive, ['.'], esbuildMachines()),
     shards: 1,
   };
   return {

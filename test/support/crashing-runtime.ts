@@ -1,4 +1,5 @@
 /** The runtime as a process that kills itself with -9 at a chosen beat: real code, real stores, an exact crash window. */
+import { esbuildMachines } from '../../services/adapters/esbuild/machines.ts';
 import { settingsFrom } from '../../services/adapters/files/environment.ts';
 import { foldersTexts, specsOf } from '../../services/adapters/files/spec-files.ts';
 import { natsArchive } from '../../services/adapters/nats/archive.ts';
@@ -61,6 +62,7 @@ const committing: SessionStore = {
 };
 const effects = natsEffects(nats);
 const events = natsEvents(nats);
+const machines = esbuildMachines();
 runtime = await startRuntime(
   settings,
   {
@@ -78,6 +80,7 @@ runtime = await startRuntime(
       },
     },
     events,
+    machines,
     leases: redisLeases(redis),
     tasks: natsTasks(nats),
     checks: natsToolChecks(nats),
@@ -85,5 +88,5 @@ runtime = await startRuntime(
     telemetry,
     clock: systemClock,
   },
-  specsOf(foldersTexts(settings.specs), settings.specs),
+  specsOf(foldersTexts(settings.specs), settings.specs, machines),
 );

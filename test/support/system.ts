@@ -88,6 +88,8 @@ export interface SystemOptions {
   readonly replicas?: number;
   /** YAML documents beside those of every system. */
   readonly specs?: string;
+  /** Files beside them, by name. */
+  readonly files?: Readonly<Record<string, string>>;
   /** For every service. */
   readonly environment?: Readonly<Record<string, string>>;
   /** Give this server a small disk (`disk`) that can be filled. */
@@ -136,6 +138,7 @@ export class System {
     replicas = 1,
     smallDisk,
     specs: moreSpecs,
+    files = {},
     environment: more = {},
   }: SystemOptions): Promise<System> {
     if (smallDisk) this.disk = new SmallDisk(join(this.folder, smallDisk), 24);
@@ -144,18 +147,13 @@ export class System {
     mkdirSync(specFolder);
     writeFileSync(join(specFolder, 'all.yaml'), specs(stream));
     if (moreSpecs) writeFileSync(join(specFolder, 'more.yaml'), moreSpecs);
-    // The machine of the example, with the package it needs by its full path: the folder has no node_modules.
+    // The folder has no node_modules: XState is that of the runtime.
     const machine = readFileSync(
       join(import.meta.dirname, '../../examples/order-pipeline/order.machine.ts'),
       'utf8',
     );
-    writeFileSync(
-      join(specFolder, 'pipeline.machine.ts'),
-      machine.replace(
-        "'xstate'",
-        `'${new URL('../../node_modules/xstate/dist/xstate.esm.js', import.meta.url).pathname}'`,
-      ),
-    );
+    writeFileSync(join(specFolder, 'pipeline.machine.ts'), machine);
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(specFolder, name), text);
     this.#natsUrl = natsUrl;
     const own = {
       ...(natsUrl ? { UNDERSTUDY_NATS_URL: natsUrl } : {}),

@@ -216,7 +216,7 @@ authorization {
       user: runtime, password: {{ index $passwords "nats-runtime" | quote }}
       permissions {
         publish: [
-          "{{ $p }}.task.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
+          "{{ $p }}.task.>", "{{ $p }}.tell.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
           "{{ $p }}.start.*" # cancellation records
           "{{ $p }}.clock.*", "{{ $p }}.check.*"
           "_INBOX_operator.>", "_INBOX_console.>"{{ range $executors }}, "_INBOX_{{ . }}.>"{{ end }} # answers; allow_responses loses its memory when the server restarts
@@ -284,7 +284,7 @@ authorization {
       user: operator, password: {{ index $passwords "nats-operator" | quote }}
       permissions {
         publish: [
-          "{{ $p }}.control.>", "{{ $p }}.task.>", "$SRV.>"
+          "{{ $p }}.control.>", "{{ $p }}.task.>", "{{ $p }}.tell.>", "$SRV.>"
           {{- range list "TASKS" "MAIL" "EFFECTS" "STARTS" "EVENTS" "DEAD" "ARCHIVE" "BUNDLES" "WORKSPACES" }}
           "$JS.API.STREAM.INFO.{{ $s }}{{ . }}", "$JS.API.STREAM.MSG.GET.{{ $s }}{{ . }}"
           {{- end }}
@@ -300,7 +300,7 @@ authorization {
       # Publishes for its own tenant, hears of its own tenant.
       user: tenant-{{ . }}, password: {{ index $passwords (printf "nats-tenant-%s" .) | quote }}
       permissions {
-        publish: ["{{ $p }}.task.{{ . }}.*", "{{ $p }}.ask.{{ . }}.task"]
+        publish: ["{{ $p }}.task.{{ . }}.*", "{{ $p }}.tell.{{ . }}.*", "{{ $p }}.ask.{{ . }}.task"]
         subscribe: ["_INBOX_tenant-{{ . }}.>", "{{ $p }}.event.{{ . }}.>", "{{ $p }}.stream.{{ . }}.>"]
       }
     }

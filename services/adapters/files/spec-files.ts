@@ -3,11 +3,10 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
-import { messageOf } from '../../core/errors.ts';
-import { exportedMachine, unimplemented, unperformable } from '../../core/session/machine-walk.ts';
+import { messageOf, Refused } from '../../core/errors.ts';
+import { unimplemented, unperformable } from '../../core/session/machine-walk.ts';
 import {
   catalogOf,
   documentSchema,
@@ -15,6 +14,7 @@ import {
   type SpecDocument,
   type SpecProblem,
 } from '../../core/session/specs.ts';
+import type { Machines } from '../../ports/machines.ts';
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
@@ -75,13 +75,13 @@ export const foldersTexts = (directories: readonly string[]): SpecTexts[] =>
  * on with it. A name that is defined twice stays what it was.
  *
  * @param directories  where the modules of users' own machines lie: the first that has one counts
- * @param machines  'look': they are loaded, and what cannot run is refused; 'leave': no code of
- *                  users beside secrets, their hash must do
+ * @param machines  loads them, so that what cannot run is refused; without it no code of users runs
+ *                  here, and the hash of their files must do
  */
 export function specsOf(
   sources: readonly SpecTexts[],
   directories: readonly string[],
-  machines: 'look' | 'leave' = 'look',
+  machines?: Machines,
 ): Specs {
   const build = (texts: ReadonlyMap<string, SpecText>, known: ReadonlyMap<string, string>) =>
     built(texts, directories, known, machines);
@@ -182,8 +182,8 @@ export function specsOf(
 }
 
 /** The specs of one folder, once. */
-export const loadSpecs = (directory: string): Promise<LoadedSpecs> =>
-  specsOf([folderTexts(directory)], [directory]).load();
+export const loadSpecs = (directory: string, machines?: Machines): Promise<LoadedSpecs> =>
+  specsOf([folderTexts(directory)], [directory], machines).load();
 
 /** What a text may define, also one that is no YAML. */
 const namesIn = (text: string): string[] =>
@@ -201,7 +201,7 @@ async function built(
   texts: ReadonlyMap<string, SpecText>,
   directories: readonly string[],
   homes: ReadonlyMap<string, string>,
-  machines: 'look' | 'leave',
+  machines: Machines | undefined,
 ): Promise<Pick<ReturnType<typeof catalogOf>, 'catalog' | 'problems' | 'homes'>> {
   const documents: SourceDocument[] = [];
   const refused = new Set<string>();
@@ -218,8 +218,8 @@ async function built(
         continue;
       }
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
-        const { hash, flaws } = await lookAtMachine(document.spec.machine, directories, machines);
-        if (flaws.length === 0) documents.push({ document, file, lineOf, machineHash: hash });
+        const { found, flaws } = await lookAtMachine(document.spec.machine, directories, machines);
+        if (flaws.length === 0) documents.push({ document, file, lineOf, ...found });
         else refused.add(`Agent ${document.metadata.name}`);
         const place = lineOf ? `${file}:${lineOf(['spec', 'machine'])}` : file;
         for (const message of flaws) problems.push({ file: place, field: 'spec.machine', message });
@@ -232,29 +232,31 @@ async function built(
 
 const flawsMax = 20; // of one machine, told at once
 
-/** A user's own machine as it stands there: its hash, and why it cannot run durably. */
+/** A user's own machine as it stands there, and why it cannot run durably. */
 async function lookAtMachine(
   module: string,
   directories: readonly string[],
-  machines: 'look' | 'leave',
-): Promise<{ readonly hash?: string; readonly flaws: readonly string[] }> {
+  machines: Machines | undefined,
+): Promise<{ readonly found: Pick<SourceDocument, 'machineHash' | 'module'>; flaws: string[] }> {
   const path = moduleIn(directories, module);
   let text: Buffer;
   try {
     text = await readFile(path);
   } catch {
-    return { flaws: [`there is no file ${module} in ${directories.join(', ')}`] };
+    return { found: {}, flaws: [`there is no file ${module} in ${directories.join(', ')}`] };
   }
-  const hash = createHash('sha256').update(text).digest('hex').slice(0, 16);
-  if (machines === 'leave') return { hash, flaws: [] };
+  if (!machines) {
+    const machineHash = createHash('sha256').update(text).digest('hex').slice(0, 16);
+    return { found: { machineHash }, flaws: [] };
+  }
   try {
-    const machine = exportedMachine(await import(`${pathToFileURL(path).href}?v=${hash}`));
-    if (!machine) return { flaws: [`${module} exports no XState machine (default, or "machine")`] };
-    const flaws = [...unperformable(machine), ...unimplemented(machine)];
-    return { hash, flaws: flaws.slice(0, flawsMax).map((flaw) => `${module}: ${flaw}`) };
+    const made = await machines.bundle(path);
+    const machine = await machines.load(made);
+    const flaws = [...unperformable(machine), ...unimplemented(machine)].slice(0, flawsMax);
+    return { found: { module: made }, flaws: flaws.map((flaw) => `${module}: ${flaw}`) };
   } catch (error) {
-    const why = messageOf(error).split('\n')[0]!.slice(0, 300);
-    return { flaws: [`${module} cannot be loaded: ${why}`] };
+    if (!(error instanceof Refused)) throw error;
+    return { found: {}, flaws: [`${module}: ${error.message}`] };
   }
 }
 

@@ -12,6 +12,7 @@ export function memoryArchive(): Archive {
   const chains = new Map<ShardId, Map<SessionId, string[]>>();
   const writtenAt = new Map<SessionId, number>();
   const bundles = new Map<Revision, Bundle>();
+  const machines = new Map<string, string>();
   const parse = (text: string) => JSON.parse(text) as Baseline;
   const chainOf = (shard: ShardId, session: SessionId) =>
     (chains.get(shard)?.get(session) ?? []).map(parse);
@@ -47,6 +48,8 @@ export function memoryArchive(): Archive {
     lastBundles: async () =>
       new Map([...bundles].map(([revision, bundle]) => [bundle.name, { revision, bundle }])),
     bundle: async (revision) => bundles.get(revision),
+    putMachine: async ({ hash, text }) => void machines.set(hash, text),
+    machine: async (hash) => machines.get(hash),
   };
 }
 

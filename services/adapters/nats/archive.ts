@@ -8,7 +8,7 @@ import { currentBehaviour } from '../../core/session/behaviour.ts';
 import { messageSchema } from '../../core/session/messages.ts';
 import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
-import { type Bundle, bundleSchema } from '../../core/session/specs.ts';
+import { type Bundle, bundleSchema, revisionOf } from '../../core/session/specs.ts';
 import type { Archive, Baseline } from '../../ports/archive.ts';
 import { chunksOf, isChunk, joined } from './baseline-chunks.ts';
 import { lastMessage, type Nats } from './connection.ts';
@@ -51,6 +51,12 @@ function bundleOf(revision: Revision, text: string): Bundle {
     throw new Refused(
       'BUNDLE_NEWER',
       `the bundle of revision ${revision} has behaviour ${behaviour}; this release knows ${currentBehaviour}`,
+    );
+  // From it a session takes its prompts, its tools and its code.
+  if (stored !== undefined && revisionOf(stored as Bundle) !== revision)
+    throw new Refused(
+      'BUNDLE_CHANGED',
+      `what is stored as the bundle of revision ${revision} is another`,
     );
   const parsed = bundleSchema.safeParse(stored);
   if (!parsed.success)
@@ -163,6 +169,10 @@ export function natsArchive(nats: Nats): Archive {
       await publisher.publish(subjects.bundle(revision), JSON.stringify(bundle));
       bundles.set(revision, Promise.resolve(bundle));
     },
+    async putMachine({ hash, text }) {
+      await publisher.publish(subjects.machine(hash), text);
+    },
+    machine: (hash) => last(streams.bundles, subjects.machine(hash)),
     async lastBundles() {
       const found = new Map<AgentName, { revision: Revision; bundle: Bundle }>();
       for (let seq = 1; ; seq += 1) {

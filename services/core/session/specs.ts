@@ -190,7 +190,12 @@ export const bundleSchema = z.object({
     z.string(),
     z.object({ description: z.string(), limits: limitsSchema, revision: z.string() }),
   ),
-  machineHash: z.string().optional(),
+  machineHash: z.string().optional().describe('of its file, where its module is not stored'),
+  machineModule: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .optional()
+    .describe('SHA-256 of the module that is stored beside the bundle'),
   behaviour: z
     .number()
     .int()
@@ -201,7 +206,15 @@ export const bundleSchema = z.object({
 export type Bundle = z.infer<typeof bundleSchema>;
 
 export interface Catalog {
-  readonly agents: ReadonlyMap<AgentName, { readonly bundle: Bundle; readonly revision: Revision }>;
+  readonly agents: ReadonlyMap<
+    AgentName,
+    {
+      readonly bundle: Bundle;
+      readonly revision: Revision;
+      /** Text of the module that the bundle names. */
+      readonly module?: string | undefined;
+    }
+  >;
   readonly tenants: ReadonlyMap<string, TenantSpec>;
 }
 
@@ -214,6 +227,8 @@ export interface SourceDocument {
   readonly document: SpecDocument;
   readonly file: string;
   readonly machineHash?: string | undefined;
+  /** Of a user's own machine: all that it runs. */
+  readonly module?: { readonly hash: string; readonly text: string } | undefined;
   /** The line of one of its fields; without it, problems name the file alone. */
   readonly lineOf?: ((path: readonly (string | number)[]) => number) | undefined;
 }
@@ -274,7 +289,7 @@ export function catalogOf(
   const agents = byKind('Agent');
   const tenants = byKind('Tenant');
 
-  const done = new Map<AgentName, { bundle: Bundle; revision: Revision }>();
+  const done = new Map<AgentName, { bundle: Bundle; revision: Revision; module?: string }>();
   const building = new Set<string>();
   const build = (
     name: string,
@@ -292,7 +307,7 @@ export function catalogOf(
       problems.push({ file: neededBy, field: 'spec.agents', message });
       return undefined;
     }
-    const { spec, machineHash } = source;
+    const { spec, machineHash, module } = source;
     if (building.has(name)) {
       problems.push({
         file: placeIn(source, ['spec', 'agents']),
@@ -315,6 +330,7 @@ export function catalogOf(
       models: [],
       agents: {},
       ...(machineHash ? { machineHash } : {}),
+      ...(module ? { machineModule: module.hash } : {}),
       behaviour: currentBehaviour,
     };
     for (const [index, tool] of spec.tools.entries()) {
@@ -364,7 +380,11 @@ export function catalogOf(
     }
     building.delete(name);
     if (!isWhole) return undefined;
-    const built = { bundle, revision: revisionOf(bundle) };
+    const built = {
+      bundle,
+      revision: revisionOf(bundle),
+      ...(module ? { module: module.text } : {}),
+    };
     done.set(name as AgentName, built);
     return built;
   };

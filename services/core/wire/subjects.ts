@@ -35,6 +35,8 @@ export function subjectsOf(prefix = 'understudy') {
       `${prefix}.archive.${shard}.${session}`,
     sessionOfArchive: (subject: string) => subject.slice(subject.lastIndexOf('.') + 1) as SessionId,
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
+    /** The module of a user's own machine, beside the bundles that name it. */
+    machine: (hash: string) => `${prefix}.bundle.machine.${hash}`,
     workspace: (tenant: string, session: string, part: string) =>
       `${prefix}.workspace.${tenant}.${session}.${part}`,
     /** An executor asks the owner of a shard whether a call is still waited for. */
