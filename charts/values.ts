@@ -4,11 +4,8 @@
  */
 import { z } from 'zod';
 import { limits } from '../services/core/limits.ts';
-import {
-  agentSpecSchema,
-  modelSpecSchema,
-  tenantSpecSchema,
-} from '../services/core/session/specs.ts';
+import { modelSpecSchema } from '../services/core/session/model-spec.ts';
+import { agentSpecSchema, tenantSpecSchema } from '../services/core/session/specs.ts';
 import { toolSpecSchema } from '../services/core/tools/tool-spec.ts';
 
 const quantity = z.union([z.string(), z.number()]);

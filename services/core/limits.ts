@@ -39,6 +39,8 @@ export const limits = {
   toolTimeoutMs: 60_000, // default of a tool that names none
   scratchIdleMs: 10 * 60_000, // a scratch folder is kept so long for the next program of its session
   replyBytesMax: 512_000, // of a model's answer: half of a message of the broker
+  modelPatienceMs: 5 * 60_000, // a provider that restarts or is full is waited for so long
+  fallbackPatienceMs: 20_000, // the same where another Model can be asked instead
   modelTimeoutMs: 120_000, // default of a model that names none
   deadlineSlackMs: 30_000, // a session waits this much longer than the performer's own time-outs
   approvalExpiryMs: 24 * 3_600_000, // an approval nobody answers is a rejection after a day

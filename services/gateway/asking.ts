@@ -7,19 +7,21 @@
  *     output.
  * A3  A further try is made only while the session's budget covers the most that it can come to.
  * A4  Each try is noted before it is made: whoever follows a gateway that died counts them all.
+ * A5  A provider that is away, full or wants fewer calls is waited for in the queue, and that costs no
+ *     try (doors.ts); what may have been paid for is tried so often as its Model says.
  */
 import { backoffMs } from '../core/backoff.ts';
 import { costMicrosOf, type Price } from '../core/budget/budget.ts';
 import type { CallModel } from '../core/session/effects.ts';
 import type { ModelReply, Paid } from '../core/session/messages.ts';
+import { patienceMsOf } from '../core/session/model-spec.ts';
 import type { Bundle } from '../core/session/specs.ts';
 import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Model, Prompt } from '../ports/performers.ts';
+import type { ModelDoors } from './doors.ts';
 
 type Spec = Bundle['models'][number];
-
-const patienceMaxMs = 20_000; // a provider that asks for more is left for the next one
 
 /** What the tries of one call have cost, and what they may. */
 export class CallSpending {
@@ -30,6 +32,8 @@ export class CallSpending {
   #costMicros = 0;
   /** Tries that were made by this process. */
   attempts = 0;
+  /** Of them those that certainly cost nothing. */
+  freeAttempts = 0;
 
   /** @param triesOfOthers  that may have been made: before this one, or beside it */
   constructor(effect: CallModel, models: readonly Spec[], triesOfOthers: number) {
@@ -67,7 +71,8 @@ export class CallSpending {
   }
 
   failed({ price }: Spec, { hasBegun }: Pick<Failure, 'hasBegun'>): void {
-    if (hasBegun !== false) this.#add(this.#boundOf(price));
+    if (hasBegun === false) this.freeAttempts += 1;
+    else this.#add(this.#boundOf(price));
   }
 
   /**
@@ -128,7 +133,11 @@ export interface Asking {
 
 export async function askAll(
   { effect, prompt, models, spending, signal, onText, onAsking, noteTry }: Asking,
-  { model, clock }: { readonly model: Model; readonly clock: Clock },
+  {
+    model,
+    clock,
+    doors,
+  }: { readonly model: Model; readonly clock: Clock; readonly doors: ModelDoors },
 ): Promise<Asked> {
   let last: Failure = {
     class: 'permanent',
@@ -139,10 +148,19 @@ export async function askAll(
   let isTooDear = false;
   for (const spec of models) {
     name = spec.name;
+    const hasFallback = spec !== models.at(-1);
+    const { id: call, tokensReserved: tokens, deadlineAt } = effect;
+    const asker = { call: call as string, tokens, deadlineAt, hasFallback };
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       isTooDear = !spending.allows(spec);
       if (isTooDear) break;
+      const givenUp = await doors.enter(spec, asker);
+      if (givenUp) {
+        last = givenUp;
+        break;
+      }
       if (spending.attempts > 0 && !(await noteTry())) {
+        await doors.leave(asker);
         const outcome = failed('permanent', 'CANCELLED', 'nobody waits for the answer any more');
         return { outcome, model: name, isSettled: true };
       }
@@ -154,8 +172,12 @@ export async function askAll(
           spending.failed(spec, {}); // for all that anybody knows it was asked, and is paid for
           throw error;
         })
-        .finally(() => onAsking(false));
+        .finally(async () => {
+          onAsking(false);
+          await doors.leave(asker);
+        });
       if (outcome.ok) {
+        await doors.answered(spec);
         const { usage, ...answer } = outcome.value;
         const value = { ...answer, ...spending.answered(spec, usage) };
         return { outcome: { ok: true, value }, model: name };
@@ -163,6 +185,10 @@ export async function askAll(
       last = outcome.failure;
       spending.failed(spec, last);
       if (signal.aborted || last.class !== 'transient') break;
+      if (last.hasBegun === false) {
+        last = (await doors.refused(spec, asker, last)) ?? last;
+        break;
+      }
       const { backoffMs: baseMs } = spec;
       const { retryAfterMs } = last;
       const waitMs = backoffMs({
@@ -173,9 +199,7 @@ export async function askAll(
         chance: Math.random(),
       });
       // A wait that its session does not survive, or that another model spares, is not waited for.
-      const isLast = spec === models.at(-1);
-      const patienceMs = isLast ? effect.deadlineAt - clock.now() : patienceMaxMs;
-      if (waitMs >= patienceMs) break;
+      if (waitMs >= Math.min(patienceMsOf(spec, hasFallback), deadlineAt - clock.now())) break;
       if (attempt + 1 < spec.attempts) await clock.sleep(waitMs, signal);
     }
     if (signal.aborted) break;

@@ -13,6 +13,7 @@ import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
 import { serveProbes } from '../adapters/observability/probes.ts';
 import { observability } from '../adapters/observability/telemetry.ts';
 import { openaiModel } from '../adapters/openai/model.ts';
+import { redisDoors } from '../adapters/redis/doors.ts';
 import { redisRateLimits } from '../adapters/redis/rate-limits.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisModelCalls } from '../adapters/redis/session-store.ts';
@@ -68,6 +69,7 @@ await runService(async (started) => {
       archive: natsArchive(nats),
       model: openaiModel(process.env, clock),
       rates: redisRateLimits(store, settings.prefix),
+      doors: redisDoors(store, settings.prefix, () => clock.now()),
       tenants: () => catalog.tenants,
       telemetry,
       clock,

@@ -22,12 +22,14 @@ import { delegateTool } from '../core/session/tool-calls.ts';
 import { type Failure, failed } from '../core/tools/job.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
+import type { Doors } from '../ports/doors.ts';
 import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { askAll, CallSpending } from './asking.ts';
+import { ModelDoors } from './doors.ts';
 
 export interface GatewayPorts {
   readonly effects: Effects;
@@ -36,6 +38,8 @@ export interface GatewayPorts {
   readonly archive: Pick<Archive, 'bundle'>;
   readonly model: Model;
   readonly rates: RateLimits;
+  /** Absent: this gateway alone knows which providers want no calls. */
+  readonly doors?: Doors | undefined;
   readonly tenants: () => ReadonlyMap<string, TenantSpec>;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
@@ -62,6 +66,7 @@ interface Claimed {
 interface Self {
   readonly gateway: string;
   readonly claimed: Map<EffectId, Claimed>;
+  readonly doors: ModelDoors;
   /** Calls that are being made: their answers may come at any moment. */
   asking: number;
 }
@@ -72,7 +77,8 @@ export async function startGateway(
   concurrency: number = limits.performMax,
 ): Promise<Taking> {
   const { effects, clock, telemetry } = ports;
-  const self: Self = { gateway, claimed: new Map(), asking: 0 };
+  const doors = new ModelDoors(ports);
+  const self: Self = { gateway, claimed: new Map(), doors, asking: 0 };
   const taking = await effects.take(
     modelPool,
     concurrency,
@@ -86,7 +92,12 @@ export async function startGateway(
       try {
         return await perform(effect, taken, begun, self, ports);
       } catch (error) {
-        if (error instanceof Later) throw error;
+        if (error instanceof Later) {
+          // What an earlier try of ours may have cost, whoever comes next must know.
+          const { attempts = 0, freeAttempts = 0 } = begun.spending ?? {};
+          if (error.mayHaveBegun || attempts === freeAttempts) throw error;
+          throw new Later(error.code, error.message, error.retryAfterMs, true);
+        }
         if (isForAnother(error)) {
           const mayHaveBegun = taken.isRedelivered || (begun.spending?.attempts ?? 0) > 0;
           throw new Later('CALL_LATER', messageOf(error), 500, mayHaveBegun);
@@ -117,6 +128,7 @@ export async function startGateway(
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
   const renewing = clock.every(limits.effectHeartbeatMs, () => {
+    doors.stay();
     for (const [effect, claimed] of self.claimed)
       renew(effect, claimed, self, ports).catch(() => undefined);
   });
@@ -255,7 +267,7 @@ async function perform(
       return noted === 'noted';
     };
     const asking = { effect, prompt, models, spending, signal, onText, onAsking, noteTry };
-    const { outcome, model, isSettled } = await askAll(asking, ports);
+    const { outcome, model, isSettled } = await askAll(asking, { ...ports, doors: self.doors });
     if (signal.aborted || isSettled) return false; // nobody waits any more
     const { attempts } = spending;
     const seconds = (performance.now() - from) / 1_000;
@@ -280,10 +292,12 @@ async function perform(
     await mail(effect, signal, compose, self, ports);
     return true;
   } catch (error) {
-    // It was not asked for: our note of a try is taken back, whatever others have noted.
-    if ((begun.spending?.attempts ?? 0) === 0) {
+    // What was not asked for, or cost nothing, is taken back of our notes, whatever others have noted.
+    const { attempts = 0, freeAttempts = 0 } = begun.spending ?? {};
+    if (attempts === 0 || error instanceof Later) {
       claimed.delete(effect.id);
-      await calls.letGo(shard, effect.id, gateway).catch(() => undefined);
+      const free = Math.max(freeAttempts, attempts === 0 ? 1 : 0);
+      await calls.letGo(shard, effect.id, gateway, free).catch(() => undefined);
     }
     throw error;
   } finally {
@@ -387,7 +401,8 @@ function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]):
     };
     // Some refuse a conversation with calls where the request names no tools.
     const tools = toolsOf(bundle);
-    return { ...common, instructions: agent.instructions, entries: [...entries, ask], tools };
+    const { instructions } = agent;
+    return { ...common, instructions, entries: [...entries, ask], tools, isSummary: true };
   }
   return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };
 }

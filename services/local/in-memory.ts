@@ -4,6 +4,7 @@ import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { httpRunner } from '../adapters/http/tool.ts';
 import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { memoryArchive, memoryEvents } from '../adapters/memory/archive.ts';
+import { memoryDoors } from '../adapters/memory/doors.ts';
 import { memoryMailbox } from '../adapters/memory/mailbox.ts';
 import {
   memoryControl,
@@ -95,6 +96,7 @@ export async function startInMemory(options: InMemoryOptions) {
     archive,
     model: options.model ?? openaiModel(environment, clock),
     rates: memoryRateLimits(clock),
+    doors: memoryDoors(clock),
     tenants: () => catalog.tenants,
     telemetry,
     clock,

@@ -11,5 +11,7 @@ export interface TimeLimit {
   readonly signal: AbortSignal;
   /** The time was over before it was stopped. */
   readonly isOver: boolean;
+  /** Begin to count anew. */
+  again(): void;
   stop(): void;
 }

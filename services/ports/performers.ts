@@ -1,6 +1,6 @@
 import type { Entry } from '../core/session/conversation.ts';
 import type { ModelReply } from '../core/session/messages.ts';
-import type { ModelSpec } from '../core/session/specs.ts';
+import type { ModelSpec } from '../core/session/model-spec.ts';
 import type { Outcome } from '../core/tools/job.ts';
 import type { ToolRun, ToolSpec } from '../core/tools/tool-spec.ts';
 
@@ -15,6 +15,8 @@ export interface Prompt {
   /** Null: it is not sent. */
   readonly temperature: number | null;
   readonly outputTokensMax: number;
+  /** It is to be summarised: nothing is called. */
+  readonly isSummary?: boolean;
   readonly traceparent?: string | undefined;
 }
 
@@ -29,6 +31,11 @@ export type ModelAnswer = Omit<ModelReply, 'attempts' | 'costMicros' | 'spent' |
  * `onText` hears the answer as it comes.
  */
 export interface Model {
+  /**
+   * Which calls share a provider's quota: a hash over its address, the key and the model. Undefined
+   * where nothing could be sent anyway; without it a Model is known by its name.
+   */
+  doorOf?(spec: ModelSpec & { readonly name: string }): string | undefined;
   complete(
     spec: ModelSpec & { readonly name: string },
     prompt: Prompt,

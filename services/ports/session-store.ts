@@ -151,8 +151,12 @@ export interface ModelCalls {
     durationMs: number,
     tries: number,
   ): Promise<'settled' | 'held' | 'noted'>;
-  /** The call was not made: another may make it at once. */
-  letGo(shard: ShardId, effect: EffectId, holder: string): Promise<void>;
+  /**
+   * Another may make the call at once.
+   *
+   * @param free  how many of the tries that were noted were not made, or cost nothing; 1 by default
+   */
+  letGo(shard: ShardId, effect: EffectId, holder: string, free?: number): Promise<void>;
   /**
    * For longer, also where the store has lost the claim meanwhile; not where another holds it now.
    *

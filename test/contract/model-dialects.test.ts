@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
-import { modelSpecSchema } from '../../services/core/session/specs.ts';
+import { modelSpecSchema } from '../../services/core/session/model-spec.ts';
 import type { Prompt } from '../../services/ports/performers.ts';
 
 type Body = Record<string, unknown>;
@@ -172,7 +172,8 @@ describe('refusals', () => {
     [400, ['a']],
   ])('%i with a code that is none: %j', async (status, code) => {
     say = refusal(status, { message: prose, code, type: code });
-    const outcome = await ask();
+    // It is told in the provider's words, but for those that it quotes of the request.
+    const outcome = await ask({}, { ...prompt, entries: [{ role: 'user', content: prose }] });
     expect(outcome).toMatchObject({
       ok: false,
       failure: { code: status === 400 ? 'MODEL_REFUSED' : 'MODEL_OVERLOADED' },

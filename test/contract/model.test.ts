@@ -4,7 +4,7 @@ import { type AddressInfo, createServer as createTcpServer } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
-import { modelSpecSchema } from '../../services/core/session/specs.ts';
+import { modelSpecSchema } from '../../services/core/session/model-spec.ts';
 import type { Prompt } from '../../services/ports/performers.ts';
 import { hasOpenssl, selfSigned } from '../support/tls-servers.ts';
 
@@ -327,11 +327,6 @@ describe('chat completions', () => {
         ? response.writeHead(status, headers).end(body)
         : json(response, status, body, headers);
     expect(await ask()).toMatchObject({ ok: false, failure });
-    // No word of what the provider said: it may quote the prompt.
-    const outcome = await ask();
-    expect(outcome.ok ? '' : outcome.failure.message).not.toMatch(
-      /slow down|bad gateway|too long$/,
-    );
   });
 
   test.each<[string, Handler, boolean]>([

@@ -27,6 +27,7 @@ function virtualClock(): Clock & { at: number } {
     timeLimit: (_ms: number, signal: AbortSignal) => ({
       signal,
       isOver: false,
+      again: () => undefined,
       stop: () => undefined,
     }),
   };

@@ -1,6 +1,7 @@
 /** The spending of a model call: what is not known to be free has been paid, and never more than there is. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { costMicrosOf } from '../../services/core/budget/budget.ts';
 import type { CallModel } from '../../services/core/session/effects.ts';
@@ -8,7 +9,9 @@ import type { Paid } from '../../services/core/session/messages.ts';
 import { isEnded } from '../../services/core/session/record.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
 import { askAll, CallSpending } from '../../services/gateway/asking.ts';
-import type { ModelAnswer } from '../../services/ports/performers.ts';
+import { ModelDoors } from '../../services/gateway/doors.ts';
+import type { Clock } from '../../services/ports/clock.ts';
+import type { Model, ModelAnswer } from '../../services/ports/performers.ts';
 import {
   bundleOf,
   call,
@@ -93,6 +96,13 @@ class Provider {
     },
   };
 }
+const doorsOf = (model: Model, doorClock: Clock = clock) =>
+  new ModelDoors({
+    model,
+    clock: doorClock,
+    rates: { take: async () => undefined },
+    telemetry: countingTelemetry(),
+  });
 const never = new AbortController().signal;
 const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
   const spending = new CallSpending(effect, models, triesBefore);
@@ -107,7 +117,7 @@ const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
       onAsking: () => undefined,
       noteTry: async () => true,
     },
-    { model: provider.model, clock },
+    { model: provider.model, clock, doors: doorsOf(provider.model) },
   );
   return { spending, asked };
 };
@@ -115,12 +125,28 @@ const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
 test.each([
   ['a fallback is asked at once', 60_000, 600_000, ['m', 'other', 'other'], 1],
   ['a short wait is waited for', 1_000, 600_000, ['m', 'm', 'other', 'other'], 2],
-  ['the last one is not waited for beyond the deadline', 1_000, 500, ['m', 'm', 'other'], 1],
+  ['none is waited for beyond the deadline', 1_000, 500, ['m', 'other'], 0],
 ])('a provider that asks for patience: %s', async (_what, retryAfterMs, leftMs, wanted, waits) => {
   const asked: string[] = [];
   let slept = 0;
   const effect = effectOf({ deadlineAt: 1_000_000 + leftMs });
   const two = ['m', 'other'].map((name) => ({ ...model!, name, attempts: 2 }));
+  const provider: Model = {
+    complete: async ({ name }) => {
+      asked.push(name);
+      return {
+        ok: false,
+        failure: { class: 'transient', code: '429', message: 'later', retryAfterMs },
+      };
+    },
+  };
+  const still = {
+    ...clock,
+    now: () => 1_000_000,
+    sleep: async () => {
+      slept += 1;
+    },
+  };
   await askAll(
     {
       effect,
@@ -131,24 +157,7 @@ test.each([
       onAsking: () => undefined,
       noteTry: async () => true,
     },
-    {
-      model: {
-        complete: async ({ name }) => {
-          asked.push(name);
-          return {
-            ok: false,
-            failure: { class: 'transient', code: '429', message: 'later', retryAfterMs },
-          };
-        },
-      },
-      clock: {
-        ...clock,
-        now: () => 1_000_000,
-        sleep: async () => {
-          slept += 1;
-        },
-      },
-    },
+    { model: provider, clock: still, doors: doorsOf(provider, still) },
   );
   expect(asked).toEqual(wanted);
   expect(slept).toBe(waits);
@@ -162,9 +171,11 @@ describe('the spending', () => {
   });
 
   test('a connection that was never made and a complete refusal are free', async () => {
-    const { spending } = await ask(new Provider(['away', '503', '429']), effectOf());
-    expect(spending.paid).toEqual({ tokens: 0, costMicros: 0 });
-    expect(spending.attempts).toBe(3);
+    for (const way of ['away', '503', '429'] as const) {
+      const { spending } = await ask(new Provider([way]), effectOf());
+      expect(spending.paid).toEqual({ tokens: 0, costMicros: 0 });
+      expect(spending.freeAttempts).toBe(1);
+    }
   });
 
   test('an answer without usage costs the bound', async () => {
@@ -212,9 +223,11 @@ describe('the spending', () => {
               return true;
             };
             const hooks = { onAsking: () => undefined, noteTry };
-            await askAll({ ...asking, ...hooks }, { model, clock }).catch((error) => {
-              if (error !== killed) throw error;
-            });
+            await askAll({ ...asking, ...hooks }, { model, clock, doors: doorsOf(model) }).catch(
+              (error) => {
+                if (error !== killed) throw error;
+              },
+            );
             billed += dying.ledger.tokens;
           }
           const provider = new Provider(script);

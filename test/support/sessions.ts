@@ -14,13 +14,9 @@ import { currentBehaviour } from '../../services/core/session/behaviour.ts';
 import type { Definition, Step } from '../../services/core/session/draft.ts';
 import type { Effect, PendingEffect, RunTool } from '../../services/core/session/effects.ts';
 import type { Message, ModelReply } from '../../services/core/session/messages.ts';
+import { modelSpecSchema } from '../../services/core/session/model-spec.ts';
 import type { SessionRecord } from '../../services/core/session/record.ts';
-import {
-  type AgentSpec,
-  agentSpecSchema,
-  type Bundle,
-  modelSpecSchema,
-} from '../../services/core/session/specs.ts';
+import { type AgentSpec, agentSpecSchema, type Bundle } from '../../services/core/session/specs.ts';
 import { step } from '../../services/core/session/step.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { SessionCommit } from '../../services/ports/session-store.ts';

@@ -34,6 +34,9 @@ export const systemClock: Clock = {
       get isOver() {
         return isOver;
       },
+      again() {
+        timer.refresh();
+      },
       stop() {
         clearTimeout(timer);
         signal.removeEventListener('abort', abort);

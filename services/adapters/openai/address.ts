@@ -12,9 +12,10 @@ const defaultBaseUrl = 'https://api.openai.com/v1';
 
 /** @returns the failure, if there is none that can be sent: nothing was, and no key is quoted */
 export function keyOf(
-  { name, apiKeyEnv }: { readonly name: string; readonly apiKeyEnv: string },
+  { name, apiKeyEnv }: { readonly name: string; readonly apiKeyEnv: string | null },
   environment: Readonly<Record<string, string | undefined>>,
-): { readonly ok: true; readonly key: string } | ReturnType<typeof failed> {
+): { readonly ok: true; readonly key: string | undefined } | ReturnType<typeof failed> {
+  if (apiKeyEnv === null) return { ok: true, key: undefined };
   const key = environment[apiKeyEnv];
   if (!key)
     return unpaid(

@@ -10,6 +10,7 @@ import type { Entry } from '../../core/session/conversation.ts';
 import type { ModelAnswer, Prompt } from '../../ports/performers.ts';
 import { Assembly } from './assembly.ts';
 import { isSent, type RequestOptions, sendable } from './request.ts';
+import type { Shape } from './shape.ts';
 import { type Output, usageFrom } from './usage.ts';
 
 type Answer = ModelAnswer;
@@ -49,16 +50,14 @@ function chatMessage(entry: Entry, by: string): ChatCompletionMessageParam {
 
 export async function askChat(
   client: OpenAI,
-  spec: { name: string; model: string; stream: boolean },
+  spec: Shape,
   prompt: Prompt,
   options: RequestOptions,
   onText?: (text: string) => void,
 ): Promise<Omit<Answer, 'latencyMs'>> {
-  const body: ChatCompletionCreateParamsNonStreaming = {
-    model: spec.model,
+  const body = {
+    ...spec.fields,
     messages: chatMessages(prompt, spec.name),
-    ...(prompt.temperature === null ? {} : { temperature: prompt.temperature }),
-    max_completion_tokens: prompt.outputTokensMax,
     ...(prompt.tools.length > 0
       ? {
           tools: prompt.tools.map((tool) => ({
@@ -67,7 +66,7 @@ export async function askChat(
           })),
         }
       : {}),
-  };
+  } as unknown as ChatCompletionCreateParamsNonStreaming;
   if (!spec.stream) {
     const assembly = new Assembly();
     const answer: unknown = await client.chat.completions.create(body, options);
@@ -75,8 +74,9 @@ export async function askChat(
     assembly.add(answer);
     return answerOf(assembly, spec.name);
   }
+  const usage = { include_usage: true };
   const stream = await client.chat.completions.create(
-    { ...body, stream: true, stream_options: { include_usage: true } },
+    { stream_options: usage, ...body, stream: true },
     options,
   );
   return gather(stream, spec.name, onText);
@@ -86,7 +86,12 @@ const usageSchema = z
   .object({
     prompt_tokens: z.unknown(),
     completion_tokens: z.unknown(),
-    prompt_tokens_details: z.object({ cached_tokens: z.unknown() }).partial().nullish().catch(null),
+    prompt_tokens_details: z
+      .object({ cached_tokens: z.unknown(), cache_creation_tokens: z.unknown() })
+      .partial()
+      .nullish()
+      .catch(null),
+    cache_creation_input_tokens: z.unknown(), // LiteLLM and others before Claude
   })
   .partial()
   .nullish()
@@ -106,6 +111,7 @@ const usageOf = (output: Output, usage: z.infer<typeof usageSchema>): Answer['us
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.prompt_tokens_details?.cached_tokens,
+        usage.cache_creation_input_tokens ?? usage.prompt_tokens_details?.cache_creation_tokens,
       )
     : undefined;
 

@@ -14,6 +14,7 @@ type Options = {
   readonly stream?: boolean | undefined;
   readonly signal?: AbortSignal | null | undefined;
   readonly headers?: unknown;
+  readonly onData?: () => void;
 };
 type Props =
   ConstructorParameters<typeof APIPromise>[1] extends Promise<infer Given> ? Given : never;
@@ -23,8 +24,12 @@ export class DirectClient extends OpenAI {
   #headers: Promise<Record<string, string>> | undefined;
   readonly #urls = new Map<string, URL>();
 
-  constructor(baseURL: string, apiKey: string) {
-    super({ baseURL, apiKey, maxRetries: 0, logLevel: 'off' });
+  readonly #hasKey: boolean;
+
+  /** @param apiKey  undefined for a server that wants none */
+  constructor(baseURL: string, apiKey: string | undefined) {
+    super({ baseURL, apiKey: apiKey ?? 'none', maxRetries: 0, logLevel: 'off' });
+    this.#hasKey = apiKey !== undefined;
   }
 
   override post<Value>(path: string, options?: unknown): APIPromise<Value> {
@@ -39,7 +44,7 @@ export class DirectClient extends OpenAI {
 
   async #send(
     path: string,
-    { body, stream, signal, headers }: Options,
+    { body, stream, signal, headers, onData }: Options,
   ): Promise<{ value: unknown; response: Response }> {
     this.#headers ??= this.#commonHeaders(path);
     const controller = new AbortController();
@@ -51,6 +56,7 @@ export class DirectClient extends OpenAI {
         JSON.stringify(body),
         stream === true,
         signal ?? controller.signal,
+        onData,
       );
     } catch (error) {
       if (signal?.aborted) throw new APIUserAbortError();
@@ -58,7 +64,10 @@ export class DirectClient extends OpenAI {
     }
     const response = new Answer(answer) as unknown as Response;
     if (answer.status < 200 || answer.status > 299) throw await this.#errorOf(answer);
-    if (stream) return { value: Stream.fromSSEResponse(response, controller, this), response };
+    if (stream && !isJson(answer))
+      return { value: Stream.fromSSEResponse(response, controller, this), response };
+    // A proxy that does not stream answers at once: a stream of one piece.
+    if (stream) return { value: onePiece(parsed(await textOf(answer))), response };
     return { value: parsed(await textOf(answer)), response };
   }
 
@@ -88,10 +97,18 @@ export class DirectClient extends OpenAI {
   /** Without what the package tells of the machine that it runs on: nobody's business, and half of the head of a request. */
   async #commonHeaders(path: string): Promise<Record<string, string>> {
     const { req } = await this.buildRequest({ method: 'post', path, body: {} });
-    return Object.fromEntries(
-      [...new Headers(req.headers)].filter(([name]) => !name.startsWith('x-stainless-')),
-    );
+    const headers = new Headers(req.headers);
+    headers.set('user-agent', 'understudy');
+    if (!this.#hasKey) headers.delete('authorization');
+    return Object.fromEntries([...headers].filter(([name]) => !name.startsWith('x-stainless-')));
   }
+}
+
+const isJson = ({ headers }: Answered): boolean =>
+  /^application\/json\b/i.test(String(headers['content-type'] ?? ''));
+
+async function* onePiece(value: unknown): AsyncGenerator<unknown> {
+  yield value;
 }
 
 /** As JSON, or as it is: a proxy's page, say. Who asked judges it. */

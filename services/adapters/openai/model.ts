@@ -2,25 +2,30 @@
  * Any OpenAI-compatible provider through the openai package: Chat Completions, or the Responses
  * API. Its own retries are off: ours are classified.
  */
+import { createHash } from 'node:crypto';
 import type OpenAI from 'openai';
+import { totalMsOf } from '../../core/session/model-spec.ts';
 import { failed } from '../../core/tools/job.ts';
 import type { Clock } from '../../ports/clock.ts';
 import type { Model, Prompt } from '../../ports/performers.ts';
-import { addressOf, keyOf } from './address.ts';
 import { askChat } from './chat.ts';
 import { DirectClient } from './client.ts';
+import { reasonFrom } from './reason.ts';
 import { classify, refusesTemperature } from './refusal.ts';
 import { askResponses } from './responses.ts';
+import { settingsOf } from './settings.ts';
+import { fieldsOf } from './shape.ts';
 
 export function openaiModel(
   environment: Readonly<Record<string, string | undefined>>,
   clock: Pick<Clock, 'timeLimit'>,
 ): Model {
   const clients = new Map<string, OpenAI>();
+  const doors = new WeakMap<object, string>();
   /** Temperatures that models refused, and answered without: they are asked without. */
   const withoutTemperature = new Set<string>();
-  const clientFor = (baseUrl: string, apiKey: string): OpenAI => {
-    const key = `${baseUrl}\n${apiKey}`;
+  const clientFor = (baseUrl: string, apiKey: string | undefined): OpenAI => {
+    const key = `${baseUrl}\n${apiKey ?? ''}`;
     let client = clients.get(key);
     if (!client) {
       client = new DirectClient(baseUrl, apiKey);
@@ -29,21 +34,49 @@ export function openaiModel(
     return client;
   };
   return {
-    async complete(spec, prompt, { signal, onText }) {
-      const address = addressOf(spec, environment);
-      if (!address.ok) return address;
-      const key = keyOf(spec, environment);
-      if (!key.ok) return key;
-      const client = clientFor(address.url, key.key);
-      const place = `${address.url}\n${spec.model}\n${prompt.temperature}`;
+    doorOf(spec) {
+      const known = doors.get(spec);
+      if (known) return known;
+      const found = settingsOf(spec, environment);
+      if (!found.ok) return undefined;
+      const { url, model, key = '' } = found.settings;
+      const door = createHash('sha256')
+        .update(JSON.stringify([url, model, key]))
+        .digest('hex');
+      doors.set(spec, door.slice(0, 32));
+      return doors.get(spec);
+    },
+    async complete(spec, given, { signal, onText }) {
+      const found = settingsOf(spec, environment);
+      if (!found.ok) return found;
+      const { url, key, model, headers, body, secrets } = found.settings;
+      const { temperature = given.temperature } = spec;
+      const prompt = { ...given, temperature };
+      const client = clientFor(url, key);
+      const place = `${url}\n${model}\n${temperature}`;
       const from = performance.now();
-      const limit = clock.timeLimit(spec.timeoutMs, signal);
+      // Until the first piece, and between two of them; and all of it together.
+      const silence = clock.timeLimit(spec.timeoutMs, signal);
+      const whole = clock.timeLimit(totalMsOf(spec), silence.signal);
       const options = {
-        signal: limit.signal,
-        ...(prompt.traceparent ? { headers: { traceparent: prompt.traceparent } } : {}),
+        signal: whole.signal,
+        headers: {
+          ...(prompt.traceparent ? { traceparent: prompt.traceparent } : {}),
+          ...headers,
+        },
+        ...(spec.stream ? { onData: () => silence.again() } : {}),
       };
-      const ask = (what: Prompt) =>
-        (spec.api === 'responses' ? askResponses : askChat)(client, spec, what, options, onText);
+      const ask = (what: Prompt) => {
+        const fields = fieldsOf(spec, what, model, body);
+        const shape = { name: spec.name, model, stream: spec.stream, fields };
+        return (spec.api === 'responses' ? askResponses : askChat)(
+          client,
+          shape,
+          what,
+          options,
+          onText,
+        );
+      };
       const bare = { ...prompt, temperature: null };
       try {
         const first = withoutTemperature.has(place) ? bare : prompt;
@@ -56,9 +89,11 @@ export function openaiModel(
         return { ok: true, value: { ...answer, latencyMs: Math.round(performance.now() - from) } };
       } catch (error) {
         if (signal.aborted) return failed('permanent', 'CANCELLED', 'the call was cancelled');
-        return classify(error, limit.isOver, spec.name);
+        const isOver = silence.isOver || whole.isOver;
+        return classify(error, isOver, spec.name, (said) => reasonFrom(said, secrets, prompt));
       } finally {
-        limit.stop();
+        whole.stop();
+        silence.stop();
       }
     },
   };

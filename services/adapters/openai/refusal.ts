@@ -11,8 +11,17 @@ export const unpaid = (outcome: ReturnType<typeof failed>): ReturnType<typeof fa
   failure: { ...outcome.failure, hasBegun: false },
 });
 
-/** Once, at the edge: what may the caller do about it, and may it have cost something? */
-export function classify(error: unknown, isTimeout: boolean, model: string): Outcome<never> {
+/**
+ * Once, at the edge: what may the caller do about it, and may it have cost something?
+ *
+ * @param reasonOf  what may be told of the provider's own words
+ */
+export function classify(
+  error: unknown,
+  isTimeout: boolean,
+  model: string,
+  reasonOf: (said: unknown) => string = () => '',
+): Outcome<never> {
   if (isTimeout || error instanceof APIConnectionTimeoutError)
     return failed('transient', 'MODEL_TIMEOUT', `model ${model} did not answer in time`);
   if (error instanceof APIUserAbortError || error instanceof APIConnectionError) {
@@ -26,7 +35,7 @@ export function classify(error: unknown, isTimeout: boolean, model: string): Out
       `model ${model} answered something that is not a completion`,
     );
   if (error instanceof APIError) {
-    const outcome = refusalOf(error, model);
+    const outcome = refusalOf(error, model, reasonOf(saidBy(error)));
     const status = statusOf(error);
     const isWhole = (status >= 400 && status < 500) || status === 503;
     return isWhole ? unpaid(outcome) : outcome;
@@ -64,10 +73,15 @@ export function refusesTemperature(error: unknown): boolean {
   return isNamed || (/^(\d*|unsupported_.*)$/.test(code) && speaksOf(error, temperatureWords));
 }
 
-function refusalOf(error: APIError, model: string): ReturnType<typeof failed> {
+/** The package puts the status before the message. */
+const saidBy = ({ message }: APIError): unknown =>
+  typeof message === 'string' ? message.replace(/^\d{3} /, '') : undefined;
+
+function refusalOf(error: APIError, model: string, reason: string): ReturnType<typeof failed> {
   const status = statusOf(error);
   const code = codeOf(error);
-  const text = `model ${model} answered ${status || 'an error'}${code ? ` (${code})` : ''}`;
+  const told = code ? ` (${code})` : '';
+  const text = `model ${model} answered ${status || 'an error'}${told}${reason ? `: ${reason}` : ''}`;
   if (code === 'context_length_exceeded' || speaksOf(error, tooLongWords))
     return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);
   if (code === 'insufficient_quota') return failed('permanent', 'MODEL_QUOTA', text);

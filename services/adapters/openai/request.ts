@@ -8,7 +8,9 @@ import type { ToolCall } from '../../core/session/messages.ts';
 
 export interface RequestOptions {
   readonly signal: AbortSignal;
-  readonly headers?: Record<string, string>;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Told of each piece that comes. */
+  readonly onData?: () => void;
 }
 
 const nameMax = 64; // characters; letters, digits, `_` and `-` are what all providers take

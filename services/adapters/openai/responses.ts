@@ -7,6 +7,8 @@ import type { ModelAnswer, Prompt } from '../../ports/performers.ts';
 import { named } from './assembly.ts';
 import { finishOf } from './dialect.ts';
 import { isSent, type RequestOptions, sendable } from './request.ts';
+import { wholeOf } from './responses-stream.ts';
+import type { Shape } from './shape.ts';
 import { usageFrom } from './usage.ts';
 
 type Answer = ModelAnswer;
@@ -55,7 +57,7 @@ const responseSchema = z.object({
 
 export async function askResponses(
   client: OpenAI,
-  spec: { model: string },
+  spec: Shape,
   prompt: Prompt,
   options: RequestOptions,
   onText?: (text: string) => void,
@@ -86,36 +88,40 @@ export async function askResponses(
           return assertNever(entry);
       }
     });
-  const answer = await client.responses.create(
-    {
-      model: spec.model,
-      instructions: prompt.instructions,
-      input,
-      ...(prompt.temperature === null ? {} : { temperature: prompt.temperature }),
-      max_output_tokens: prompt.outputTokensMax,
-      store: false,
-      ...(prompt.tools.length > 0
-        ? {
-            tools: prompt.tools.map((tool) => ({
-              type: 'function' as const,
-              name: tool.name,
-              description: tool.description,
-              parameters: tool.input,
-              strict: false,
-            })),
-          }
-        : {}),
-    },
-    options,
-  );
-  return answerOf(responseSchema.parse(answer), onText);
+  const body = {
+    store: false,
+    ...spec.fields,
+    instructions: prompt.instructions,
+    input,
+    ...(prompt.tools.length > 0
+      ? {
+          tools: prompt.tools.map((tool) => ({
+            type: 'function' as const,
+            name: tool.name,
+            description: tool.description,
+            parameters: tool.input,
+            strict: false,
+          })),
+        }
+      : {}),
+  } as unknown as OpenAI.Responses.ResponseCreateParamsNonStreaming;
+  if (!spec.stream) {
+    const answer = answerOf(responseSchema.parse(await client.responses.create(body, options)));
+    if (answer.content) onText?.(answer.content);
+    return answer;
+  }
+  const events = await client.responses.create({ ...body, stream: true }, options);
+  return answerOf(responseSchema.parse(await wholeOf(events, onText)));
 }
 
 /** @throws Error where the response is no answer: the same request may work the next time */
-function answerOf(
-  { output, status, incomplete_details: details, usage, model }: z.infer<typeof responseSchema>,
-  onText?: (text: string) => void,
-): Omit<Answer, 'latencyMs'> {
+function answerOf({
+  output,
+  status,
+  incomplete_details: details,
+  usage,
+  model,
+}: z.infer<typeof responseSchema>): Omit<Answer, 'latencyMs'> {
   const isCut = status === 'incomplete';
   if (!isCut && (status ?? 'completed') !== 'completed')
     throw new Error('the response did not complete');
@@ -141,7 +147,6 @@ function answerOf(
             : JSON.stringify(item.arguments ?? {}),
       });
   }
-  if (content) onText?.(content);
   const calls = named(given);
   const isRefused = refusal !== '' && calls.length === 0;
   const cut = finishOf(details?.reason ?? '') === 'content_filter' ? 'content_filter' : 'length';

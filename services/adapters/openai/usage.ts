@@ -20,14 +20,17 @@ export function usageFrom(
   prompt: unknown,
   completion: unknown,
   cached: unknown,
+  written?: unknown,
 ): ModelAnswer['usage'] {
   const [promptTokens, completionTokens] = [tokensOf(prompt), tokensOf(completion)];
   if (promptTokens === undefined || completionTokens === undefined) return undefined;
   const completionTokensMin = content !== '' || calls.length > 0 ? 1 : 0;
   if (promptTokens < 1 || completionTokens < completionTokensMin) return undefined;
+  const cacheWriteTokens = Math.min(tokensOf(written) ?? 0, promptTokens);
   return {
     promptTokens,
     completionTokens,
     cachedTokens: Math.min(tokensOf(cached) ?? 0, promptTokens),
+    ...(cacheWriteTokens > 0 ? { cacheWriteTokens } : {}),
   };
 }

@@ -19,7 +19,7 @@ const answerBytesMax = 64 * 1_048_576;
 
 // Sockets are the memory of a gateway: bound them. How long a call may take is for its caller to say.
 const options = {
-  connections: 1_024,
+  connections: 4_096,
   pipelining: 1,
   headersTimeout: 0,
   bodyTimeout: 0,
@@ -33,6 +33,7 @@ const dispatcher: Dispatcher = hasProxy ? new EnvHttpProxyAgent(options) : new A
 
 /**
  * @param isStream  give the bytes as they come, if the answer is a good one
+ * @param onData  told of each piece of the answer
  * @throws what the socket throws, or the reason of the signal
  */
 export function post(
@@ -41,6 +42,7 @@ export function post(
   body: string,
   isStream: boolean,
   signal: AbortSignal,
+  onData?: () => void,
 ): Promise<Answered> {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason as Error);
@@ -81,6 +83,7 @@ export function post(
         },
         onResponseData(controller, chunk) {
           bytes += chunk.length;
+          onData?.();
           if (bytes > answerBytesMax)
             return controller.abort(
               new RangeError(`the answer is larger than ${answerBytesMax} bytes`),

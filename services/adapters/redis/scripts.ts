@@ -50,11 +50,27 @@ if held then redis.call('PEXPIRE', KEYS[2], ARGV[3]) end
 redis.call('SET', KEYS[3], noted + 1, 'PX', ${triesMs})
 return 'noted'`;
 
-/** letGo: KEYS claim, tries; ARGV holder. Its one try was not made. A gateway has no right to DEL. */
+/** letGo: KEYS claim, tries; ARGV holder, tries that were not made or cost nothing. A gateway has no right to DEL. */
 const letGo = `
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], 1)
-if tonumber(redis.call('GET', KEYS[2]) or 0) > 0 then redis.call('INCRBY', KEYS[2], -1) end
+local back = math.min(tonumber(redis.call('GET', KEYS[2]) or 0), tonumber(ARGV[2] or 1))
+if back > 0 then redis.call('INCRBY', KEYS[2], -back) end
+return 1`;
+
+/** enter: KEYS places; ARGV holder, ms, where to begin. Returns the index of a place that was free, or -1. */
+const enter = `
+local count = #KEYS
+for offset = 0, count - 1 do
+  local index = (tonumber(ARGV[3]) + offset) % count
+  if redis.call('SET', KEYS[index + 1], ARGV[1], 'NX', 'PX', ARGV[2]) then return index end
+end
+return -1`;
+
+/** stay: KEYS place; ARGV holder, ms. Only its holder can prolong it, or give it up. */
+const stay = `
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1`;
 
 /** release: KEYS owner; ARGV token. Only its holder can give it up. */
@@ -145,7 +161,9 @@ export interface ScriptedRedis extends Redis {
     ms: number,
     known: number,
   ): Promise<'settled' | 'held' | 'noted'>;
-  understudyLetGo(claim: string, tries: string, holder: string): Promise<number>;
+  understudyLetGo(claim: string, tries: string, holder: string, free: number): Promise<number>;
+  understudyEnter(keyCount: number, ...keysAndArguments: (string | number)[]): Promise<number>;
+  understudyStay(place: string, holder: string, durationMs: number): Promise<number>;
   understudyRelease(owner: string, token: string): Promise<number>;
   understudyHeartbeat(hosts: string, host: string, ms: number): Promise<string[]>;
   understudyClaim(
@@ -244,6 +262,8 @@ export function connectRedis(
   redis.defineCommand('understudyRenewClaim', { numberOfKeys: 2, lua: renewClaim });
   redis.defineCommand('understudyNoteTry', { numberOfKeys: 3, lua: noteTry });
   redis.defineCommand('understudyLetGo', { numberOfKeys: 2, lua: letGo });
+  redis.defineCommand('understudyEnter', { lua: enter });
+  redis.defineCommand('understudyStay', { numberOfKeys: 1, lua: stay });
   redis.defineCommand('understudyRelease', { numberOfKeys: 1, lua: release });
   redis.defineCommand('understudyHeartbeat', { numberOfKeys: 1, lua: heartbeat });
   redis.defineCommand('understudyClaim', { lua: claimCalls });

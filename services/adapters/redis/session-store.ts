@@ -276,7 +276,10 @@ export function redisModelCalls(
       if (answer === 'settled' || answer === 'held') return answer;
       const [noted, ...texts] = answer;
       if (texts.length !== to - readFrom) {
-        await answering('release', redis.understudyLetGo(k.claim(effect), k.tries(effect), holder));
+        await answering(
+          'release',
+          redis.understudyLetGo(k.claim(effect), k.tries(effect), holder, 1),
+        );
         throw new Unavailable(
           'CONVERSATION_SHORT',
           `the conversation of ${session} has not ${to} entries (yet)`,
@@ -296,9 +299,12 @@ export function redisModelCalls(
         redis.understudyNoteTry(...places, effect, holder, durationMs, known),
       );
     },
-    async letGo(shard, effect, holder) {
+    async letGo(shard, effect, holder, free = 1) {
       const k = keys(shard);
-      await answering('release', redis.understudyLetGo(k.claim(effect), k.tries(effect), holder));
+      await answering(
+        'release',
+        redis.understudyLetGo(k.claim(effect), k.tries(effect), holder, free),
+      );
     },
     async renew(shard, effect, holder, durationMs, tries) {
       const k = keys(shard);

@@ -24,6 +24,14 @@ export const priceSchema = z
       .nonnegative()
       .optional()
       .describe('for prompt tokens served from the provider cache'),
+    cacheWriteMicrosPerMillion: z
+      .number()
+      .int()
+      .nonnegative()
+      .optional()
+      .describe(
+        'for prompt tokens that were written to its cache; default: 1.25 times the input, as Anthropic asks',
+      ),
   })
   .strict();
 export type Price = z.infer<typeof priceSchema>;
@@ -32,6 +40,8 @@ export interface Usage {
   readonly promptTokens: number;
   readonly completionTokens: number;
   readonly cachedTokens: number;
+  /** Of the prompt, written to the provider's cache. */
+  readonly cacheWriteTokens?: number | undefined;
 }
 
 export const limitsSchema = z
@@ -113,9 +123,11 @@ export function add(left: Spending, right: Spending): Spending {
 export function costMicrosOf(price: Price, usage: Usage): number {
   const cached = Math.min(usage.cachedTokens, usage.promptTokens);
   const cachedPrice = price.cachedMicrosPerMillion ?? price.inputMicrosPerMillion;
+  const written = Math.min(usage.cacheWriteTokens ?? 0, usage.promptTokens - cached);
   const sum =
-    (usage.promptTokens - cached) * price.inputMicrosPerMillion +
+    (usage.promptTokens - cached - written) * price.inputMicrosPerMillion +
     cached * cachedPrice +
+    written * (price.cacheWriteMicrosPerMillion ?? price.inputMicrosPerMillion * 1.25) +
     usage.completionTokens * price.outputMicrosPerMillion;
   return Math.ceil(sum / 1_000_000);
 }
@@ -126,7 +138,11 @@ export function dearest(prices: readonly Price[]): Price {
     inputMicrosPerMillion: Math.max(
       0,
       ...prices.map((price) =>
-        Math.max(price.inputMicrosPerMillion, price.cachedMicrosPerMillion ?? 0),
+        Math.max(
+          price.inputMicrosPerMillion,
+          price.cachedMicrosPerMillion ?? 0,
+          price.cacheWriteMicrosPerMillion ?? 0,
+        ),
       ),
     ),
     outputMicrosPerMillion: Math.max(0, ...prices.map((price) => price.outputMicrosPerMillion)),

@@ -36,6 +36,7 @@ export const modelReplySchema = z.object({
     promptTokens: z.number(),
     completionTokens: z.number(),
     cachedTokens: z.number(),
+    cacheWriteTokens: z.number().optional(),
   }),
   costMicros: z.number(),
   model: z.string(),

@@ -6,11 +6,14 @@
  */
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
-import { limitsSchema, priceSchema } from '../budget/budget.ts';
+import { limitsSchema } from '../budget/budget.ts';
 import { type AgentName, agentNameSchema, type Revision, sha256 } from '../ids.ts';
 import { limits } from '../limits.ts';
 import { toolDocumentSchema, toolSpecSchema } from '../tools/tool-spec.ts';
 import { currentBehaviour } from './behaviour.ts';
+import { modelSpecSchema } from './model-spec.ts';
+
+export { type ModelSpec, modelSpecSchema } from './model-spec.ts';
 
 /** Names that every object has: a map would find them without having them. */
 const isInherited = (name: string): boolean => name in {};
@@ -21,44 +24,6 @@ const toolName = z
     /^[a-zA-Z0-9_-]{1,64}$/,
     'a tool name has letters, digits, _ and - only, as model APIs ask',
   );
-
-export const modelSpecSchema = z
-  .object({
-    model: z.string().min(1).describe('the name the provider knows'),
-    baseUrl: z
-      .string()
-      .optional()
-      .describe(
-        'an OpenAI-compatible address, may contain ${env:NAME}; default: OPENAI_BASE_URL of the gateway',
-      ),
-    apiKeyEnv: z
-      .string()
-      .default('OPENAI_API_KEY')
-      .describe('name of the environment variable of the gateway that holds the key'),
-    api: z
-      .enum(['chat', 'responses'])
-      .default('chat')
-      .describe('Chat Completions, or the Responses API'),
-    stream: z.boolean().default(true),
-    price: priceSchema,
-    timeoutMs: z
-      .number()
-      .int()
-      .positive()
-      .default(limits.modelTimeoutMs)
-      .describe('one attempt, first byte to last'),
-    attempts: z
-      .number()
-      .int()
-      .min(1)
-      .max(10)
-      .default(3)
-      .describe('tries at this provider for transient failures'),
-    backoffMs: z.number().int().positive().default(250),
-    fallback: z.string().optional().describe('another Model to ask when this one has failed'),
-  })
-  .strict();
-export type ModelSpec = z.infer<typeof modelSpecSchema>;
 
 const approvalRuleSchema = z
   .object({
