@@ -16,6 +16,7 @@ import { behaviourOf } from './behaviour.ts';
 import { bytesOf, type Entry } from './conversation.ts';
 import type { CallModel } from './effects.ts';
 import type { ModelReply, Paid } from './messages.ts';
+import { patienceMsOf, totalMsOf } from './model-spec.ts';
 import { addressOf, nextId, type Plan, type Surroundings } from './plan.ts';
 import type { Bundle } from './specs.ts';
 
@@ -48,6 +49,20 @@ export function promptBound(context: AgentContext, around: Surroundings): number
   });
 }
 
+/** How long all tries of a call may take, ms, and what its providers are waited for. */
+export function askedWithinMs({ models, ...bundle }: Pick<Bundle, 'models' | 'behaviour'>): number {
+  const tries = models.reduce(
+    (sum, model) => sum + model.attempts * (model.timeoutMs + model.backoffMs * 8),
+    0,
+  );
+  if (behaviourOf(bundle) < 4) return tries;
+  return models.reduce(
+    (sum, model) =>
+      sum + totalMsOf(model) - model.timeoutMs + patienceMsOf(model, model !== models.at(-1)),
+    tries,
+  );
+}
+
 export type ModelCallPlan =
   | { readonly ok: true; readonly context: AgentContext; readonly effect: CallModel }
   | { readonly ok: false; readonly code: string; readonly reason: string };
@@ -75,10 +90,6 @@ export function planModelCall(
       reason: `the next model call would exceed the limit of ${limit}: ${context.spent[limit]} spent, ${further[limit]} needed, ${context.limits[`${limit}Max`]} allowed`,
     };
   }
-  const attempts = bundle.models.reduce(
-    (sum, model) => sum + model.attempts * (model.timeoutMs + model.backoffMs * 8),
-    0,
-  );
   // A gateway may try again, and what it tries is paid for: held back is what all tries may cost.
   const tries = bundle.models.reduce((sum, model) => sum + model.attempts, 0);
   const left = leftOf(context.limits, context.spent, context.reserved);
@@ -94,7 +105,7 @@ export function planModelCall(
     effect: {
       kind: 'callModel',
       id: nextId(around),
-      ...addressOf(around, attempts + limits.deadlineSlackMs),
+      ...addressOf(around, askedWithinMs(bundle) + limits.deadlineSlackMs),
       from: context.from,
       to: context.length,
       purpose,

@@ -30,6 +30,7 @@ import {
 } from './machine-host.ts';
 import { exactly, type Forms, InvokeError } from './machine-state.ts';
 import { isInvokable, sourceName } from './machine-walk.ts';
+import { askedWithinMs } from './model-call.ts';
 import { nextId, type Surroundings } from './plan.ts';
 import type { PendingNote, SessionRecord } from './record.ts';
 import type { Bundle } from './specs.ts';
@@ -314,7 +315,9 @@ function effectOf(
         bundle.agent.outputTokensMax;
       const deadlineAt =
         around.at +
-        (bundle.models[0]?.timeoutMs ?? limits.modelTimeoutMs) * 4 +
+        (behaviourOf(bundle) >= 4
+          ? askedWithinMs(bundle)
+          : (bundle.models[0]?.timeoutMs ?? limits.modelTimeoutMs) * 4) +
         limits.deadlineSlackMs;
       return withNote(
         {

@@ -1,0 +1,277 @@
+/** Providers that restart, are full or want fewer calls: waited for in the queue, and that costs nothing. */
+import { describe, expect, test } from 'vitest';
+import { memoryDoors } from '../../services/adapters/memory/doors.ts';
+import { memoryMailbox } from '../../services/adapters/memory/mailbox.ts';
+import { memoryEffects } from '../../services/adapters/memory/queues.ts';
+import { memoryRateLimits } from '../../services/adapters/memory/rate-limits.ts';
+import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
+import { systemClock } from '../../services/adapters/observability/clock.ts';
+import type { ShardId } from '../../services/core/ids.ts';
+import { modelSpecSchema } from '../../services/core/session/model-spec.ts';
+import type { Outcome } from '../../services/core/tools/job.ts';
+import { startGateway } from '../../services/gateway/worker.ts';
+import type { ModelAnswer } from '../../services/ports/performers.ts';
+import type { ModelCalls } from '../../services/ports/session-store.ts';
+import { eventually } from '../support/eventually.ts';
+import { bundleOf } from '../support/sessions.ts';
+
+const answer: Outcome<ModelAnswer> = {
+  ok: true,
+  value: {
+    content: 'done',
+    calls: [],
+    finish: 'stop',
+    usage: { promptTokens: 9, completionTokens: 1, cachedTokens: 0 },
+    model: 'm',
+    latencyMs: 1,
+  },
+};
+const refusal = (code: string, retryAfterMs?: number): Outcome<never> => ({
+  ok: false,
+  failure: {
+    class: 'transient',
+    code,
+    message: `${code} said so`,
+    hasBegun: false,
+    ...(retryAfterMs ? { retryAfterMs } : {}),
+  },
+});
+
+interface Told {
+  readonly kind: string;
+  readonly effect: string;
+  readonly reply?: { readonly spent: { readonly tokens: number }; readonly model: string };
+  readonly failure?: { readonly code: string; readonly message: string };
+}
+
+/** One queue, one store, and as many gateways as are wanted before one provider. */
+async function world(
+  complete: (name: string, call: number) => Promise<Outcome<ModelAnswer>>,
+  models: readonly object[] = [{}],
+  gateways = 1,
+) {
+  const told: Told[] = [];
+  const effects = memoryEffects(systemClock);
+  const mailbox = memoryMailbox(systemClock);
+  const reading = await mailbox.read(0 as ShardId, 0, ({ items }) => {
+    for (const item of items) if (item.ok) told.push(item.envelope.message as never);
+  });
+  const bundle = {
+    ...bundleOf(),
+    models: models.map((over, index) => ({
+      ...modelSpecSchema.parse({
+        model: 'x',
+        backoffMs: 20,
+        attempts: 2,
+        price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 },
+        ...over,
+      }),
+      name: index === 0 ? 'm' : `m${index}`,
+    })),
+  };
+  const doors = memoryDoors(systemClock);
+  const rates = memoryRateLimits(systemClock);
+  const telemetry = countingTelemetry();
+  let asked = 0;
+  let underWay = 0;
+  let most = 0;
+  const claims = new Map<string, { holder: string; tries: number }>();
+  const taking = await Promise.all(
+    Array.from({ length: gateways }, (_, index) =>
+      startGateway(`g${index}`, {
+        effects,
+        calls: callsOf(claims),
+        mailbox,
+        archive: { bundle: async () => bundle as never },
+        model: {
+          complete: async ({ name }) => {
+            asked += 1;
+            underWay += 1;
+            most = Math.max(most, underWay);
+            try {
+              return await complete(name, asked);
+            } finally {
+              underWay -= 1;
+            }
+          },
+        },
+        rates,
+        doors,
+        tenants: () => new Map(),
+        telemetry,
+        clock: systemClock,
+        shards: 1,
+      }),
+    ),
+  );
+  return {
+    told,
+    doors,
+    asked: () => asked,
+    most: () => most,
+    offer: (id: string, leftMs = 600_000) =>
+      effects.offer({
+        kind: 'callModel',
+        id,
+        tenant: 'acme',
+        session: 's',
+        agent: 'clerk',
+        revision: 'r',
+        from: 0,
+        to: 0,
+        purpose: 'turn',
+        outputTokensMax: 100,
+        tokensReserved: 1_000,
+        budget: { tokens: 5_000, costMicros: 5_000 },
+        deadlineAt: Date.now() + leftMs,
+      } as never),
+    stop: async () => {
+      for (const one of taking) await one.stop();
+      await reading.stop();
+    },
+  };
+}
+
+/** Claims and notes of tries, as the store keeps them. */
+function callsOf(claims: Map<string, { holder: string; tries: number }>): ModelCalls {
+  return {
+    claim: async ({ effect }, holder) => {
+      const known = claims.get(effect);
+      if (known && known.holder !== '' && known.holder !== holder) return 'held';
+      const triesBefore = known?.tries ?? 0;
+      claims.set(effect, { holder, tries: triesBefore + 1 });
+      return { entries: [], triesBefore };
+    },
+    noteTry: async (_shard, effect) => {
+      claims.get(effect)!.tries += 1;
+      return 'noted';
+    },
+    letGo: async (_shard, effect, _holder, free = 1) => {
+      const known = claims.get(effect)!;
+      claims.set(effect, { holder: '', tries: Math.max(0, known.tries - free) });
+    },
+    renew: async () => ({ isOurs: true, tries: 1 }),
+  };
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+test.each(['MODEL_UNREACHABLE', 'MODEL_OVERLOADED'])(
+  '%s is waited out, however many tries its Model allows, and costs nothing',
+  async (code) => {
+    let isThere = false;
+    const w = await world(async () => (isThere ? answer : refusal(code)));
+    for (let index = 0; index < 5; index += 1) await w.offer(`e${index}`);
+    await eventually(() => w.asked() >= 4, 'some looks');
+    expect(w.told).toEqual([]);
+    isThere = true;
+    await eventually(() => w.told.length === 5, 'all answers');
+    expect(w.told.map(({ reply }) => reply?.spent.tokens)).toEqual([10, 10, 10, 10, 10]);
+    await w.stop();
+  },
+);
+
+test('a quota of so many calls in a window is obeyed by all gateways, and fails nobody', async () => {
+  let windowAt = 0;
+  let inWindow = 0;
+  let refused = 0;
+  const w = await world(
+    async () => {
+      const now = Date.now();
+      if (now - windowAt > 300) [windowAt, inWindow] = [now, 0];
+      inWindow += 1;
+      if (inWindow <= 5) return answer;
+      refused += 1;
+      return refusal('MODEL_RATE_LIMITED', 300 - (now - windowAt));
+    },
+    [{}],
+    2,
+  );
+  for (let index = 0; index < 20; index += 1) await w.offer(`e${index}`);
+  await eventually(() => w.told.length === 20, 'all answers');
+  expect(w.told.filter(({ kind }) => kind !== 'modelReplied')).toEqual([]);
+  expect(w.told.map(({ reply }) => reply?.spent.tokens)).toEqual(Array(20).fill(10));
+  expect(refused).toBeLessThan(40);
+  await w.stop();
+});
+
+test('the wait ends: at the patience of its Model, with the reason of the provider', async () => {
+  const w = await world(async () => refusal('MODEL_OVERLOADED'), [{ patienceMs: 150 }]);
+  await w.offer('e');
+  await eventually(() => w.told.length === 1, 'the end');
+  expect(w.told[0]).toMatchObject({
+    kind: 'modelFailed',
+    failure: { code: 'MODEL_OVERLOADED', message: expect.stringContaining('said so') },
+  });
+  await w.stop();
+});
+
+test('and before the deadline of its call', async () => {
+  const w = await world(async () => refusal('MODEL_OVERLOADED', 2_000));
+  await w.offer('e', 31_000);
+  await eventually(() => w.told.length === 1, 'the end');
+  expect(w.told[0]?.failure?.code).toBe('MODEL_OVERLOADED');
+  expect(w.asked()).toBe(1);
+  await w.stop();
+});
+
+test('a fallback is asked when the patience with the first is over, and not before', async () => {
+  const w = await world(
+    async (name) => (name === 'm' ? refusal('MODEL_OVERLOADED') : answer),
+    [{ patienceMs: 200, fallback: 'm1' }, {}],
+  );
+  const from = Date.now();
+  await w.offer('e');
+  await eventually(() => w.told.length === 1, 'the answer');
+  expect(w.told[0]?.kind).toBe('modelReplied');
+  expect(Date.now() - from).toBeGreaterThan(150);
+  // The door is shut for all: the next call does not ask it first.
+  const before = w.asked();
+  await w.offer('e2');
+  await eventually(() => w.told.length === 2, 'the second answer');
+  expect(w.asked()).toBeLessThanOrEqual(before + 2);
+  await w.stop();
+});
+
+test('a Model with so many places has never more calls, over all gateways', async () => {
+  const w = await world(
+    async () => {
+      await pause(20);
+      return answer;
+    },
+    [{ concurrency: 2 }],
+    2,
+  );
+  for (let index = 0; index < 12; index += 1) await w.offer(`e${index}`);
+  await eventually(() => w.told.length === 12, 'all answers');
+  expect(w.told.every(({ kind }) => kind === 'modelReplied')).toBe(true);
+  expect(w.most()).toBe(2);
+  await w.stop();
+});
+
+test('a Model with so many calls a minute lets the others wait, at no cost', async () => {
+  const w = await world(async () => answer, [{ requestsPerMinute: 3 }]);
+  for (let index = 0; index < 6; index += 1) await w.offer(`e${index}`);
+  await eventually(() => w.told.length === 3, 'three answers');
+  await pause(300);
+  expect(w.told).toHaveLength(3);
+  expect(w.asked()).toBe(3);
+  await w.stop();
+});
+
+describe('what may have been paid for', () => {
+  test('is tried so often as its Model says, and told, also where it was refused in between', async () => {
+    const late: Outcome<never> = {
+      ok: false,
+      failure: { class: 'transient', code: 'MODEL_TIMEOUT', message: 'late' },
+    };
+    const w = await world(async (_name, call) =>
+      call === 1 ? late : call < 4 ? refusal('MODEL_OVERLOADED') : answer,
+    );
+    await w.offer('e');
+    await eventually(() => w.told.length === 1, 'the answer');
+    // The try that timed out, at its bound, and the answer.
+    expect(w.told[0]).toMatchObject({ kind: 'modelReplied', reply: { spent: { tokens: 1_010 } } });
+    await w.stop();
+  });
+});
