@@ -20,6 +20,7 @@ import { type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Model, Prompt } from '../ports/performers.ts';
 import type { ModelDoors } from './doors.ts';
+import type { Watched } from './watched.ts';
 
 type Spec = Bundle['models'][number];
 
@@ -30,6 +31,7 @@ export class CallSpending {
   readonly #dearest: Paid;
   #tokens = 0;
   #costMicros = 0;
+  #others = 0;
   /** Tries that were made by this process. */
   attempts = 0;
   /** Of them those that certainly cost nothing. */
@@ -56,8 +58,14 @@ export class CallSpending {
   }
 
   othersTried(count: number): void {
+    this.#others += count;
     const { tokens, costMicros } = this.#dearest;
     this.#add({ tokens: count * tokens, costMicros: count * costMicros });
+  }
+
+  /** Tries of all gateways that made this call. */
+  get attemptsOfAll(): number {
+    return this.#others + this.attempts;
   }
 
   /** May another try be made at this price? A session of an earlier version sets no bound. */
@@ -120,7 +128,8 @@ export interface Asking {
   readonly models: readonly Spec[];
   readonly spending: CallSpending;
   readonly signal: AbortSignal;
-  readonly onText?: ((text: string) => void) | undefined;
+  /** Whoever watches hears the answer as it comes. */
+  readonly watched?: Watched | undefined;
   /** Told when a provider is asked, and when it has answered. */
   readonly onAsking: (isAsking: boolean) => void;
   /**
@@ -132,7 +141,7 @@ export interface Asking {
 }
 
 export async function askAll(
-  { effect, prompt, models, spending, signal, onText, onAsking, noteTry }: Asking,
+  { effect, prompt, models, spending, signal, watched, onAsking, noteTry }: Asking,
   {
     model,
     clock,
@@ -166,8 +175,9 @@ export async function askAll(
       }
       spending.attempts += 1;
       onAsking(true);
+      watched?.begin(spending.attemptsOfAll);
       const outcome = await model
-        .complete(spec, prompt, { signal, ...(onText ? { onText } : {}) })
+        .complete(spec, prompt, { signal, ...(watched ? { onText: watched.text } : {}) })
         .catch((error: unknown) => {
           spending.failed(spec, {}); // for all that anybody knows it was asked, and is paid for
           throw error;
@@ -176,6 +186,7 @@ export async function askAll(
           onAsking(false);
           await doors.leave(asker);
         });
+      watched?.end(outcome.ok);
       if (outcome.ok) {
         await doors.answered(spec);
         const { usage, ...answer } = outcome.value;

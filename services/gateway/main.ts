@@ -74,7 +74,7 @@ await runService(async (started) => {
       telemetry,
       clock,
       shards: settings.shards,
-      onText: natsTokens(nats),
+      tokens: natsTokens(nats),
     },
     settings.concurrency,
   );

@@ -28,8 +28,10 @@ import type { Mailbox } from '../ports/mailbox.ts';
 import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import type { Tokens } from '../ports/tokens.ts';
 import { askAll, CallSpending } from './asking.ts';
 import { ModelDoors } from './doors.ts';
+import { Watched } from './watched.ts';
 
 export interface GatewayPorts {
   readonly effects: Effects;
@@ -45,7 +47,7 @@ export interface GatewayPorts {
   readonly clock: Clock;
   readonly shards: number;
   /** Tokens as they come, for whoever watches. */
-  readonly onText?: (tenant: string, session: string, text: string) => void;
+  readonly tokens?: Tokens;
 }
 
 /** A call that is claimed here. */
@@ -253,8 +255,7 @@ async function perform(
     const spending = new CallSpending(effect, models, triesBefore);
     begun.spending = spending;
     mine.spending = spending;
-    const { onText: tell } = ports;
-    const onText = tell && ((text: string) => tell(effect.tenant, effect.session, text));
+    const watched = ports.tokens && new Watched(ports.tokens, effect);
     const onAsking = (isAsking: boolean) => {
       self.asking += isAsking ? 1 : -1;
     };
@@ -266,7 +267,7 @@ async function perform(
         throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000, true);
       return noted === 'noted';
     };
-    const asking = { effect, prompt, models, spending, signal, onText, onAsking, noteTry };
+    const asking = { effect, prompt, models, spending, signal, watched, onAsking, noteTry };
     const { outcome, model, isSettled } = await askAll(asking, { ...ports, doors: self.doors });
     if (signal.aborted || isSettled) return false; // nobody waits any more
     const { attempts } = spending;

@@ -10,6 +10,7 @@ import { isEnded } from '../../services/core/session/record.ts';
 import { failed, type Outcome } from '../../services/core/tools/job.ts';
 import { askAll, CallSpending } from '../../services/gateway/asking.ts';
 import { ModelDoors } from '../../services/gateway/doors.ts';
+import { Watched } from '../../services/gateway/watched.ts';
 import type { Clock } from '../../services/ports/clock.ts';
 import type { Model, ModelAnswer } from '../../services/ports/performers.ts';
 import {
@@ -378,4 +379,38 @@ describe('a session and the ledger of its provider', () => {
       { numRuns: 200 },
     );
   });
+});
+
+test('watchers are told which attempt a piece belongs to, where it begins and how it ended', async () => {
+  const pieces: string[] = [];
+  const effect = effectOf({ tenant: 'acme', session: 's' } as never);
+  const watched = new Watched(({ call: of, attempt, part, text, end }) => {
+    pieces.push([of, attempt, part, text, end].filter((one) => one !== undefined).join(' '));
+  }, effect);
+  let tries = 0;
+  const half: Model = {
+    complete: async (_spec, _prompt, { onText }) => {
+      tries += 1;
+      onText?.('Once ');
+      if (tries === 1) return failed('transient', 'MODEL_STREAM_BROKEN', 'broken');
+      onText?.('upon');
+      return answer(usage);
+    },
+  };
+  // Another gateway made one try before this one.
+  const spending = new CallSpending(effect, models, 1);
+  const hooks = { onAsking: () => undefined, noteTry: async () => true, watched };
+  await askAll(
+    { effect, prompt: {} as never, models, spending, signal: never, ...hooks },
+    { model: half, clock, doors: doorsOf(half) },
+  );
+  expect(pieces).toEqual([
+    'e1 2 begin ',
+    'e1 2 text Once ',
+    'e1 2 end  dropped',
+    'e1 3 begin ',
+    'e1 3 text Once ',
+    'e1 3 text upon',
+    'e1 3 end  answered',
+  ]);
 });
