@@ -14,9 +14,11 @@ import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
 import { modelPool } from '../core/pools.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
+import { condensed, inPromptOrder, summaryWith, taskIn } from '../core/session/condensed.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { CallModel } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
+import { contextLimitOf, fixedBytesOf } from '../core/session/model-call.ts';
 import type { Bundle, TenantSpec } from '../core/session/specs.ts';
 import { delegateTool } from '../core/session/tool-calls.ts';
 import { type Failure, failed } from '../core/tools/job.ts';
@@ -279,7 +281,8 @@ async function perform(
       await countOthers(effect.id, mine, self, ports);
       if (!outcome.ok) return failedMessage(effect, outcome.failure, spending);
       const told = asHeard(replyThatFits(outcome.value), behaviourOf(bundle));
-      const reply = { ...told, attempts, spent: spending.paid };
+      const content = contentOf(told, effect, bundle, entries);
+      const reply = { ...told, content, attempts, spent: spending.paid };
       return { kind: 'modelReplied', effect: effect.id, reply };
     };
     if (outcome.ok) {
@@ -380,8 +383,30 @@ async function throttle(
   );
 }
 
-function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]): Prompt {
+/** A summary has the task's own words before it; whatever else a model said stays as it is. */
+function contentOf(
+  { content, calls }: Pick<ModelReply, 'content' | 'calls'>,
+  { purpose }: CallModel,
+  bundle: Bundle,
+  entries: readonly Entry[],
+): string {
+  const isSummary = purpose === 'summary' && calls.length === 0 && content.trim() !== '';
+  if (!isSummary || behaviourOf(bundle) < 4) return content;
+  return summaryWith(taskIn(inPromptOrder(entries)), content);
+}
+
+const charactersPerToken = 3; // of a conversation that is to be summarised: below what most have
+
+/** What has grown too long is cut where it is to be summarised, so that the request fits. */
+function toSummarise(bundle: Bundle, entries: readonly Entry[]): readonly Entry[] {
+  if (behaviourOf(bundle) < 4) return entries;
+  const room = contextLimitOf(bundle) * charactersPerToken - fixedBytesOf(bundle);
+  return condensed(entries, Math.max(contextLimitOf(bundle), room));
+}
+
+function promptOf(effect: CallModel, bundle: Bundle, stored: readonly Entry[]): Prompt {
   const { agent } = bundle;
+  const entries = inPromptOrder(stored);
   const common = {
     temperature: agent.temperature,
     outputTokensMax: effect.outputTokensMax,
@@ -403,7 +428,8 @@ function promptOf(effect: CallModel, bundle: Bundle, entries: readonly Entry[]):
     // Some refuse a conversation with calls where the request names no tools.
     const tools = toolsOf(bundle);
     const { instructions } = agent;
-    return { ...common, instructions, entries: [...entries, ask], tools, isSummary: true };
+    const shown = toSummarise(bundle, entries);
+    return { ...common, instructions, entries: [...shown, ask], tools, isSummary: true };
   }
   return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };
 }

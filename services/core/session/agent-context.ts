@@ -48,6 +48,10 @@ export interface AgentContext {
   readonly seenTokens: number;
   readonly bytesAfter: number;
   readonly messagesAfter: number;
+  /** The last turns: where each begins, and its bytes but for what came after the last answer. */
+  readonly turns?: readonly { readonly at: number; readonly bytes: number }[] | undefined;
+  /** A model refused the prompt for its length, and it was compacted for that. */
+  readonly isShortened?: boolean | undefined;
   readonly calls: Readonly<Record<string, OpenCall>>;
   readonly approvals: Readonly<Record<string, OpenApproval>>;
   readonly repeats: Readonly<Record<string, number>>;

@@ -14,7 +14,14 @@ import type { Plan } from './plan.ts';
 
 /** A message with its plan: what the guards look at. */
 export interface AgentEvent {
-  readonly type: 'task' | 'replied' | 'modelFailed' | 'resulted' | 'decided' | 'summarised';
+  readonly type:
+    | 'task'
+    | 'replied'
+    | 'modelFailed'
+    | 'tooLong'
+    | 'resulted'
+    | 'decided'
+    | 'summarised';
   readonly plan: Plan;
   /** The next model call, worked out when a guard first asks for it. */
   readonly think: () => ModelCallPlan;
@@ -55,6 +62,7 @@ export const agentMachine = setup({
     hasAnswer: ({ event }: Args) => event.plan.answer !== undefined,
     hasOpenCalls: hasCalls,
     needsPerson: hasApprovals,
+    canSummarise: ({ event }: Args) => event.summarise().ok,
     isContextFull: ({ event }: Args) => event.isContextFull() && event.summarise().ok,
     canThink: ({ event }: Args) => event.think().ok,
   },
@@ -149,6 +157,17 @@ export const agentMachine = setup({
           { target: 'failed', actions: ['keepRefusal'] },
         ],
         modelFailed: { target: 'failed', actions: ['keepStop'] },
+        tooLong: [
+          {
+            guard: 'canSummarise',
+            target: 'compacting',
+            actions: [
+              'keepSummarising',
+              { type: 'perform', params: ({ event }) => summariseEffects(event) },
+            ],
+          },
+          { target: 'failed', actions: ['keepStop'] },
+        ],
       },
     },
     acting: { on: afterResult() },

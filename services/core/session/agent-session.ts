@@ -322,6 +322,13 @@ export function failCall(
   const before = contextOf(draft);
   if (note.kind === 'callModel') {
     const context = settleModelCall(before, paidForFailure(before, draft.around, told));
+    if (isFirstTooLong(draft, failure, context))
+      return sendToAgent(draft, 'tooLong', {
+        context: { ...context, isShortened: true },
+        entries: [],
+        effects: [],
+        stop: { code: failure.code, reason: failure.message },
+      });
     if (draft.definition.bundle.agent.onModelFailure === 'pause' && failure.code !== 'DEADLINE')
       return pauseForModel(draft, failure, context);
     sendToAgent(draft, 'modelFailed', {
@@ -339,6 +346,13 @@ export function failCall(
     );
   }
 }
+
+/** A prompt that is too long is summarised once; should that not help, the session ends with the reason. */
+const isFirstTooLong = (draft: Draft, { code }: Failure, context: AgentContext): boolean =>
+  code === 'MODEL_CONTEXT_TOO_LONG' &&
+  behaviourOf(draft.definition.bundle) >= 4 &&
+  nameOf(draft.record.value) === 'thinking' &&
+  context.isShortened !== true;
 
 /** Every try and fallback failed, and the agent would rather wait than fail: the call is planned again on resume. */
 function pauseForModel(draft: Draft, failure: Failure, context: AgentContext): void {

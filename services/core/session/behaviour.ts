@@ -26,7 +26,9 @@
  * 4: users' own machines are equal to a plain actor or refused by name: what cannot be performed is
  * found before anything runs; what a machine holds equals its JSON form; what throws ends it as
  * XState does; the error of an invoke is an Error; timers are told apart and keep their order;
- * children, emitted events, log lines, `self` and events to itself are as in plain XState.
+ * children, emitted events, log lines, `self` and events to itself are as in plain XState. A
+ * conversation is summarised by what will be sent and where a model refuses its length, and keeps its
+ * last turns and the task's words; calls of models have deadlines that leave time for patience.
  *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */

@@ -116,9 +116,52 @@ export function planModelCall(
   };
 }
 
+/** Tokens of a prompt, so that it and its answer fit every Model of the agent. */
+export function contextLimitOf({ agent, models }: Pick<Bundle, 'agent' | 'models'>): number {
+  const windows = models.flatMap(({ contextTokens }) =>
+    contextTokens === undefined ? [] : [Math.max(1, contextTokens - agent.outputTokensMax)],
+  );
+  return Math.min(agent.contextTokensMax, ...windows);
+}
+
+const bytesPerToken = 3; // of what no provider has counted yet: text of most languages has three to four
+
 /** The prompt has outgrown what the agent allows: summarise before going on. */
-export const isContextFull = (context: AgentContext, around: Surroundings): boolean =>
-  context.length - context.from > 4 && context.seenTokens > around.bundle.agent.contextTokensMax;
+export function isContextFull(context: AgentContext, { bundle }: Surroundings): boolean {
+  const { length, from, seenTokens, bytesAfter, messagesAfter } = context;
+  if (behaviourOf(bundle) < 4)
+    return length - from > 4 && seenTokens > bundle.agent.contextTokensMax;
+  const next = seenTokens + Math.ceil(bytesAfter / bytesPerToken) + 16 * messagesAfter;
+  return length - from > 2 && next > contextLimitOf(bundle);
+}
+
+const turnsKept = 3; // stay word for word when the rest is summarised, if they are short
+
+/** With the turn that begins with this answer. */
+export function turnsWith(
+  { turns = [], length, bytesAfter }: AgentContext,
+  spoken: Entry,
+): NonNullable<AgentContext['turns']> {
+  const before = turns.map((turn, index) =>
+    index === turns.length - 1 ? { ...turn, bytes: turn.bytes + bytesAfter } : turn,
+  );
+  return [...before, { at: length, bytes: bytesOf(spoken) }].slice(-turnsKept);
+}
+
+/** The last turns that fit a quarter of the prompt: they need not be told again. */
+function keptTurns(
+  { turns = [], bytesAfter }: AgentContext,
+  bundle: Bundle,
+): { readonly at: number; readonly bytes: number } | undefined {
+  const bytesMax = (contextLimitOf(bundle) * bytesPerToken) / 4;
+  let kept: { at: number; bytes: number } | undefined;
+  for (const { at, bytes } of turns.toReversed()) {
+    const all = bytes + (kept?.bytes ?? bytesAfter);
+    if (all > bytesMax) return kept;
+    kept = { at, bytes: all };
+  }
+  return kept;
+}
 
 /** What a reply cost: its own usage, and since behaviour 2 what the tries before it cost. */
 export function paidFor(reply: ModelReply, { bundle }: Pick<Surroundings, 'bundle'>): Paid {
@@ -190,6 +233,7 @@ export function planSummary(before: AgentContext, reply: ModelReply, around: Sur
   // The conversation stays as it is: what was asked and done must not be forgotten.
   if (behaviourOf(around.bundle) >= 3 && !isSummary(reply))
     return { context: settled, entries: [], effects: [] };
+  if (behaviourOf(around.bundle) >= 4) return afterSummary(settled, entry, around);
   const context: AgentContext = {
     ...settled,
     from: settled.length,
@@ -197,6 +241,22 @@ export function planSummary(before: AgentContext, reply: ModelReply, around: Sur
     seenTokens: fixedBytesOf(around.bundle),
     bytesAfter: bytesOf(entry),
     messagesAfter: 1,
+  };
+  return { context, entries: [entry], effects: [] };
+}
+
+/** The summary, and the last turns as they were; in the prompt it stands before them. */
+function afterSummary(settled: AgentContext, entry: Entry, { bundle }: Surroundings): Plan {
+  const kept = keptTurns(settled, bundle);
+  const from = kept?.at ?? settled.length;
+  const context: AgentContext = {
+    ...settled,
+    from,
+    length: settled.length + 1,
+    seenTokens: fixedBytesOf(bundle),
+    bytesAfter: bytesOf(entry) + (kept?.bytes ?? 0),
+    messagesAfter: 1 + settled.length - from,
+    turns: [],
   };
   return { context, entries: [entry], effects: [] };
 }

@@ -7,7 +7,7 @@ import { behaviourOf } from './behaviour.ts';
 import type { Entry } from './conversation.ts';
 import type { Effect } from './effects.ts';
 import type { ModelReply } from './messages.ts';
-import { noAnswerIn, paidFor, settleModelCall } from './model-call.ts';
+import { noAnswerIn, paidFor, settleModelCall, turnsWith } from './model-call.ts';
 import { append, type Plan, type Surroundings, toolEntry } from './plan.ts';
 import { type Children, checkCall, isDelegation, notRun, startCall } from './tool-calls.ts';
 
@@ -55,8 +55,10 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     ...(reply.thought && reply.calls.length > 0 ? { thought: reply.thought } : {}),
   };
   // The provider has counted everything up to its own answer, and the answer itself.
+  const isShortened = context.isShortened ? { isShortened: false } : {};
   context = {
     ...context,
+    ...(behaviourOf(bundle) >= 4 ? { turns: turnsWith(context, spoken), ...isShortened } : {}),
     length: context.length + 1,
     seenTokens: reply.usage.promptTokens + reply.usage.completionTokens,
     bytesAfter: 0,
