@@ -22,6 +22,7 @@ import { startWatchdog } from '../adapters/process/watchdog.ts';
 import { claimSandbox } from '../adapters/sandbox/client.ts';
 import { serveEgress } from '../adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
+import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import { troublesOf } from '../core/tools/environment-check.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { builtinRunner, builtinTools } from './builtin.ts';
@@ -68,6 +69,8 @@ await runService(async (started) => {
     telemetry.log('warn', "the broker's time cannot be asked", { cause }),
   );
   started({ name: 'clock', stop: () => clock.stop() });
+  const checks = threadedChecks();
+  started({ name: 'checks', stop: () => checks.stop() });
   const taking = await startExecutor(
     performer,
     settings.pool,
@@ -79,6 +82,7 @@ await runService(async (started) => {
       runners,
       telemetry,
       clock,
+      checks,
       shards: settings.shards,
     },
     settings.concurrency,

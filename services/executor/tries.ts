@@ -8,15 +8,19 @@
  *     nothing can still happen.
  * R4  After an abort there is no further try and no query.
  */
+
 import { backoffMs } from '../core/backoff.ts';
 import { issuesOf, messageOf } from '../core/errors.ts';
 import { limits } from '../core/limits.ts';
+import { isCheckedAtOnce } from '../core/schema/cost.ts';
+import { compiledSchema } from '../core/schema/json-schema.ts';
 import type { RunTool } from '../core/session/effects.ts';
 import { validatorOf } from '../core/session/tool-calls.ts';
 import { type Capped, capped, type Failure, failed, type Outcome } from '../core/tools/job.ts';
 import { settledAfterMsOf, type ToolSpec } from '../core/tools/tool-spec.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { ToolJob, ToolRunner } from '../ports/performers.ts';
+import type { SchemaChecks } from '../ports/schema-checks.ts';
 import type { Place } from './place.ts';
 
 export interface Tried {
@@ -42,6 +46,8 @@ export interface Trying {
 export interface TryingPorts {
   readonly runners: readonly ToolRunner[];
   readonly clock: Clock;
+  /** Absent: a result that is too costly to be checked at once is refused. */
+  readonly checks?: SchemaChecks | undefined;
 }
 
 const cancelled: Outcome<never> = failed('permanent', 'CANCELLED', 'nobody waits for it any more');
@@ -61,7 +67,7 @@ export const doubtful = ({ code, message }: Failure): Outcome<never> =>
 /** @throws Unavailable when the start records cannot be asked */
 export async function runWithRetries(
   { effect, spec, place, begunBefore, signal, onRun }: Trying,
-  { runners, clock }: TryingPorts,
+  { runners, clock, checks }: TryingPorts,
 ): Promise<Tried | GaveUp> {
   const runner = runners.find(({ kind }) => kind === spec.run.kind);
   const job = jobOf(effect, spec);
@@ -85,7 +91,7 @@ export async function runWithRetries(
     const couldHaveRun = place.mayHaveRun;
     place.mayHaveRun = true;
     onRun();
-    const outcome = await runOnce(runner, job, signal, clock);
+    const outcome = await runOnce(runner, job, signal, { clock, checks });
     if (outcome.ok) return { outcome, attempts };
     if (signal.aborted) return { outcome: cancelled, attempts };
     const { failure } = outcome;
@@ -195,7 +201,7 @@ async function runOnce(
   runner: ToolRunner,
   job: ToolJob,
   signal: AbortSignal,
-  clock: Clock,
+  { clock, checks }: Pick<TryingPorts, 'clock' | 'checks'>,
 ): Promise<Outcome<Capped>> {
   const { spec } = job;
   const limit = clock.timeLimit(spec.timeoutMs, signal);
@@ -220,20 +226,41 @@ async function runOnce(
       ? late
       : { ok: false, failure: { ...late.failure, hasBegun: outcome.failure.hasBegun } };
   }
-  return outcome.ok ? answered(job, outcome.value) : outcome;
+  return outcome.ok ? answered(job, outcome.value, checks) : outcome;
 }
 
 /** What a tool returned, as its session can be told it. */
-function answered({ tool, spec }: ToolJob, value: unknown): Outcome<Capped> {
+async function answered(
+  { tool, spec }: ToolJob,
+  value: unknown,
+  checks: SchemaChecks | undefined,
+): Promise<Outcome<Capped>> {
   const outcome = told(spec, value);
   if (!outcome) return unfit(tool);
-  const checked = spec.output && validatorOf(spec.output)?.safeParse(value);
-  return checked && !checked.success
-    ? afterwards(
+  const problem = spec.output && (await problemOf(spec.output, value, checks));
+  return problem === undefined
+    ? outcome
+    : afterwards(
         'TOOL_OUTPUT_INVALID',
-        `tool ${tool} returned what its schema does not allow: ${issuesOf(checked.error)}`,
-      )
-    : outcome;
+        `tool ${tool} returned what its schema does not allow: ${problem}`,
+      );
+}
+
+/** A schema of a bundle that began before may have words that none of today has: it is read as ever. */
+async function problemOf(
+  schema: NonNullable<ToolSpec['output']>,
+  value: unknown,
+  checks: SchemaChecks | undefined,
+): Promise<string | undefined> {
+  const compiled = compiledSchema(schema);
+  if (!compiled.ok) {
+    const checked = validatorOf(schema)?.safeParse(value);
+    return checked && !checked.success ? issuesOf(checked.error) : undefined;
+  }
+  const text = JSON.stringify(value) ?? 'null';
+  if (isCheckedAtOnce(schema, text.length)) return compiled.check(value);
+  const verdict = checks ? await checks.check(schema, text) : { isTooCostly: true as const };
+  return verdict.isTooCostly ? 'to check it takes too long' : verdict.problem;
 }
 
 /**

@@ -12,6 +12,7 @@
  * X5  What an executor that is gone had begun may have been answered: its session is asked whether it
  *     still waits, after a record of our own stands, so that an end names this call or cancels it.
  */
+
 import { isForAnother, Later, messageOf } from '../core/errors.ts';
 import { type EffectId, shardOf } from '../core/ids.ts';
 import { own } from '../core/keyed.ts';
@@ -26,6 +27,7 @@ import type { Clock } from '../ports/clock.ts';
 import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { ToolRunner } from '../ports/performers.ts';
+import type { SchemaChecks } from '../ports/schema-checks.ts';
 import type { Starts } from '../ports/starts.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { begin, Place, placeMs } from './place.ts';
@@ -40,6 +42,8 @@ export interface ExecutorPorts {
   readonly telemetry: Telemetry;
   readonly clock: Clock;
   readonly shards: number;
+  /** Absent: a result that is too costly to be checked at once is refused. */
+  readonly checks?: SchemaChecks | undefined;
 }
 
 const performedKept = 20_000; // copies of an effect that come after so many others would be minutes late
@@ -197,7 +201,7 @@ async function perform(
   const begunBefore = first === undefined ? undefined : clock.now() + placeMs;
   const tried = await runWithRetries(
     { effect, spec, place, begunBefore, signal, onRun },
-    { runners: ports.runners, clock },
+    { runners: ports.runners, clock, checks: ports.checks },
   );
   if (signal.aborted) return false;
   if ('gaveUp' in tried) {

@@ -17,6 +17,7 @@ import { redisDoors } from '../adapters/redis/doors.ts';
 import { redisRateLimits } from '../adapters/redis/rate-limits.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisModelCalls } from '../adapters/redis/session-store.ts';
+import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { startGateway } from './worker.ts';
 
@@ -60,6 +61,8 @@ await runService(async (started) => {
     telemetry.log('warn', "the broker's time cannot be asked", { cause }),
   );
   started({ name: 'clock', stop: () => clock.stop() });
+  const checks = threadedChecks();
+  started({ name: 'checks', stop: () => checks.stop() });
   const taking = await startGateway(
     settings.instance,
     {
@@ -75,6 +78,7 @@ await runService(async (started) => {
       clock,
       shards: settings.shards,
       tokens: natsTokens(nats),
+      checks,
     },
     settings.concurrency,
   );

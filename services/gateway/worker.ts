@@ -10,9 +10,12 @@
  */
 import { isForAnother, Later, messageOf, Refused } from '../core/errors.ts';
 import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
+import { jsonOf } from '../core/json.ts';
+import { own } from '../core/keyed.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
 import { modelPool } from '../core/pools.ts';
+import { isCheckedAtOnce } from '../core/schema/cost.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
 import { condensed, inPromptOrder, summaryWith, taskIn } from '../core/session/condensed.ts';
 import type { Entry } from '../core/session/conversation.ts';
@@ -28,6 +31,7 @@ import type { Doors } from '../ports/doors.ts';
 import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
+import type { SchemaChecks } from '../ports/schema-checks.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Tokens } from '../ports/tokens.ts';
@@ -50,6 +54,8 @@ export interface GatewayPorts {
   readonly shards: number;
   /** Tokens as they come, for whoever watches. */
   readonly tokens?: Tokens;
+  /** Absent: what is too costly for a step is refused there. */
+  readonly checks?: SchemaChecks | undefined;
 }
 
 /** A call that is claimed here. */
@@ -277,12 +283,13 @@ async function perform(
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, seconds);
     const fields = { effect: effect.id, session: effect.session, model, attempts };
     const trace = effect.traceparent;
+    const found = outcome.ok ? await checksOf(outcome.value.calls, bundle, ports.checks) : {};
     const compose = async (): Promise<Message> => {
       await countOthers(effect.id, mine, self, ports);
       if (!outcome.ok) return failedMessage(effect, outcome.failure, spending);
       const told = asHeard(replyThatFits(outcome.value), behaviourOf(bundle));
       const content = contentOf(told, effect, bundle, entries);
-      const reply = { ...told, content, attempts, spent: spending.paid };
+      const reply = { ...told, ...found, content, attempts, spent: spending.paid };
       return { kind: 'modelReplied', effect: effect.id, reply };
     };
     if (outcome.ok) {
@@ -381,6 +388,31 @@ async function throttle(
     Math.min(refusal.waitMs, 5_000) + Math.random() * 500,
     false,
   );
+}
+
+/** Arguments that no step checks itself are checked here, beside the event loop. */
+async function checksOf(
+  calls: ModelReply['calls'],
+  { tools, ...bundle }: Bundle,
+  checks: SchemaChecks | undefined,
+): Promise<Pick<ModelReply, 'checks'>> {
+  if (!checks || behaviourOf(bundle) < 4) return {};
+  const found: NonNullable<ModelReply['checks']> = [];
+  for (const [index, { name, arguments: text }] of calls.entries()) {
+    const input = own(tools, name)?.input;
+    if (!input || isCheckedAtOnce(input, text.length) || jsonOf(text) === undefined) continue;
+    const verdict = await checks.check(input, text);
+    found.push(
+      verdict.isTooCostly
+        ? {
+            call: index,
+            code: 'ARGUMENTS_TOO_COSTLY',
+            problem: 'to check them takes too long; send less at once',
+          }
+        : { call: index, problem: verdict.problem ?? '' },
+    );
+  }
+  return found.length > 0 ? { checks: found } : {};
 }
 
 /** A summary has the task's own words before it; whatever else a model said stays as it is. */

@@ -23,6 +23,7 @@ import { processSandboxes } from '../adapters/process/sandboxes.ts';
 import { processRunner } from '../adapters/process/tool.ts';
 import { claimSandbox } from '../adapters/sandbox/client.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
+import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import { troublesOf } from '../core/tools/environment-check.ts';
 import { builtinRunner, builtinTools } from '../executor/builtin.ts';
 import { startExecutor } from '../executor/worker.ts';
@@ -97,6 +98,7 @@ export async function startInMemory(options: InMemoryOptions) {
     model: options.model ?? openaiModel(environment, clock),
     rates: memoryRateLimits(clock),
     doors: memoryDoors(clock),
+    checks: threadedChecks(),
     tenants: () => catalog.tenants,
     telemetry,
     clock,

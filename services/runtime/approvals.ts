@@ -1,6 +1,6 @@
 /** What of a session waits for a person, and what becomes of a decision. */
 import { z } from 'zod';
-import { issuesOf, messageOf, Refused } from '../core/errors.ts';
+import { messageOf, Refused } from '../core/errors.ts';
 import { sessionIdSchema, sha256 } from '../core/ids.ts';
 import { hasInfinity, parseJson } from '../core/json.ts';
 import { own } from '../core/keyed.ts';
@@ -9,7 +9,7 @@ import type { Message } from '../core/session/messages.ts';
 import { questionCutLength } from '../core/session/pipeline.ts';
 import type { SessionRecord } from '../core/session/record.ts';
 import type { ApprovalSummary } from '../core/session/summary.ts';
-import { validatorOf } from '../core/session/tool-calls.ts';
+import { checkCall } from '../core/session/tool-calls.ts';
 import type { Definitions } from './definitions.ts';
 
 const act = {
@@ -201,10 +201,11 @@ async function checkEdit(
     );
   const { bundle } = await definitions.get(record.revision);
   const spec = own(bundle.tools, tool);
-  const checked = spec && validatorOf(spec.input)?.safeParse(parsed);
-  if (checked && !checked.success)
+  const call = { id: '', name: tool, arguments: edited };
+  const checked = spec && checkCall(call, bundle);
+  if (checked && !checked.ok)
     throw new Refused(
-      'ARGUMENTS_INVALID',
-      `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${issuesOf(checked.error)}`,
+      checked.code,
+      `${tool} would refuse the edited arguments (they replace the old ones as a whole): ${checked.message}`,
     );
 }

@@ -20,7 +20,7 @@ import {
   toolEntry,
 } from './plan.ts';
 import type { ApprovalRule } from './specs.ts';
-import { type Children, checkCall, isDelegation, startCall } from './tool-calls.ts';
+import { type Children, checkCall, checkedBefore, isDelegation, startCall } from './tool-calls.ts';
 
 export function ruleFor(
   rules: readonly ApprovalRule[],
@@ -154,7 +154,9 @@ export function planApproval(
     name: approval.tool,
     arguments: decision.edited ?? approval.arguments,
   };
-  const checked = checkCall(call, around.bundle);
+  // As it was asked for it has been checked.
+  const known = decision.edited === undefined ? checkedBefore : undefined;
+  const checked = checkCall(call, around.bundle, known);
   if (!checked.ok) {
     const entry = toolEntry(approval.call, approval.tool, {
       error: { class: 'semantic', code: checked.code, message: checked.message },

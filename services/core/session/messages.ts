@@ -44,6 +44,10 @@ export const modelReplySchema = z.object({
   attempts: z.number(),
   spent: paidSchema.optional(),
   thought: thoughtSchema.optional(),
+  checks: z
+    .array(z.object({ call: z.number(), code: z.string().optional(), problem: z.string() }))
+    .optional()
+    .describe('arguments that are too costly to be checked in a step: what their gateway found'),
 });
 export type ModelReply = z.infer<typeof modelReplySchema>;
 

@@ -15,6 +15,8 @@ import { type AgentName, type Revision, sessionIdOf, sha256 } from '../ids.ts';
 import { canonicalText, hasInfinity, inexactNumber, parseJson } from '../json.ts';
 import { having, own, without } from '../keyed.ts';
 import { limits } from '../limits.ts';
+import { isCheckedAtOnce } from '../schema/cost.ts';
+import { compiledSchema } from '../schema/json-schema.ts';
 import { performedWithinMs } from '../tools/tool-spec.ts';
 import type { AgentContext, OpenCall } from './agent-context.ts';
 import { behaviourOf } from './behaviour.ts';
@@ -88,7 +90,49 @@ export const delegateTool = 'delegate';
 
 const delegateSchema = z.object({ agent: z.string(), input: z.string() });
 
-export function checkCall(call: ToolCall, bundle: Bundle): Checked {
+/** What was found of arguments that no step checks itself; `problem` is empty where they fit. */
+export interface ArgumentsCheck {
+  readonly code?: string | undefined;
+  readonly problem: string;
+}
+const fits: ArgumentsCheck = { problem: '' };
+/** Of arguments that were checked before. */
+export const checkedBefore = fits;
+
+/**
+ * What is wrong with arguments, by the schema of their tool.
+ *
+ * @param found  by a gateway, of what is too costly to be checked here
+ */
+function argumentsProblem(
+  input: Record<string, unknown>,
+  parsed: unknown,
+  length: number,
+  found: ArgumentsCheck | undefined,
+): { readonly code: string; readonly problem: string } | undefined {
+  if (!isCheckedAtOnce(input, length)) {
+    const { code = 'ARGUMENTS_INVALID', problem } = found ?? {
+      code: 'ARGUMENTS_TOO_COSTLY',
+      problem: 'they are too large to be checked; send less at once',
+    };
+    return problem === '' ? undefined : { code, problem };
+  }
+  const compiled = compiledSchema(input);
+  const problem = compiled.ok ? compiled.check(parsed) : compiled.problem;
+  return problem === undefined ? undefined : { code: 'ARGUMENTS_INVALID', problem };
+}
+
+/** Of a bundle whose sessions began before: as zod reads the schema. */
+function problemBefore(
+  schema: z.ZodType | null,
+  parsed: unknown,
+): { readonly code: string; readonly problem: string } | undefined {
+  const result = schema?.safeParse(parsed);
+  if (!result || result.success) return undefined;
+  return { code: 'ARGUMENTS_INVALID', problem: issuesOf(result.error) };
+}
+
+export function checkCall(call: ToolCall, bundle: Bundle, found?: ArgumentsCheck): Checked {
   let parsed: unknown;
   try {
     parsed = parseJson(call.arguments === '' ? '{}' : call.arguments);
@@ -135,16 +179,14 @@ export function checkCall(call: ToolCall, bundle: Bundle): Checked {
       message: `there is no tool ${call.name}; there are: ${toolNamesOf(bundle).join(', ')}`,
     };
   }
-  const isAsBefore = behaviourOf(bundle) < 3;
-  const schema = delegates ? delegateSchema : validatorOf(tool!.input, isAsBefore);
-  const result = schema?.safeParse(parsed);
-  if (result && !result.success) {
-    return {
-      ok: false,
-      call,
-      code: 'ARGUMENTS_INVALID',
-      message: `the arguments of ${call.name} are refused: ${issuesOf(result.error)}`,
-    };
+  const behaviour = behaviourOf(bundle);
+  const wrong =
+    delegates || behaviour < 4
+      ? problemBefore(delegates ? delegateSchema : validatorOf(tool!.input, behaviour < 3), parsed)
+      : argumentsProblem(tool!.input, parsed, call.arguments.length, found);
+  if (wrong) {
+    const message = `the arguments of ${call.name} are refused: ${wrong.problem}`;
+    return { ok: false, call, code: wrong.code, message };
   }
   if (delegates && !own(bundle.agents, (parsed as { agent: string }).agent)) {
     return {

@@ -106,7 +106,13 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     };
   }
   let isLooping: string | undefined;
-  const all = reply.calls.map((call) => checkCall(call, bundle));
+  const all = reply.calls.map((call, index) =>
+    checkCall(
+      call,
+      bundle,
+      reply.checks?.find((one) => one.call === index),
+    ),
+  );
   const countsFirst = behaviourOf(bundle) >= 2;
   const called = { ...nothing, toolCalls: reply.calls.length };
   if (countsFirst) context = { ...context, spent: add(context.spent, called) };

@@ -3,6 +3,7 @@
 import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { modelPool, toolPool } from '../pools.ts';
+import { compiledSchema } from '../schema/json-schema.ts';
 import {
   extendsHost,
   hasCredentials,
@@ -216,7 +217,13 @@ export function performedWithinMs(tool: Omit<ToolSpec, 'description'>, behaviour
  * A Tool as it is loaded: what would only show at its first call is refused here. Tools that are
  * stored in bundles are read as they were.
  */
-export const toolDocumentSchema = toolSpecSchema.superRefine(({ pool, run, input }, context) => {
+export const toolDocumentSchema = toolSpecSchema.superRefine((spec, context) => {
+  const { pool, run, input, output } = spec;
+  for (const [field, schema] of [['input', input] as const, ['output', output] as const]) {
+    const compiled = schema && compiledSchema(schema);
+    if (compiled && !compiled.ok)
+      context.addIssue({ code: 'custom', path: [field], message: compiled.problem });
+  }
   if (pool === modelPool)
     context.addIssue({
       code: 'custom',
