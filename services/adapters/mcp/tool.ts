@@ -27,15 +27,20 @@ import {
 } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../ports/performers.ts';
+import { CappedLines } from './capped-lines.ts';
 
 type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
 
 const wedgedSlackMs = 50;
+const probeMs = 2_000; // a server over HTTP that says nothing to a probe is spoken to the older way
+const lastWordsMax = 2_048; // of what a program says on stderr
 const pingMs = 2_000;
 
 /** A connection, and how many calls are on it. */
 interface Line {
   readonly client: Promise<Client>;
+  /** Its server is not there any more: who waits for an answer waits in vain. */
+  readonly broken: AbortSignal;
   calls: number;
   /** When it said something last, by `performance.now()`. */
   heardAt: number;
@@ -61,12 +66,24 @@ export function mcpRunner(
     return expanded.text;
   };
 
-  const connect = async (run: McpRun, onClose: () => void): Promise<Client> => {
+  const connect = async (
+    run: McpRun,
+    onClose: () => void,
+    onDead: (why: Error) => void,
+  ): Promise<Client> => {
     const client = new Client(
       { name: 'understudy-executor', version: '0.1.0' },
-      { versionNegotiation: { mode: 'auto' } },
+      // Over stdio a probe costs a second start of the server, and each of them speaks the older way.
+      {
+        versionNegotiation: run.command
+          ? { mode: 'legacy' }
+          : { mode: 'auto', probe: { timeoutMs: probeMs } },
+      },
     );
     client.onclose = onClose;
+    client.onerror = (error) => {
+      if (/Maximum reconnection attempts/.test(error.message)) onDead(error);
+    };
     const request = client.request.bind(client) as (...given: unknown[]) => Promise<unknown>;
     client.request = ((...given: unknown[]) =>
       request(...given).catch((error: unknown) => {
@@ -74,16 +91,7 @@ export function mcpRunner(
         throw error;
       })) as Client['request'];
     if (run.command) {
-      const [command = '', ...args] = run.command;
-      // Its environment is empty but for a path: secrets of the executor are not the server's.
-      await client.connect(
-        new StdioClientTransport({
-          command,
-          args,
-          env: { PATH: '/usr/local/bin:/usr/bin:/bin', ...mark },
-          stderr: 'ignore',
-        }),
-      );
+      await connectProgram(client, run.command, run);
     } else {
       const headers = Object.fromEntries(
         Object.entries(run.headers).map(([name, value]) => [name, headerOf(name, expand(value))]),
@@ -97,16 +105,54 @@ export function mcpRunner(
     }
     return client;
   };
+  const connectProgram = async (
+    client: Client,
+    [program = '', ...args]: readonly string[],
+    { env: wanted, cwd }: McpRun,
+  ): Promise<void> => {
+    // Its environment is what its document says, and a path: secrets of the executor are not the server's.
+    const own = Object.fromEntries(
+      Object.entries(wanted ?? {}).map(([name, value]) => [name, expand(value)]),
+    );
+    const transport = new StdioClientTransport({
+      command: program,
+      args,
+      env: { PATH: '/usr/local/bin:/usr/bin:/bin', ...own, ...mark },
+      stderr: 'pipe',
+      ...(cwd ? { cwd } : {}),
+    });
+    const said = lastWords(transport, Object.values(own));
+    (transport as unknown as { _readBuffer: CappedLines })._readBuffer = new CappedLines(
+      answerBytesMax,
+    );
+    try {
+      await client.connect(transport);
+    } catch (error) {
+      // It has said why, and perhaps a moment later than it ended.
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      const words = said();
+      throw words ? new Error(`${messageOf(error)}; it said: ${words}`, { cause: error }) : error;
+    }
+  };
   const retire = (key: string, line: Line): void => {
     line.isRetired = true;
     if (lines.get(key) === line) lines.delete(key);
   };
   const lineFor = (run: McpRun): { key: string; line: Line } => {
-    const key = JSON.stringify([run.command, run.url, run.headers]);
+    const key = JSON.stringify([run.command, run.url, run.headers, run.env, run.cwd]);
     let line = lines.get(key);
     if (!line) {
+      const broken = new AbortController();
       const made: Line = {
-        client: connect(run, () => retire(key, made)),
+        client: connect(
+          run,
+          () => retire(key, made),
+          (why) => {
+            retire(key, made);
+            broken.abort(why);
+          },
+        ),
+        broken: broken.signal,
         calls: 0,
         heardAt: 0,
         isRetired: false,
@@ -133,7 +179,7 @@ export function mcpRunner(
         } catch (error) {
           if (error instanceof Refused)
             return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
-          const why = messageOf(error).slice(0, 200);
+          const why = messageOf(error).slice(0, 600);
           return notBegun(
             'transient',
             'MCP_UNREACHABLE',
@@ -145,7 +191,7 @@ export function mcpRunner(
         const meta = mcpMeta(job.idempotencyKey, job.traceparent);
         const result = await client.callTool(
           { name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta },
-          { signal, timeout: job.spec.timeoutMs },
+          { signal: AbortSignal.any([signal, line.broken]), timeout: job.spec.timeoutMs },
         );
         line.heardAt = performance.now();
         return outcomeOfMcp(job.tool, mcpResultSchema.parse(result));
@@ -180,6 +226,20 @@ export function mcpRunner(
       lines.clear();
       for (const line of open) await hangUp(line);
     },
+  };
+}
+
+/** The end of what a program says on stderr, on one line, without the values that it was given. */
+function lastWords(transport: StdioClientTransport, secrets: readonly string[]): () => string {
+  let said = '';
+  transport.stderr?.on('data', (chunk: Buffer) => {
+    said = (said + chunk.toString('utf8')).slice(-lastWordsMax);
+  });
+  return () => {
+    let words = said.replaceAll(/\s+/g, ' ').trim();
+    for (const secret of secrets.filter(({ length }) => length >= 4))
+      words = words.replaceAll(secret, '***');
+    return words.slice(-300);
   };
 }
 

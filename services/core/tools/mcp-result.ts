@@ -14,7 +14,7 @@ export function outcomeOfMcp(
   tool: string,
   result: Pick<McpResult, 'content' | 'structuredContent' | 'isError'>,
 ): Outcome<unknown> {
-  const value = result.structuredContent ?? textOf(result.content);
+  const value = answerOf(result);
   if (result.isError)
     return failed(
       'semantic',
@@ -22,6 +22,43 @@ export function outcomeOfMcp(
       `tool ${tool}: ${JSON.stringify(value).slice(0, 500)}`,
     );
   return { ok: true, value };
+}
+
+/** Structured content says what the text says, or both are told: some servers say more in words. */
+function answerOf({
+  content,
+  structuredContent,
+}: Pick<McpResult, 'content' | 'structuredContent'>): unknown {
+  if (structuredContent === undefined) return textOf(content);
+  const structured = withoutPayloads(structuredContent);
+  const told = JSON.stringify(structuredContent);
+  const more = content.filter(({ type, text }) => type !== 'text' || !isTold(text ?? '', told));
+  return more.length === 0 ? structured : { structuredContent: structured, content: textOf(more) };
+}
+
+/** The same in words: its JSON, or a text that stands in it. */
+function isTold(text: string, structured: string): boolean {
+  if (structured.includes(JSON.stringify(text))) return true;
+  try {
+    return JSON.stringify(JSON.parse(text)) === structured || text.trim() === '';
+  } catch {
+    return text.trim() === '';
+  }
+}
+
+const payloadMin = 4_096; // characters of base64: no model reads so many
+
+/** Pictures and files in structured content: how large they are, and not as text. */
+function withoutPayloads(value: unknown): unknown {
+  if (typeof value === 'string')
+    return value.length >= payloadMin && /^[A-Za-z0-9+/]+={0,2}$/.test(value)
+      ? { type: 'base64', bytes: bytesOf(value) }
+      : value;
+  if (Array.isArray(value)) return value.map(withoutPayloads);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, inner]) => [name, withoutPayloads(inner)]),
+  );
 }
 
 type Part = McpResult['content'][number];

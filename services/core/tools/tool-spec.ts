@@ -78,8 +78,17 @@ const mcp = z
     command: z.array(z.string()).min(1).optional().describe('stdio: program and arguments'),
     url: z.string().optional().describe('streamable HTTP: address, may contain ${env:NAME}'),
     headers,
+    env: z
+      .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string())
+      .optional()
+      .describe('of the program; may contain ${env:NAME}; it has no other variable but PATH'),
+    cwd: z.string().min(1).optional().describe('working folder of the program'),
   })
   .strict()
+  .refine(
+    (spec) => spec.command !== undefined || (spec.env === undefined && spec.cwd === undefined),
+    'env and cwd are of a program: give command',
+  )
   .refine(
     (spec) => (spec.command === undefined) !== (spec.url === undefined),
     'give either command (stdio) or url (streamable HTTP)',
@@ -239,6 +248,15 @@ export const toolDocumentSchema = toolSpecSchema.superRefine((spec, context) => 
     if (field === 'headers' && !isHeaderValue(text))
       refuse(field, 'a value has characters that no header can carry');
   }
+  if (run.kind === 'mcp' && (spec.class === 'queryable' || spec.class === 'workspace'))
+    context.addIssue({
+      code: 'custom',
+      path: ['class'],
+      message:
+        spec.class === 'queryable'
+          ? 'queryable needs a question that an MCP server cannot be asked; keyed works where the server reads the key, else opaque'
+          : 'workspace needs a folder of the session, which an MCP server has not; sandbox runs servers in one',
+    });
   for (const name of 'headers' in run ? Object.keys(run.headers) : []) {
     const problem = headerNameProblem(name);
     if (problem) refuse('headers', problem);
@@ -270,7 +288,9 @@ export function textsOf(run: ToolRun): (readonly [string, string])[] {
   const headers = 'headers' in run ? Object.values(run.headers) : [];
   const urls = 'url' in run && run.url ? [run.url] : [];
   const query = run.kind === 'http' && run.query ? [run.query.url] : [];
+  const variables = run.kind === 'mcp' ? Object.values(run.env ?? {}) : [];
   return [
+    ...variables.map((text) => ['env', text] as const),
     ...headers.map((text) => ['headers', text] as const),
     ...urls.map((text) => ['url', text] as const),
     ...query.map((text) => ['query', text] as const),

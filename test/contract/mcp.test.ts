@@ -1,0 +1,204 @@
+/** MCP servers as they are: slow to say hello, full of words on stderr, too large, dead. */
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { CappedLines } from '../../services/adapters/mcp/capped-lines.ts';
+import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
+import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
+import type { ToolRunner } from '../../services/ports/performers.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'mcp-odd-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const program = join(import.meta.dirname, '../support/odd-mcp-server.mjs');
+let runner: ToolRunner<never>;
+beforeEach(() => {
+  runner = mcpRunner({ SECRET: 'tok-12345', WORD: 'hello' }) as unknown as ToolRunner<never>;
+});
+afterEach(() => runner.close?.());
+
+let keys = 0;
+const call = (
+  how: string,
+  tool: string,
+  args: object = {},
+  more: { run?: object; timeoutMs?: number; signal?: AbortSignal } = {},
+) => {
+  const { run = {}, timeoutMs = 20_000, signal = new AbortController().signal } = more;
+  const spec = toolSpecSchema.parse({
+    description: 'x',
+    timeoutMs,
+    run: { kind: 'mcp', tool, command: [process.execPath, program, how], ...run },
+  });
+  keys += 1;
+  const job = {
+    tool,
+    spec,
+    arguments: { ...args },
+    tenant: 'acme',
+    session: 's',
+    idempotencyKey: `e${keys}`,
+  };
+  return runner.run(job as never, spec.run as never, signal);
+};
+
+describe('beginning', () => {
+  test('a server is started once, with the variables and the folder of its document', async () => {
+    const log = join(folder, 'log');
+    const run = {
+      command: [process.execPath, program, 'plain', log],
+      env: { GREETING: '${env:WORD}' },
+      cwd: folder,
+    };
+    expect(await call('plain', 'any', {}, { run })).toMatchObject({ ok: true });
+    expect(await call('plain', 'any', {}, { run })).toMatchObject({ ok: true });
+    expect(readFileSync(log, 'utf8')).toBe(`start hello ${folder}\n`);
+  });
+  test('a variable that is not set is named, and no server is started', async () => {
+    const outcome = await call('plain', 'any', {}, { run: { env: { TOKEN: '${env:GONE}' } } });
+    expect(outcome).toMatchObject({
+      ok: false,
+      failure: { code: 'TOOL_ENV_MISSING', hasBegun: false },
+    });
+  });
+  test('why it did not start is told, without what it was given', async () => {
+    const outcome = await call('refuses', 'any', {}, { run: { env: { TOKEN: '${env:SECRET}' } } });
+    expect(outcome).toMatchObject({
+      ok: false,
+      failure: { code: 'MCP_UNREACHABLE', hasBegun: false },
+    });
+    const message = outcome.ok ? '' : outcome.failure.message;
+    expect(message).toContain('Error: the token *** is not valid');
+    expect(message).not.toContain('tok-12345');
+  });
+  test('one that says nothing is waited for no longer than the call may take, and was not called', async () => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 300);
+    expect(await call('mute', 'any', {}, { signal: controller.signal })).toMatchObject({
+      ok: false,
+      failure: { hasBegun: false },
+    });
+  });
+});
+
+describe('answers', () => {
+  test.each(['big', 'late-id'])(
+    'one that is too large (%s) fails its own call only',
+    async (name) => {
+      const neighbour = call('plain', 'slow', { ms: 1_500 });
+      const big = await call('plain', name, { bytes: 5 * 1024 * 1024 });
+      expect(big).toMatchObject({
+        ok: false,
+        failure: {
+          class: 'semantic',
+          message: expect.stringMatching(/\d+ bytes, which is too large/),
+        },
+      });
+      expect(await neighbour).toEqual({ ok: true, value: 'slow is done' });
+      expect(await call('plain', 'big', { bytes: 3 * 1024 * 1024 })).toMatchObject({ ok: true });
+    },
+  );
+  test('pictures, sound and links come as what they are', async () => {
+    expect(await call('plain', 'picture')).toEqual({
+      ok: true,
+      value: [
+        { type: 'image', mimeType: 'image/png', bytes: 30 },
+        { type: 'audio', mimeType: 'audio/wav', bytes: 30 },
+        { type: 'resource_link', uri: 'file:///a', name: 'a' },
+      ],
+    });
+  });
+  test('text that says more than the structure beside it comes along; the same twice does not', async () => {
+    expect(await call('plain', 'both')).toEqual({
+      ok: true,
+      value: { structuredContent: { cents: 1_200 }, content: 'twelve euros, and thank you' },
+    });
+    expect(await call('plain', 'same')).toEqual({ ok: true, value: { cents: 1_200 } });
+  });
+  test('a file in a structure is no text', async () => {
+    expect(await call('plain', 'file')).toEqual({
+      ok: true,
+      value: { name: 'a', data: { type: 'base64', bytes: 6_000 } },
+    });
+  });
+});
+
+describe('a server over HTTP that dies in mid-call', () => {
+  let server: Server;
+  afterEach(() => server?.closeAllConnections());
+  test('ends the call within seconds, and not at its limit', async () => {
+    server = createServer((request, response) => {
+      let body = '';
+      request.on('data', (chunk) => (body += chunk));
+      request.on('end', () => {
+        if (request.method !== 'POST') return response.writeHead(405).end();
+        const { id, method, params } = JSON.parse(body);
+        const answer = (result: object) =>
+          response
+            .writeHead(200, { 'content-type': 'application/json' })
+            .end(JSON.stringify({ jsonrpc: '2.0', id, result }));
+        if (method === 'initialize')
+          return answer({
+            protocolVersion: params.protocolVersion,
+            capabilities: { tools: {} },
+            serverInfo: { name: 'x', version: '1' },
+          });
+        if (method !== 'tools/call') return response.writeHead(id === undefined ? 202 : 404).end();
+        response.writeHead(200, { 'content-type': 'text/event-stream' });
+        response.write('id: 1\nretry: 100\ndata: \n\n');
+        setTimeout(() => {
+          server.close();
+          server.closeAllConnections();
+        }, 100);
+      });
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`;
+    const outcome = await call(
+      '',
+      'any',
+      {},
+      { run: { command: undefined, url }, timeoutMs: 60_000 },
+    );
+    expect(outcome).toMatchObject({ ok: false, failure: { class: 'transient' } });
+  }, 30_000);
+});
+
+test.each(['queryable', 'workspace'])(
+  'class %s is refused with its field: no MCP server could keep it',
+  (name) => {
+    const spec = { description: 'x', class: name, run: { kind: 'mcp', command: ['x'] } };
+    const [parsed] = parseSpecs(
+      JSON.stringify({
+        apiVersion: 'understudy.dev/v1',
+        kind: 'Tool',
+        metadata: { name: 'x' },
+        spec,
+      }),
+      'x.yaml',
+    );
+    expect(parsed!.problems).toMatchObject([{ field: 'spec.class' }]);
+  },
+);
+
+test('lines come whole however they are cut, and one that is too large leaves its id', () => {
+  const message = (id: number, size: number) =>
+    `${JSON.stringify({ jsonrpc: '2.0', id, result: { text: 'é'.repeat(size) } })}\n`;
+  const all = Buffer.from(message(1, 3) + message(2, 9_000) + message(3, 3));
+  for (const size of [1, 7, 4_096, all.length]) {
+    const lines = new CappedLines(10_000);
+    const read: unknown[] = [];
+    for (let at = 0; at < all.length; at += size) {
+      lines.append(all.subarray(at, at + size));
+      for (let one = lines.readMessage(); one; one = lines.readMessage()) read.push(one);
+    }
+    expect(read).toMatchObject([
+      { id: 1, result: { text: 'ééé' } },
+      { id: 2, error: { message: expect.stringContaining('too large') } },
+      { id: 3 },
+    ]);
+  }
+});
