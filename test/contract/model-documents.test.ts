@@ -1,6 +1,8 @@
 /** What a Model document can say, through the whole adapter, over HTTP. */
+import { readFileSync } from 'node:fs';
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
@@ -197,6 +199,22 @@ describe('fields of a request', () => {
     const [parsed] = parseSpecs(yaml, 'm.yaml');
     expect(parsed!.problems.map((problem) => problem.field)).toEqual([`spec.${field}`]);
   });
+});
+
+test('every example of docs/models.md is loaded as it stands there', () => {
+  const text = readFileSync(join(import.meta.dirname, '../../docs/models.md'), 'utf8');
+  const [, yaml] = /```yaml\n([\s\S]*?)```/.exec(text)!;
+  const parsed = parseSpecs(yaml!, 'models.md');
+  expect(parsed.flatMap(({ problems }) => problems)).toEqual([]);
+  expect(parsed.map(({ document }) => document?.metadata.name)).toEqual([
+    'openai',
+    'azure',
+    'openrouter',
+    'litellm',
+    'llama-cpp',
+    'ollama',
+    'vllm',
+  ]);
 });
 
 /** As the docs show them: each is what its server wants to be sent. */
