@@ -7,11 +7,12 @@ const {
   NATS_URL = 'nats://127.0.0.1:4222',
   PER_SECOND = '12',
   PREFIX = 'understudy',
+  TASKS = '',
 } = process.env;
 const cases = readFileSync(join(import.meta.dirname, 'data/cases.csv'), 'utf8')
   .trim()
   .split('\n')
-  .slice(1)
+  .slice(1, TASKS === '' ? undefined : Number(TASKS) + 1)
   .map((line) => line.split(','));
 
 const connection = await connect({ servers: NATS_URL });

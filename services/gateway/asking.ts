@@ -138,10 +138,12 @@ export interface Asking {
    * @returns false when nobody waits any more. @throws Unavailable; Later when another is at it
    */
   readonly noteTry: () => Promise<boolean>;
+  /** Before the first try, when nothing else stands in its way. @throws Later; Unavailable */
+  readonly charge?: (() => Promise<void>) | undefined;
 }
 
 export async function askAll(
-  { effect, prompt, models, spending, signal, watched, onAsking, noteTry }: Asking,
+  { effect, prompt, models, spending, signal, watched, onAsking, noteTry, charge }: Asking,
   {
     model,
     clock,
@@ -168,7 +170,15 @@ export async function askAll(
         last = givenUp;
         break;
       }
-      if (spending.attempts > 0 && !(await noteTry())) {
+      let isWaitedFor = true;
+      try {
+        if (spending.attempts === 0) await charge?.();
+        else isWaitedFor = await noteTry();
+      } catch (error) {
+        await doors.leave(asker);
+        throw error;
+      }
+      if (!isWaitedFor) {
         await doors.leave(asker);
         const outcome = failed('permanent', 'CANCELLED', 'nobody waits for the answer any more');
         return { outcome, model: name, isSettled: true };

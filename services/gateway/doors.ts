@@ -62,7 +62,16 @@ export class ModelDoors {
     const now = this.#ports.clock.now();
     const shut = await this.#look(door);
     if (shut && shut.openAt > now) return this.#wait(spec, asker, shut.openAt - now, shut);
-    return (await this.#hasRate(spec, asker, door)) ?? (await this.#hasPlace(spec, asker, door));
+    const full = await this.#hasPlace(spec, asker, door);
+    if (full) return full;
+    // What is charged for minutes is charged last: who waits for a place has used nothing.
+    const leaving = async (error: unknown): Promise<never> => {
+      await this.leave(asker);
+      throw error;
+    };
+    const isUsedUp = await this.#hasRate(spec, asker, door).catch(leaving);
+    if (isUsedUp) await this.leave(asker);
+    return isUsedUp;
   }
 
   /** After a try, whatever came of it. */

@@ -17,11 +17,18 @@ import { patiently } from '../core/patience.ts';
 import { modelPool } from '../core/pools.ts';
 import { isCheckedAtOnce } from '../core/schema/cost.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
-import { condensed, inPromptOrder, summaryWith, taskIn } from '../core/session/condensed.ts';
+import {
+  condensed,
+  inPromptOrder,
+  lengthOf,
+  summaryWith,
+  taskIn,
+  transcript,
+} from '../core/session/condensed.ts';
 import type { Entry } from '../core/session/conversation.ts';
 import type { CallModel } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
-import { contextLimitOf, fixedBytesOf } from '../core/session/model-call.ts';
+import { contextLimitOf, fixedBytesOf, isSummary } from '../core/session/model-call.ts';
 import type { Bundle, TenantSpec } from '../core/session/specs.ts';
 import { delegateTool } from '../core/session/tool-calls.ts';
 import { type Failure, failed } from '../core/tools/job.ts';
@@ -258,7 +265,6 @@ async function perform(
       await mail(effect, signal, async () => message, self, ports);
       return true;
     }
-    await throttle(effect, ports);
     const { models } = bundle;
     const spending = new CallSpending(effect, models, triesBefore);
     begun.spending = spending;
@@ -275,7 +281,8 @@ async function perform(
         throw new Later('CALL_HELD', `effect ${effect.id} is being performed`, 1_000, true);
       return noted === 'noted';
     };
-    const asking = { effect, prompt, models, spending, signal, watched, onAsking, noteTry };
+    const charge = () => throttle(effect, ports);
+    const asking = { effect, prompt, models, spending, signal, watched, onAsking, noteTry, charge };
     const { outcome, model, isSettled } = await askAll(asking, { ...ports, doors: self.doors });
     if (signal.aborted || isSettled) return false; // nobody waits any more
     const { attempts } = spending;
@@ -288,8 +295,8 @@ async function perform(
       await countOthers(effect.id, mine, self, ports);
       if (!outcome.ok) return failedMessage(effect, outcome.failure, spending);
       const told = asHeard(replyThatFits(outcome.value), behaviourOf(bundle));
-      const content = contentOf(told, effect, bundle, entries);
-      const reply = { ...told, ...found, content, attempts, spent: spending.paid };
+      const summed = summaryOf(told, effect, bundle, entries);
+      const reply = { ...summed, ...found, attempts, spent: spending.paid };
       return { kind: 'modelReplied', effect: effect.id, reply };
     };
     if (outcome.ok) {
@@ -415,25 +422,38 @@ async function checksOf(
   return found.length > 0 ? { checks: found } : {};
 }
 
-/** A summary has the task's own words before it; whatever else a model said stays as it is. */
-function contentOf(
-  { content, calls }: Pick<ModelReply, 'content' | 'calls'>,
+/**
+ * A summary has the task's own words before it. Where a model was asked for one and called a tool,
+ * said nothing or was cut, the conversation itself is told, shortened: it must not stay too long.
+ */
+function summaryOf<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish' | 'thought'>>(
+  reply: Reply,
   { purpose }: CallModel,
   bundle: Bundle,
-  entries: readonly Entry[],
-): string {
-  const isSummary = purpose === 'summary' && calls.length === 0 && content.trim() !== '';
-  if (!isSummary || behaviourOf(bundle) < 4) return content;
-  return summaryWith(taskIn(inPromptOrder(entries)), content);
+  stored: readonly Entry[],
+): Reply {
+  if (purpose !== 'summary' || behaviourOf(bundle) < 4) return reply;
+  const entries = inPromptOrder(stored);
+  const task = taskIn(entries);
+  if (isSummary(reply)) return { ...reply, content: summaryWith(task, reply.content) };
+  const { thought: _, ...rest } = reply;
+  const told = transcript(entries, contextLimitOf(bundle));
+  return { ...(rest as Reply), content: summaryWith(task, told), calls: [], finish: 'stop' };
 }
 
 const charactersPerToken = 3; // of a conversation that is to be summarised: below what most have
 
 /** What has grown too long is cut where it is to be summarised, so that the request fits. */
-function toSummarise(bundle: Bundle, entries: readonly Entry[]): readonly Entry[] {
+function toSummarise(
+  bundle: Bundle,
+  entries: readonly Entry[],
+  isTooLong: boolean,
+): readonly Entry[] {
   if (behaviourOf(bundle) < 4) return entries;
+  // It was refused as it is: half of it may fit, whatever its documents say of the window.
+  const half = isTooLong ? Math.floor(lengthOf(entries) / 2) : Number.MAX_SAFE_INTEGER;
   const room = contextLimitOf(bundle) * charactersPerToken - fixedBytesOf(bundle);
-  return condensed(entries, Math.max(contextLimitOf(bundle), room));
+  return condensed(entries, Math.min(half, Math.max(contextLimitOf(bundle), room)));
 }
 
 function promptOf(effect: CallModel, bundle: Bundle, stored: readonly Entry[]): Prompt {
@@ -460,7 +480,7 @@ function promptOf(effect: CallModel, bundle: Bundle, stored: readonly Entry[]): 
     // Some refuse a conversation with calls where the request names no tools.
     const tools = toolsOf(bundle);
     const { instructions } = agent;
-    const shown = toSummarise(bundle, entries);
+    const shown = toSummarise(bundle, entries, effect.isTooLong === true);
     return { ...common, instructions, entries: [...shown, ask], tools, isSummary: true };
   }
   return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };

@@ -77,6 +77,8 @@ let steps = 0;
 let tokens = 0;
 let costMicros = 0;
 const unknown = new Map<string, number>();
+/** Effects of refunds that their sessions were told to have succeeded. */
+const refunded = new Set<string>();
 let firstAt = 0;
 let lastAt = 0;
 const seenEvents = new Set<string>();
@@ -85,7 +87,8 @@ await natsEvents(nats).follow({}, true, (event) => {
   seenEvents.add(event.id);
   const { data } = event;
   if (isEndEvent(event)) {
-    if (data.agent === 'refund-desk') ends.set(data.session, event);
+    const hasRun = data.agent === 'refund-desk' && data.to !== 'dead-lettered';
+    if (hasRun) ends.set(data.session, event);
     return;
   }
   steps += 1;
@@ -94,6 +97,8 @@ await natsEvents(nats).follow({}, true, (event) => {
   versions.set(data.session, data.version);
   tokens += Number(data.details.promptTokens ?? 0) + Number(data.details.completionTokens ?? 0);
   if (event.type.endsWith('model-replied')) costMicros += Number(data.details.costMicros ?? 0);
+  if (data.details.tool === 'issue_refund' && data.details.outcome === 'ok')
+    refunded.add(String(data.details.effect));
   if (data.details.outcome === 'unknown')
     unknown.set(String(data.details.code), (unknown.get(String(data.details.code)) ?? 0) + 1);
   for (const kill of kills)
@@ -125,12 +130,13 @@ const ledger = (): Ledger[] =>
 const publisher = startProcess({
   name: 'publisher',
   command: [process.execPath, join(root, 'examples/refund-desk/publish.ts')],
-  environment: { NATS_URL: stack.nats.url, PER_SECOND: '14' },
+  environment: { NATS_URL: stack.nats.url, PER_SECOND: '14', TASKS: process.env.TASKS ?? '' },
   logs: stack.logs,
 });
-const total =
+const cases =
   readFileSync(join(root, 'examples/refund-desk/data/cases.csv'), 'utf8').trim().split('\n')
     .length - 1;
+const total = Math.min(cases, Number(process.env.TASKS) || cases);
 const malformed = 4;
 
 const draw = (listed: readonly Listed[]) => {
@@ -244,7 +250,7 @@ const plan: { readonly after: number; readonly kill: () => Promise<void> }[] = [
   { after: 0.35, kill: killExecutor },
   { after: 0.55, kill: killGateway },
 ];
-const deadline = Date.now() + 170_000;
+const deadline = Date.now() + (desk.isRealModel ? 600_000 : 170_000);
 let quiet = 0;
 for (;;) {
   await new Promise((resolve) => setTimeout(resolve, isTerminal ? 400 : 2_000));
@@ -326,7 +332,19 @@ row('still running', String(stillRunning));
 say('Money');
 row('refunds decided by the agents', euros(decided));
 row('refunds paid by the service', `${euros(paid)}  (${payments.length} payments, ${calls} calls)`);
-row('they agree', paid === decided ? 'to the cent' : `NO: ${euros(paid - decided)} apart`);
+// What a real model says of its decision is prose: there the sessions' own records are compared.
+const isToTheCent = paid === decided;
+const isByRecord =
+  payments.length === refunded.size && payments.every(({ key }) => refunded.has(key));
+const agrees = desk.isRealModel ? isByRecord : isToTheCent;
+row(
+  'they agree',
+  desk.isRealModel && agrees
+    ? `${refunded.size} refunds in the sessions' records, each of them in the ledger`
+    : agrees
+      ? 'to the cent'
+      : `NO: ${euros(paid - decided)} apart`,
+);
 say('Under fire');
 row('lost', String(lost));
 row('doubled', String(doubled));
@@ -348,8 +366,9 @@ row('tokens, cost', `${tokens}, $${(costMicros / 1_000_000).toFixed(4)}`);
 row('time in all', seconds(Date.now() - startedAt));
 say();
 
-const isGood =
-  lost === 0 && doubled === 0 && paid === decided && stillRunning === 0 && kills.length === 3;
+// A real model may be too quick, or too slow, for each kill to find somebody at work.
+const areKilled = desk.isRealModel || total < cases || kills.length === 3;
+const isGood = lost === 0 && doubled === 0 && agrees && stillRunning === 0 && areKilled;
 const sample = [...ends.keys()][0] ?? '<session>';
 const open = waiting[0]?.session ?? '<session>';
 await nats.close();

@@ -8,6 +8,8 @@ import { MailBuffer } from './mail-buffer.ts';
 
 export interface Waiting {
   readonly incoming: Incoming;
+  /** Whose mail it is: of an event it need not be the session's own. */
+  readonly tenant?: TenantId;
   /** Tells the shard that this message no longer holds its position back. */
   readonly done: () => void;
 }

@@ -120,7 +120,7 @@ export async function collectMail(
   upTo: Position,
   mailbox: Mailbox,
 ): Promise<Map<SessionId, { tenant: TenantId; mail: Incoming[] }>> {
-  const found = new Map<SessionId, { tenant: TenantId; mail: Incoming[] }>();
+  const found = new Map<SessionId, { tenant: TenantId; isSure: boolean; mail: Incoming[] }>();
   const start = Math.min(...from.values());
   if (!Number.isFinite(start) || upTo.sequence < start) return found;
   let newer: number | undefined;
@@ -137,9 +137,15 @@ export async function collectMail(
         at: batch.at,
         position: { incarnation: upTo.incarnation, sequence: batch.sequence, index },
       };
-      const list = found.get(item.envelope.session);
-      if (list) list.mail.push(incoming);
-      else found.set(item.envelope.session, { tenant: item.envelope.tenant, mail: [incoming] });
+      const { tenant, session, message } = item.envelope;
+      const list = found.get(session);
+      // Anybody may send an event to anything: whose a session is, what began it says.
+      const isSure = message.kind !== 'event';
+      if (!list) found.set(session, { tenant, isSure, mail: [incoming] });
+      else {
+        list.mail.push(incoming);
+        if (isSure && !list.isSure) Object.assign(list, { tenant, isSure });
+      }
     });
   });
   if (newer !== undefined)

@@ -134,7 +134,11 @@ async function toldAgain(
 ): Promise<string | undefined> {
   if (toTenant !== undefined || toAgent !== undefined)
     return `it was an event for session ${session}: it goes to no other`;
-  await tasks.tell(letter.tenant, session, body ?? letter.body, { ...letter.headers });
+  // One that had no id of its own is known by its letter.
+  const named = { 'Understudy-Event': letter.identity ?? `letter-${letter.id}` };
+  const id = letter.headers['Understudy-Event'] ?? letter.headers['Nats-Msg-Id'];
+  const headers = id === undefined ? { ...letter.headers, ...named } : { ...letter.headers };
+  await tasks.tell(letter.tenant, session, body ?? letter.body, headers);
   await events.removeDeadLetter(letter.id);
   return undefined;
 }

@@ -20,12 +20,14 @@ export interface OutboxEntry {
   readonly events: readonly StepEvent[];
 }
 
-/** What an entry says of its own format. Entries of earlier releases say nothing: 1. */
-const outboxVersion = 1;
+/** What an entry says of its own format. Entries of earlier releases say nothing: 1. With events that nobody heard: 2. */
+const outboxVersion = 2;
+const versionOf = (prompts: OutboxEntry['prompts']): number =>
+  prompts.some(({ effect }) => effect.kind === 'unheard') ? outboxVersion : 1;
 
 /** JSON, made of events that are JSON already. They are the bulk of it. */
 export const encodeOutbox = ({ pending, prompts, events }: OutboxEntry): string =>
-  `{"v":${outboxVersion},"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
+  `{"v":${versionOf(prompts)},"pending":${JSON.stringify(pending)},"prompts":${JSON.stringify(prompts)},"events":[${events.map(({ text }) => text).join(',')}]}`;
 
 /** Whom it is about, by what is told of them. */
 export const sessionsOf = ({ prompts, events }: OutboxEntry): Set<SessionId> =>

@@ -18,7 +18,9 @@ import {
   type PromptEffect,
 } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
+import { unheard } from '../core/session/seen.ts';
 import type { Failure } from '../core/tools/job.ts';
+import { eventLetterOf } from '../core/wire/letters.ts';
 import type { Effects } from '../ports/effects.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
@@ -166,13 +168,17 @@ export async function releasePending(effect: PendingEffect, ports: ReleasePorts)
 }
 
 async function releasePrompt(
-  { tenant, effect, event }: Prompted,
+  { tenant, session, effect, event }: Prompted,
   underWay: readonly UnderWay[],
   { mailbox, events, telemetry, shards }: ReleasePorts,
 ): Promise<void> {
   switch (effect.kind) {
     case 'cancel':
       return;
+    case 'unheard': {
+      const { code, message } = unheard(session, effect.from);
+      return events.putDeadLetter({ ...eventLetterOf(session, effect), code, reason: message });
+    }
     case 'haltChild': {
       const { child, actor, reason, start } = effect;
       return mailbox.deliver(shardOf(tenant, child, shards), {
@@ -184,8 +190,8 @@ async function releasePrompt(
     case 'reply': {
       if (effect.parent) await tellParent(effect, mailbox, shards);
       if (!event) return;
-      const { tenant: of, session } = event.data;
-      const shard = shardOf(of as typeof tenant, session as Prompted['session'], shards);
+      const { tenant: of, session: ended } = event.data;
+      const shard = shardOf(of as typeof tenant, ended as Prompted['session'], shards);
       const told = underWay.length > 0 ? { ...event, data: { ...event.data, underWay } } : event;
       if (await events.publishEnd(told, shard)) telemetry.ended(effect.outcome);
       return;

@@ -377,7 +377,7 @@ export class Shard {
     if (known) return this.#stepper.tooLate(item.envelope, known, done);
     const actor = this.#residents.get(session) ?? this.#activate(session, tenant);
     actor.heardAt = this.#ports.clock.now();
-    const waiting: Waiting = { incoming: { message, at, position }, done };
+    const waiting: Waiting = { incoming: { message, at, position }, tenant, done };
     if (actor.isLoading || actor.waiting.length > 0) actor.waiting.push(waiting);
     else this.#apply(actor, waiting);
   }
@@ -389,6 +389,9 @@ export class Shard {
         actor.known,
         waiting.done,
       );
+    // An event may have come first, from anybody: whose a session is, what begins it says.
+    const { message } = waiting.incoming;
+    if (!actor.record && message.kind !== 'event' && waiting.tenant) actor.tenant = waiting.tenant;
     if (actor.definition) return this.#stepper.apply(actor, waiting);
     actor.isLoading = true;
     actor.waiting.unshift(waiting);

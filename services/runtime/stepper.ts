@@ -4,20 +4,19 @@
  * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to store what no step can be made of (S6).
  */
 import { Defect, messageOf, Refused, UnderstudyError } from '../core/errors.ts';
-import { agentOf, type SessionId, type ShardId } from '../core/ids.ts';
+import type { ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
-import type { MessageOf } from '../core/session/messages.ts';
 import { isEnded, type Known } from '../core/session/record.ts';
 import { unheard } from '../core/session/seen.ts';
 import { haltWithout, park, step } from '../core/session/step.ts';
 import type { Envelope } from '../core/wire/envelopes.ts';
-import { eventIdentity, eventSubject, mailIdentity, taskIdentity } from '../core/wire/letters.ts';
+import { eventLetterOf, mailIdentity, taskIdentity } from '../core/wire/letters.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Actor, Waiting } from './actor.ts';
 import type { Baselines } from './baselines.ts';
-import type { DeadLetters, Letter } from './dead-letters.ts';
+import type { DeadLetters } from './dead-letters.ts';
 import type { Drafts } from './drafts.ts';
 import { plainMaxOf } from './mail-buffer.ts';
 import type { Residents } from './residents.ts';
@@ -217,19 +216,6 @@ export class Stepper {
       () => (actor.record ? done() : deadLetters.tellParent(message, code, messageOf(error), done)),
     );
   }
-}
-
-/** Of its publisher, also where the session that it names is another's. */
-function eventLetterOf(session: SessionId, { id, from, event }: MessageOf<'event'>): Letter {
-  return {
-    tenant: from,
-    agent: agentOf(session),
-    session,
-    subject: eventSubject(from, session),
-    headers: { 'Understudy-Event': id },
-    body: JSON.stringify(event),
-    identity: eventIdentity(from, session, id),
-  };
 }
 
 /** Lines that a user's own machine logged in this step. */

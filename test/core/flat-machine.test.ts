@@ -47,6 +47,7 @@ const eventOf = (type: AgentEvent['type'], says: readonly boolean[]): AgentEvent
     isFull,
     thinks,
     summarises,
+    mustShorten,
   ] = says;
   const open = { call: 'c', tool: 't' };
   const context = contextOf({
@@ -74,6 +75,7 @@ const eventOf = (type: AgentEvent['type'], says: readonly boolean[]): AgentEvent
           }
         : { ok: false, code: 'LIMIT', reason: 'no more' },
     isContextFull: () => isFull ?? false,
+    mustShorten: () => mustShorten ?? false,
     summarise: () =>
       summarises
         ? {

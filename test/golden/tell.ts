@@ -37,6 +37,8 @@ const decide = (teller: Teller, kind: 'approve' | 'reject', edited?: string): Me
 };
 const reply = (teller: Teller, more: Parameters<typeof replied>[1]) =>
   replied(teller.one('callModel'), more);
+const heard = (type: string, id: string, from = 'acme') =>
+  ({ kind: 'event', id, from, event: { type, at: 5 } }) as unknown as Message;
 const orderTools = ['reserve', 'ship', 'cancel'];
 const guarded = { approvals: [{ tool: 'pay', when: { argument: 'amount', above: 50 } }] } as never;
 
@@ -162,7 +164,8 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
     const teller = await Teller.of({ contextTokensMax: 1_000 });
     teller.say(task('x'));
     const usage = { promptTokens: 900, completionTokens: 200, cachedTokens: 100 };
-    teller.say(reply(teller, { calls: [call('look', { a: 1 })], usage }));
+    const less = { ...usage, promptTokens: 500 };
+    teller.say(reply(teller, { calls: [call('look', { a: 1 })], usage: less }));
     teller.say(returned(teller.one('runTool')));
     teller.say(reply(teller, { calls: [call('look', { a: 2 })], usage }));
     teller.say(returned(teller.one('runTool')));
@@ -349,6 +352,37 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
     teller.say({ kind: 'wake' }, 60_000);
     teller.say(toolFailed(teller.one('runTool'), 'unknown'));
     return teller.say(modelFailed(teller.one('callModel'), 3));
+  },
+  'listens: events, timers in their order, a child, a payment that fails': async () => {
+    const teller = await Teller.of({ machine: 'listens.machine.ts' });
+    teller.say(task('{}'));
+    teller.say(heard('NOTE', 'e1'));
+    teller.say([heard('NOTE', 'e1'), heard('OTHER', 'e2')]);
+    teller.say({ kind: 'wake' }, 100);
+    teller.say(returned(teller.one('runTool'), { n: 1 }));
+    teller.say({ kind: 'wake' }, 500);
+    teller.say(heard('PAID', 'e3', 'globex'));
+    teller.say(heard('PAID', 'e3'));
+    return teller.say(toolFailed(teller.one('runTool')));
+  },
+  'listens: paused with an event that waits, a child that is stopped': async () => {
+    const teller = await Teller.of({ machine: 'listens.machine.ts' });
+    teller.say(task('{}'));
+    teller.say(heard('STOP', 'e1'));
+    teller.say({ kind: 'pause', ...by });
+    teller.say([heard('NOTE', 'e2'), heard('PAID', 'e3')]);
+    teller.say({ kind: 'resume', ...by }, 5_000);
+    return teller.say(returned(teller.one('runTool'), { paid: 5 }));
+  },
+  'too long, shortened once': async () => {
+    const teller = await Teller.of({ contextTokensMax: 2_000 });
+    teller.say(task('look at it'));
+    teller.say(reply(teller, { calls: [call('look', { a: 1 })] }));
+    teller.say(returned(teller.one('runTool'), { text: 'x'.repeat(9_000) }));
+    teller.say(reply(teller, { content: 'The task, word for word: look at it' }));
+    teller.say(modelFailed(teller.one('callModel'), 1, 'MODEL_CONTEXT_TOO_LONG'));
+    teller.say(reply(teller, { content: 'a summary' }));
+    return teller.say(modelFailed(teller.one('callModel'), 1, 'MODEL_CONTEXT_TOO_LONG'));
   },
   'branches: keyed, paused with a task that waits': async () => {
     const teller = await Teller.of({ machine: 'branches.machine.ts' });

@@ -97,7 +97,7 @@ describe('what a newer release wrote is not ours to read', () => {
   test('mail: the shard stays closed, and its position does not move', async () => {
     const { host, mailbox, events } = await thinking();
     const before = host.shard(shard)!.position.sequence;
-    mailbox.inject(shard, JSON.stringify({ v: 2, ...address, message: { kind: 'new' } }));
+    mailbox.inject(shard, JSON.stringify({ v: 3, ...address, message: { kind: 'new' } }));
 
     await eventually(() => host.whyNotReady.includes('newer release'), 'it to say so');
     await host.drain();
@@ -108,7 +108,7 @@ describe('what a newer release wrote is not ours to read', () => {
   test('mail that is heard while the shard is opened: what closed it stands', async () => {
     const { host, hostOf, mailbox } = await world();
     await host.drain();
-    mailbox.inject(shard, JSON.stringify({ v: 2, ...address, message: { kind: 'new' } }));
+    mailbox.inject(shard, JSON.stringify({ v: 3, ...address, message: { kind: 'new' } }));
     const read = mailbox.read.bind(mailbox);
     const opened: string[] = [];
     let heir: Host | undefined;

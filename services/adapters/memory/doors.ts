@@ -13,7 +13,7 @@ export function memoryDoors(clock: Pick<Clock, 'now'>): Doors {
     async enter(door, count, holder, durationMs) {
       for (let index = 0; index < count; index += 1) {
         const taken = places.get(keyOf(door, index));
-        if (taken && taken.until > clock.now()) continue;
+        if (taken && taken.until > clock.now() && taken.holder !== holder) continue;
         places.set(keyOf(door, index), { holder, until: clock.now() + durationMs });
         return { door, index };
       }

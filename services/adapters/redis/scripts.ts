@@ -58,12 +58,16 @@ local back = math.min(tonumber(redis.call('GET', KEYS[2]) or 0), tonumber(ARGV[2
 if back > 0 then redis.call('INCRBY', KEYS[2], -back) end
 return 1`;
 
-/** enter: KEYS places; ARGV holder, ms, where to begin. Returns the index of a place that was free, or -1. */
+/** enter: KEYS places; ARGV holder, ms, where to begin. Returns the index of a place that was free or its own, or -1. */
 const enter = `
 local count = #KEYS
 for offset = 0, count - 1 do
   local index = (tonumber(ARGV[3]) + offset) % count
   if redis.call('SET', KEYS[index + 1], ARGV[1], 'NX', 'PX', ARGV[2]) then return index end
+  if redis.call('GET', KEYS[index + 1]) == ARGV[1] then
+    redis.call('PEXPIRE', KEYS[index + 1], ARGV[2])
+    return index
+  end
 end
 return -1`;
 

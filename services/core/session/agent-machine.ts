@@ -26,6 +26,7 @@ export interface AgentEvent {
   /** The next model call, worked out when a guard first asks for it. */
   readonly think: () => ModelCallPlan;
   readonly isContextFull: () => boolean;
+  readonly mustShorten: () => boolean;
   readonly summarise: () => ModelCallPlan;
   readonly escalate: (reason: string) => { context: AgentContext; effect: Effect };
   readonly loop: { readonly failuresMax: number; readonly escalates: boolean };
@@ -62,6 +63,8 @@ export const agentMachine = setup({
     hasAnswer: ({ event }: Args) => event.plan.answer !== undefined,
     hasOpenCalls: hasCalls,
     needsPerson: hasApprovals,
+    /** With a new task the conversation of a keyed session is too long (behaviour 4). */
+    mustShorten: ({ event }: Args) => event.mustShorten() && event.summarise().ok,
     canSummarise: ({ event }: Args) => event.summarise().ok,
     isContextFull: ({ event }: Args) => event.isContextFull() && event.summarise().ok,
     canThink: ({ event }: Args) => event.think().ok,
@@ -107,6 +110,14 @@ export const agentMachine = setup({
     idle: {
       on: {
         task: [
+          {
+            guard: 'mustShorten',
+            target: 'compacting',
+            actions: [
+              'keepSummarising',
+              { type: 'perform', params: ({ event }) => summariseEffects(event) },
+            ],
+          },
           {
             guard: 'canThink',
             target: 'thinking',

@@ -285,6 +285,7 @@ export function sendToAgent(draft: Draft, type: AgentEvent['type'], plan: Plan):
     plan,
     think: () => (thought ??= planModelCall(plan.context, around, 'turn')),
     isContextFull: () => isContextFull(plan.context, around),
+    mustShorten: () => behaviourOf(around.bundle) >= 4 && isContextFull(plan.context, around),
     summarise: () => (summary ??= planModelCall(plan.context, around, 'summary')),
     escalate: (reason) => (escalation ??= planEscalation(plan.context, around, reason)),
     loop: { failuresMax: loop.failuresMax, escalates: loop.verdict === 'escalate' },

@@ -40,6 +40,10 @@ const lengthsOf = (entry: Entry): number[] => [
   ...(entry.role === 'assistant' ? (entry.calls ?? []) : []).map((call) => call.arguments.length),
 ];
 
+/** Characters of all texts. */
+export const lengthOf = (entries: readonly Entry[]): number =>
+  entries.flatMap(lengthsOf).reduce((sum, length) => sum + length, 0);
+
 /** The length that the longest texts are cut to; undefined where all of them fit. */
 function capFor(lengths: readonly number[], lengthMax: number): number | undefined {
   const ascending = lengths.toSorted((left, right) => left - right);
@@ -66,6 +70,23 @@ export function taskIn(entries: readonly Entry[]): string {
   const summary = entries.findLast(({ role }) => role === 'summary')?.content ?? '';
   const end = summary.indexOf(tail);
   return summary.startsWith(head) && end > 0 ? summary.slice(head.length + 1, end) : '';
+}
+
+/**
+ * What happened, in our own words and cut: for a model that was asked to summarise and did not.
+ *
+ * @param lengthMax  characters of the texts that it quotes
+ */
+export function transcript(entries: readonly Entry[], lengthMax: number): string {
+  const lines = condensed(entries, lengthMax).flatMap((entry): string[] => {
+    if (entry.role === 'user') return [`The user said: ${entry.content}`];
+    if (entry.role === 'tool') return [`${entry.tool} returned: ${entry.content}`];
+    if (entry.role === 'summary') return [entry.content];
+    const said = entry.content === '' ? [] : [`You said: ${entry.content}`];
+    const calls = (entry.calls ?? []).map((call) => `You called ${call.name}: ${call.arguments}`);
+    return [...said, ...calls];
+  });
+  return `(not summarised; cut where it is long)\n${lines.join('\n')}`;
 }
 
 /** A summary with the task's own words before it. @param task  as `taskIn` found it */

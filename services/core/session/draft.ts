@@ -236,8 +236,14 @@ function startOf(draft: Draft, id: string, note: PendingNote) {
   return { start: { agent, revision, task, parent: { tenant, session, effect } } };
 }
 
-/** A task that cannot be done gets its answer all the same. */
+/** A task that cannot be done gets its answer all the same, and an event that nobody hears its letter. */
 export function refuseTask(draft: Draft, message: Message, reason: string): void {
+  if (message.kind === 'event') {
+    const { id, from, event } = message;
+    if (draft.record.heard?.includes(id)) return;
+    draft.effects.push({ kind: 'unheard', id, from, event });
+    return;
+  }
   if (message.kind !== 'task') return;
   // It may have been kept twice: it is answered once.
   const isAnswered = draft.effects.some(

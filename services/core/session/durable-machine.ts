@@ -28,6 +28,8 @@ import {
 
 const inert = fromPromise(async () => undefined);
 
+const actorId = 'x:0';
+
 const chainMax = 1_000; // events that a machine sends itself, one after the other, within one message
 
 const unsupported = (what: string) =>
@@ -45,7 +47,11 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     throw refusal;
   };
 
-  const self = createActor(inert) as unknown as AnyActorRef & { _snapshot: unknown };
+  // Under plain XState a process counts its actors: here the first is every one of them.
+  const self = createActor(inert, { id: actorId }) as unknown as AnyActorRef & {
+    _snapshot: unknown;
+  };
+  Object.defineProperty(self, 'sessionId', { value: actorId });
   /** By systemId: children that have not ended. */
   const named = new Map<string, object>();
   const forgetName = (child: object) => {
@@ -97,6 +103,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
   const childOf = (id: string, systemId?: string): AnyActorRef => {
     const options = { id, parent: self, systemId } as never;
     const child = createActor(inert, options) as unknown as AnyActorRef;
+    Object.defineProperty(child, 'sessionId', { value: id });
     known.add(child);
     return child;
   };

@@ -33,6 +33,10 @@ export const callModelSchema = z.object({
   from: z.number(),
   to: z.number(),
   purpose: z.enum(['turn', 'summary', 'input']),
+  isTooLong: z
+    .boolean()
+    .optional()
+    .describe('of a summary: the conversation was refused for its length, whatever its bound'),
   /** Only of a machine of the user's own: the prompt itself. */
   prompt: z.string().optional(),
   outputTokensMax: z.number(),
@@ -110,6 +114,12 @@ export const promptEffectSchema = z.discriminatedUnion('kind', [
         class: effectClassSchema.optional().describe('of a tool; absent: unknown'),
       }),
     ),
+  }),
+  z.object({
+    kind: z.literal('unheard'),
+    id: z.string(),
+    from: tenantIdSchema,
+    event: z.looseObject({ type: z.string() }),
   }),
   z.object({
     kind: z.literal('haltChild'),

@@ -211,9 +211,11 @@ class Timers {
       throw unsupported(`it waits for more than ${timersMax} timers`);
     this.#last += 1;
     if (id !== undefined) forget(this.#timers, id);
+    const { value, forms } = exactly(event, `the event of the timer ${id ?? event.type}`);
     this.#timers[`${id ?? event.type}#${this.#last}`] = {
       dueAt: this.#at + delay,
-      event: exactly(event, `the event of the timer ${id ?? event.type}`).value,
+      event: value,
+      ...(Object.keys(forms).length > 0 ? { forms } : {}),
       order: this.#last,
       ...(id === undefined ? {} : { id }),
     };

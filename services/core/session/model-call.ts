@@ -109,6 +109,7 @@ export function planModelCall(
       from: context.from,
       to: context.length,
       purpose,
+      ...(purpose === 'summary' && context.isShortened ? { isTooLong: true } : {}),
       outputTokensMax: completion,
       tokensReserved: further.tokens,
       ...(holdsAll ? { budget } : {}),
@@ -131,8 +132,10 @@ export function isContextFull(context: AgentContext, { bundle }: Surroundings): 
   const { length, from, seenTokens, bytesAfter, messagesAfter } = context;
   if (behaviourOf(bundle) < 4)
     return length - from > 4 && seenTokens > bundle.agent.contextTokensMax;
+  const limit = contextLimitOf(bundle);
   const next = seenTokens + Math.ceil(bytesAfter / bytesPerToken) + 16 * messagesAfter;
-  return length - from > 2 && next > contextLimitOf(bundle);
+  // So little is summarised only where it has just grown: what a provider took it takes again.
+  return next > limit && (length - from > 4 || (length - from > 2 && seenTokens <= limit));
 }
 
 const turnsKept = 3; // stay word for word when the rest is summarised, if they are short
@@ -221,7 +224,11 @@ export function noAnswerIn({
 }
 
 /** One that is empty, cut or a call says too little to go on from. */
-const isSummary = ({ content, calls, finish }: ModelReply): boolean =>
+export const isSummary = ({
+  content,
+  calls,
+  finish,
+}: Pick<ModelReply, 'content' | 'calls' | 'finish'>): boolean =>
   content.trim() !== '' &&
   calls.length === 0 &&
   !['length', 'content_filter', 'refusal'].includes(finish);

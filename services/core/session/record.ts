@@ -16,6 +16,7 @@ import {
   tenantIdSchema,
 } from '../ids.ts';
 import { canonicalText } from '../json.ts';
+import { formsSchema } from './machine-state.ts';
 import { messageSchema, parentSchema, spentSchema } from './messages.ts';
 import { isFinal } from './status.ts';
 
@@ -89,10 +90,10 @@ export const recordSchema = z.object({
       order: z.number().optional().describe('as they were set: of those due together the first'),
       id: z.string().optional().describe('the name that cancels it'),
       isUnnamed: z.boolean().optional().describe('its name means another by now'),
+      forms: formsSchema.optional().describe('what JSON does not write, by pointer into the event'),
     }),
   ),
-  forms: z
-    .record(z.string(), z.enum(['undefined', 'error']))
+  forms: formsSchema
     .optional()
     .describe("of a user's own machine: what JSON does not write, by pointer into the context"),
   nodes: z

@@ -42,6 +42,7 @@ import {
 } from './draft.ts';
 import type { Effect } from './effects.ts';
 import { fired } from './machine-actions.ts';
+import { revived } from './machine-state.ts';
 import { unperformable } from './machine-walk.ts';
 import type { Message, MessageOf } from './messages.ts';
 import { planModelCall } from './model-call.ts';
@@ -425,11 +426,10 @@ function expire(draft: Draft, due: Due): void {
     draft.record = { ...record, timers: fired(record.timers, due.id) };
     if (due.id === 'wall')
       return end(draft, 'failed', 'LIMIT_WALLCLOCK: the session took longer than it is allowed to');
-    if (timer.event)
-      movePipeline(
-        draft,
-        ownDriverFor(draft.definition).transition(liveOf(draft), timer.event as { type: string }),
-      );
+    if (timer.event) {
+      const event = revived(structuredClone(timer.event), timer.forms) as { type: string };
+      movePipeline(draft, ownDriverFor(draft.definition).transition(liveOf(draft), event));
+    }
     return;
   }
   const note = record.pending[due.id];

@@ -6,10 +6,11 @@ import { jsonText } from '../json.ts';
 import { callModelSchema, type PooledEffect, runToolSchema } from '../session/effects.ts';
 import { type Message, messageSchema } from '../session/messages.ts';
 
-export const wireVersion = 1;
+/** Versions of an envelope: 2 carries events from outside, which releases that know only 1 cannot read. */
+export const wireVersion = 2;
 
 const envelopeSchema = z.object({
-  v: z.literal(wireVersion),
+  v: z.union([z.literal(1), z.literal(wireVersion)]),
   tenant: tenantIdSchema,
   session: sessionIdSchema,
   message: messageSchema,
@@ -38,7 +39,7 @@ const isFromNewer = (item: unknown): boolean => {
 };
 
 export const encodeEnvelope = ({ tenant, session, message }: Envelope): string =>
-  JSON.stringify({ v: wireVersion, tenant, session, message });
+  JSON.stringify({ v: message.kind === 'event' ? wireVersion : 1, tenant, session, message });
 
 /** For people: one of many that came in one message, or what can be said of it. */
 function textOf(item: unknown): string {

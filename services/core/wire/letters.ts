@@ -1,5 +1,5 @@
 /** What a dead letter is about, and how its tenant hears of it. */
-import { sha256 } from '../ids.ts';
+import { agentOf, sha256 } from '../ids.ts';
 import type { Position } from '../session/record.ts';
 import type { UnderstudyEvent } from './cloud-event.ts';
 import { endIdOf } from './event-end.ts';
@@ -15,6 +15,28 @@ export const eventIdentity = (tenant: string, session: string, event: string): s
 /** Where the letter of an event says that it was for. */
 export const eventSubject = (tenant: string, session: string): string =>
   `tell.${tenant}.${session}`;
+
+/** Of its publisher, also where the session that it names is another's. */
+export const eventLetterOf = (
+  session: string,
+  {
+    id,
+    from,
+    event,
+  }: {
+    readonly id: string;
+    readonly from: string;
+    readonly event: Readonly<Record<string, unknown>>;
+  },
+) => ({
+  tenant: from,
+  agent: agentOf(session),
+  session,
+  subject: eventSubject(from, session),
+  headers: { 'Understudy-Event': id },
+  body: JSON.stringify(event),
+  identity: eventIdentity(from, session, id),
+});
 
 /** The session that a letter's event was for; undefined for the letter of anything else. */
 export const toldSession = (subject: string): string | undefined =>
