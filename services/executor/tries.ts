@@ -231,13 +231,13 @@ async function runOnce(
 
 /** What a tool returned, as its session can be told it. */
 async function answered(
-  { tool, spec }: ToolJob,
+  { tool, spec, tenant }: ToolJob,
   value: unknown,
   checks: SchemaChecks | undefined,
 ): Promise<Outcome<Capped>> {
   const outcome = told(spec, value);
   if (!outcome) return unfit(tool);
-  const problem = spec.output && (await problemOf(spec.output, value, checks));
+  const problem = spec.output && (await problemOf(tenant, spec.output, value, checks));
   return problem === undefined
     ? outcome
     : afterwards(
@@ -248,6 +248,7 @@ async function answered(
 
 /** A schema of a bundle that began before may have words that none of today has: it is read as ever. */
 async function problemOf(
+  tenant: string,
   schema: NonNullable<ToolSpec['output']>,
   value: unknown,
   checks: SchemaChecks | undefined,
@@ -259,7 +260,9 @@ async function problemOf(
   }
   const text = JSON.stringify(value) ?? 'null';
   if (isCheckedAtOnce(schema, text.length)) return compiled.check(value);
-  const verdict = checks ? await checks.check(schema, text) : { isTooCostly: true as const };
+  const verdict = checks
+    ? await checks.check(tenant, schema, text)
+    : { isTooCostly: true as const };
   return verdict.isTooCostly ? 'to check it takes too long' : verdict.problem;
 }
 

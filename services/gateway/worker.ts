@@ -290,7 +290,9 @@ async function perform(
     telemetry.performed('model', model, outcome.ok ? 'ok' : outcome.failure.class, seconds);
     const fields = { effect: effect.id, session: effect.session, model, attempts };
     const trace = effect.traceparent;
-    const found = outcome.ok ? await checksOf(outcome.value.calls, bundle, ports.checks) : {};
+    const found = outcome.ok
+      ? await checksOf(effect.tenant, outcome.value.calls, bundle, ports)
+      : {};
     const compose = async (): Promise<Message> => {
       await countOthers(effect.id, mine, self, ports);
       if (!outcome.ok) return failedMessage(effect, outcome.failure, spending);
@@ -397,18 +399,25 @@ async function throttle(
   );
 }
 
+const checksWithinMs = 5_000; // of all calls of one reply: beyond it they are too costly
+
 /** Arguments that no step checks itself are checked here, beside the event loop. */
 async function checksOf(
+  tenant: string,
   calls: ModelReply['calls'],
   { tools, ...bundle }: Bundle,
-  checks: SchemaChecks | undefined,
+  { checks, clock }: Pick<GatewayPorts, 'checks' | 'clock'>,
 ): Promise<Pick<ModelReply, 'checks'>> {
   if (!checks || behaviourOf(bundle) < 4) return {};
   const found: NonNullable<ModelReply['checks']> = [];
+  const until = clock.now() + checksWithinMs;
   for (const [index, { name, arguments: text }] of calls.entries()) {
     const input = own(tools, name)?.input;
     if (!input || isCheckedAtOnce(input, text.length) || jsonOf(text) === undefined) continue;
-    const verdict = await checks.check(input, text);
+    const verdict =
+      clock.now() > until
+        ? { isTooCostly: true as const }
+        : await checks.check(tenant, input, text);
     found.push(
       verdict.isTooCostly
         ? {

@@ -6,9 +6,10 @@ export type Verdict =
 /**
  * Checks of values that are too large, or whose schema is too costly, to be made where others wait.
  *
- * Guarantee: it answers within a few seconds whatever schema and value are, and holds up nobody.
+ * Guarantee: it answers within seconds whatever schema and value are, holds up nobody, and gives
+ * each tenant its turn.
  */
 export interface SchemaChecks {
   /** @param text  the value as JSON */
-  check(schema: Readonly<Record<string, unknown>>, text: string): Promise<Verdict>;
+  check(tenant: string, schema: Readonly<Record<string, unknown>>, text: string): Promise<Verdict>;
 }

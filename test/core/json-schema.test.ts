@@ -159,18 +159,35 @@ describe('the cost', () => {
   const list = { type: 'object', properties: { all: { type: 'array', uniqueItems: true } } };
   const within = { $defs: { n: { properties: { n: { $ref: '#/$defs/n' } } } }, $ref: '#/$defs/n' };
   test('is known from the words of a schema', () => {
-    expect(weightOf({ type: 'object', properties: { a: { type: 'string' } } })).toBe('light');
-    expect(weightOf(list)).toBe('dear');
-    expect(
-      weightOf({
-        $defs: { n: {} },
-        properties: { a: { $ref: '#/$defs/n' }, b: { $ref: '#/$defs/n' } },
-      }),
-    ).toBe('dear');
-    expect(weightOf(within)).toBe('unbounded');
-    expect(weightOf({ $ref: '#' })).toBe('unbounded');
+    expect(weightOf({ type: 'object', properties: { a: { type: 'string' } } })).toEqual({
+      size: 3,
+      isDear: false,
+    });
+    expect(weightOf(list).isDear).toBe(true);
+    const twice = { a: { $ref: '#/$defs/n' }, b: { $ref: '#/$defs/n' } };
+    expect(weightOf({ $defs: { n: {} }, properties: twice })).toEqual({ size: 6, isDear: true });
+    expect(weightOf(within).size).toBe(Number.POSITIVE_INFINITY);
+    expect(weightOf({ $ref: '#' }).size).toBe(Number.POSITIVE_INFINITY);
+    expect(weightOf({ pattern: '^a{1000}$' }).size).toBeGreaterThan(1_000);
     expect(isCheckedAtOnce(list, 5_000)).toBe(false);
     expect(isCheckedAtOnce(within, 1)).toBe(false);
+    expect(isCheckedAtOnce({ type: 'object' }, 60_000)).toBe(true);
+  });
+
+  test('is that of every branch, however few characters write it down', () => {
+    const branches = Array.from({ length: 2_000 }, (_, at) => ({ required: [`f${at}`] }));
+    expect(isCheckedAtOnce({ items: { anyOf: branches } }, 60_000)).toBe(false);
+    const doubled = Array.from({ length: 30 }, (_, at) => [
+      `d${at}`,
+      { allOf: [{ $ref: `#/$defs/d${at + 1}` }, { $ref: `#/$defs/d${at + 1}` }] },
+    ]);
+    const $defs = { ...Object.fromEntries(doubled), d30: { type: 'string' } };
+    expect(isCheckedAtOnce({ $defs, $ref: '#/$defs/d0' }, 20)).toBe(false);
+    const many = Array.from({ length: 60_000 }, (_, at) => [
+      `d${at}`,
+      { $ref: `#/$defs/d${at + 1}` },
+    ]);
+    expect(isCheckedAtOnce({ $defs: Object.fromEntries(many), $ref: '#/$defs/d0' }, 1)).toBe(false);
   });
 
   const bundle = () => {
@@ -220,32 +237,48 @@ describe('the thread beside the event loop', () => {
     JSON.stringify({ all: Array.from({ length: count }, (_, n) => ({ n })) });
   test('answers, ends what takes too long, and answers again', async () => {
     const checks = threadedChecks(1_500);
-    expect(await checks.check(schema, json(10))).toEqual({
+    expect(await checks.check('acme', schema, json(10))).toEqual({
       isTooCostly: false,
       problem: undefined,
     });
-    expect(await checks.check(schema, '{"all":[{"n":1},{"n":1}]}')).toMatchObject({
+    expect(await checks.check('acme', schema, '{"all":[{"n":1},{"n":1}]}')).toMatchObject({
       problem: expect.stringContaining('duplicate'),
     });
     const both = await Promise.all([
-      checks.check(schema, json(60_000)),
-      checks.check(schema, json(2)),
+      checks.check('acme', schema, json(60_000)),
+      checks.check('acme', schema, json(2)),
     ]);
     expect(both).toEqual([{ isTooCostly: true }, { isTooCostly: false, problem: undefined }]);
     const bomb = {
       $defs: { n: { allOf: [{ items: { $ref: '#/$defs/n' } }, { items: { $ref: '#/$defs/n' } }] } },
       $ref: '#/$defs/n',
     };
-    expect(await checks.check(bomb, `${'['.repeat(60)}${']'.repeat(60)}`)).toEqual({
+    expect(await checks.check('acme', bomb, `${'['.repeat(60)}${']'.repeat(60)}`)).toEqual({
       isTooCostly: true,
     });
     await checks.stop();
   }, 20_000);
   test('does not take in more than it can do', async () => {
     const checks = threadedChecks(200);
-    const all = await Promise.all(Array.from({ length: 80 }, () => checks.check(schema, json(1))));
+    const all = await Promise.all(
+      Array.from({ length: 80 }, () => checks.check('acme', schema, json(1))),
+    );
     expect(all.filter(({ isTooCostly }) => isTooCostly).length).toBeGreaterThan(0);
     expect(all.filter(({ isTooCostly }) => !isTooCostly).length).toBeGreaterThan(0);
     await checks.stop();
   });
+  test('gives every tenant its turn, whatever another asks', async () => {
+    const checks = threadedChecks(1_000);
+    const settled: string[] = [];
+    const ask = async (tenant: string, size: number) => {
+      const { isTooCostly } = await checks.check(tenant, schema, json(size));
+      settled.push(`${tenant} ${isTooCostly}`);
+    };
+    for (let count = 0; count < 20; count += 1) void ask('mallory', 60_000);
+    await ask('acme', 2);
+    // Eleven are refused at once, one was under way.
+    expect(settled.filter((one) => one === 'mallory true').length).toBeLessThan(15);
+    expect(settled.at(-1)).toBe('acme false');
+    await checks.stop();
+  }, 20_000);
 });

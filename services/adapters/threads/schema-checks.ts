@@ -5,8 +5,8 @@
 import { Worker } from 'node:worker_threads';
 import type { SchemaChecks, Verdict } from '../../ports/schema-checks.ts';
 
-const withinMs = 2_000; // of one check, its turn included: longer is too costly
-const waitingMax = 64; // checks that wait; beyond it who comes is told that it is too costly now
+const withinMs = 2_000; // of one check, from its turn on: longer is too costly
+const waitingMax = 8; // checks of one tenant that wait; beyond it who comes is told that it is too costly
 const memoryMb = 256; // of the thread's heap
 
 interface Waiting {
@@ -19,7 +19,8 @@ interface Waiting {
 export function threadedChecks(
   limitMs: number = withinMs,
 ): SchemaChecks & { stop(): Promise<void> } {
-  const queue: Waiting[] = [];
+  /** By tenant, in the order of their turns: each has one, then goes to the end. */
+  const queues = new Map<string, Waiting[]>();
   let current: Waiting | undefined;
   let worker: Worker | undefined;
   let timer: NodeJS.Timeout | undefined;
@@ -54,8 +55,13 @@ export function threadedChecks(
   };
   const next = (): void => {
     if (current) return;
-    current = queue.shift();
-    if (!current) return;
+    const [turn] = queues;
+    if (!turn) return;
+    const [tenant, [first, ...others]] = turn;
+    queues.delete(tenant);
+    if (others.length > 0) queues.set(tenant, others);
+    if (!first) return;
+    current = first;
     worker ??= started();
     const { id, schema, text } = current;
     timer = setTimeout(() => {
@@ -68,11 +74,12 @@ export function threadedChecks(
     worker.postMessage({ id, schema, text });
   };
   return {
-    check: (schema, text) =>
+    check: (tenant, schema, text) =>
       new Promise((resolve) => {
-        if (queue.length >= waitingMax) return resolve({ isTooCostly: true });
+        const waiting = queues.get(tenant) ?? [];
+        if (waiting.length >= waitingMax) return resolve({ isTooCostly: true });
         count += 1;
-        queue.push({ id: count, schema, text, resolve });
+        queues.set(tenant, [...waiting, { id: count, schema, text, resolve }]);
         next();
       }),
     async stop() {

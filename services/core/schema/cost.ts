@@ -1,10 +1,15 @@
 /** What it may cost to check a value: a schema is read once, and says what its words can come to. */
 
-/**
- * `light`: linear in the value. `dear`: more than that for long lists and texts. `unbounded`: a schema
- * within itself may double the work with each level.
- */
-export type Weight = 'light' | 'dear' | 'unbounded';
+/** What one schema can ask of each value that it is laid against. */
+export interface Weight {
+  /**
+   * Schemas that one value may be laid against, references followed, with the instructions of their
+   * patterns. Infinity for a schema within itself: each level of the value may double the work.
+   */
+  readonly size: number;
+  /** It has words that ask more of long lists and texts than to be read once. */
+  readonly isDear: boolean;
+}
 
 const dearWords: ReadonlySet<string> = new Set([
   'uniqueItems',
@@ -20,58 +25,80 @@ const dearWords: ReadonlySet<string> = new Set([
 const references: ReadonlySet<string> = new Set(['$ref', '$dynamicRef', '$recursiveRef']);
 
 /** Characters of JSON that are checked at once, where the rest of the world waits for it. */
-const atOnceMax: Readonly<Record<Weight, number>> = { light: 65_536, dear: 4_096, unbounded: 0 };
+const lengthMax = { light: 65_536, dear: 4_096 };
+
+/** Size times characters, beside it: some 50 ms. */
+const workMax = { light: 6_000_000, dear: 1_000_000 };
 
 const known = new WeakMap<object, Weight>();
 
 export function weightOf(schema: object): Weight {
   let weight = known.get(schema);
   if (weight === undefined) {
-    weight = weigh(schema);
+    weight = { size: sizeOf(schema), isDear: isDear(schema) };
     known.set(schema, weight);
   }
   return weight;
 }
 
 /** @param length  characters of the value's JSON */
-export const isCheckedAtOnce = (schema: object, length: number): boolean =>
-  length <= atOnceMax[weightOf(schema)];
+export function isCheckedAtOnce(schema: object, length: number): boolean {
+  const { size, isDear } = weightOf(schema);
+  const kind = isDear ? 'dear' : 'light';
+  return length <= lengthMax[kind] && size * length <= workMax[kind];
+}
 
-function weigh(schema: object): Weight {
-  let isDear = false;
+function isDear(schema: object): boolean {
   const left: unknown[] = [schema];
   while (left.length > 0) {
     const one = left.pop();
     if (typeof one !== 'object' || one === null) continue;
     for (const [word, value] of Object.entries(one)) {
-      if (references.has(word) && isWithinItself(schema)) return 'unbounded';
-      if (references.has(word) || dearWords.has(word)) isDear = true;
+      if (references.has(word) || dearWords.has(word)) return true;
       left.push(value);
     }
   }
-  return isDear ? 'dear' : 'light';
+  return false;
 }
 
-/** May following its references come back to where it began? Whatever is not sure may. */
-function isWithinItself(schema: object): boolean {
+/** With what its references lead to, each time that they lead there. */
+function sizeOf(schema: object): number {
   const under = new Set<object>();
-  const done = new Set<object>();
-  const visit = (one: unknown): boolean => {
-    if (typeof one !== 'object' || one === null || done.has(one)) return false;
-    if (under.has(one)) return true;
+  const done = new Map<object, number>();
+  const visit = (one: unknown): number => {
+    if (typeof one !== 'object' || one === null) return 0;
+    const before = done.get(one);
+    if (before !== undefined) return before;
+    if (under.has(one)) return Number.POSITIVE_INFINITY;
     under.add(one);
+    let size = 1;
     for (const [word, value] of Object.entries(one)) {
-      if (word === '$dynamicRef' || word === '$recursiveRef') return true;
-      if (word === '$ref') {
-        const target = targetOf(schema, value);
-        if (target === undefined || visit(target)) return true;
-      } else if (visit(value)) return true;
+      // What is only kept for references is counted where they lead.
+      if (word === '$defs' || word === 'definitions') continue;
+      if (word === '$dynamicRef' || word === '$recursiveRef') size = Number.POSITIVE_INFINITY;
+      else if (word === '$ref') size += visit(targetOf(schema, value) ?? schema);
+      else if (word === 'pattern' && typeof value === 'string') size += patternSize(value);
+      else if (word === 'patternProperties' && typeof value === 'object' && value !== null)
+        size += Object.keys(value).reduce((sum, key) => sum + patternSize(key), visit(value));
+      else size += visit(value);
     }
     under.delete(one);
-    done.add(one);
-    return false;
+    done.set(one, size);
+    return size;
   };
-  return visit(schema);
+  try {
+    return visit(schema);
+  } catch {
+    return Number.POSITIVE_INFINITY; // references that go too deep to be followed
+  }
+}
+
+/** Instructions of its program: repeats that are counted stand in it so often. */
+function patternSize(pattern: string): number {
+  const repeats = [...pattern.matchAll(/\{(\d+)(?:,(\d*))?\}/g)];
+  const factor = (from: string | undefined, to: string | undefined) =>
+    Math.max(1, Number(from), Number(to ?? 0));
+  return repeats.reduce((size, [, from, to]) => size * factor(from, to), pattern.length);
 }
 
 /** Of a pointer into the same document; undefined for anything else. */

@@ -32,9 +32,15 @@ function answerOf({
   if (structuredContent === undefined) return textOf(content);
   const structured = withoutPayloads(structuredContent);
   const told = JSON.stringify(structuredContent);
-  const more = content.filter(({ type, text }) => type !== 'text' || !isTold(text ?? '', told));
+  const isRead = content.length <= comparedMax && told.length <= comparedLengthMax;
+  const more = content.filter(
+    ({ type, text }) => type !== 'text' || !(isRead && isTold(text ?? '', told)),
+  );
   return more.length === 0 ? structured : { structuredContent: structured, content: textOf(more) };
 }
+
+const comparedMax = 8; // parts: who sends more says more than the same again
+const comparedLengthMax = 256_000; // characters of structured content that texts are looked for in
 
 /** The same in words: its JSON, or a text that stands in it. */
 function isTold(text: string, structured: string): boolean {
