@@ -97,6 +97,23 @@ test.each<[string, AnyStateMachine, RegExp]>([
     inState({ entry: sendParent({ type: 'UP' }) }),
     /a parent, and a session has none/,
   ],
+  [
+    'one id in a state and in one above it',
+    inState({ invoke: tool('t'), initial: 'x', states: { x: { invoke: tool('t') } } }),
+    /invokes t, and so does state/,
+  ],
+  [
+    'one id in two regions',
+    machineOf({
+      type: 'parallel',
+      states: {
+        l: { initial: 'x', states: { x: { invoke: tool('t') } } },
+        r: { initial: 'x', states: { x: { invoke: tool('t') } } },
+      },
+    }),
+    /state r\.x invokes t, and so does state l\.x/,
+  ],
+  ['one id twice in a state', inState({ invoke: [tool('t'), tool('t')] }), /invokes t, and so/],
 ])('%s is found when the machine is loaded', (_name, machine, why) => {
   expect(unperformable(machine).join('; ')).toMatch(why);
   expect(() => talkOf(machine).say(task('{}'))).toThrow(why);
@@ -179,6 +196,21 @@ describe('what only a running function shows fails its session before its effect
       /self\.send/,
     ],
     [
+      'a name that every session would have',
+      assign({ x: (({ self }: never) => (self as { id: string }).id) as never }),
+      /self\.id/,
+    ],
+    [
+      'what a child is by now',
+      assign({
+        x: (({ self }: never) =>
+          Object.values(
+            (self as { getSnapshot(): { children: object } }).getSnapshot().children,
+          ).map((child) => (child as { getSnapshot(): unknown }).getSnapshot())) as never,
+      }),
+      /a child\.getSnapshot/,
+    ],
+    [
       'a listener',
       assign({
         x: (({ self }: never) =>
@@ -252,6 +284,13 @@ describe('what a machine holds', () => {
   class Money {
     readonly cents = 1;
   }
+  const loop = () => {
+    const one: { self?: object } = {};
+    one.self = one;
+    return one;
+  };
+  const doubled = (times: number): unknown =>
+    Array.from({ length: times }).reduce((inner) => [inner, inner], {});
   test.each<[string, unknown, RegExp]>([
     ['a Date', new Date(0), /deep\.0\.value is a Date/],
     ['a Map', new Map(), /a Map/],
@@ -263,6 +302,14 @@ describe('what a machine holds', () => {
     ['an array with a field', Object.assign([1], { more: 2 }), /holes/],
     ['a field __proto__', JSON.parse('{"__proto__":{"x":1}}'), /__proto__/],
     ['an Error of its own', new Error('x'), /a Error/],
+    [
+      'a getter',
+      Object.defineProperty({}, 'now', { get: () => Date.now(), enumerable: true }),
+      /value\.now is a getter/,
+    ],
+    ['a hidden field', Object.defineProperty({}, 'key', { value: 1 }), /value\.key is a hidden/],
+    ['itself', loop(), /contains itself/],
+    ['a few objects that come to a million', doubled(40), /more than 1048576 characters/],
   ])('%s is refused with its path', (_name, value, why) => {
     expect(() => held(value)).toThrow(why);
   });
@@ -316,6 +363,25 @@ describe('what a machine holds', () => {
       'NO_MONEY',
     ]);
   });
+});
+
+test('one object in two places is one after a restore, and has no more of a prototype', () => {
+  const item = { price: 1, note: undefined };
+  const groups = Object.assign(Object.create(null) as object, { cheap: [item] });
+  const is = ({ context }: { context: { items: unknown[]; chosen: object; groups: object } }) => [
+    context.items[0] === context.chosen,
+    (context.groups as { cheap: unknown[] }).cheap[0] === context.chosen,
+    'note' in context.chosen,
+    Object.getPrototypeOf(context.groups),
+  ];
+  const look = { actions: assign({ seen: is as never }) };
+  const context = { items: [item], chosen: item, groups, seen: [] };
+  const talk = talkOf(machineOf({ context, initial: 'a', states: { a: { on: { LOOK: look } } } }));
+  talk.say(task('{}'));
+  expect(talk.record!.context).toMatchObject({ items: [{ price: 1 }], chosen: { price: 1 } });
+  for (const id of ['e1', 'e2'])
+    talk.say({ kind: 'event', id, from: 'acme' as TenantId, event: { type: 'LOOK' } });
+  expect((talk.record!.context as { seen: unknown[] }).seen).toEqual([true, true, true, null]);
 });
 
 describe('events from outside', () => {

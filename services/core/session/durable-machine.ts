@@ -28,7 +28,8 @@ import {
 
 const inert = fromPromise(async () => undefined);
 
-const actorId = 'x:0';
+/** What an actor can do that is heard, or begun, outside of a step. */
+const listening = ['send', 'subscribe', 'on', 'start', 'stop', 'getPersistedSnapshot'];
 
 const chainMax = 1_000; // events that a machine sends itself, one after the other, within one message
 
@@ -47,11 +48,11 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     throw refusal;
   };
 
-  // Under plain XState a process counts its actors: here the first is every one of them.
-  const self = createActor(inert, { id: actorId }) as unknown as AnyActorRef & {
-    _snapshot: unknown;
+  const refusing = (actor: object, whose: string, names: readonly string[]) => {
+    for (const name of names)
+      Object.defineProperty(actor, name, { get: refuse(`${whose}.${name}`), set: () => {} });
   };
-  Object.defineProperty(self, 'sessionId', { value: actorId });
+  const self = createActor(inert) as unknown as AnyActorRef & { _snapshot: unknown };
   /** By systemId: children that have not ended. */
   const named = new Map<string, object>();
   const forgetName = (child: object) => {
@@ -75,15 +76,15 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     get: (id: string) => named.get(id),
     _relay: () => {},
   });
-  for (const name of ['getAll', 'inspect', 'getSnapshot', 'start'])
-    Object.defineProperty(system, name, { value: refuse(`system.${name}`) });
-  for (const name of ['send', 'subscribe', 'on', 'start', 'stop', 'getPersistedSnapshot'])
-    Object.defineProperty(self, name, { value: refuse(`self.${name}`) });
+  refusing(system, 'system', ['getAll', 'inspect', 'getSnapshot', 'start']);
+  refusing(self, 'self', listening);
+  // One driver is every session of its machine: these names would be the same in all of them.
+  refusing(self, 'self', ['id', 'sessionId']);
   Object.defineProperty(self, 'system', { value: system });
   const scope = {
     self,
     id: machine.id,
-    sessionId: self.sessionId,
+    sessionId: '',
     logger: () => {},
     defer: () => {},
     stopChild: () => {},
@@ -91,7 +92,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     emit: () => {},
     actionExecutor: ({ type, params, exec }: MachineAction & { exec?: unknown }) => {
       const { actorRef } = (params ?? {}) as { actorRef?: object };
-      if (type === 'xstate.spawnChild' && actorRef) known.add(actorRef);
+      if (type === 'xstate.spawnChild' && actorRef) keep(actorRef);
       // An actor that is just beginning stops children when it has begun.
       if (type === 'xstate.stopChild' && self._snapshot) forgetName(params as object);
       actions.push({ type, params, isImplemented: exec !== undefined });
@@ -103,9 +104,12 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
   const childOf = (id: string, systemId?: string): AnyActorRef => {
     const options = { id, parent: self, systemId } as never;
     const child = createActor(inert, options) as unknown as AnyActorRef;
-    Object.defineProperty(child, 'sessionId', { value: id });
-    known.add(child);
+    keep(child);
     return child;
+  };
+  const keep = (child: object): void => {
+    known.add(child);
+    refusing(child, 'a child', [...listening, 'getSnapshot', 'sessionId']);
   };
 
   /** One event as XState hears it. A throw of the machine's own code is its end, as under a plain actor. */

@@ -35,6 +35,8 @@ interface Transition {
 
 interface Node {
   readonly path: readonly string[];
+  readonly type: string;
+  readonly parent?: Node | undefined;
   readonly entry: readonly unknown[];
   readonly exit: readonly unknown[];
   readonly invoke: readonly Invoke[];
@@ -77,7 +79,36 @@ export function unperformable(machine: AnyStateMachine): string[] {
     for (const invoke of node.invoke) inspectInvoke(invoke, say);
     for (const action of actionsOf(node)) inspectAction(action, machine, say);
   }
+  for (const what of sharedIds(machine)) found.add(what);
   return [...found];
+}
+
+/** Two children of one id that live at the same time: the end of one would be told as the other's. */
+function sharedIds(machine: AnyStateMachine): string[] {
+  const seen = new Map<string, Node[]>();
+  const found: string[] = [];
+  for (const node of nodesOf(machine)) {
+    for (const { id } of node.invoke) {
+      const others = seen.get(id) ?? [];
+      const other = others.find((one) => areTogether(one, node));
+      if (other)
+        found.push(
+          `state ${placeOf(node)} invokes ${id.slice(0, 200)}, and so does state ${placeOf(other)}, which is active with it; give each an id of its own`,
+        );
+      seen.set(id, [...others, node]);
+    }
+  }
+  return found;
+}
+
+/** One within the other, or in two regions of a parallel state. */
+function areTogether(one: Node, other: Node): boolean {
+  let from: Node | undefined = one;
+  const above = new Set<Node>();
+  for (; from; from = from.parent) above.add(from);
+  let common: Node | undefined = other;
+  while (common && !above.has(common)) common = common.parent;
+  return common === one || common === other || common?.type === 'parallel';
 }
 
 /** @returns guards and delays that nothing implements: a transition that needs one throws */
