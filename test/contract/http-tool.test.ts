@@ -17,6 +17,11 @@ let length: string | undefined;
 const answers: Record<string, { status?: number; headers?: object; body?: string | Buffer }> = {
   '/moved': { status: 302, headers: { location: '/elsewhere?token=hidden' } },
   '/moved-for-good': { status: 308, headers: { location: 'http://127.0.0.1:1/other' } },
+  '/quotes': {
+    status: 400,
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ error: 'no user has the token secret' }),
+  },
   '/busy': { status: 429, headers: { 'retry-after': '3' } },
   '/early': { status: 425 },
   '/patient': { status: 429, headers: { 'retry-after': '1e308' } },
@@ -299,6 +304,13 @@ test('however long a service asks to wait, it is a number of milliseconds', asyn
     failure: { retryAfterMs: 3_600_000 },
   });
   expect(await call('${env:BASE}/past')).toMatchObject({ failure: { retryAfterMs: 0 } });
+});
+
+test('a refusal that quotes what it was sent is told without it', async () => {
+  const outcome = await call('${env:BASE}/quotes', {}, { headers: { 'x-key': '${env:TOKEN}' } });
+  expect(outcome).toMatchObject({
+    failure: { message: expect.stringContaining('"no user has the token ***"') },
+  });
 });
 
 test('see other, after a request that was done: nobody says that nothing has begun', async () => {

@@ -126,6 +126,29 @@ describe('answers', () => {
   });
 });
 
+describe('a server over HTTP that refuses', () => {
+  let server: Server;
+  afterEach(() => server?.closeAllConnections());
+  test.each([
+    ['as a whole', (said: string) => said],
+    ['with a secret that is cut', (said: string) => `${'x'.repeat(289)} ${said}`],
+  ])('%s is told without what it was sent', async (_how, told) => {
+    server = createServer((request, response) => {
+      request.resume();
+      request.on('end', () => {
+        if (request.method !== 'POST') return response.writeHead(405).end();
+        response.writeHead(403).end(told(`no ${request.headers.authorization}, no`));
+      });
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/mcp`;
+    const run = { command: undefined, url, headers: { authorization: 'Bearer ${env:SECRET}' } };
+    const outcome = await call('', 'any', {}, { run });
+    expect(outcome).toMatchObject({ ok: false });
+    expect(JSON.stringify(outcome)).not.toContain('tok-1');
+  });
+});
+
 describe('a server over HTTP that dies in mid-call', () => {
   let server: Server;
   afterEach(() => server?.closeAllConnections());

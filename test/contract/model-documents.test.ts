@@ -306,11 +306,21 @@ describe("the provider's own reason", () => {
     ['a long token', `token ${'a1'.repeat(30)} expired`, 'a1a1a1a1'],
     ['the prompt', 'cannot parse: the letter of a customer with a long name', 'customer'],
     ['the instructions', 'system was: Be brief.', 'Be brief'],
+    ['the prompt as JSON', 'at "the\\u0020letter of\\na customer"', 'customer'],
   ])('has nothing of %s', async (_what, message, hidden) => {
     refused(message);
-    expect(await reasonOf({ headers: { 'x-other': '${env:OTHER_KEY}' } })).not.toContain(
-      hidden === 'Be brief' ? 'never' : hidden,
-    );
+    const reason = await reasonOf({ headers: { 'x-other': '${env:OTHER_KEY}' } });
+    expect(reason).toMatch(/^model m answered 400: \S/);
+    expect(reason).not.toContain(hidden);
+  });
+  test('has a code, and none that is a key or a word of the prompt', async () => {
+    const coded = async (code: string) => {
+      say = (response) => void json(response, 400, { error: { code, message: 'no' } });
+      return reasonOf();
+    };
+    expect(await coded('model_not_found')).toBe('model m answered 400 (model_not_found): no');
+    expect(await coded('sk-secret-of-ours')).toBe('model m answered 400: no');
+    expect(await coded('sk-abcdefghij0123456789')).toBe('model m answered 400: no');
   });
 });
 

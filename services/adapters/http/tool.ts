@@ -6,6 +6,8 @@ import {
   expandEnvironment,
   headerNameProblem,
   isHeaderValue,
+  secretsIn,
+  withoutSecrets,
 } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
@@ -17,6 +19,17 @@ export function httpRunner(environment: Environment): ToolRunner<HttpRun> {
   const bytesMax = (job: ToolJob) => Math.max(1_000_000, job.spec.outputBytesMax * 4);
   const url = (template: string, job: ToolJob) =>
     fillUrl(job.tool, template, job.arguments, job.idempotencyKey, environment);
+  /** A service that refuses may quote what it was sent. */
+  const told = (
+    outcome: Outcome<unknown>,
+    template: string,
+    headers: HttpRun['headers'],
+  ): Outcome<unknown> => {
+    if (outcome.ok) return outcome;
+    const secrets = secretsIn(environment, template, ...Object.values(headers));
+    const message = withoutSecrets(outcome.failure.message, secrets);
+    return { ok: false, failure: { ...outcome.failure, message } };
+  };
 
   return {
     kind: 'http',
@@ -39,7 +52,8 @@ export function httpRunner(environment: Environment): ToolRunner<HttpRun> {
         ...(hasBody ? { body: JSON.stringify(Object.fromEntries(rest)) } : {}),
         signal,
       };
-      return send(target, init, job, bytesMax(job));
+      const outcome = await send(target, init, job, bytesMax(job));
+      return told(outcome, run.url, run.headers);
     },
     async query(job, run, signal) {
       if (!run.query) return undefined;
@@ -50,7 +64,7 @@ export function httpRunner(environment: Environment): ToolRunner<HttpRun> {
       const init = { method: run.query.method, headers, signal };
       const outcome = await send(filled.url, init, job, bytesMax(job));
       if (!outcome.ok && outcome.failure.code === 'HTTP_404') return 'never';
-      return outcome;
+      return told(outcome, run.query.url, run.headers);
     },
   };
 }

@@ -24,9 +24,11 @@ import {
   headerNameProblem,
   isHeaderValue,
   originOf,
+  secretsIn,
+  withoutSecrets,
 } from '../../core/tools/placeholders.ts';
 import type { ToolRun } from '../../core/tools/tool-spec.ts';
-import type { ToolRunner } from '../../ports/performers.ts';
+import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import { CappedLines } from './capped-lines.ts';
 
 type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
@@ -65,6 +67,9 @@ export function mcpRunner(
       );
     return expanded.text;
   };
+
+  const secretsOf = ({ url, headers, env = {} }: McpRun): string[] =>
+    secretsIn(environment, url, ...Object.values(headers), ...Object.values(env));
 
   const connect = async (
     run: McpRun,
@@ -108,8 +113,9 @@ export function mcpRunner(
   const connectProgram = async (
     client: Client,
     [program = '', ...args]: readonly string[],
-    { env: wanted, cwd }: McpRun,
+    run: McpRun,
   ): Promise<void> => {
+    const { env: wanted, cwd } = run;
     // Its environment is what its document says, and a path: secrets of the executor are not the server's.
     const own = Object.fromEntries(
       Object.entries(wanted ?? {}).map(([name, value]) => [name, expand(value)]),
@@ -121,7 +127,7 @@ export function mcpRunner(
       stderr: 'pipe',
       ...(cwd ? { cwd } : {}),
     });
-    const said = lastWords(transport, Object.values(own));
+    const said = lastWords(transport, secretsOf(run));
     (transport as unknown as { _readBuffer: CappedLines })._readBuffer = new CappedLines(
       answerBytesMax,
     );
@@ -163,63 +169,74 @@ export function mcpRunner(
     }
     return { key, line };
   };
+  const call = async (
+    job: ToolJob,
+    run: McpRun,
+    signal: AbortSignal,
+  ): Promise<Outcome<unknown>> => {
+    const { key, line } = lineFor(run);
+    line.calls += 1;
+    const from = performance.now();
+    let client: Client | undefined;
+    try {
+      try {
+        client = await orAborted(line.client, signal);
+      } catch (error) {
+        if (error instanceof Refused)
+          return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
+        const why = messageOf(error).slice(0, 600);
+        return notBegun(
+          'transient',
+          'MCP_UNREACHABLE',
+          `tool ${job.tool}: its MCP server could not be reached: ${why}`,
+        );
+      }
+      if (signal.aborted)
+        return notBegun('transient', 'MCP_UNREACHABLE', `tool ${job.tool}: it was stopped`);
+      const meta = mcpMeta(job.idempotencyKey, job.traceparent);
+      const result = await client.callTool(
+        { name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta },
+        { signal: AbortSignal.any([signal, line.broken]), timeout: job.spec.timeoutMs },
+      );
+      line.heardAt = performance.now();
+      return outcomeOfMcp(job.tool, mcpResultSchema.parse(result));
+    } catch (error) {
+      if (error instanceof ProtocolError) {
+        line.heardAt = performance.now();
+        return answered.has(error)
+          ? outcomeOfMcpError(job.tool, error)
+          : mcpFailed(job.tool, error.message);
+      }
+      // A server over HTTP that was started again knows no old session: the next try begins anew.
+      const isBroken = !signal.aborted && run.url;
+      if (isBroken) retire(key, line);
+      const refusal = refusalOf(job.tool, error, line.heardAt > 0);
+      if (refusal) return refusal;
+      // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
+      const isLate = performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
+      if (isLate && line.heardAt < from)
+        await client?.ping({ timeout: pingMs }).catch(() => retire(key, line));
+      return failed(
+        'transient',
+        'MCP_BROKEN',
+        `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`,
+      );
+    } finally {
+      line.calls -= 1;
+      if (line.isRetired && line.calls === 0) void hangUp(line);
+    }
+  };
   const hangUp = async (line: Line): Promise<void> =>
     (await line.client.catch(() => undefined))?.close().catch(() => undefined);
 
   return {
     kind: 'mcp',
     async run(job, run, signal) {
-      const { key, line } = lineFor(run);
-      line.calls += 1;
-      const from = performance.now();
-      let client: Client | undefined;
-      try {
-        try {
-          client = await orAborted(line.client, signal);
-        } catch (error) {
-          if (error instanceof Refused)
-            return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
-          const why = messageOf(error).slice(0, 600);
-          return notBegun(
-            'transient',
-            'MCP_UNREACHABLE',
-            `tool ${job.tool}: its MCP server could not be reached: ${why}`,
-          );
-        }
-        if (signal.aborted)
-          return notBegun('transient', 'MCP_UNREACHABLE', `tool ${job.tool}: it was stopped`);
-        const meta = mcpMeta(job.idempotencyKey, job.traceparent);
-        const result = await client.callTool(
-          { name: run.tool ?? job.tool, arguments: { ...job.arguments }, _meta: meta },
-          { signal: AbortSignal.any([signal, line.broken]), timeout: job.spec.timeoutMs },
-        );
-        line.heardAt = performance.now();
-        return outcomeOfMcp(job.tool, mcpResultSchema.parse(result));
-      } catch (error) {
-        if (error instanceof ProtocolError) {
-          line.heardAt = performance.now();
-          return answered.has(error)
-            ? outcomeOfMcpError(job.tool, error)
-            : mcpFailed(job.tool, error.message);
-        }
-        // A server over HTTP that was started again knows no old session: the next try begins anew.
-        const isBroken = !signal.aborted && run.url;
-        if (isBroken) retire(key, line);
-        const refusal = refusalOf(job.tool, error, line.heardAt > 0);
-        if (refusal) return refusal;
-        // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
-        const isLate = performance.now() - from > job.spec.timeoutMs - wedgedSlackMs;
-        if (isLate && line.heardAt < from)
-          await client?.ping({ timeout: pingMs }).catch(() => retire(key, line));
-        return failed(
-          'transient',
-          'MCP_BROKEN',
-          `tool ${job.tool}: the call broke off: ${messageOf(error).slice(0, 200)}`,
-        );
-      } finally {
-        line.calls -= 1;
-        if (line.isRetired && line.calls === 0) void hangUp(line);
-      }
+      const outcome = await call(job, run, signal);
+      if (outcome.ok) return outcome;
+      // A server that refuses may quote what it was sent.
+      const message = withoutSecrets(outcome.failure.message, secretsOf(run));
+      return { ok: false, failure: { ...outcome.failure, message } };
     },
     async close() {
       const open = [...lines.values()];
@@ -229,18 +246,13 @@ export function mcpRunner(
   };
 }
 
-/** The end of what a program says on stderr, on one line, without the values that it was given. */
+/** The end of what a program says on stderr, on one line. */
 function lastWords(transport: StdioClientTransport, secrets: readonly string[]): () => string {
   let said = '';
   transport.stderr?.on('data', (chunk: Buffer) => {
     said = (said + chunk.toString('utf8')).slice(-lastWordsMax);
   });
-  return () => {
-    let words = said.replaceAll(/\s+/g, ' ').trim();
-    for (const secret of secrets.filter(({ length }) => length >= 4))
-      words = words.replaceAll(secret, '***');
-    return words.slice(-300);
-  };
+  return () => withoutSecrets(said.replaceAll(/\s+/g, ' ').trim(), secrets).slice(-300);
 }
 
 /** A connection takes its time: who waits for it may be stopped meanwhile. */

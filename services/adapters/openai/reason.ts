@@ -2,6 +2,7 @@
  * The provider's own reason, for people: cut, on one line, without secrets, and without what it
  * quotes of the request, which is a tenant's.
  */
+import { withoutSecrets } from '../../core/tools/placeholders.ts';
 import type { Prompt } from '../../ports/performers.ts';
 
 const reasonMax = 300; // characters
@@ -13,8 +14,7 @@ const secretShape = /(?:\b(?:sk|pk|key|token|bearer|basic)[-_ :=]+\S{6,})|[A-Za-
 export function reasonFrom(said: unknown, secrets: readonly string[], prompt: Prompt): string {
   if (typeof said !== 'string') return '';
   let text = unescaped(said.slice(0, 4_000)).replaceAll(/\s+/g, ' ').trim().slice(0, 2_000);
-  for (const secret of secrets) text = text.replaceAll(secret, '***');
-  text = text.replaceAll(secretShape, '***').slice(0, reasonMax);
+  text = withoutSecrets(text, secrets).replaceAll(secretShape, '***').slice(0, reasonMax);
   return withoutQuotes(text, [
     prompt.instructions,
     ...prompt.entries.map(({ content }) => content),

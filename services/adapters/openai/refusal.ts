@@ -20,7 +20,7 @@ export function classify(
   error: unknown,
   isTimeout: boolean,
   model: string,
-  reasonOf: (said: unknown) => string = () => '',
+  reasonOf: (said: unknown) => string,
 ): Outcome<never> {
   if (isTimeout || error instanceof APIConnectionTimeoutError)
     return failed('transient', 'MODEL_TIMEOUT', `model ${model} did not answer in time`);
@@ -35,7 +35,7 @@ export function classify(
       `model ${model} answered something that is not a completion`,
     );
   if (error instanceof APIError) {
-    const outcome = refusalOf(error, model, reasonOf(saidBy(error)));
+    const outcome = refusalOf(error, model, reasonOf);
     const status = statusOf(error);
     const isWhole = (status >= 400 && status < 500) || status === 503;
     return isWhole ? unpaid(outcome) : outcome;
@@ -77,10 +77,16 @@ export function refusesTemperature(error: unknown): boolean {
 const saidBy = ({ message }: APIError): unknown =>
   typeof message === 'string' ? message.replace(/^\d{3} /, '') : undefined;
 
-function refusalOf(error: APIError, model: string, reason: string): ReturnType<typeof failed> {
+function refusalOf(
+  error: APIError,
+  model: string,
+  reasonOf: (said: unknown) => string,
+): ReturnType<typeof failed> {
   const status = statusOf(error);
   const code = codeOf(error);
-  const told = code ? ` (${code})` : '';
+  const reason = reasonOf(saidBy(error));
+  // A key, or a word of the prompt, has the form of a code, too.
+  const told = code && reasonOf(code) === code ? ` (${code})` : '';
   const text = `model ${model} answered ${status || 'an error'}${told}${reason ? `: ${reason}` : ''}`;
   if (code === 'context_length_exceeded' || speaksOf(error, tooLongWords))
     return failed('permanent', 'MODEL_CONTEXT_TOO_LONG', text);

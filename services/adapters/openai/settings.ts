@@ -1,7 +1,7 @@
 /** What a Model document says of its requests, with the variables of this gateway in it. */
 import type { ModelSpec } from '../../core/session/model-spec.ts';
 import { failed } from '../../core/tools/job.ts';
-import { expandEnvironment, isHeaderValue, variablesOf } from '../../core/tools/placeholders.ts';
+import { expandEnvironment, isHeaderValue, secretsIn } from '../../core/tools/placeholders.ts';
 import { addressOf, keyOf } from './address.ts';
 import { unpaid } from './refusal.ts';
 
@@ -58,7 +58,7 @@ export function settingsOf(
     model,
     headers,
     body,
-    secrets: secretsIn(spec, key.key, environment),
+    secrets: secretsOf(spec, key.key, environment),
   };
   known.set(spec, settings);
   return { ok: true, settings };
@@ -75,8 +75,7 @@ function expandedIn(value: unknown, expanded: (text: string) => string): unknown
 }
 
 /** What stands in a variable may be a secret, wherever a document puts it. */
-function secretsIn(spec: Named, key: string | undefined, environment: Environment): string[] {
+function secretsOf(spec: Named, key: string | undefined, environment: Environment): string[] {
   const texts = [...Object.values(spec.headers ?? {}), JSON.stringify(spec.body ?? {})];
-  const values = variablesOf(...texts).map((name) => environment[name]);
-  return [key, ...values].filter((value): value is string => (value?.length ?? 0) >= 4);
+  return [...(key === undefined ? [] : [key]), ...secretsIn(environment, ...texts)];
 }

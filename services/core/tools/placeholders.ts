@@ -28,6 +28,33 @@ export const variablesOf = (...texts: readonly (string | undefined)[]): string[]
   ),
 ];
 
+const secretMin = 4; // characters: a shorter value is a word, and would be found everywhere
+
+/** Values of variables that texts name. Whoever was sent them may say them again. */
+export const secretsIn = (
+  environment: Readonly<Record<string, string | undefined>>,
+  ...texts: readonly (string | undefined)[]
+): string[] =>
+  variablesOf(...texts).flatMap((name) =>
+    Object.hasOwn(environment, name) ? (environment[name] ?? []) : [],
+  );
+
+/** Also as they stand in JSON and in an address, and one that was cut at the text's end. */
+export function withoutSecrets(text: string, secrets: readonly string[]): string {
+  let told = text;
+  for (const secret of secrets) {
+    if (secret.length < secretMin) continue;
+    const json = JSON.stringify(secret).slice(1, -1);
+    for (const spelling of [secret, json, encodeURIComponent(secret.toWellFormed())]) {
+      told = told.replaceAll(spelling, '***');
+      let length = Math.min(spelling.length, told.length);
+      while (length >= secretMin && !told.endsWith(spelling.slice(0, length))) length -= 1;
+      if (length >= secretMin) told = `${told.slice(0, -length)}***`;
+    }
+  }
+  return told;
+}
+
 /** What is wrong with the variables of a text, as it stands in a spec. */
 export const variableProblems = (text: string): string[] =>
   variablesOf(text)
