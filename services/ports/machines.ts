@@ -15,13 +15,16 @@ export type Machine = NonNullable<Definition['machine']>;
  *
  * Guarantee: the same files make the same module. What `load` is given runs as it was made, wherever
  *            its files lie now, and with the XState of this release.
- * Errors:    Refused (MACHINE_UNREADABLE) from `bundle`, for what cannot be made one module or is too
- *            large; Refused (MACHINE_CHANGED) from `load` for a text that is not that of its hash,
+ * Errors:    Refused (MACHINE_UNREADABLE) from `bundle`, for what cannot be made one module (with
+ *            `files`, the paths of those that are wrong) or is too large; Refused (MACHINE_CHANGED) from `load` for a text that is not that of its hash,
  *            (MACHINE_MISSING) where it exports no machine, (MACHINE_UNREADABLE) where it throws.
  */
 export interface Machines {
-  /** @param file  path of its module, TypeScript or JavaScript */
-  bundle(file: string): Promise<MachineModule>;
+  /**
+   * @param file  path of its module, TypeScript or JavaScript
+   * @returns with `files`, the paths of all that stands in it
+   */
+  bundle(file: string): Promise<MachineModule & { readonly files: readonly string[] }>;
   /** Runs the module: never beside secrets that it must not have. */
   load(module: MachineModule): Promise<Machine>;
 }

@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { registerHooks } from 'node:module';
-import { basename, dirname } from 'node:path';
+import { basename, dirname, resolve } from 'node:path';
 import { type BuildFailure, build, stop } from 'esbuild';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
@@ -61,14 +61,14 @@ export function esbuildMachines(): Machines {
   };
   return {
     async bundle(file) {
-      const text = await bundled(file);
+      const { text, files } = await bundled(file);
       const bytes = Buffer.byteLength(text);
       if (bytes > limits.machineBytesMax)
         throw new Refused(
           'MACHINE_UNREADABLE',
           `with all that it imports it has ${bytes} bytes; ${limits.machineBytesMax} are allowed`,
         );
-      return { hash: hashOf(text), text };
+      return { hash: hashOf(text), text, files };
     },
     load(module) {
       let found = loaded.get(module.hash);
@@ -96,14 +96,15 @@ async function alone<Result>(work: () => Promise<Result>): Promise<Result> {
 }
 
 /** Nothing of the path is in the text: the same files make the same module anywhere. */
-async function bundled(file: string): Promise<string> {
+async function bundled(file: string): Promise<{ text: string; files: string[] }> {
   try {
-    const { outputFiles } = await alone(() =>
+    const { outputFiles, metafile } = await alone(() =>
       build({
         absWorkingDir: dirname(file),
         entryPoints: [`./${basename(file)}`],
         bundle: true,
         write: false,
+        metafile: true,
         format: 'esm',
         platform: 'node',
         target: 'node24',
@@ -116,13 +117,19 @@ async function bundled(file: string): Promise<string> {
         keepNames: true,
       }),
     );
-    return outputFiles[0]!.text;
+    const files = Object.keys(metafile.inputs).map((one) => resolve(dirname(file), one));
+    return { text: outputFiles[0]!.text, files };
   } catch (error) {
     throw new Refused('MACHINE_UNREADABLE', `it cannot be made one module: ${whyNot(error)}`, {
       cause: error,
+      files: placesOf(error).map((one) => resolve(dirname(file), one)),
     });
   }
 }
+
+/** Files that are wrong: they are watched, too. */
+const placesOf = (error: unknown): string[] =>
+  ((error as Partial<BuildFailure>).errors ?? []).flatMap(({ location }) => location?.file ?? []);
 
 function whyNot(error: unknown): string {
   const [first] = (error as Partial<BuildFailure>).errors ?? [];

@@ -16,6 +16,7 @@ import {
 } from '../../core/session/specs.ts';
 import type { Machines } from '../../ports/machines.ts';
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
+import { WatchedFiles } from './watched-files.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
 export function folderTexts(
@@ -83,13 +84,16 @@ export function specsOf(
   directories: readonly string[],
   machines?: Machines,
 ): Specs {
+  const modules = new WatchedFiles();
+  const goodMachines = new Map<string, Found>();
   const build = (texts: ReadonlyMap<string, SpecText>, known: ReadonlyMap<string, string>) =>
-    built(texts, directories, known, machines);
+    built(texts, directories, known, machines, goodMachines);
   const good = new Map<string, SpecText>();
   const refused = new Map<string, string>();
   let homes: ReadonlyMap<string, string> = new Map();
 
   const load = async (): Promise<LoadedSpecs> => {
+    const from = Date.now();
     const texts = new Map<string, { text: SpecText; source: SpecTexts }>();
     for (const source of sources)
       for (const [name, text] of await source.read()) texts.set(name, { text, source });
@@ -117,7 +121,9 @@ export function specsOf(
       );
       problems = [...problems, ...more];
     }
+    await modules.watch(made.files, from);
     homes = new Map([...homes, ...made.homes]);
+    for (const name of made.kept) lastGood.add(name);
     const wrong = new Set(made.problems.map(fileOf));
     for (const [name, text] of current) if (!wrong.has(name)) good.set(name, text);
     for (const [name, { text, source }] of texts) {
@@ -169,7 +175,7 @@ export function specsOf(
         }
         isBusy = false;
       };
-      const following = sources.map((source) => source.follow(() => void changed()));
+      const following = [...sources, modules].map((one) => one.follow(() => void changed()));
       void changed(); // what changed between the first look and now
       return {
         stop() {
@@ -202,7 +208,17 @@ async function built(
   directories: readonly string[],
   homes: ReadonlyMap<string, string>,
   machines: Machines | undefined,
-): Promise<Pick<ReturnType<typeof catalogOf>, 'catalog' | 'problems' | 'homes'>> {
+  goodMachines: Map<string, Found>,
+): Promise<
+  Pick<ReturnType<typeof catalogOf>, 'catalog' | 'problems' | 'homes'> & {
+    readonly files: ReadonlySet<string>;
+    /** Agents whose machines are broken now, and stay what they were. */
+    readonly kept: ReadonlySet<string>;
+  }
+> {
+  const files = new Set<string>();
+  const kept = new Set<string>();
+  const seenMachines = new Set<string>();
   const documents: SourceDocument[] = [];
   const refused = new Set<string>();
   const problems: SpecProblem[] = [];
@@ -218,17 +234,32 @@ async function built(
         continue;
       }
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
-        const { found, flaws } = await lookAtMachine(document.spec.machine, directories, machines);
-        if (flaws.length === 0) documents.push({ document, file, lineOf, ...found });
-        else refused.add(`Agent ${document.metadata.name}`);
+        const seen = await lookAtMachine(document.spec.machine, directories, machines);
+        const { name } = document.metadata;
+        const { found, flaws } = seen;
+        for (const one of seen.files) files.add(one);
+        const key = `${name} ${document.spec.machine}`;
+        seenMachines.add(key);
+        const before = goodMachines.get(key);
+        if (flaws.length === 0) {
+          goodMachines.set(key, found);
+          documents.push({ document, file, lineOf, ...found });
+        } else if (before) {
+          kept.add(name);
+          documents.push({ document, file, lineOf, ...before });
+        } else refused.add(`Agent ${name}`);
         const place = lineOf ? `${file}:${lineOf(['spec', 'machine'])}` : file;
         for (const message of flaws) problems.push({ file: place, field: 'spec.machine', message });
       } else documents.push({ document, file, lineOf });
     }
   }
+  for (const key of goodMachines.keys()) if (!seenMachines.has(key)) goodMachines.delete(key);
   const built = catalogOf(documents, refused, homes);
-  return { ...built, problems: [...problems, ...built.problems] };
+  return { ...built, problems: [...problems, ...built.problems], files, kept };
 }
+
+/** What a document's machine is: its module, or where no code of users runs, its hash. */
+type Found = Pick<SourceDocument, 'machineHash' | 'module'>;
 
 const flawsMax = 20; // of one machine, told at once
 
@@ -237,26 +268,42 @@ async function lookAtMachine(
   module: string,
   directories: readonly string[],
   machines: Machines | undefined,
-): Promise<{ readonly found: Pick<SourceDocument, 'machineHash' | 'module'>; flaws: string[] }> {
+): Promise<{
+  readonly found: Found;
+  readonly flaws: string[];
+  readonly files: readonly string[];
+}> {
   const path = moduleIn(directories, module);
   let text: Buffer;
   try {
     text = await readFile(path);
   } catch {
-    return { found: {}, flaws: [`there is no file ${module} in ${directories.join(', ')}`] };
+    return {
+      found: {},
+      flaws: [`there is no file ${module} in ${directories.join(', ')}`],
+      files: [path],
+    };
   }
   if (!machines) {
     const machineHash = createHash('sha256').update(text).digest('hex').slice(0, 16);
-    return { found: { machineHash }, flaws: [] };
+    return { found: { machineHash }, flaws: [], files: [path] };
   }
+  let files: readonly string[] = [path];
   try {
-    const made = await machines.bundle(path);
-    const machine = await machines.load(made);
+    const bundled = await machines.bundle(path);
+    const { hash, text: code } = bundled;
+    files = bundled.files;
+    const machine = await machines.load({ hash, text: code });
     const flaws = [...unperformable(machine), ...unimplemented(machine)].slice(0, flawsMax);
-    return { found: { module: made }, flaws: flaws.map((flaw) => `${module}: ${flaw}`) };
+    return {
+      found: { module: { hash, text: code } },
+      flaws: flaws.map((flaw) => `${module}: ${flaw}`),
+      files,
+    };
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    return { found: {}, flaws: [`${module}: ${error.message}`] };
+    const { files: wrong = [] } = error.details as { files?: readonly string[] };
+    return { found: {}, flaws: [`${module}: ${error.message}`], files: [...files, ...wrong] };
   }
 }
 
