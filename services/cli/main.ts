@@ -14,6 +14,7 @@ import { natsControl } from '../adapters/nats/control.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { Refused } from '../core/errors.ts';
+import { isFinal } from '../core/session/status.ts';
 import type { ApprovalSummary, SessionSummary } from '../core/session/summary.ts';
 import type {
   Discarded,
@@ -303,14 +304,17 @@ program
   .action(async (session: string, text: string, options: { id?: string }) => {
     const event = eventIn(text);
     const id = options.id ?? `cli-${randomUUID()}`;
-    const found = await ask<Parameters<typeof inspectText>[0]>('inspect', {
-      session,
-      conversation: false,
-    });
-    if (!found) return;
-    const { tenant } = found.summary;
+    const { prefix, explain, timeout } = globalOptions();
+    // Also where it is only explained: whose session it is stands in the subject.
+    const answer = await withPorts(({ control }) =>
+      control.ask('inspect', { session, conversation: false }, timeout),
+    );
+    if (!answer.ok) throw new Refused(answer.code, answer.message);
+    const { summary } = answer.value as Parameters<typeof inspectText>[0];
+    const { tenant, status } = summary;
+    if (isFinal(status))
+      throw new Refused('EVENT_UNHEARD', `session ${session} is ${status}: it hears no events`);
     const body = JSON.stringify(event);
-    const { prefix, explain } = globalOptions();
     if (explain)
       return say(
         `nats --server ${serverUrl()} pub -J -H ${quoted(`Understudy-Event:${id}`)} ${prefix}.tell.${tenant}.${session} ${quoted(body)}`,

@@ -124,6 +124,8 @@ export interface Asked {
 
 export interface Asking {
   readonly effect: CallModel;
+  /** When its session asked, epoch ms. */
+  readonly askedAt: number;
   readonly prompt: Prompt;
   readonly models: readonly Spec[];
   readonly spending: CallSpending;
@@ -143,7 +145,7 @@ export interface Asking {
 }
 
 export async function askAll(
-  { effect, prompt, models, spending, signal, watched, onAsking, noteTry, charge }: Asking,
+  { effect, askedAt, prompt, models, spending, signal, watched, onAsking, noteTry, charge }: Asking,
   {
     model,
     clock,
@@ -161,7 +163,7 @@ export async function askAll(
     name = spec.name;
     const hasFallback = spec !== models.at(-1);
     const { id: call, tokensReserved: tokens, deadlineAt } = effect;
-    const asker = { call: call as string, tokens, deadlineAt, hasFallback };
+    const asker = { call: call as string, tokens, askedAt, deadlineAt, hasFallback };
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       isTooDear = !spending.allows(spec);
       if (isTooDear) break;

@@ -33,6 +33,8 @@ export interface Asker {
   readonly tokens: number;
   /** Another Model could be asked instead. */
   readonly hasFallback: boolean;
+  /** Epoch ms. */
+  readonly askedAt: number;
   /** Epoch ms: an answer after it is heard by nobody. */
   readonly deadlineAt: number;
 }
@@ -125,7 +127,7 @@ export class ModelDoors {
       since: before?.since ?? now,
       times: (before?.times ?? 0) + (isShut ? 0 : 1),
       code,
-      message: message.slice(0, 1_000),
+      message: withoutName(message, spec).slice(0, 1_000),
     };
     this.#known.set(door, { shut, at: now });
     if (!isShut)
@@ -141,11 +143,16 @@ export class ModelDoors {
   }
 
   /** @throws Later while it is worth the wait */
-  #wait(spec: Spec, { deadlineAt, hasFallback }: Asker, waitMs: number, shut: ShutDoor): Failure {
+  #wait(spec: Spec, asker: Asker, waitMs: number, shut: ShutDoor): Failure {
+    const { askedAt, deadlineAt, hasFallback } = asker;
     const now = this.#ports.clock.now();
-    const patientUntil = shut.since + patienceMsOf(spec, hasFallback);
+    // Each call is as patient as its Model; where another can be asked, nobody waits for one that
+    // has been away so long already.
+    const since = hasFallback ? shut.since : Math.max(shut.since, askedAt);
+    const patientUntil = since + patienceMsOf(spec, hasFallback);
     const until = Math.min(patientUntil, deadlineAt - limits.deadlineSlackMs);
-    const { code, message } = shut;
+    const { code } = shut;
+    const message = `model ${spec.name} ${shut.message}`;
     // All that wait for one door must not come back at the same moment.
     const chanceMs = Math.random() * Math.min(Math.max(waitMs, 100), 2_000);
     if (now + waitMs < until) throw new Later('MODEL_LATER', message, waitMs + chanceMs, false);
@@ -167,10 +174,10 @@ export class ModelDoors {
     if (!refusal) return undefined;
     return this.#wait(spec, asker, Math.min(refusal.waitMs, waitMaxMs), {
       openAt: 0,
-      since: this.#ports.clock.now(),
+      since: asker.hasFallback ? asker.askedAt : this.#ports.clock.now(),
       times: 0,
       code: 'MODEL_RATE_LIMITED',
-      message: `model ${spec.name} has used its ${refusal.what} for this minute`,
+      message: `has used its ${refusal.what} for this minute`,
     });
   }
 
@@ -184,10 +191,10 @@ export class ModelDoors {
     }
     return this.#wait(spec, asker, noPlaceMs, {
       openAt: 0,
-      since: clock.now(),
+      since: asker.hasFallback ? asker.askedAt : clock.now(),
       times: 0,
       code: 'MODEL_BUSY',
-      message: `model ${spec.name} takes ${spec.concurrency} calls at once, and has them`,
+      message: `takes ${spec.concurrency} calls at once, and has them`,
     });
   }
 
@@ -204,4 +211,10 @@ export class ModelDoors {
     this.#known.set(door, seen);
     return seen.shut;
   }
+}
+
+/** Several Models may have one door: what is told of it has the name of the one that is asked. */
+function withoutName(message: string, { name }: Spec): string {
+  const prefix = `model ${name} `;
+  return message.startsWith(prefix) ? message.slice(prefix.length) : message;
 }

@@ -28,7 +28,12 @@ import {
 import type { Entry } from '../core/session/conversation.ts';
 import type { CallModel } from '../core/session/effects.ts';
 import type { Message, ModelReply } from '../core/session/messages.ts';
-import { contextLimitOf, fixedBytesOf, isSummary } from '../core/session/model-call.ts';
+import {
+  askedWithinMs,
+  contextLimitOf,
+  fixedBytesOf,
+  isSummary,
+} from '../core/session/model-call.ts';
 import type { Bundle, TenantSpec } from '../core/session/specs.ts';
 import { delegateTool } from '../core/session/tool-calls.ts';
 import { type Failure, failed } from '../core/tools/job.ts';
@@ -282,7 +287,19 @@ async function perform(
       return noted === 'noted';
     };
     const charge = () => throttle(effect, ports);
-    const asking = { effect, prompt, models, spending, signal, watched, onAsking, noteTry, charge };
+    const askedAt = effect.deadlineAt - limits.deadlineSlackMs - askedWithinMs(bundle);
+    const asking = {
+      effect,
+      askedAt,
+      prompt,
+      models,
+      spending,
+      signal,
+      watched,
+      onAsking,
+      noteTry,
+      charge,
+    };
     const { outcome, model, isSettled } = await askAll(asking, { ...ports, doors: self.doors });
     if (signal.aborted || isSettled) return false; // nobody waits any more
     const { attempts } = spending;

@@ -5,6 +5,7 @@ export interface ShutDoor {
   /** How often it was shut without an answer in between. */
   readonly times: number;
   readonly code: string;
+  /** What it did, without the name of the Model. */
   readonly message: string;
 }
 

@@ -140,7 +140,8 @@ export function addressOf(
   if (!tenantSpec)
     throw new Refused(
       'TENANT_UNKNOWN',
-      `there is no tenant ${tenant.data}; known: ${[...catalog.tenants.keys()].join(', ') || 'none'}`,
+      // Who publishes may be anybody: the names of others are not told.
+      `there is no tenant ${tenant.data}; \`understudy doctor\` lists what is known`,
     );
   const agent = agentNameSchema.safeParse(task.agent);
   if (!agent.success)
@@ -148,13 +149,14 @@ export function addressOf(
       'AGENT_INVALID',
       `agent "${task.agent.slice(0, 64)}": ${issuesOf(agent.error)}`,
     );
+  const isAllowed = (name: string) =>
+    tenantSpec.agents.includes('*') || tenantSpec.agents.includes(name);
   const known = catalog.agents.get(agent.data);
-  if (!known)
-    throw new Refused(
-      'AGENT_UNKNOWN',
-      `there is no agent ${agent.data}; known: ${[...catalog.agents.keys()].join(', ') || 'none'}`,
-    );
-  if (!tenantSpec.agents.includes('*') && !tenantSpec.agents.includes(agent.data))
+  if (!known) {
+    const own = [...catalog.agents.keys()].filter(isAllowed).join(', ') || 'none';
+    throw new Refused('AGENT_UNKNOWN', `there is no agent ${agent.data}; known: ${own}`);
+  }
+  if (!isAllowed(agent.data))
     throw new Refused('AGENT_FORBIDDEN', `tenant ${tenant.data} may not use agent ${agent.data}`);
   const bytes = Buffer.byteLength(task.body);
   if (bytes > limits.taskBytesMax)

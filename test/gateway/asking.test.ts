@@ -111,6 +111,7 @@ const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
   const asked = await askAll(
     {
       effect,
+      askedAt: 0,
       prompt: {} as never,
       models,
       spending,
@@ -151,6 +152,7 @@ test.each([
   await askAll(
     {
       effect,
+      askedAt: 0,
       prompt: {} as never,
       models: two,
       spending: new CallSpending(effect, two, 0),
@@ -218,7 +220,14 @@ describe('the spending', () => {
                 return outcome;
               },
             };
-            const asking = { effect, prompt: {} as never, models, spending, signal: never };
+            const asking = {
+              effect,
+              askedAt: 0,
+              prompt: {} as never,
+              models,
+              spending,
+              signal: never,
+            };
             const noteTry = async () => {
               note();
               return true;
@@ -401,7 +410,7 @@ test('watchers are told which attempt a piece belongs to, where it begins and ho
   const spending = new CallSpending(effect, models, 1);
   const hooks = { onAsking: () => undefined, noteTry: async () => true, watched };
   await askAll(
-    { effect, prompt: {} as never, models, spending, signal: never, ...hooks },
+    { effect, askedAt: 0, prompt: {} as never, models, spending, signal: never, ...hooks },
     { model: half, clock, doors: doorsOf(half) },
   );
   expect(pieces).toEqual([

@@ -7,6 +7,8 @@ import { memoryRateLimits } from '../../services/adapters/memory/rate-limits.ts'
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import type { ShardId } from '../../services/core/ids.ts';
+import { limits } from '../../services/core/limits.ts';
+import { askedWithinMs } from '../../services/core/session/model-call.ts';
 import { modelSpecSchema } from '../../services/core/session/model-spec.ts';
 import type { Outcome } from '../../services/core/tools/job.ts';
 import { startGateway } from '../../services/gateway/worker.ts';
@@ -26,12 +28,16 @@ const answer: Outcome<ModelAnswer> = {
     latencyMs: 1,
   },
 };
-const refusal = (code: string, retryAfterMs?: number): Outcome<never> => ({
+const refusal = (
+  code: string,
+  retryAfterMs?: number,
+  message = `${code} said so`,
+): Outcome<never> => ({
   ok: false,
   failure: {
     class: 'transient',
     code,
-    message: `${code} said so`,
+    message,
     hasBegun: false,
     ...(retryAfterMs ? { retryAfterMs } : {}),
   },
@@ -49,6 +55,7 @@ async function world(
   complete: (name: string, call: number) => Promise<Outcome<ModelAnswer>>,
   models: readonly object[] = [{}],
   gateways = 1,
+  doorOf?: () => string,
 ) {
   const told: Told[] = [];
   const effects = memoryEffects(systemClock);
@@ -84,6 +91,7 @@ async function world(
         mailbox,
         archive: { bundle: async () => bundle as never },
         model: {
+          ...(doorOf ? { doorOf } : {}),
           complete: async ({ name }) => {
             asked += 1;
             underWay += 1;
@@ -109,7 +117,7 @@ async function world(
     doors,
     asked: () => asked,
     most: () => most,
-    offer: (id: string, leftMs = 600_000) =>
+    offer: (id: string, leftMs = askedWithinMs(bundle) + limits.deadlineSlackMs) =>
       effects.offer({
         kind: 'callModel',
         id,
@@ -203,6 +211,36 @@ test('the wait ends: at the patience of its Model, with the reason of the provid
     kind: 'modelFailed',
     failure: { code: 'MODEL_OVERLOADED', message: expect.stringContaining('said so') },
   });
+  await w.stop();
+});
+
+test('of each call for itself, with the name of its own Model', async () => {
+  let isAway = true;
+  const w = await world(
+    async () => (isAway ? refusal('MODEL_OVERLOADED') : answer),
+    [{ patienceMs: 300 }],
+  );
+  await w.offer('e1');
+  await eventually(() => w.told.length === 1, 'the end of the first');
+  await w.offer('e2');
+  setTimeout(() => {
+    isAway = false;
+  }, 50);
+  await eventually(() => w.told.length === 2, 'the second');
+  expect(w.told.map(({ kind }) => kind)).toEqual(['modelFailed', 'modelReplied']);
+  await w.stop();
+});
+
+test('a door that was shut by another Model is told with the name of who asks', async () => {
+  const w = await world(
+    async (name) => refusal('MODEL_OVERLOADED', 0, `model ${name} answered 503: no`),
+    [{ patienceMs: 100, fallback: 'm1' }, { patienceMs: 200 }],
+    1,
+    () => 'one door',
+  );
+  await w.offer('e');
+  await eventually(() => w.told.length === 1, 'the end');
+  expect(w.told[0]?.failure?.message).toMatch(/^model m1 answered 503: no/);
   await w.stop();
 });
 

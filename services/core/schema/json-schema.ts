@@ -39,6 +39,8 @@ const pattern = Object.assign((source: string) => linearPattern(source), { code:
 const options: Options = {
   strictSchema: true,
   strictNumbers: true,
+  // 0.3 is a multiple of 0.1, whatever their binary forms come to.
+  multipleOfPrecision: 9,
   strictTypes: false,
   strictTuples: false,
   strictRequired: false,
@@ -106,11 +108,12 @@ function compile(schema: Fields): Compiled {
     ajv.addFormat('uuid', anyUuid);
     ajv.addFormat('regex', isPattern);
     for (const word of words)
-      if (word.startsWith('x-') || annotations.includes(word)) ajv.addKeyword(word);
+      if (/^x-[\w$-]+$/.test(word) || annotations.includes(word)) ajv.addKeyword(word);
     const validate = ajv.compile({ ...schema, $schema: undefined });
     return { ok: true, check: (value) => checked(validate, value) };
   } catch (error) {
-    return { ok: false, problem: (error as Error).message.slice(0, 300) };
+    const why = (error as Error).message.replace(/^strict mode: /, '');
+    return { ok: false, problem: why.slice(0, 300) };
   }
 }
 

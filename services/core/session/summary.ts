@@ -44,7 +44,7 @@ const whatMax = 200; // characters: a question may be long, and lists carry many
 /** Nothing outside is awaited: its own next timer, or a message. */
 function timerOf({ timers }: SessionRecord): string {
   const due = Math.min(...Object.values(timers).map(({ dueAt }) => dueAt));
-  return Number.isFinite(due) && due < 8.64e15 ? `a timer, due ${secondsOf(due)}` : 'a message';
+  return isDate(due) ? `a timer, due ${secondsOf(due)}` : 'a message';
 }
 
 /** A machine of users may wait on several things at once: its timers and events beside its calls. */
@@ -52,10 +52,13 @@ function alsoOf({ timers, hears = [] }: SessionRecord): string[] {
   const { wall: _, ...own } = timers;
   const due = Math.min(...Object.values(own).map(({ dueAt }) => dueAt));
   return [
-    ...(Number.isFinite(due) && due < 8.64e15 ? [`a timer, due ${secondsOf(due)}`] : []),
+    ...(isDate(due) ? [`a timer, due ${secondsOf(due)}`] : []),
     ...(hears.length > 0 ? [`${hears.length > 1 ? 'events' : 'event'} ${hears.join(', ')}`] : []),
   ];
 }
+
+/** What no calendar has is no time to tell. */
+const isDate = (at: number): boolean => Math.abs(at) <= 8.64e15;
 
 const secondsOf = (at: number): string => new Date(at).toISOString().replace(/\.\d+Z$/, 'Z');
 

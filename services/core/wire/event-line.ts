@@ -20,6 +20,8 @@ export function eventLine(event: UnderstudyEvent): string {
     details.push(
       `by ${String(data.details.actor)}${data.details.reason ? `: ${String(data.details.reason)}` : ''}`,
     );
+  if (data.details.event) details.push(`heard ${String(data.details.event)}`);
+  for (const { type } of emittedIn(data.emitted)) details.push(`emitted ${type}`);
   for (const { what } of data.underWay ?? []) details.push(`${what} was under way`);
   for (const { kind: wanted, what } of data.effects)
     details.push(`-> ${wanted}${what ? ` ${what}` : ''}`);
@@ -32,3 +34,9 @@ export function eventLine(event: UnderstudyEvent): string {
       : `${data.from} > ${data.to}`;
   return `${event.time.slice(11, 23)}  ${data.session}  v${data.version}  ${kind.padEnd(14)} ${move}  ${details.join('  ')}`.trimEnd();
 }
+
+/** Types of events of a user's machine; what has none is told as what it is. */
+const emittedIn = (emitted: readonly unknown[] = []): { readonly type: string }[] =>
+  emitted.map((event) => ({
+    type: String((event as { type?: unknown } | null)?.type ?? 'an event').slice(0, 100),
+  }));
