@@ -11,6 +11,7 @@ import {
   fromPromise,
   log,
   not,
+  raise,
   sendParent,
   sendTo,
   setup,
@@ -384,6 +385,32 @@ test('one object in two places is one after a restore, and has no more of a prot
   expect((talk.record!.context as { seen: unknown[] }).seen).toEqual([true, true, true, null]);
 });
 
+test('a timer brings its event as it was sent: fields that are undefined, errors of invokes', () => {
+  const later = raise(({ event }) => ({ ...event, type: 'LATER', none: undefined }) as never, {
+    delay: 1_000,
+  });
+  const seen = ({ event }: { event: { error?: unknown } }) => [
+    event.error instanceof Error,
+    'none' in event,
+  ];
+  const states = {
+    a: { invoke: tool('t', { onError: { target: 'b', actions: later } }) },
+    b: { on: { LATER: { actions: assign({ seen: seen as never }) } } },
+  };
+  const talk = talkOf(machineOf({ context: { seen: [] }, initial: 'a', states }));
+  talk.say(task('{}'));
+  talk.say({
+    kind: 'toolFailed',
+    effect: talk.pendingOf('runTool') as never,
+    failure: { class: 'permanent', code: 'NO_MONEY', message: 'no' },
+    latencyMs: 1,
+    attempts: 1,
+    executor: 'x',
+  });
+  talk.say({ kind: 'wake' }, 2_000);
+  expect((talk.record!.context as { seen: unknown[] }).seen).toEqual([true, true]);
+});
+
 describe('events from outside', () => {
   const waiting = () => {
     const talk = talkOf(
@@ -433,6 +460,27 @@ describe('events from outside', () => {
     expect(talk.record?.status).toBe('paused');
     talk.say({ kind: 'resume', actor: 'ann', reason: '' });
     expect(talk.record?.status).toBe('completed');
+  });
+
+  test.each([
+    ['completed', (talk: Talk) => talk.say({ kind: 'resume', actor: 'ann', reason: '' })],
+    ['halted', (talk: Talk) => talk.say({ kind: 'halt', actor: 'ann', reason: '' })],
+  ])('that waited when their session was %s go where nobody loses them', (status, end) => {
+    const talk = waiting();
+    talk.say({ kind: 'pause', actor: 'ann', reason: '' });
+    for (const [type, id] of [
+      ['PAID', 'e1'],
+      ['x.late', 'e2'],
+    ] as const)
+      talk.say(event(type, id));
+    end(talk);
+    expect(talk.record?.status).toBe(status);
+    const lost = talk.wants.filter(({ kind }) => kind === 'unheard');
+    const expected = [
+      { kind: 'unheard', id: 'e1', from: 'acme', event: { type: 'PAID' } },
+      { kind: 'unheard', id: 'e2', from: 'acme', event: { type: 'x.late' } },
+    ];
+    expect(lost).toEqual(status === 'completed' ? expected.slice(1) : expected);
   });
 
   test('are refused by an agent without a machine, and by sessions that began before', () => {

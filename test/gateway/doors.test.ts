@@ -297,6 +297,44 @@ test('a Model with so many calls a minute lets the others wait, at no cost', asy
   await w.stop();
 });
 
+test("a call that waits for a place has used nothing of the minute, its tenant's or its Model's", async () => {
+  const w = await world(
+    async () => {
+      await pause(400);
+      return answer;
+    },
+    [{ concurrency: 1, requestsPerMinute: 3 }],
+    2,
+  );
+  for (let index = 0; index < 3; index += 1) await w.offer(`e${index}`);
+  await eventually(() => w.told.length === 3, 'all answers');
+  expect(w.told.every(({ kind }) => kind === 'modelReplied')).toBe(true);
+  await w.stop();
+});
+
+test.each([
+  ['that waits for the next minute', {}, 1],
+  ['that went to another Model', { patienceMs: 0, fallback: 'm1' }, 2],
+])('a call %s holds no place', async (_which, more, answers) => {
+  const w = await world(
+    async () => answer,
+    [{ concurrency: 1, requestsPerMinute: 1, ...more }, {}],
+  );
+  await w.offer('e1');
+  await eventually(() => w.told.length === 1, 'the first answer');
+  await w.offer('e2');
+  await pause(200);
+  expect(w.told).toHaveLength(answers);
+  // A place that nobody left is free after five seconds; the one who waits looks now and then.
+  const looks = [];
+  for (let look = 0; look < 20; look += 1) {
+    looks.push(await w.doors.enter('name-m', 1, 'another', 1));
+    await pause(50);
+  }
+  expect(looks.filter((place) => place !== undefined).length).toBeGreaterThan(10);
+  await w.stop();
+});
+
 describe('what may have been paid for', () => {
   test('is tried so often as its Model says, and told, also where it was refused in between', async () => {
     const late: Outcome<never> = {

@@ -140,3 +140,26 @@ describe('what a newer release wrote is not ours to read', () => {
     expect(await events.deadLetters(10)).toEqual([]);
   });
 });
+
+test('an event that comes before its session does not say whose the session is', async () => {
+  const { mailbox, store, say, host, events } = await world();
+  const event = {
+    kind: 'event' as const,
+    id: 'e1',
+    from: 'globex' as never,
+    event: { type: 'GO' },
+  };
+  await Promise.all([
+    mailbox.deliver(shard, { ...address, tenant: 'globex' as never, message: event }),
+    say(task('hello')),
+  ]);
+  const text = await eventually(() => store.load(shard, address.session), 'the session');
+  expect(JSON.parse(text).tenant).toBe(address.tenant);
+  const letters = await eventually(async () => {
+    const found = await events.deadLetters(10);
+    return found.length > 0 ? found : undefined;
+  }, 'the letter');
+  expect(JSON.stringify(letters)).toContain('EVENT_UNHEARD');
+  expect(await store.pending(shard)).toHaveLength(1);
+  await host.drain();
+});
