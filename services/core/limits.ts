@@ -22,6 +22,7 @@ export const limits = {
   clockDifferenceMs: 5_000, // between a machine and the broker: beyond it the process is not ready
   newerRetryMs: 5_000, // a shard that a newer release wrote to is looked at again after this
   stepTries: 5, // a session that crashes its step so often is parked
+  machineStepMs: 500, // of a user's own machine: two tries are over before the shard's lease is
   deferredMax: 64, // messages that a paused session keeps for later
   deferredBytesMax: 2 * 1024 * 1024, // of the tasks among them: they stand in the record
   parkedMax: 256, // the same while its definition is missing: an operator's mistake, and soon mended

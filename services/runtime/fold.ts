@@ -8,9 +8,10 @@ import { isPending, type PendingEffect } from '../core/session/effects.ts';
 import type { Message } from '../core/session/messages.ts';
 import { comparePositions, type Position, type SessionRecord } from '../core/session/record.ts';
 import { seen } from '../core/session/seen.ts';
-import { park, step } from '../core/session/step.ts';
+import { park } from '../core/session/step.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
+import { boundedStep } from './bounded-step.ts';
 import type { Definitions } from './definitions.ts';
 
 export interface Folded {
@@ -65,7 +66,7 @@ async function stepOrPark(
 ): Promise<Step> {
   const definition = await definitions.get(revision);
   try {
-    return step(record, incoming, definition, address);
+    return boundedStep(record, incoming, definition, address);
   } catch (error) {
     if (error instanceof Refused || !record) return seen('refused', 'refused');
     return park(record, incoming, error, address, false, behaviourOf(definition.bundle));

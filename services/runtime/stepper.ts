@@ -3,6 +3,7 @@
  *
  * Asks     `step` for decisions, Drafts to keep what they want, DeadLetters to store what no step can be made of (S6).
  */
+import { Stuck } from '../core/bounded.ts';
 import { Defect, messageOf, Refused, UnderstudyError } from '../core/errors.ts';
 import type { ShardId } from '../core/ids.ts';
 import { limits } from '../core/limits.ts';
@@ -10,12 +11,13 @@ import { behaviourOf } from '../core/session/behaviour.ts';
 import type { Incoming, Step } from '../core/session/draft.ts';
 import { isEnded, type Known } from '../core/session/record.ts';
 import { unheard } from '../core/session/seen.ts';
-import { haltWithout, park, step } from '../core/session/step.ts';
+import { haltWithout, park } from '../core/session/step.ts';
 import type { Envelope } from '../core/wire/envelopes.ts';
 import { eventLetterOf, mailIdentity, taskIdentity } from '../core/wire/letters.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Actor, Waiting } from './actor.ts';
 import type { Baselines } from './baselines.ts';
+import { boundedStep } from './bounded-step.ts';
 import type { DeadLetters } from './dead-letters.ts';
 import type { Drafts } from './drafts.ts';
 import { plainMaxOf } from './mail-buffer.ts';
@@ -57,7 +59,7 @@ export class Stepper {
     for (let attempt = 0; attempt < limits.stepTries && !stepped; attempt += 1) {
       try {
         // After a crash the snapshot in memory is not trusted: the record is.
-        stepped = step(
+        stepped = boundedStep(
           actor.record,
           incoming,
           definition,
@@ -66,7 +68,7 @@ export class Stepper {
         );
       } catch (error) {
         crash = error;
-        if (error instanceof Refused) break;
+        if (error instanceof Refused || error instanceof Stuck) break;
       }
     }
     if (!stepped) return this.#refuse(actor, incoming, crash, done);

@@ -1,5 +1,6 @@
 /** Files of users' own machines change while sessions run: what is good is taken up, what is broken is not. */
-import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -86,3 +87,33 @@ test('what was written while it was read counts as not read', async () => {
   expect(told).toHaveBeenCalledTimes(1);
   following.stop();
 });
+
+test('the example of docs/machines.md is valid as it stands there', () => {
+  const page = readFileSync(resolve('docs/machines.md'), 'utf8');
+  const block = (language: string) =>
+    new RegExp(`\`\`\`${language}\n(.*?)\`\`\``, 's').exec(page)![1]!;
+  rmSync(join(folder, 'desk.yaml'));
+  rmSync(join(folder, 'node_modules'));
+  write('order.machine.ts', block('ts'));
+  write('order.yaml', block('yaml'));
+  const { status, stdout, stderr } = spawnSync(resolve('bin/understudy'), ['validate', folder], {
+    encoding: 'utf8',
+  });
+  expect(`${stdout}${stderr}`).toContain('order');
+  expect(status).toBe(0);
+}, 60_000);
+
+test.each([
+  ['runs in circles', 'for (;;) {}', /cannot be loaded: its machine did not come to an end/],
+  ['awaits something', 'await 1; export default 1;', /it awaits something/],
+  ['throws', "throw new Error('no');", /cannot be loaded: no/],
+  ['exports none', 'export const x = 1;', /exports no XState machine/],
+])(
+  'a module that %s while it is loaded is refused, and holds up nobody',
+  async (_how, text, why) => {
+    write('desk.machine.ts', text);
+    const machines = esbuildMachines();
+    const { hash, text: code } = await machines.bundle(join(folder, 'desk.machine.ts'));
+    await expect(machines.load({ hash, text: code })).rejects.toThrow(why);
+  },
+);

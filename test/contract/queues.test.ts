@@ -17,6 +17,7 @@ import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { Refused } from '../../services/core/errors.ts';
 import type { EffectId, Revision, SessionId, ShardId, TenantId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
+import { revisionOf } from '../../services/core/session/specs.ts';
 import { eventOf, stepEventOf } from '../../services/core/wire/cloud-event.ts';
 import { taskIdentity } from '../../services/core/wire/letters.ts';
 import type { Archive } from '../../services/ports/archive.ts';
@@ -367,11 +368,14 @@ function describeQueues(name: string, open: () => Promise<World>) {
       });
 
       test('bundles are found by revision', async () => {
-        await world.archive.putBundle('rev1' as Revision, bundleOf());
-        await world.archive.putBundle('rev2' as Revision, bundleOf());
-        await world.archive.putBundle('rev1' as Revision, bundleOf());
-        expect((await world.archive.lastBundles()).get(bundleOf().name)?.revision).toBe('rev1');
-        expect(await world.archive.bundle('rev1' as Revision)).toEqual(bundleOf());
+        const [first, second] = [bundleOf(), { ...bundleOf(), behaviour: 3 }];
+        await world.archive.putBundle(revisionOf(first), first);
+        await world.archive.putBundle(revisionOf(second), second);
+        await world.archive.putBundle(revisionOf(first), first);
+        expect((await world.archive.lastBundles()).get(first.name)?.revision).toBe(
+          revisionOf(first),
+        );
+        expect(await world.archive.bundle(revisionOf(second))).toEqual(second);
         expect(await world.archive.bundle('rev3' as Revision)).toBeUndefined();
       });
     });

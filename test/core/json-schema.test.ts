@@ -155,6 +155,25 @@ describe('patterns', () => {
   });
 });
 
+test.each([
+  [0.3, 0.1, true],
+  [19.99, 0.01, true],
+  [0.35, 0.1, false],
+  [1e308, 0.123456789, false],
+  [-9, 3, true],
+  [10, 3, false],
+])('%d is a multiple of %d: %s', (value, multipleOf, is) => {
+  const compiled = compiledSchema({ type: 'number', multipleOf });
+  expect(compiled.ok && compiled.check(value)).toBe(
+    is ? undefined : `it must be multiple of ${multipleOf}`,
+  );
+});
+
+test('a property of any name is no word', () => {
+  const properties = { 'x-a b': { type: 'string' }, 'x-': {}, multipleOf: { type: 'number' } };
+  expect(compiledSchema({ type: 'object', properties })).toMatchObject({ ok: true });
+});
+
 describe('the cost', () => {
   const list = { type: 'object', properties: { all: { type: 'array', uniqueItems: true } } };
   const within = { $defs: { n: { properties: { n: { $ref: '#/$defs/n' } } } }, $ref: '#/$defs/n' };

@@ -5,15 +5,20 @@
  * file; what it imports is found from here, as if it lay beside this one.
  */
 import { createHash } from 'node:crypto';
-import { registerHooks } from 'node:module';
+import { createRequire, registerHooks } from 'node:module';
 import { basename, dirname, resolve } from 'node:path';
 import { type BuildFailure, build, stop } from 'esbuild';
+import { bounded } from '../../core/bounded.ts';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { exportedMachine } from '../../core/session/machine-walk.ts';
 import type { Machine, MachineModule, Machines } from '../../ports/machines.ts';
 
 const scheme = 'understudy-machine:';
+
+const loadMs = 2_000; // a module of a machine makes objects, and does no work
+
+const require = createRequire(import.meta.url);
 
 /** Texts of modules that are to be loaded, or have been, by hash. */
 const texts = new Map<string, string>();
@@ -48,8 +53,11 @@ export function esbuildMachines(): Machines {
     texts.set(hash, text);
     let module: object;
     try {
-      module = (await import(`${scheme}${hash}`)) as object;
+      // At once, and not by `import()`: what is awaited nobody can end.
+      module = bounded(() => require(`${scheme}${hash}`) as object, loadMs);
     } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ERR_REQUIRE_ASYNC_MODULE')
+        throw new Refused('MACHINE_UNREADABLE', 'it awaits something while it is loaded');
       throw new Refused('MACHINE_UNREADABLE', `it cannot be loaded: ${firstLine(error)}`, {
         cause: error,
       });

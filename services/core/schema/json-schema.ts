@@ -2,8 +2,8 @@
  * JSON Schema of 2020-12, 2019-09 and draft-7, compiled once: what a schema says is enforced, or the
  * schema is refused by name. Silence is not an answer.
  */
-import type { Ajv, ErrorObject, Options, ValidateFunction } from 'ajv';
-import { Ajv as Ajv7 } from 'ajv';
+import type { Ajv, ErrorObject, FuncKeywordDefinition, Options, ValidateFunction } from 'ajv';
+import { Ajv as Ajv7, str } from 'ajv';
 import { Ajv2019 } from 'ajv/dist/2019.js';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormatsModule from 'ajv-formats';
@@ -39,8 +39,6 @@ const pattern = Object.assign((source: string) => linearPattern(source), { code:
 const options: Options = {
   strictSchema: true,
   strictNumbers: true,
-  // 0.3 is a multiple of 0.1, whatever their binary forms come to.
-  multipleOfPrecision: 9,
   strictTypes: false,
   strictTuples: false,
   strictRequired: false,
@@ -53,6 +51,18 @@ const options: Options = {
   addUsedSchema: false,
   logger: false,
   code: { regExp: pattern as never },
+};
+
+/** 0.3 is a multiple of 0.1, whatever their binary forms come to; what overflows is none. */
+const multipleOf: FuncKeywordDefinition = {
+  keyword: 'multipleOf',
+  type: 'number',
+  schemaType: 'number',
+  validate: (of: number, value: number) => {
+    const times = value / of;
+    return Number.isFinite(times) && Math.abs(times - Math.round(times)) <= 1e-9;
+  },
+  error: { message: ({ schemaCode }) => str`must be multiple of ${schemaCode}` },
 };
 
 const dialects: readonly (readonly [RegExp, () => Ajv])[] = [
@@ -105,6 +115,7 @@ function compile(schema: Fields): Compiled {
     if (unmeant) return { ok: false, problem: unmeant };
     const ajv = made();
     addFormats(ajv);
+    ajv.removeKeyword('multipleOf').addKeyword(multipleOf);
     ajv.addFormat('uuid', anyUuid);
     ajv.addFormat('regex', isPattern);
     for (const word of words)
