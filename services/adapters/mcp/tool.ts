@@ -27,9 +27,10 @@ import {
   secretsIn,
   withoutSecrets,
 } from '../../core/tools/placeholders.ts';
-import type { ToolRun } from '../../core/tools/tool-spec.ts';
+import { type ToolRun, textsOf } from '../../core/tools/tool-spec.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import { CappedLines } from './capped-lines.ts';
+import { providerOf, whyNoToken, withinHosts } from './oauth.ts';
 
 type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
 
@@ -68,8 +69,13 @@ export function mcpRunner(
     return expanded.text;
   };
 
-  const secretsOf = ({ url, headers, env = {} }: McpRun): string[] =>
-    secretsIn(environment, url, ...Object.values(headers), ...Object.values(env));
+  /** By line: whoever was sent a token may say it again. */
+  const tokens = new Map<string, () => string | undefined>();
+  const secretsOf = (run: McpRun): string[] => {
+    const token = tokens.get(keyOf(run))?.();
+    const texts = textsOf(run).map(([, text]) => text);
+    return [...secretsIn(environment, ...texts), ...(token === undefined ? [] : [token])];
+  };
 
   const connect = async (
     run: McpRun,
@@ -101,10 +107,23 @@ export function mcpRunner(
       const headers = Object.fromEntries(
         Object.entries(run.headers).map(([name, value]) => [name, headerOf(name, expand(value))]),
       );
+      const url = addressOf(expand(run.url ?? ''));
+      const { oauth } = run;
+      const authProvider = oauth && providerOf(oauth, expand);
+      if (authProvider)
+        tokens.set(keyOf(run), () => {
+          const known = authProvider.tokens();
+          return known && 'access_token' in known ? known.access_token : undefined;
+        });
       await client.connect(
-        new StreamableHTTPClientTransport(addressOf(expand(run.url ?? '')), {
+        new StreamableHTTPClientTransport(url, {
           requestInit: { headers },
-          fetch: cappedFetch,
+          ...(authProvider
+            ? {
+                authProvider,
+                fetch: withinHosts(url.href, addressOf(expand(oauth.issuer)).href, cappedFetch),
+              }
+            : { fetch: cappedFetch }),
         }),
       );
     }
@@ -145,7 +164,7 @@ export function mcpRunner(
     if (lines.get(key) === line) lines.delete(key);
   };
   const lineFor = (run: McpRun): { key: string; line: Line } => {
-    const key = JSON.stringify([run.command, run.url, run.headers, run.env, run.cwd]);
+    const key = keyOf(run);
     let line = lines.get(key);
     if (!line) {
       const broken = new AbortController();
@@ -184,6 +203,8 @@ export function mcpRunner(
       } catch (error) {
         if (error instanceof Refused)
           return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
+        const untold = tokenRefusalOf(job.tool, error);
+        if (untold) return untold;
         const why = messageOf(error).slice(0, 600);
         return notBegun(
           'transient',
@@ -292,6 +313,22 @@ const notBegun = (
   failure: { class: failureClass, code, message, hasBegun: false },
 });
 
+/** Without a token the call was refused as a whole. */
+function tokenRefusalOf(tool: string, error: unknown): Outcome<never> | undefined {
+  const why = whyNoToken(error);
+  return why
+    ? notBegun(
+        why.isFinal ? 'permanent' : 'transient',
+        'MCP_UNAUTHORIZED',
+        `tool ${tool}: no token for its MCP server: ${why.message}`,
+      )
+    : undefined;
+}
+
+/** Tools with one of these share a connection. */
+const keyOf = ({ command, url, headers, env, cwd, oauth }: McpRun): string =>
+  JSON.stringify([command, url, headers, env, cwd, oauth]);
+
 /** Status of a complete HTTP answer to a call; undefined for none. */
 function statusOf(error: unknown): number | undefined {
   if (error instanceof UnauthorizedError) return 401;
@@ -310,6 +347,8 @@ function statusOf(error: unknown): number | undefined {
  */
 function refusalOf(tool: string, error: unknown, hasWorked: boolean): Outcome<never> | undefined {
   const status = statusOf(error);
+  const untold = tokenRefusalOf(tool, error);
+  if (untold) return untold;
   if (wasNeverMade(error))
     return notBegun('transient', 'MCP_UNREACHABLE', `tool ${tool}: its MCP server is not there`);
   if (status === 401 || status === 403)

@@ -29,6 +29,7 @@ export const questionOf = (
 function problemOf(field: string, text: string): string | undefined {
   if (field === 'run.headers')
     return isHeaderValue(text) ? undefined : 'has characters that no header can carry';
+  if (field === 'run.env' || field === 'run.oauth') return undefined;
   const origin = originOf(text);
   if (!origin.ok) return origin.problem;
   const isAddress = URL.canParse(text.replaceAll(/\{[A-Za-z0-9_]+\}/g, 'x'));

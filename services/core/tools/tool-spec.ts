@@ -71,6 +71,34 @@ const http = z
   })
   .strict();
 
+const reference = z
+  .string()
+  .regex(/^\$\{env:[A-Za-z_][A-Za-z0-9_]*\}$/, 'give a secret as ${env:NAME}, of the executors');
+
+const mcpOauth = z
+  .object({
+    issuer: z
+      .string()
+      .min(1)
+      .describe('authorization server; the credentials go to no other; may contain ${env:NAME}'),
+    clientId: z.string().min(1).describe('may contain ${env:NAME}'),
+    clientSecret: reference.optional(),
+    privateKey: reference.optional().describe('PEM: signs a token instead of a secret'),
+    algorithm: z
+      .enum(['RS256', 'RS384', 'RS512', 'PS256', 'ES256', 'ES384', 'EdDSA'])
+      .default('RS256')
+      .describe('of the private key'),
+    scope: z.string().min(1).optional().describe('what is asked for, separated by spaces'),
+  })
+  .strict()
+  .refine(
+    ({ clientSecret, privateKey }) => (clientSecret === undefined) !== (privateKey === undefined),
+    'give either clientSecret or privateKey',
+  );
+
+/** How an executor gets a token of an MCP server. */
+export type McpOauth = z.infer<typeof mcpOauth>;
+
 const mcp = z
   .object({
     kind: z.literal('mcp'),
@@ -83,8 +111,13 @@ const mcp = z
       .optional()
       .describe('of the program; may contain ${env:NAME}; it has no other variable but PATH'),
     cwd: z.string().min(1).optional().describe('working folder of the program'),
+    oauth: mcpOauth.optional().describe('client credentials: the executor gets its own token'),
   })
   .strict()
+  .refine(
+    (spec) => spec.oauth === undefined || spec.url !== undefined,
+    'oauth is of a server over HTTP: give url',
+  )
   .refine(
     (spec) => spec.command !== undefined || (spec.env === undefined && spec.cwd === undefined),
     'env and cwd are of a program: give command',
@@ -288,9 +321,13 @@ export function textsOf(run: ToolRun): (readonly [string, string])[] {
   const headers = 'headers' in run ? Object.values(run.headers) : [];
   const urls = 'url' in run && run.url ? [run.url] : [];
   const query = run.kind === 'http' && run.query ? [run.query.url] : [];
-  const variables = run.kind === 'mcp' ? Object.values(run.env ?? {}) : [];
+  const { env = {}, oauth } = run.kind === 'mcp' ? run : {};
+  const { clientId, clientSecret, privateKey, issuer } = oauth ?? {};
+  const secrets = [clientId, clientSecret, privateKey].filter((text) => text !== undefined);
   return [
-    ...variables.map((text) => ['env', text] as const),
+    ...Object.values(env).map((text) => ['env', text] as const),
+    ...secrets.map((text) => ['oauth', text] as const),
+    ...(issuer === undefined ? [] : [['oauth.issuer', issuer] as const]),
     ...headers.map((text) => ['headers', text] as const),
     ...urls.map((text) => ['url', text] as const),
     ...query.map((text) => ['query', text] as const),
