@@ -1,8 +1,11 @@
 /** Tokens of MCP servers: whose credentials go where, and what becomes of a call that has none. */
 import { generateKeyPairSync } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
 import { questionOf, troublesOf } from '../../services/core/tools/environment-check.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
@@ -228,4 +231,15 @@ test.each([
   expect(toolSpecSchema.safeParse({ description: 'x', run }).success).toBe(false);
   const command = { kind: 'mcp', command: ['x'], oauth: { ...bySecret, issuer: 'https://i' } };
   expect(toolSpecSchema.safeParse({ description: 'x', run: command }).success).toBe(false);
+});
+
+test('the example of docs/mcp.md is loaded as it stands there', () => {
+  const page = readFileSync(join(import.meta.dirname, '../../docs/mcp.md'), 'utf8');
+  const [, yaml] = /```yaml\n(.*?)```/s.exec(page)!;
+  const parsed = parseSpecs(yaml!, 'mcp.md');
+  expect(parsed.flatMap(({ problems }) => problems)).toEqual([]);
+  expect(parsed.map(({ document }) => document?.metadata.name)).toEqual([
+    'search_issues',
+    'create_order',
+  ]);
 });

@@ -1,0 +1,81 @@
+/** The official MCP conformance suite, scenarios of clients: what an executor is passes. */
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, test } from 'vitest';
+import { isUnit } from '../support/unit.ts';
+
+const version = '0.1.16';
+const cache = join(import.meta.dirname, '../../node_modules/.cache/mcp-conformance', version);
+const program = join(cache, 'node_modules/@modelcontextprotocol/conformance/dist/index.js');
+
+/** Fetched once, and kept beside the packages: no part of what is installed. */
+function whyNot(): string | undefined {
+  if (isUnit) return 'is fetched from a registry';
+  if (existsSync(program)) return undefined;
+  mkdirSync(cache, { recursive: true });
+  const args = ['install', '--prefix', cache, '--no-save', '--no-audit', '--ignore-scripts'];
+  try {
+    execFileSync('npm', [...args, `@modelcontextprotocol/conformance@${version}`], {
+      stdio: 'pipe',
+      timeout: 180_000,
+    });
+  } catch (error) {
+    return `npm cannot fetch it: ${String((error as { stderr?: Buffer }).stderr ?? error).slice(-300)}`;
+  }
+  return existsSync(program) ? undefined : 'npm fetched it, and it is not there';
+}
+const why = whyNot();
+
+/** Scenarios, and how many checks each makes. */
+const passed: readonly (readonly [string, number])[] = [
+  ['initialize', 1],
+  ['tools_call', 1],
+  ['sse-retry', 3],
+  ['auth/client-credentials-basic', 9],
+  ['auth/client-credentials-jwt', 9],
+];
+
+/** What an executor is not: nobody is there to be asked, and nobody to sign in. */
+const others: readonly (readonly [RegExp, string])[] = [
+  [/^elicitation-/, 'questions to a person are not offered to servers'],
+  [/^auth\/cross-app-access/, 'tokens of another issuer are not exchanged'],
+  [/^auth\//, 'a person signs in with a browser; executors use client credentials'],
+];
+
+const out = mkdtempSync(join(tmpdir(), 'mcp-conformance-'));
+afterAll(() => rmSync(out, { recursive: true, force: true }));
+const suite = (...args: string[]) =>
+  spawnSync(process.execPath, [program, ...args], { encoding: 'utf8', timeout: 120_000 });
+
+describe.skipIf(why !== undefined)(
+  `MCP conformance, clients${why ? ` (skipped: ${why})` : ''}`,
+  () => {
+    test.each(passed)(
+      '%s',
+      (scenario, checks) => {
+        const client = join(import.meta.dirname, '../support/mcp-conformance-client.ts');
+        const command = `${process.execPath} ${client}`;
+        const { stdout, stderr } = suite(
+          'client',
+          ...['--command', command, '--scenario', scenario, '--timeout', '60000', '-o', out],
+        );
+        expect(`${stdout}${stderr}`).toContain(`Passed: ${checks}/${checks}, 0 failed`);
+      },
+      130_000,
+    );
+
+    test('each other scenario is one that no executor meets', () => {
+      const { stdout } = suite('list');
+      const clients = stdout.slice(stdout.indexOf('\nClient')).matchAll(/^ {2}- (\S+)/gm);
+      const names = [...clients].map(([, name]) => name!);
+      expect(names.length).toBe(26);
+      const known = new Set(passed.map(([name]) => name));
+      const unnamed = names.filter(
+        (name) => !known.has(name) && !others.some(([form]) => form.test(name)),
+      );
+      expect(unnamed).toEqual([]);
+    });
+  },
+);
