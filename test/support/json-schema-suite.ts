@@ -36,8 +36,9 @@ export function fetchSuite(): string | undefined {
       'download',
       `jsonschema==${version}`,
       '--no-deps',
+      // What builds it may come built: from source it takes minutes.
       '--no-binary',
-      ':all:',
+      'jsonschema',
       '-d',
       place,
     ];
