@@ -266,6 +266,26 @@ test('a machine that sends itself one event after the other is ended', () => {
   expect(talk.record?.reason).toMatch(/MACHINE_ERROR: .*1000 events in a row/);
 });
 
+test('what throws, and input that does not fit, is told on one line with its place', () => {
+  const boom = () => {
+    throw new Error('boom');
+  };
+  const on = { GO: { guard: boom as never, target: 'b' } };
+  const talk = talkOf(
+    machineOf({
+      type: 'parallel',
+      states: { l: { initial: 'a', states: { a: { on }, b: {} } }, r: {} },
+    }),
+  );
+  talk.say(task('{}'));
+  talk.say({ kind: 'event', id: 'e1', from: 'acme' as TenantId, event: { type: 'GO' } });
+  expect(talk.record?.reason).toMatch(/^MACHINE_ERROR: .*boom.* \(in state {"l":"a","r":{}}\)$/s);
+  const odd = inState({ invoke: { id: 't', src: 'tool', input: { tool: 7, args: {} } } });
+  expect(() => talkOf(odd).say(task('{}'))).toThrow(
+    /invoke t of tool: its input does not fit: [^\n]*tool[^\n]*$/,
+  );
+});
+
 test('a session that began before goes on as it began', () => {
   const machine = inState({ entry: [run, 'gone'], invoke: tool('t', { onDone: 'b' }) });
   const talk = talkOf(machine, 3);

@@ -8,7 +8,7 @@
 
 import type { AnyMachineSnapshot } from 'xstate';
 import { z } from 'zod';
-import { Refused } from '../errors.ts';
+import { issuesOf, Refused } from '../errors.ts';
 import type { AgentName, Revision } from '../ids.ts';
 import { sessionIdOf } from '../ids.ts';
 import { canonicalText, storable } from '../json.ts';
@@ -101,7 +101,9 @@ export function readTransition(
     value: snapshot.value,
     history: historyOf(snapshot),
     status,
-    ...(status === 'failed' ? { reason: `MACHINE_ERROR: ${reasonOf(snapshot.error)}` } : {}),
+    ...(status === 'failed'
+      ? { reason: `MACHINE_ERROR: ${reasonOf(snapshot.error)}${placeOf(snapshot)}` }
+      : {}),
     cancelled,
     snapshot,
     told: acted.told,
@@ -160,6 +162,12 @@ function actedBefore(
     }
   }
   return { timers, spawned, children: [], stopped: new Set(), told: [] };
+}
+
+/** Where it stood when it failed; empty for one that could not begin. */
+function placeOf(snapshot: AnyMachineSnapshot): string {
+  const nodes = nodesIn(snapshot) ?? [];
+  return nodes.length === 0 ? '' : ` (in state ${JSON.stringify(snapshot.value).slice(0, 300)})`;
 }
 
 /** A machine may throw whatever it likes. */
@@ -287,7 +295,9 @@ function effectOf(
     if (!result.success)
       throw new Refused(
         'INVOKE_INPUT',
-        `invoke ${invoke} of ${src}: its input does not fit: ${z.prettifyError(result.error)}`,
+        `invoke ${invoke} of ${src}: its input does not fit: ${
+          behaviourOf(bundle) >= 4 ? issuesOf(result.error) : z.prettifyError(result.error)
+        }`,
       );
     return result.data;
   };
