@@ -149,6 +149,26 @@ describe('a server over HTTP that refuses', () => {
   });
 });
 
+test.each([404, 405])('an address of the older transport (%d) is named', async (status) => {
+  const server = createServer((request, response) => {
+    request.resume();
+    response.writeHead(status, { 'content-type': 'text/html' }).end('<pre>Cannot POST /sse</pre>');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/sse`;
+  const outcome = await call('', 'any', {}, { run: { command: undefined, url } });
+  server.closeAllConnections();
+  server.close();
+  expect(outcome).toMatchObject({
+    failure: {
+      class: 'transient',
+      code: 'MCP_UNREACHABLE',
+      message: expect.stringContaining('HTTP+SSE is not spoken'),
+      hasBegun: false,
+    },
+  });
+});
+
 describe('a server over HTTP that dies in mid-call', () => {
   let server: Server;
   afterEach(() => server?.closeAllConnections());

@@ -205,7 +205,7 @@ export function mcpRunner(
           return notBegun('permanent', error.code, `tool ${job.tool}: ${error.message}`);
         const untold = tokenRefusalOf(job.tool, error);
         if (untold) return untold;
-        const why = messageOf(error).slice(0, 600);
+        const why = whyNotReached(error);
         return notBegun(
           'transient',
           'MCP_UNREACHABLE',
@@ -323,6 +323,14 @@ function tokenRefusalOf(tool: string, error: unknown): Outcome<never> | undefine
         `tool ${tool}: no token for its MCP server: ${why.message}`,
       )
     : undefined;
+}
+
+/** Where nobody takes a first request there is no streamable HTTP, or not yet. */
+function whyNotReached(error: unknown): string {
+  const { status } = (error instanceof SdkHttpError ? error.data : {}) as { status?: number };
+  return status === 404 || status === 405
+    ? `it answered ${status} to the first request: is this its address for streamable HTTP? The older HTTP+SSE is not spoken`
+    : messageOf(error).slice(0, 600);
 }
 
 /** Tools with one of these share a connection. */
