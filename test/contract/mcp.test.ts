@@ -81,6 +81,9 @@ describe('beginning', () => {
       ok: false,
       failure: { hasBegun: false },
     });
+    // Nor by an executor that ends: a connection takes a minute to give up by itself.
+    const late = new Promise((resolve) => setTimeout(resolve, 20_000, 'late'));
+    expect(await Promise.race([runner.close?.(), late])).toBeUndefined();
   });
 });
 

@@ -42,6 +42,8 @@ const pingMs = 2_000;
 /** A connection, and how many calls are on it. */
 interface Line {
   readonly client: Promise<Client>;
+  /** Also one that is not connected yet: who says nothing is not waited for. */
+  readonly hangUp: () => Promise<void>;
   /** Its server is not there any more: who waits for an answer waits in vain. */
   readonly broken: AbortSignal;
   calls: number;
@@ -77,12 +79,8 @@ export function mcpRunner(
     return [...secretsIn(environment, ...texts), ...(token === undefined ? [] : [token])];
   };
 
-  const connect = async (
-    run: McpRun,
-    onClose: () => void,
-    onDead: (why: Error) => void,
-  ): Promise<Client> => {
-    const client = new Client(
+  const clientFor = (run: McpRun): Client =>
+    new Client(
       { name: 'understudy-executor', version: '0.1.0' },
       // Over stdio a probe costs a second start of the server, and each of them speaks the older way.
       {
@@ -91,6 +89,12 @@ export function mcpRunner(
           : { mode: 'auto', probe: { timeoutMs: probeMs } },
       },
     );
+  const connect = async (
+    client: Client,
+    run: McpRun,
+    onClose: () => void,
+    onDead: (why: Error) => void,
+  ): Promise<Client> => {
     client.onclose = onClose;
     client.onerror = (error) => {
       if (/Maximum reconnection attempts/.test(error.message)) onDead(error);
@@ -168,8 +172,11 @@ export function mcpRunner(
     let line = lines.get(key);
     if (!line) {
       const broken = new AbortController();
+      const own = clientFor(run);
       const made: Line = {
+        hangUp: () => own.close().catch(() => undefined),
         client: connect(
+          own,
           run,
           () => retire(key, made),
           (why) => {
@@ -244,11 +251,9 @@ export function mcpRunner(
       );
     } finally {
       line.calls -= 1;
-      if (line.isRetired && line.calls === 0) void hangUp(line);
+      if (line.isRetired && line.calls === 0) void line.hangUp();
     }
   };
-  const hangUp = async (line: Line): Promise<void> =>
-    (await line.client.catch(() => undefined))?.close().catch(() => undefined);
 
   return {
     kind: 'mcp',
@@ -262,7 +267,7 @@ export function mcpRunner(
     async close() {
       const open = [...lines.values()];
       lines.clear();
-      for (const line of open) await hangUp(line);
+      for (const line of open) await line.hangUp();
     },
   };
 }
