@@ -16,6 +16,7 @@ import {
   type TaskId,
   type TenantId,
 } from '../../services/core/ids.ts';
+import { revisionOf } from '../../services/core/session/specs.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import { type Server, serverPrograms, startNats } from '../../services/local/servers.ts';
 import { eventually } from '../support/eventually.ts';
@@ -35,7 +36,7 @@ const streams = JSON.parse(
 ) as Record<string, StreamConfig>;
 const acme = 'acme' as TenantId;
 const desk = 'desk' as AgentName;
-const revision = 'of-version-0-1-0' as Revision;
+let revision: Revision;
 const session = sessionIdOf(acme, desk, 'began-before');
 
 let server: Server;
@@ -99,7 +100,7 @@ beforeAll(async () => {
     tools: ['keyed'],
     limits: { stepsMax: 20, toolCallsMax: 20, tokensMax: 1e8, costMicrosMax: 1e8 } as never,
   });
-  await natsArchive(before).putBundle(revision, {
+  const began = {
     ...bundle,
     name: desk,
     models: [{ ...bundle.models[0]!, name: 'scripted' }],
@@ -110,7 +111,9 @@ beforeAll(async () => {
         run: { kind: 'http', url: '${env:WORLD_URL}/do/keyed' },
       }),
     },
-  });
+  };
+  revision = revisionOf(began as never);
+  await natsArchive(before).putBundle(revision, began as never);
   await natsMailbox(before).deliver(shardOf(acme, session, 4), {
     tenant: acme,
     session,

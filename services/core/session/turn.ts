@@ -29,17 +29,24 @@ function remember(
   );
 }
 
-function refusedTurn(context: AgentContext, entries: Entry[], effects: Effect[]): Plan {
+/** @param cutAt  tokens after which the answer was cut */
+function refusedTurn(
+  context: AgentContext,
+  entries: Entry[],
+  effects: Effect[],
+  cutAt?: number,
+): Plan {
   const malformed = context.malformed + 1;
   const next = { ...context, malformed };
   if (malformed <= malformedMax) return { context: next, entries, effects };
+  const cut = cutAt === undefined ? '' : `; the last was cut at outputTokensMax (${cutAt})`;
   return {
     context: next,
     entries,
     effects,
     stop: {
       code: 'MODEL_MALFORMED',
-      reason: `${malformed} answers in a row that could not be used`,
+      reason: `${malformed} answers in a row that could not be used${cut}`,
     },
   };
 }
@@ -66,6 +73,8 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
     succeeded: 0,
   };
   const entries: Entry[] = [spoken];
+  const isNamed = reply.finish === 'length' && behaviourOf(bundle) >= 4;
+  const cutAt = isNamed ? bundle.agent.outputTokensMax : undefined;
   if (behaviourOf(bundle) >= 3) {
     const stop = noAnswerIn(reply);
     const isCut = reply.finish === 'length' && reply.calls.length > 0;
@@ -74,7 +83,7 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
       const unrun = notRun(reply.calls, why);
       const next = append(context, unrun);
       if (stop) return { context: next, entries: [...entries, ...unrun], effects: [], stop };
-      return refusedTurn(next, [...entries, ...unrun], []);
+      return refusedTurn(next, [...entries, ...unrun], [], cutAt);
     }
   }
   if (reply.calls.length === 0) {
@@ -86,7 +95,7 @@ export function planReply(before: AgentContext, reply: ModelReply, around: Surro
             ? 'Your answer was cut off at the length limit. Answer again, shorter.'
             : 'Your answer was empty. Call a tool or answer.',
       };
-      return refusedTurn(append(context, [note]), [...entries, note], []);
+      return refusedTurn(append(context, [note]), [...entries, note], [], cutAt);
     }
     return { context: { ...context, malformed: 0 }, entries, effects: [], answer: reply.content };
   }
