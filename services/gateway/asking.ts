@@ -144,6 +144,11 @@ export interface Asking {
   readonly charge?: (() => Promise<void>) | undefined;
 }
 
+/** Failures of one whose connections break: it may be starting again. */
+const away: ReadonlySet<string> = new Set(['MODEL_UNREACHABLE', 'MODEL_STREAM_BROKEN']);
+
+const restartMs = 10_000; // a server that starts again and loads its model
+
 export async function askAll(
   { effect, askedAt, prompt, models, spending, signal, watched, onAsking, noteTry, charge }: Asking,
   {
@@ -214,13 +219,18 @@ export async function askAll(
       }
       const { backoffMs: baseMs } = spec;
       const { retryAfterMs } = last;
-      const waitMs = backoffMs({
+      const soonMs = backoffMs({
         baseMs,
         maxMs: 20_000,
         attempt,
         retryAfterMs,
         chance: Math.random(),
       });
+      // Tries are few, for each may be paid: the last is kept for when a restart is over.
+      const isAway = away.has(last.code) && !hasFallback && attempt + 2 === spec.attempts;
+      const waitMs = isAway
+        ? Math.max(soonMs, Math.min(restartMs, baseMs * 40, patienceMsOf(spec, false) / 2))
+        : soonMs;
       // A wait that its session does not survive, or that another model spares, is not waited for.
       if (waitMs >= Math.min(patienceMsOf(spec, hasFallback), deadlineAt - clock.now())) break;
       if (attempt + 1 < spec.attempts) await clock.sleep(waitMs, signal);

@@ -125,6 +125,41 @@ const ask = async (provider: Provider, effect: CallModel, triesBefore = 0) => {
 };
 
 test.each([
+  ['alone: the last try is kept for when a restart is over', false, 'MODEL_UNREACHABLE', 5_000],
+  ['with a fallback, which is there at once', true, 'MODEL_UNREACHABLE', 0],
+  ['that is there, and answers nonsense', false, 'MODEL_ANSWER_INVALID', 0],
+])('a provider whose connections break, %s', async (_what, hasFallback, code, atLeastMs) => {
+  const slept: number[] = [];
+  const effect = effectOf({ deadlineAt: Date.now() + 600_000 });
+  const names = hasFallback ? ['m', 'other'] : ['m'];
+  const own = names.map((name) => ({ ...model!, name, attempts: 3, backoffMs: 250 }));
+  const broken = {
+    complete: async (spec: { name: string }) =>
+      spec.name === 'other'
+        ? answer(usage)
+        : failed('transient', code, 'a connection that was reset'),
+  };
+  const patient = { ...clock, sleep: async (ms: number) => void slept.push(ms) };
+  await askAll(
+    {
+      effect,
+      askedAt: 0,
+      prompt: {} as never,
+      models: own,
+      spending: new CallSpending(effect, own, 0),
+      signal: never,
+      onAsking: () => undefined,
+      noteTry: async () => true,
+    },
+    { model: broken as never, clock: patient, doors: doorsOf(broken as never) },
+  );
+  expect(slept).toHaveLength(2);
+  expect(slept[0]).toBeLessThan(2_000);
+  if (atLeastMs > 0) expect(slept[1]).toBeGreaterThanOrEqual(atLeastMs);
+  else expect(slept[1]).toBeLessThan(2_000);
+});
+
+test.each([
   ['a fallback is asked at once', 60_000, 600_000, ['m', 'other', 'other'], 1],
   ['a short wait is waited for', 1_000, 600_000, ['m', 'm', 'other', 'other'], 2],
   ['none is waited for beyond the deadline', 1_000, 500, ['m', 'other'], 0],
