@@ -16,7 +16,7 @@ export function bounded<Result>(work: () => Result, withinMs: number): Result {
   const before = place[entry];
   place[entry] = work;
   try {
-    return script.runInThisContext({ timeout: withinMs }) as Result;
+    return script.runInThisContext({ timeout: withinMs, displayErrors: false }) as Result;
   } catch (error) {
     const { code } = (error ?? {}) as { code?: unknown };
     if (code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw new Stuck(withinMs);

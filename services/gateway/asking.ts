@@ -172,15 +172,14 @@ export async function askAll(
     for (let attempt = 0; attempt < spec.attempts; attempt += 1) {
       isTooDear = !spending.allows(spec);
       if (isTooDear) break;
-      const givenUp = await doors.enter(spec, asker);
+      const givenUp = await doors.enter(spec, asker, spending.attempts === 0 ? charge : undefined);
       if (givenUp) {
         last = givenUp;
         break;
       }
       let isWaitedFor = true;
       try {
-        if (spending.attempts === 0) await charge?.();
-        else isWaitedFor = await noteTry();
+        if (spending.attempts > 0) isWaitedFor = await noteTry();
       } catch (error) {
         await doors.leave(asker);
         throw error;

@@ -43,12 +43,15 @@ const knownMs = 250; // what was seen of a door is believed for so long
 const waitMaxMs = 5_000; // between two looks at a provider that is away, if it names no time itself
 const quotaMaxMs = 20_000; // the same for one that wants fewer calls
 const placeMs = 5_000; // a place whose gateway died is free after this
+const paidMs = 60_000; // a minute of a tenant is charged once
 const noPlaceMs = 250; // a call that found no place looks again after this, and as much by chance
 
 export class ModelDoors {
   readonly #ports: DoorPorts;
   readonly #known = new Map<string, { shut: ShutDoor | undefined; at: number }>();
   readonly #places = new Map<string, Place>();
+  /** Calls that were charged and have not gone in yet, and when, epoch ms; the oldest first. */
+  readonly #paid = new Map<string, number>();
 
   constructor(ports: DoorPorts) {
     this.#ports = ports;
@@ -57,9 +60,15 @@ export class ModelDoors {
   /**
    * Before a try: waits in the queue, goes in, or gives this Model up.
    *
+   * @param charge  its tenant's share of the minute, before the Model's: who has used it up takes
+   *                nothing of what others have
    * @returns why it is given up: its patience is over. @throws Later; Unavailable
    */
-  async enter(spec: Spec, asker: Asker): Promise<Failure | undefined> {
+  async enter(
+    spec: Spec,
+    asker: Asker,
+    charge?: () => Promise<void>,
+  ): Promise<Failure | undefined> {
     const door = this.#doorOf(spec);
     const now = this.#ports.clock.now();
     const shut = await this.#look(door);
@@ -71,9 +80,23 @@ export class ModelDoors {
       await this.leave(asker);
       throw error;
     };
+    if (charge && !this.#hasPaid(asker.call, now)) {
+      await charge().catch(leaving);
+      this.#paid.set(asker.call, now);
+    }
     const isUsedUp = await this.#hasRate(spec, asker, door).catch(leaving);
     if (isUsedUp) await this.leave(asker);
+    else this.#paid.delete(asker.call);
     return isUsedUp;
+  }
+
+  /** It waits for its Model's minute, and has had its tenant's: it is not charged at each look. */
+  #hasPaid(call: string, now: number): boolean {
+    for (const [one, at] of this.#paid) {
+      if (now - at < paidMs) break;
+      this.#paid.delete(one);
+    }
+    return this.#paid.has(call);
   }
 
   /** After a try, whatever came of it. */

@@ -82,11 +82,41 @@ test('what was written while it was read counts as not read', async () => {
   await files.watch(new Set([file]), Date.now() - 60_000);
   const following = files.follow(told);
   await vi.waitFor(() => expect(told).toHaveBeenCalledTimes(1), { timeout: 20_000 });
-  await files.watch(new Set([file]), Date.now() + 60_000);
+  // Once: a file whose time is that of another clock is not read for ever.
+  await files.watch(new Set([file]), Date.now() - 60_000);
   await new Promise((done) => setTimeout(done, 100));
   expect(told).toHaveBeenCalledTimes(1);
   following.stop();
 });
+
+test.each([
+  'export default { transition() {}, root: {} };',
+  "export default { transition() {}, root: { get states() { throw new Error('x'); } } };",
+  'export default { transition() {}, get root() { throw null; } };',
+])('a module that is no machine is a flaw of its document, and of no other', async (text) => {
+  write('desk.machine.ts', text);
+  const { catalog, problems } = await specsOf(
+    [folderTexts(folder)],
+    [folder],
+    esbuildMachines(),
+  ).load();
+  expect(problems.map(({ field }) => field)).toContain('spec.machine');
+  expect(catalog.agents.size).toBe(0);
+});
+
+test('a module that was too slow once, because the process stood still, is loaded all the same', async () => {
+  write(
+    'desk.machine.ts',
+    `import { createMachine } from 'xstate';
+     const seen = (globalThis as any).seenSlow ??= { times: 0 };
+     seen.times += 1;
+     while (seen.times === 1);
+     export default createMachine({});`,
+  );
+  const machines = esbuildMachines();
+  const { hash, text: code } = await machines.bundle(join(folder, 'desk.machine.ts'));
+  expect(await machines.load({ hash, text: code })).toHaveProperty('root');
+}, 20_000);
 
 test('the example of docs/machines.md is valid as it stands there', () => {
   const page = readFileSync(resolve('docs/machines.md'), 'utf8');
@@ -107,6 +137,12 @@ test.each([
   ['runs in circles', 'for (;;) {}', /cannot be loaded: its machine did not come to an end/],
   ['awaits something', 'await 1; export default 1;', /it awaits something/],
   ['throws', "throw new Error('no');", /cannot be loaded: no/],
+  ['throws nothing', 'throw null;', /cannot be loaded/],
+  [
+    'has code where a machine has objects',
+    'export default { transition() {}, get root() { for (;;); } };',
+    /did not come to an end/,
+  ],
   ['exports none', 'export const x = 1;', /exports no XState machine/],
 ])(
   'a module that %s while it is loaded is refused, and holds up nobody',

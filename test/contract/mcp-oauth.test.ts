@@ -50,7 +50,7 @@ let valid: string;
 let granted: number;
 let refusal: object | undefined;
 
-async function world(named: { issuer?: string } = {}) {
+async function world(named: { issuer?: string; sendsOnTo?: string } = {}) {
   const issuer = await listening((request, response) => {
     if (request.path.startsWith('/.well-known/'))
       return json(response, 200, {
@@ -62,6 +62,8 @@ async function world(named: { issuer?: string } = {}) {
         token_endpoint_auth_methods_supported: ['client_secret_basic', 'private_key_jwt'],
       });
     if (request.path !== '/token') return response.writeHead(404).end();
+    if (named.sendsOnTo)
+      return response.writeHead(307, { location: `${named.sendsOnTo}/token` }).end();
     if (refusal) return json(response, 401, refusal);
     granted += 1;
     valid = `token-number-${granted}`;
@@ -176,6 +178,23 @@ test('a server that names another issuer gets nothing sent there, and nothing ha
   expect(outcome).toMatchObject({ ok: false, failure: { hasBegun: false } });
   expect(thief.heard).toEqual([]);
   expect(JSON.stringify(server.heard)).not.toContain('tools/call');
+});
+
+test('an issuer, or a server, that sends on is not followed', async () => {
+  const thief = await listening((_request, response) =>
+    json(response, 200, { access_token: 'x', token_type: 'Bearer' }),
+  );
+  const { issuer, server } = await world({ sendsOnTo: thief.url });
+  for (const oauth of [bySecret, byKey])
+    expect(await call(server.url, { ...oauth, issuer: issuer.url })).toMatchObject({
+      ok: false,
+      failure: { hasBegun: false },
+    });
+  const moved = await listening((request, response) =>
+    response.writeHead(307, { location: `${thief.url}${request.path}` }).end(),
+  );
+  expect(await call(moved.url, { ...bySecret, issuer: issuer.url })).toMatchObject({ ok: false });
+  expect(thief.heard).toEqual([]);
 });
 
 test('credentials that the issuer refuses end the call by name, without themselves', async () => {

@@ -6,11 +6,13 @@ import { memoryEffects } from '../../services/adapters/memory/queues.ts';
 import { memoryRateLimits } from '../../services/adapters/memory/rate-limits.ts';
 import { countingTelemetry } from '../../services/adapters/memory/telemetry.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
+import { Later } from '../../services/core/errors.ts';
 import type { ShardId } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
 import { askedWithinMs } from '../../services/core/session/model-call.ts';
 import { modelSpecSchema } from '../../services/core/session/model-spec.ts';
 import type { Outcome } from '../../services/core/tools/job.ts';
+import { ModelDoors } from '../../services/gateway/doors.ts';
 import { startGateway } from '../../services/gateway/worker.ts';
 import type { ModelAnswer } from '../../services/ports/performers.ts';
 import type { ModelCalls } from '../../services/ports/session-store.ts';
@@ -310,6 +312,43 @@ test("a call that waits for a place has used nothing of the minute, its tenant's
   await eventually(() => w.told.length === 3, 'all answers');
   expect(w.told.every(({ kind }) => kind === 'modelReplied')).toBe(true);
   await w.stop();
+});
+
+test("a tenant that has used up its minute takes nothing of its Model's", async () => {
+  const spec = { ...modelSpecSchema.parse({ model: 'x', requestsPerMinute: 5 }), name: 'm' };
+  const taken: string[] = [];
+  const doors = new ModelDoors({
+    model: { complete: async () => answer },
+    rates: { take: async (name) => void taken.push(name) },
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+  });
+  const asker = {
+    call: 'e',
+    tokens: 1,
+    askedAt: 0,
+    deadlineAt: Date.now() + 1e6,
+    hasFallback: false,
+  };
+  const throttled = async () => Promise.reject(new Later('THROTTLED', 'later', 1, false));
+  for (let look = 0; look < 3; look += 1)
+    await expect(doors.enter(spec, asker, throttled)).rejects.toThrow('later');
+  expect(taken).toEqual([]);
+  // Who waits for the Model's minute is charged its own once.
+  let charged = 0;
+  const full = new ModelDoors({
+    model: { complete: async () => answer },
+    rates: { take: async () => ({ what: 'requests', waitMs: 1_000 }) },
+    telemetry: countingTelemetry(),
+    clock: systemClock,
+  });
+  for (let look = 0; look < 3; look += 1)
+    await expect(
+      full.enter(spec, asker, async () => {
+        charged += 1;
+      }),
+    ).rejects.toThrow('has used its requests');
+  expect(charged).toBe(1);
 });
 
 test.each([

@@ -8,7 +8,7 @@ import { createHash } from 'node:crypto';
 import { createRequire, registerHooks } from 'node:module';
 import { basename, dirname, resolve } from 'node:path';
 import { type BuildFailure, build, stop } from 'esbuild';
-import { bounded } from '../../core/bounded.ts';
+import { bounded, Stuck } from '../../core/bounded.ts';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { limits } from '../../core/limits.ts';
 import { exportedMachine } from '../../core/session/machine-walk.ts';
@@ -24,6 +24,8 @@ const require = createRequire(import.meta.url);
 const texts = new Map<string, string>();
 let isHooked = false;
 
+const hashIn = (url: string): string => url.slice(scheme.length).split('?')[0]!;
+
 /** Modules are known by their hash alone: the hook is needed once for a process. */
 function hookOnce(): void {
   if (isHooked) return;
@@ -37,7 +39,7 @@ function hookOnce(): void {
     },
     load(url, context, next) {
       if (!url.startsWith(scheme)) return next(url, context);
-      return { format: 'module', source: texts.get(url.slice(scheme.length))!, shortCircuit: true };
+      return { format: 'module', source: texts.get(hashIn(url))!, shortCircuit: true };
     },
   });
 }
@@ -51,21 +53,8 @@ export function esbuildMachines(): Machines {
       throw new Refused('MACHINE_CHANGED', `a machine is stored that is not the one of ${hash}`);
     hookOnce();
     texts.set(hash, text);
-    let module: object;
-    try {
-      // At once, and not by `import()`: what is awaited nobody can end.
-      module = bounded(() => require(`${scheme}${hash}`) as object, loadMs);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ERR_REQUIRE_ASYNC_MODULE')
-        throw new Refused('MACHINE_UNREADABLE', 'it awaits something while it is loaded');
-      throw new Refused('MACHINE_UNREADABLE', `it cannot be loaded: ${firstLine(error)}`, {
-        cause: error,
-      });
-    }
-    const machine = exportedMachine(module);
-    if (!machine)
-      throw new Refused('MACHINE_MISSING', 'it exports no XState machine (default, or "machine")');
-    return machine;
+    // Late once, the process itself may have stood still.
+    return machineIn(hash) ?? machineIn(hash, true)!;
   };
   return {
     async bundle(file) {
@@ -88,6 +77,33 @@ export function esbuildMachines(): Machines {
       return found;
     },
   };
+}
+
+let loads = 0;
+
+/** @returns undefined for what ran in circles, unless it is the last try. @throws Refused */
+function machineIn(hash: string, isLast = false): Machine | undefined {
+  let machine: Machine | undefined;
+  try {
+    // Each try has an address of its own: of a module that was ended half is kept. And at once, not
+    // by `import()`: what is awaited nobody can end.
+    loads += 1;
+    const address = `${scheme}${hash}?${loads}`;
+    machine = bounded(() => exportedMachine(require(address) as object), loadMs);
+  } catch (error) {
+    if (error instanceof Stuck && !isLast) return undefined;
+    const { code } = (error ?? {}) as { code?: unknown };
+    throw new Refused(
+      'MACHINE_UNREADABLE',
+      code === 'ERR_REQUIRE_ASYNC_MODULE'
+        ? 'it awaits something while it is loaded'
+        : `it cannot be loaded: ${firstLine(error)}`,
+      { cause: error },
+    );
+  }
+  if (!machine)
+    throw new Refused('MACHINE_MISSING', 'it exports no XState machine (default, or "machine")');
+  return machine;
 }
 
 let building = 0;

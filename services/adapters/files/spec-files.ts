@@ -5,7 +5,8 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
-import { messageOf, Refused } from '../../core/errors.ts';
+import { bounded } from '../../core/bounded.ts';
+import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import { unimplemented, unperformable } from '../../core/session/machine-walk.ts';
 import {
   catalogOf,
@@ -262,6 +263,7 @@ async function built(
 type Found = Pick<SourceDocument, 'machineHash' | 'module'>;
 
 const flawsMax = 20; // of one machine, told at once
+const walkMs = 2_000; // over one machine: its objects may have code of users in them
 
 /** A user's own machine as it stands there, and why it cannot run durably. */
 async function lookAtMachine(
@@ -294,16 +296,22 @@ async function lookAtMachine(
     const { hash, text: code } = bundled;
     files = bundled.files;
     const machine = await machines.load({ hash, text: code });
-    const flaws = [...unperformable(machine), ...unimplemented(machine)].slice(0, flawsMax);
+    const flaws = bounded(
+      () => [...unperformable(machine), ...unimplemented(machine)].slice(0, flawsMax),
+      walkMs,
+    );
     return {
       found: { module: { hash, text: code } },
       flaws: flaws.map((flaw) => `${module}: ${flaw}`),
       files,
     };
   } catch (error) {
-    if (!(error instanceof Refused)) throw error;
-    const { files: wrong = [] } = error.details as { files?: readonly string[] };
-    return { found: {}, flaws: [`${module}: ${error.message}`], files: [...files, ...wrong] };
+    // Whatever users wrote there is a flaw of their document, and of no other.
+    if (error instanceof Unavailable) throw error;
+    const details = error instanceof Refused ? error.details : {};
+    const { files: wrong = [] } = details as { files?: readonly string[] };
+    const why = messageOf(error).split('\n')[0]!.slice(0, 300);
+    return { found: {}, flaws: [`${module}: ${why}`], files: [...files, ...wrong] };
   }
 }
 

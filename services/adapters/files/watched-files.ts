@@ -4,6 +4,8 @@ import { stat } from 'node:fs/promises';
 export class WatchedFiles {
   readonly #everyMs: number;
   readonly #states = new Map<string, string>();
+  /** As they were when they were read again to be sure: a time in the future says so once. */
+  readonly #sure = new Map<string, string>();
 
   constructor(everyMs = 1_000) {
     this.#everyMs = everyMs;
@@ -15,10 +17,13 @@ export class WatchedFiles {
    * @param since  epoch ms, when reading them began: what was written after it may not have been read
    */
   async watch(files: ReadonlySet<string>, since: number): Promise<void> {
-    for (const file of this.#states.keys()) if (!files.has(file)) this.#states.delete(file);
+    for (const known of [this.#states, this.#sure])
+      for (const file of known.keys()) if (!files.has(file)) known.delete(file);
     for (const file of files) {
       const { state, writtenAt } = await look(file);
-      this.#states.set(file, writtenAt >= since ? 'perhaps not read' : state);
+      const isUnsure = writtenAt >= since && this.#sure.get(file) !== state;
+      this.#states.set(file, isUnsure ? 'perhaps not read' : state);
+      if (isUnsure) this.#sure.set(file, state);
     }
   }
 

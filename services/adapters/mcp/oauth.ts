@@ -36,7 +36,7 @@ export function providerOf(
 
 type Fetch = (url: string | URL, init?: RequestInit) => Promise<Response>;
 
-/** As `fetch`, to the hosts of these addresses only. A redirect from the issuer is not followed. */
+/** As `fetch`, to the hosts of these addresses only, and where no answer sends on. */
 export function withinHosts(server: string, issuer: string, fetch: Fetch): Fetch {
   const [own, other] = [new URL(server).origin, new URL(issuer).origin];
   return async (url, init) => {
@@ -46,7 +46,7 @@ export function withinHosts(server: string, issuer: string, fetch: Fetch): Fetch
         'MCP_UNAUTHORIZED',
         `its server sends for a token to ${host.slice(0, 100)}, which its document does not name`,
       );
-    const response = await fetch(url, origin === own ? init : { ...init, redirect: 'error' });
+    const response = await fetch(url, { ...init, redirect: 'error' });
     const isIssuer = origin === other && new URL(url).href !== server;
     return isIssuer && !response.ok ? withoutWords(response) : response;
   };

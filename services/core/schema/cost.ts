@@ -21,7 +21,15 @@ const dearWords: ReadonlySet<string> = new Set([
   'unevaluatedProperties',
   'enum',
   'const',
+  'format',
 ]);
+
+/** Words whose value has a schema for each name: no name of theirs is a word. */
+const maps: ReadonlySet<string> = new Set(['properties', 'patternProperties', 'dependentSchemas']);
+/** The same, kept for references: they are counted where references lead. */
+const stores: ReadonlySet<string> = new Set(['$defs', 'definitions']);
+/** Words whose value is data. */
+const data: ReadonlySet<string> = new Set(['enum', 'const', 'default', 'examples']);
 const references: ReadonlySet<string> = new Set(['$ref', '$dynamicRef', '$recursiveRef']);
 
 /** Characters of JSON that are checked at once, where the rest of the world waits for it. */
@@ -71,15 +79,19 @@ function sizeOf(schema: object): number {
     if (before !== undefined) return before;
     if (under.has(one)) return Number.POSITIVE_INFINITY;
     under.add(one);
-    let size = 1;
+    let size = Array.isArray(one) ? 0 : 1;
     for (const [word, value] of Object.entries(one)) {
-      // What is only kept for references is counted where they lead.
-      if (word === '$defs' || word === 'definitions') continue;
-      if (word === '$dynamicRef' || word === '$recursiveRef') size = Number.POSITIVE_INFINITY;
+      if (Array.isArray(one)) size += visit(value);
+      else if (maps.has(word)) {
+        for (const [name, inner] of Object.entries((value ?? {}) as object))
+          size += visit(inner) + (word === 'patternProperties' ? patternSize(name) : 0);
+      } else if (word === 'dependencies') {
+        for (const inner of Object.values((value ?? {}) as object)) size += visit(inner);
+      } else if (stores.has(word)) continue;
+      else if (data.has(word)) size += countOf(value);
+      else if (word === '$dynamicRef' || word === '$recursiveRef') size = Number.POSITIVE_INFINITY;
       else if (word === '$ref') size += visit(targetOf(schema, value) ?? schema);
       else if (word === 'pattern' && typeof value === 'string') size += patternSize(value);
-      else if (word === 'patternProperties' && typeof value === 'object' && value !== null)
-        size += Object.keys(value).reduce((sum, key) => sum + patternSize(key), visit(value));
       else size += visit(value);
     }
     under.delete(one);
@@ -91,6 +103,18 @@ function sizeOf(schema: object): number {
   } catch {
     return Number.POSITIVE_INFINITY; // references that go too deep to be followed
   }
+}
+
+/** Values within a value. */
+function countOf(value: unknown): number {
+  const left = [value];
+  let count = 0;
+  while (left.length > 0) {
+    const one = left.pop();
+    count += 1;
+    if (typeof one === 'object' && one !== null) left.push(...Object.values(one));
+  }
+  return count;
 }
 
 /** Instructions of its program: repeats that are counted stand in it so often. */

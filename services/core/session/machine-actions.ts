@@ -211,7 +211,7 @@ class Timers {
       throw unsupported(`it waits for more than ${timersMax} timers`);
     this.#last += 1;
     if (id !== undefined) forget(this.#timers, id);
-    const { value, forms } = exactly(event, `the event of the timer ${id ?? event.type}`);
+    const { value, forms } = exactly(event, `the event of the timer ${id ?? event.type}`, true);
     this.#timers[`${id ?? event.type}#${this.#last}`] = {
       dueAt: this.#at + delay,
       event: value,

@@ -53,9 +53,13 @@ export class InvokeError extends Error {
   }
 }
 
-/** @throws Refused (MACHINE_NOT_JSON) with the path of the first field that JSON would change */
-export function exactly(value: unknown, what: string): Stored {
-  const copy = new Copy(what);
+/**
+ * @param isRevived  it comes back by `revived`: fields that are undefined keep their places, as null
+ * @throws Refused (MACHINE_NOT_JSON) with the path of the first field that JSON would change;
+ *         (STATE_TOO_LARGE)
+ */
+export function exactly(value: unknown, what: string, isRevived = false): Stored {
+  const copy = new Copy(what, isRevived);
   const written = safely(() => copy.of(value, '', '', 1), what);
   return { value: written, text: JSON.stringify(written), forms: copy.forms };
 }
@@ -71,12 +75,14 @@ interface Met {
 class Copy {
   readonly forms: Record<string, Form> = {};
   readonly #what: string;
+  readonly #isRevived: boolean;
   readonly #met = new Map<object, Met>();
   #noted = 0;
   #length = 0; // characters so far: an object in two places counts twice, as it is written twice
 
-  constructor(what: string) {
+  constructor(what: string, isRevived: boolean) {
     this.#what = what;
+    this.#isRevived = isRevived;
   }
 
   of(one: unknown, path: string, pointer: string, level: number): unknown {
@@ -122,7 +128,11 @@ class Copy {
   }
 
   #items(one: readonly unknown[], path: string, pointer: string, level: number): unknown {
-    if (Object.keys(one).length !== one.length) return this.#refuse(path, 'an array with holes');
+    if (Object.getPrototypeOf(one) !== Array.prototype) return this.#refuse(path, kindOf(one));
+    // `findIndex` looks at holes, too.
+    const isHollow = one.findIndex((_, at) => !Object.hasOwn(one, at)) >= 0;
+    if (isHollow || Object.keys(one).length !== one.length)
+      return this.#refuse(path, 'an array with holes');
     return one.map((item, index) =>
       this.of(item, `${path}.${index}`, `${pointer}/${index}`, level + 1),
     );
@@ -145,7 +155,7 @@ class Copy {
       const at = `${pointer}/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`;
       this.#add(key.length + 4);
       const written = this.of(field.value, below, at, level + 1);
-      if (field.value !== undefined) result[key] = written;
+      if (field.value !== undefined || this.#isRevived) result[key] = written;
     }
     return result;
   }

@@ -222,7 +222,7 @@ function asStored({ context, output, timers, started }: Held, { bundle }: Surrou
  * @throws Refused (MACHINE_NOT_JSON, STATE_TOO_LARGE, INVOKE_INPUT)
  */
 function exactlyStored({ context, output, timers, started }: Held): Held {
-  const held = exactly(context, 'the context of the machine');
+  const held = exactly(context, 'the context of the machine', true);
   if (!held.text.startsWith('{'))
     throw new Refused('MACHINE_NOT_JSON', 'the context of the machine is no object');
   const bytes = Buffer.byteLength(held.text);

@@ -39,21 +39,30 @@ export const secretsIn = (
     Object.hasOwn(environment, name) ? (environment[name] ?? []) : [],
   );
 
-/** Also as they stand in JSON and in an address, and one that was cut at the text's end. */
+/**
+ * Also as they stand in JSON, in an address and on one line, and one that was cut at the text's end.
+ */
 export function withoutSecrets(text: string, secrets: readonly string[]): string {
+  const spellings = new Set(secrets.flatMap(spelled).filter(({ length }) => length >= secretMin));
   let told = text;
-  for (const secret of secrets) {
-    if (secret.length < secretMin) continue;
-    const json = JSON.stringify(secret).slice(1, -1);
-    for (const spelling of [secret, json, encodeURIComponent(secret.toWellFormed())]) {
-      told = told.replaceAll(spelling, '***');
-      let length = Math.min(spelling.length, told.length);
-      while (length >= secretMin && !told.endsWith(spelling.slice(0, length))) length -= 1;
-      if (length >= secretMin) told = `${told.slice(0, -length)}***`;
-    }
+  // A short one may stand in a longer one, whose rest would be left.
+  for (const spelling of [...spellings].sort((one, other) => other.length - one.length)) {
+    told = told.replaceAll(spelling, '***');
+    let length = Math.min(spelling.length, told.length);
+    while (length >= secretMin && !told.endsWith(spelling.slice(0, length))) length -= 1;
+    if (length >= secretMin) told = `${told.slice(0, -length)}***`;
   }
   return told;
 }
+
+const spelled = (secret: string): string[] => {
+  const ways = [secret, secret.trim(), secret.replaceAll(/\s+/g, ' ').trim()];
+  return ways.flatMap((way) => [
+    way,
+    JSON.stringify(way).slice(1, -1),
+    encodeURIComponent(way.toWellFormed()),
+  ]);
+};
 
 /** What is wrong with the variables of a text, as it stands in a spec. */
 export const variableProblems = (text: string): string[] =>
