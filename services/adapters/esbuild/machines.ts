@@ -16,7 +16,7 @@ import type { Machine, MachineModule, Machines } from '../../ports/machines.ts';
 
 const scheme = 'understudy-machine:';
 
-const loadMs = 2_000; // a module of a machine makes objects, and does no work
+const loadMs = 800; // a module of a machine makes objects, and does no work; twice, it is less than a lease
 
 const require = createRequire(import.meta.url);
 

@@ -263,7 +263,7 @@ async function built(
 type Found = Pick<SourceDocument, 'machineHash' | 'module'>;
 
 const flawsMax = 20; // of one machine, told at once
-const walkMs = 2_000; // over one machine: its objects may have code of users in them
+const walkMs = 500; // over one machine: its objects may have code of users in them
 
 /** A user's own machine as it stands there, and why it cannot run durably. */
 async function lookAtMachine(
