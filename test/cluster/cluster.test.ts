@@ -87,15 +87,12 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
   }
 
   test('helm test publishes a task and sees it completed', async () => {
-    const text = await command('helm', [
-      'test',
-      'u',
-      '--namespace',
-      namespace,
-      '--logs',
-      '--timeout',
-      '2m',
-    ]);
+    const args = ['test', 'u', '--namespace', namespace, '--logs', '--timeout', '2m'];
+    const text = await command('helm', args).catch(async (error: Error) => {
+      // helm says only that it failed.
+      const logs = await system.run('logs', 'u-test').catch(String);
+      throw new Error(`${error.message}\n${logs}`);
+    });
     expect(text).toContain('the task was completed');
   });
 
