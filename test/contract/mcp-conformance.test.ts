@@ -16,10 +16,11 @@ function whyNot(): string | undefined {
   if (existsSync(program)) return undefined;
   mkdirSync(cache, { recursive: true });
   const args = ['install', '--prefix', cache, '--no-save', '--no-audit', '--ignore-scripts'];
+  const brief = ['--fetch-retries=1', '--fetch-timeout=20000'];
   try {
-    execFileSync('npm', [...args, `@modelcontextprotocol/conformance@${version}`], {
+    execFileSync('npm', [...args, ...brief, `@modelcontextprotocol/conformance@${version}`], {
       stdio: 'pipe',
-      timeout: 180_000,
+      timeout: 60_000,
     });
   } catch (error) {
     return `npm cannot fetch it: ${String((error as { stderr?: Buffer }).stderr ?? error).slice(-300)}`;
