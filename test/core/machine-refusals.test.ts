@@ -40,6 +40,15 @@ const talkOf = (machine: AnyStateMachine, behaviour?: number) => {
 };
 const inState = (state: object) => machineOf({ initial: 'a', states: { a: state, b: {} } });
 const run = () => undefined;
+const refuseTool = (talk: Talk) =>
+  talk.say({
+    kind: 'toolFailed',
+    effect: talk.pendingOf('runTool') as never,
+    failure: { class: 'permanent', code: 'NO_MONEY', message: 'no' },
+    latencyMs: 1,
+    attempts: 1,
+    executor: 'x',
+  });
 
 test.each<[string, AnyStateMachine, RegExp]>([
   [
@@ -370,14 +379,7 @@ describe('what a machine holds', () => {
     });
     const talk = talkOf(machine);
     talk.say(task('{}'));
-    talk.say({
-      kind: 'toolFailed',
-      effect: talk.pendingOf('runTool') as never,
-      failure: { class: 'permanent', code: 'NO_MONEY', message: 'no' },
-      latencyMs: 1,
-      attempts: 1,
-      executor: 'x',
-    });
+    refuseTool(talk);
     talk.say({ kind: 'event', id: 'e1', from: 'acme' as TenantId, event: { type: 'LOOK' } });
     expect((talk.record!.context as { seen: unknown[] }).seen).toEqual([
       true,
@@ -426,14 +428,7 @@ test('a timer brings its event as it was sent: fields that are undefined, errors
   };
   const talk = talkOf(machineOf({ context: { seen: [] }, initial: 'a', states }));
   talk.say(task('{}'));
-  talk.say({
-    kind: 'toolFailed',
-    effect: talk.pendingOf('runTool') as never,
-    failure: { class: 'permanent', code: 'NO_MONEY', message: 'no' },
-    latencyMs: 1,
-    attempts: 1,
-    executor: 'x',
-  });
+  refuseTool(talk);
   talk.say({ kind: 'wake' }, 2_000);
   expect((talk.record!.context as { seen: unknown[] }).seen).toEqual([true, true]);
 });
