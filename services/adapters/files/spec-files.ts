@@ -7,14 +7,9 @@ import { LineCounter, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
 import { bounded } from '../../core/bounded.ts';
 import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import { catalogOf, type SourceDocument, type SpecProblem } from '../../core/session/catalog.ts';
 import { unimplemented, unperformable } from '../../core/session/machine-walk.ts';
-import {
-  catalogOf,
-  documentSchema,
-  type SourceDocument,
-  type SpecDocument,
-  type SpecProblem,
-} from '../../core/session/specs.ts';
+import { documentSchema, type SpecDocument } from '../../core/session/specs.ts';
 import type { Machines } from '../../ports/machines.ts';
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
 import { WatchedFiles } from './watched-files.ts';
