@@ -109,10 +109,11 @@ async function approveAll(
   );
 }
 
-const isAsked = (output: string): boolean =>
+/** Is there a person who can be asked? */
+export const isAsked = (output: string): boolean =>
   output === 'text' && Boolean(process.stdin.isTTY) && Boolean(process.stdout.isTTY);
 
-async function isYes(question: string): Promise<boolean> {
+export async function isYes(question: string): Promise<boolean> {
   const reader = createInterface({ input: process.stdin, output: process.stdout });
   try {
     return /^y(es)?$/i.test((await reader.question(question)).trim());

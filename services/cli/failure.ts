@@ -37,6 +37,9 @@ const nexts: Readonly<Record<string, string>> = {
   TENANT_UNKNOWN:
     'run it again with --tenant and a name that is known, or add the tenant and requeue',
   TASK_NOT_JSON: `quote it whole: understudy run <agent> '{"case":"C-0001"}'`,
+  SERVER_UNKNOWN: 'understudy mcp lists them',
+  LISTING_DIGEST_NEEDED: 'understudy mcp show <server> shows what has changed, with its digest',
+  LISTING_CHANGED: 'understudy mcp show <server> shows what it says now',
   NO_RUNTIME:
     'is --prefix right? Here: make stop, then make dev. On Kubernetes: kubectl get pods -l app.kubernetes.io/component=runtime',
 };

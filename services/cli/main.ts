@@ -29,6 +29,7 @@ import { eventLine } from '../core/wire/event-line.ts';
 import { isHealthy } from '../core/wire/health-checks.ts';
 import { type ApproveOptions, approve, type Decided, decidedText } from './approve.ts';
 import { failureOf, hint, nextOf, quoted } from './failure.ts';
+import { addMcpCommands } from './mcp.ts';
 import { runTask, taskOf } from './run.ts';
 import { type TailOptions, tail } from './tail.ts';
 import { eventIn } from './tell.ts';
@@ -516,6 +517,8 @@ program
     if (!isHealthy(found)) process.exitCode = 1;
     print(found, () => doctorText(found));
   });
+
+addMcpCommands(program, terminal);
 
 program
   .command('url')

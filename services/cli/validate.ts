@@ -11,6 +11,8 @@ export interface Validated {
     readonly tools: number;
   }[];
   readonly tenants: readonly string[];
+  /** McpServers: what they can do is not looked at here. */
+  readonly servers: readonly string[];
   readonly problems: readonly SpecProblem[];
 }
 
@@ -29,16 +31,20 @@ export async function validate(
       tools: Object.keys(bundle.tools).length,
     })),
     tenants: [...catalog.tenants.keys()],
+    servers: [...catalog.servers.keys()],
     problems,
   };
 }
 
-export function validatedText({ agents, tenants, problems }: Validated): string {
+export function validatedText({ agents, tenants, servers, problems }: Validated): string {
   const lines = [
     ...agents.map(
       ({ name, revision, tools }) =>
         `ok  agent ${name}@${revision.slice(0, 8)} (${tools} ${tools === 1 ? 'tool' : 'tools'})`,
     ),
+    ...(servers.length > 0
+      ? [`see McpServers: ${servers.join(', ')}; their executors say which tools they have`]
+      : []),
     ...(tenants.length > 0
       ? [`ok  tenants: ${tenants.join(', ')}`]
       : ['see tenants: none; tasks are refused until there is a Tenant']),

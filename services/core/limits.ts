@@ -31,6 +31,7 @@ export const limits = {
   mailSilenceMs: 3_000, // a host that the broker has not answered for so long lets its shards go, if there are others
   answerBytesMax: 256_000, // of a session, in its record, its event and its parent's mail: each is one message of the broker
   contextBytesMax: 512 * 1024, // of a user's own machine: with its mail it is one baseline, one message of the broker
+  bundleBytesMax: 900_000, // of an agent with everything it names: one message of the broker
   machineBytesMax: 512 * 1024, // of a user's own machine with all that it imports: one message of the broker
   emittedBytesMax: 64 * 1024, // that a machine emits in one step: they leave in its event
   loggedLengthMax: 16_000, // characters that a machine logs in one step: one line of our log

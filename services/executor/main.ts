@@ -9,6 +9,7 @@ import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
+import { natsServerQuestions } from '../adapters/nats/server-questions.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
 import { natsToolChecks } from '../adapters/nats/tool-checks.ts';
 import { natsWorkspaces } from '../adapters/nats/workspaces.ts';
@@ -51,10 +52,11 @@ await runService(async (started) => {
       : await serveEgress({ ...settings.egress, telemetry });
   started({ name: 'egress', stop: async () => egress?.stop() });
   const watchdog = startWatchdog();
+  const mcp = mcpRunner(process.env, watchdog.mark);
   const runners = [
     builtinRunner(builtinTools(settings.files)),
     httpRunner(process.env),
-    mcpRunner(process.env, watchdog.mark),
+    mcp,
     await processRunner({ scratch: settings.scratch, instance: settings.instance, watchdog }),
     sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry, egress }, idleMs),
   ];
@@ -87,6 +89,7 @@ await runService(async (started) => {
     },
     settings.concurrency,
   );
+  natsServerQuestions(nats).answer(settings.pool, ({ run }, signal) => mcp.list(run, signal));
   natsToolChecks(nats).answer(settings.pool, (questions) => troublesOf(questions, process.env));
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());

@@ -13,6 +13,7 @@ import {
   memoryTasks,
 } from '../adapters/memory/queues.ts';
 import { memoryRateLimits } from '../adapters/memory/rate-limits.ts';
+import { memoryServerQuestions } from '../adapters/memory/server-questions.ts';
 import { memoryStore } from '../adapters/memory/session-store.ts';
 import { countingTelemetry } from '../adapters/memory/telemetry.ts';
 import { memoryToolChecks } from '../adapters/memory/tool-checks.ts';
@@ -29,8 +30,10 @@ import { builtinRunner, builtinTools } from '../executor/builtin.ts';
 import { startExecutor } from '../executor/worker.ts';
 import { startGateway } from '../gateway/worker.ts';
 import type { Clock } from '../ports/clock.ts';
+import type { Listings } from '../ports/listings.ts';
 import type { Model, ToolRunner } from '../ports/performers.ts';
 import type { Specs } from '../ports/specs.ts';
+import { ServerListings } from '../runtime/listings.ts';
 import { startRuntime } from '../runtime/service.ts';
 import { poolsOf } from './own-specs.ts';
 
@@ -42,7 +45,8 @@ export interface InMemoryOptions {
   readonly clock?: Clock;
   readonly model?: Model;
   readonly runners?: readonly ToolRunner[];
-  readonly documents: Specs;
+  /** What MCP servers can do is asked of the runners here. */
+  readonly documents: Specs | ((listings: Listings) => Specs);
 }
 
 export async function startInMemory(options: InMemoryOptions) {
@@ -62,7 +66,11 @@ export async function startInMemory(options: InMemoryOptions) {
   const tasks = memoryTasks();
   const control = memoryControl();
   const telemetry = countingTelemetry();
-  const { catalog } = await options.documents.load();
+  const servers = memoryServerQuestions();
+  const listings = new ServerListings({ archive, servers, clock, telemetry });
+  const documents =
+    typeof options.documents === 'function' ? options.documents(listings) : options.documents;
+  const { catalog } = await documents.load();
   const runtimePorts = {
     mailbox,
     store,
@@ -75,15 +83,17 @@ export async function startInMemory(options: InMemoryOptions) {
     control,
     checks: memoryToolChecks(),
     machines: esbuildMachines(),
+    listings,
     telemetry,
     clock,
   };
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
-  const runtime = await startRuntime(settings, runtimePorts, options.documents);
+  const runtime = await startRuntime(settings, runtimePorts, documents);
+  const mcp = mcpRunner(environment);
   const runners = options.runners ?? [
     builtinRunner(builtinTools(files)),
     httpRunner(environment),
-    mcpRunner(environment),
+    mcp,
     await processRunner(),
     sandboxRunner(
       { sandboxes: processSandboxes(claimSandbox), workspaces: memoryWorkspaces(), telemetry },
@@ -105,8 +115,10 @@ export async function startInMemory(options: InMemoryOptions) {
     shards,
   });
   const pools = poolsOf(catalog);
-  for (const pool of pools)
+  for (const pool of pools) {
     runtimePorts.checks.answer(pool, (questions) => troublesOf(questions, environment));
+    servers.answer(pool, ({ run }, signal) => mcp.list(run, signal));
+  }
   const executors = await Promise.all(
     pools.map((pool) =>
       startExecutor(`executor-${pool}`, pool, {
@@ -133,9 +145,10 @@ export async function startInMemory(options: InMemoryOptions) {
     telemetry,
     runtime,
     async stop() {
+      listings.stop();
       await runtime.stop();
       await Promise.all([gateway, ...executors].map((taking) => taking.stop()));
-      await Promise.all(runners.map((runner) => runner.close?.()));
+      await Promise.all([mcp, ...runners].map((runner) => runner.close?.()));
     },
   };
 }

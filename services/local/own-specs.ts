@@ -20,13 +20,14 @@ export interface OwnSpecs {
 
 const exampleAgents = join(root, 'examples/refund-desk/agents');
 
-/** Pools that the tools of these agents name; the one that every installation has comes first. */
-export const poolsOf = ({ agents }: Catalog): string[] => [
+/** Pools that the tools and servers of these agents name; the one that every installation has comes first. */
+export const poolsOf = ({ agents, servers }: Catalog): string[] => [
   ...new Set([
     toolPool,
     ...[...agents.values()].flatMap(({ bundle }) =>
       Object.values(bundle.tools).map(({ pool }) => pool),
     ),
+    ...[...servers.values()].map(({ spec }) => spec.pool),
   ]),
 ];
 

@@ -80,7 +80,7 @@ const system = await startInMemory({
     OPENAI_API_KEY: OPENAI_API_KEY ?? 'scripted',
     ...own?.environment,
   },
-  documents: specsOf(foldersTexts(specs), specs, esbuildMachines()),
+  documents: (listings) => specsOf(foldersTexts(specs), specs, esbuildMachines(), listings),
 });
 const jobs = own ? await ownJobs(own.folder) : exampleJobs();
 const agents = new Set(jobs.map(({ agent }) => agent));

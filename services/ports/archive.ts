@@ -2,6 +2,7 @@ import type { AgentName, Revision, SessionId, ShardId } from '../core/ids.ts';
 import type { Incoming } from '../core/session/draft.ts';
 import type { SessionRecord } from '../core/session/record.ts';
 import type { Bundle } from '../core/session/specs.ts';
+import type { Listing } from '../core/tools/mcp-listing.ts';
 import type { MachineModule } from './machines.ts';
 
 /** A record with the mail that made it out of the baseline before. */
@@ -16,7 +17,7 @@ export interface Baseline {
  * Guarantee: what `append` has resolved for is kept for `archiveMaxAgeMs`, in order, per session; a second
  *            append of the same version changes nothing that a reader can tell.
  * Errors:    Unavailable; Refused for what does not parse: BASELINE_POISONED from `latest` and `chain`, BUNDLE_UNREADABLE from `bundle`, BUNDLE_CHANGED
- *            for one that is not that of its revision.
+ *            for one that is not that of its revision, LISTING_UNREADABLE from `listing`.
  */
 export interface Archive {
   /** @param mail  each as JSON, in order: what was kept as text need not be parsed to be stored */
@@ -42,6 +43,14 @@ export interface Archive {
   putMachine(module: MachineModule): Promise<void>;
   /** The text of a machine's module, by its hash. */
   machine(hash: string): Promise<string | undefined>;
+  /**
+   * Store what an MCP server can do, under the hash of its document.
+   *
+   * @param number  from 1 on: what is accepted after a change has the next
+   * @returns whether it is new: of two that store the same number, the first counts
+   */
+  putListing(hash: string, number: number, listing: Listing): Promise<boolean>;
+  listing(hash: string, number: number): Promise<Listing | undefined>;
   /** Of each agent the bundle that was put last; those that do not parse are left out. */
   lastBundles(): Promise<
     ReadonlyMap<AgentName, { readonly revision: Revision; readonly bundle: Bundle }>

@@ -34,10 +34,18 @@ import {
   requeue,
   requeueSchema,
 } from './letter-verbs.ts';
+import {
+  acceptListing,
+  acceptSchema,
+  type ServerPorts,
+  server,
+  serverSchema,
+  servers,
+} from './server-verbs.ts';
 import { allRecords, countSessions, filterSchema, list, matches } from './session-lists.ts';
 import { verify } from './verify.ts';
 
-export interface ControlPorts extends HealthPorts {
+export interface ControlPorts extends HealthPorts, ServerPorts {
   readonly archive: Archive;
   readonly events: Events;
   readonly tasks: Tasks;
@@ -151,6 +159,9 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     requeue: answer(requeueSchema, (given) => requeue(given, ports)),
     discard: answer(discardSchema, (given) => discard(given, ports)),
     verify: answer(sessionSchema, async ({ session }) => verify(await find(session), ports)),
+    servers: answer(z.object({}).strict(), () => servers(ports)),
+    server: answer(serverSchema, (given) => server(given, ports)),
+    acceptListing: answer(acceptSchema, (given) => acceptListing(given, ports)),
     doctor: answer(z.object({}).strict(), () => healthOf(ports)),
   };
 }

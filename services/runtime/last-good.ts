@@ -14,7 +14,7 @@ export async function withLastGood(
   loaded: LoadedSpecs,
   archive: Pick<Archive, 'lastBundles'>,
 ): Promise<LoadedSpecs> {
-  const { agents, tenants } = loaded.catalog;
+  const { agents } = loaded.catalog;
   const unsure = loaded.unsure?.names ?? [];
   const wanted = new Set([...unsure].filter((name) => !agents.has(name as AgentName)));
   if (wanted.size === 0) return loaded;
@@ -26,7 +26,7 @@ export async function withLastGood(
     all.set(name, found);
     lastGood.add(name);
   }
-  return { ...loaded, catalog: { agents: all, tenants }, lastGood };
+  return { ...loaded, catalog: { ...loaded.catalog, agents: all }, lastGood };
 }
 
 /** May it stand in a text that is broken now? (B2) */

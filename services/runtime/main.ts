@@ -10,6 +10,7 @@ import { natsControl } from '../adapters/nats/control.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsEvents } from '../adapters/nats/events.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
+import { natsServerQuestions } from '../adapters/nats/server-questions.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
 import { declareStreams, updateStreams } from '../adapters/nats/streams.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
@@ -24,6 +25,7 @@ import { redisSessionStore } from '../adapters/redis/session-store.ts';
 import { checkStore } from '../adapters/redis/store-check.ts';
 import { messageOf } from '../core/errors.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { ServerListings } from './listings.ts';
 import { type Runtime, startRuntime } from './service.ts';
 
 await runService(async (started) => {
@@ -81,12 +83,16 @@ await runService(async (started) => {
     },
   });
   const machines = esbuildMachines();
+  const archive = natsArchive(nats);
+  const servers = natsServerQuestions(nats);
+  const listings = new ServerListings({ archive, servers, clock, telemetry });
+  started({ name: 'listings', stop: () => listings.stop() });
   runtime = await startRuntime(
     settings,
     {
       mailbox: natsMailbox(nats),
       store: redisSessionStore(redis, settings.prefix),
-      archive: natsArchive(nats),
+      archive,
       effects: natsEffects(nats),
       events: natsEvents(nats),
       starts: natsStarts(nats),
@@ -94,6 +100,7 @@ await runService(async (started) => {
       tasks: natsTasks(nats),
       checks: natsToolChecks(nats),
       machines,
+      listings,
       control: natsControl(nats),
       telemetry,
       clock,
@@ -102,6 +109,7 @@ await runService(async (started) => {
       [...foldersTexts(settings.specs), ...(configMaps ? [configMaps] : [])],
       settings.specs,
       machines,
+      listings,
     ),
     (host) => started({ name: 'host', stop: () => host.drain() }),
   );

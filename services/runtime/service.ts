@@ -26,6 +26,7 @@ import { Host } from './host.ts';
 import { takeIn } from './intake.ts';
 import { IntakeOwner } from './intake-owner.ts';
 import { isUnsure, withLastGood } from './last-good.ts';
+import type { ServerListings } from './listings.ts';
 import { isWanted } from './wanted.ts';
 import { Windows } from './windows.ts';
 
@@ -40,6 +41,7 @@ export interface RuntimePorts {
   readonly tasks: Tasks;
   readonly checks: ToolChecks;
   readonly machines: Machines;
+  readonly listings: ServerListings;
   readonly control: Control;
   readonly telemetry: Telemetry;
   readonly clock: Clock;
@@ -183,7 +185,13 @@ async function announce(
 ): Promise<void> {
   const known = new Set(before?.problems.map((problem) => JSON.stringify(problem)));
   for (const problem of problems) {
-    if (!known.has(JSON.stringify(problem)))
+    if (known.has(JSON.stringify(problem))) continue;
+    if (problem.isNote)
+      telemetry.log('warn', 'a spec is worth a look', {
+        file: problem.file,
+        problem: problem.message,
+      });
+    else
       telemetry.log('error', 'a spec is refused', {
         file: problem.file,
         field: problem.field,

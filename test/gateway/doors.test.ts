@@ -220,7 +220,7 @@ test('of each call for itself, with the name of its own Model', async () => {
   let isAway = true;
   const w = await world(
     async () => (isAway ? refusal('MODEL_OVERLOADED') : answer),
-    [{ patienceMs: 300 }],
+    [{ patienceMs: 1_200 }],
   );
   await w.offer('e1');
   await eventually(() => w.told.length === 1, 'the end of the first');

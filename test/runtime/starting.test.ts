@@ -32,6 +32,7 @@ const ports = () => {
     tasks: memoryTasks(),
     control: memoryControl(),
     checks: memoryToolChecks(),
+    listings: undefined as never, // no document names a server
     machines: esbuildMachines(),
   };
   return { ...memory, store, leases: store.leases, telemetry: countingTelemetry(), clock };

@@ -84,6 +84,7 @@ runtime = await startRuntime(
     leases: redisLeases(redis),
     tasks: natsTasks(nats),
     checks: natsToolChecks(nats),
+    listings: undefined as never, // no document names a server
     control: natsControl(nats),
     telemetry,
     clock: systemClock,

@@ -218,7 +218,7 @@ authorization {
         publish: [
           "{{ $p }}.task.>", "{{ $p }}.tell.>", "{{ $p }}.mail.>", "{{ $p }}.effect.>", "{{ $p }}.event.>", "{{ $p }}.dead.>", "{{ $p }}.archive.>", "{{ $p }}.bundle.>", "{{ $p }}.cancel.>", "{{ $p }}.cluster.>"
           "{{ $p }}.start.*" # cancellation records
-          "{{ $p }}.clock.*", "{{ $p }}.check.*"
+          "{{ $p }}.clock.*", "{{ $p }}.check.*", "{{ $p }}.server.*"
           "_INBOX_operator.>", "_INBOX_console.>"{{ range $executors }}, "_INBOX_{{ . }}.>"{{ end }} # answers; allow_responses loses its memory when the server restarts
           {{- range $tenants }}
           "_INBOX_tenant-{{ . }}.>"
@@ -237,7 +237,7 @@ authorization {
           "$JS.API.CONSUMER.NAMES.{{ $s }}TASKS", "$JS.ACK.{{ $s }}TASKS.>"
           "$JS.API.CONSUMER.NAMES.{{ $s }}EFFECTS", "$JS.API.CONSUMER.INFO.{{ $s }}EFFECTS.>"
         ]
-        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "{{ $p }}.wanted.*", "{{ $p }}.checked.*", "$SRV.>"]
+        subscribe: ["_INBOX_runtime.>", "{{ $p }}.control.>", "{{ $p }}.cluster.>", "{{ $p }}.ask.*.task", "{{ $p }}.holds.cancelled", "{{ $p }}.wanted.*", "{{ $p }}.checked.*", "{{ $p }}.served.*", "$SRV.>"]
       }
     }
     {
@@ -257,12 +257,12 @@ authorization {
       user: {{ $part }}, password: {{ index $passwords (printf "nats-%s" $part) | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.wanted.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "_INBOX_{{ $part }}.>"
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.wanted.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "{{ $p }}.served.*", "_INBOX_{{ $part }}.>"
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.ACK.{{ $s }}EFFECTS.pool-{{ $pool }}.>"
         ]
-        subscribe: ["_INBOX_{{ $part }}.>", "{{ $p }}.cancel.{{ $pool }}", "{{ $p }}.holds.*", "{{ $p }}.check.{{ $pool }}"]
+        subscribe: ["_INBOX_{{ $part }}.>", "{{ $p }}.cancel.{{ $pool }}", "{{ $p }}.holds.*", "{{ $p }}.check.{{ $pool }}", "{{ $p }}.server.{{ $pool }}"]
       }
     }
     {{- end }}

@@ -10,6 +10,8 @@ import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import { catalogOf, type SourceDocument, type SpecProblem } from '../../core/session/catalog.ts';
 import { unimplemented, unperformable } from '../../core/session/machine-walk.ts';
 import { documentSchema, type SpecDocument } from '../../core/session/specs.ts';
+import { serverHashOf } from '../../core/tools/mcp-server.ts';
+import type { Listings } from '../../ports/listings.ts';
 import type { Machines } from '../../ports/machines.ts';
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
 import { WatchedFiles } from './watched-files.ts';
@@ -74,16 +76,19 @@ export const foldersTexts = (directories: readonly string[]): SpecTexts[] =>
  * @param directories  where the modules of users' own machines lie: the first that has one counts
  * @param machines  loads them, so that what cannot run is refused; without it no code of users runs
  *                  here, and the hash of their files must do
+ * @param listings  what MCP servers can do; without it agents have none of their tools here
  */
 export function specsOf(
   sources: readonly SpecTexts[],
   directories: readonly string[],
   machines?: Machines,
+  listings?: Listings,
 ): Specs {
   const modules = new WatchedFiles();
   const goodMachines = new Map<string, Found>();
+  const servers = new Set<string>();
   const build = (texts: ReadonlyMap<string, SpecText>, known: ReadonlyMap<string, string>) =>
-    built(texts, directories, known, machines, goodMachines);
+    built(texts, known, { directories, machines, goodMachines, listings, servers });
   const good = new Map<string, SpecText>();
   const refused = new Map<string, string>();
   let homes: ReadonlyMap<string, string> = new Map();
@@ -96,10 +101,14 @@ export function specsOf(
     for (const name of good.keys()) if (!texts.has(name)) good.delete(name);
     for (const name of refused.keys()) if (!texts.has(name)) refused.delete(name);
     const current = new Map([...texts].map(([name, { text }]) => [name, text]));
+    servers.clear();
     let made = await build(current, homes);
     let { problems } = made;
     const broken = new Set(
-      problems.map(fileOf).filter((name) => good.has(name) && good.get(name) !== current.get(name)),
+      problems
+        .filter(isWrong)
+        .map(fileOf)
+        .filter((name) => good.has(name) && good.get(name) !== current.get(name)),
     );
     const lastGood = new Set<string>();
     if (broken.size > 0) {
@@ -120,10 +129,11 @@ export function specsOf(
     await modules.watch(made.files, from);
     homes = new Map([...homes, ...made.homes]);
     for (const name of made.kept) lastGood.add(name);
-    const wrong = new Set(made.problems.map(fileOf));
+    listings?.keep(servers);
+    const wrong = new Set(made.problems.filter(isWrong).map(fileOf));
     for (const [name, text] of current) if (!wrong.has(name)) good.set(name, text);
     for (const [name, { text, source }] of texts) {
-      const own = problems.filter((problem) => fileOf(problem) === name);
+      const own = problems.filter((problem) => isWrong(problem) && fileOf(problem) === name);
       if (own.length === 0) refused.delete(name);
       else if (refused.get(name) !== JSON.stringify(text)) {
         refused.set(name, JSON.stringify(text));
@@ -171,7 +181,8 @@ export function specsOf(
         }
         isBusy = false;
       };
-      const following = [...sources, modules].map((one) => one.follow(() => void changed()));
+      const followed = [...sources, modules, ...(listings ? [listings] : [])];
+      const following = followed.map((one) => one.follow(() => void changed()));
       void changed(); // what changed between the first look and now
       return {
         stop() {
@@ -197,14 +208,25 @@ export function moduleIn(directories: readonly string[], module: string): string
   return paths.find((path) => existsSync(path)) ?? paths[0] ?? resolve(module);
 }
 
+const isWrong = ({ isNote }: SpecProblem): boolean => !isNote;
+
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
+
+/** What documents are made of beside their texts. */
+interface Beside {
+  readonly directories: readonly string[];
+  readonly machines: Machines | undefined;
+  /** As they were last, where they were good. */
+  readonly goodMachines: Map<string, Found>;
+  readonly listings: Listings | undefined;
+  /** Hashes of the servers that were asked about. */
+  readonly servers: Set<string>;
+}
 
 async function built(
   texts: ReadonlyMap<string, SpecText>,
-  directories: readonly string[],
   homes: ReadonlyMap<string, string>,
-  machines: Machines | undefined,
-  goodMachines: Map<string, Found>,
+  { directories, machines, goodMachines, listings, servers }: Beside,
 ): Promise<
   Pick<ReturnType<typeof catalogOf>, 'catalog' | 'problems' | 'homes'> & {
     readonly files: ReadonlySet<string>;
@@ -246,6 +268,15 @@ async function built(
         } else refused.add(`Agent ${name}`);
         const place = lineOf ? `${file}:${lineOf(['spec', 'machine'])}` : file;
         for (const message of flaws) problems.push({ file: place, field: 'spec.machine', message });
+      } else if (document.kind === 'McpServer' && listings) {
+        const { metadata, spec } = document;
+        servers.add(serverHashOf(spec));
+        const { listing, trouble } = await listings.of(metadata.name, spec);
+        documents.push({ document, file, lineOf, listing: listing ?? 'unheard' });
+        const place = lineOf ? `${file}:${lineOf(['metadata', 'name'])}` : file;
+        const message = `McpServer ${metadata.name}: ${trouble}`;
+        if (trouble)
+          problems.push({ file: place, field: '', message, ...(listing ? { isNote: true } : {}) });
       } else documents.push({ document, file, lineOf });
     }
   }

@@ -1,10 +1,11 @@
 /** Connections to MCP servers: one per server, made when it is first needed, and shared. */
 import { Client, ProtocolError, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { messageOf, Refused } from '../../core/errors.ts';
+import type { McpRun } from '../../core/tools/mcp-run.ts';
 import { expandEnvironment, secretsIn } from '../../core/tools/placeholders.ts';
 import { textsOf } from '../../core/tools/tool-spec.ts';
 import { providerOf, withinHosts } from './oauth.ts';
-import { addressOf, cappedFetch, headerOf, type McpRun, programOf } from './transports.ts';
+import { addressOf, cappedFetch, headerOf, programOf } from './transports.ts';
 
 const probeMs = 2_000; // a server over HTTP that says nothing to a probe is spoken to the older way
 

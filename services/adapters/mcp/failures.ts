@@ -85,3 +85,13 @@ export function refusalOf(
     `tool ${tool}: its MCP server answered ${status}: ${why}`,
   );
 }
+
+/** A connection takes its time: who waits for it may be stopped meanwhile. */
+export function orAborted<Value>(value: Promise<Value>, signal: AbortSignal): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(new Error('the call was stopped before the server was reached'));
+    if (signal.aborted) return stop();
+    signal.addEventListener('abort', stop, { once: true });
+    value.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
+  });
+}

@@ -16,7 +16,7 @@ import {
 import { z } from 'zod';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { jsonOf } from '../../core/json.ts';
-import type { McpOauth } from '../../core/tools/tool-spec.ts';
+import type { McpOauth } from '../../core/tools/mcp-run.ts';
 
 /** @param expand  puts variables in; throws for one that is not set */
 export function providerOf(

@@ -2,6 +2,7 @@
 import { type Client, ProtocolError } from '@modelcontextprotocol/client';
 import { messageOf, Refused } from '../../core/errors.ts';
 import { failed, type Outcome } from '../../core/tools/job.ts';
+import type { Listing } from '../../core/tools/mcp-listing.ts';
 import {
   mcpFailed,
   mcpMeta,
@@ -9,20 +10,26 @@ import {
   outcomeOfMcp,
   outcomeOfMcpError,
 } from '../../core/tools/mcp-result.ts';
+import type { McpRun } from '../../core/tools/mcp-run.ts';
 import { withoutSecrets } from '../../core/tools/placeholders.ts';
 import type { ToolJob, ToolRunner } from '../../ports/performers.ts';
 import { Connections } from './connections.ts';
-import { notBegun, refusalOf, tokenRefusalOf, whyNotReached } from './failures.ts';
-import type { McpRun } from './transports.ts';
+import { notBegun, orAborted, refusalOf, tokenRefusalOf, whyNotReached } from './failures.ts';
+import { listed } from './listing.ts';
 
 const wedgedSlackMs = 50;
 const pingMs = 2_000;
+
+export interface McpRunner extends ToolRunner<McpRun> {
+  /** What a server can do. Never throws for what it does. */
+  list(run: McpRun, signal: AbortSignal): Promise<Outcome<Listing>>;
+}
 
 /** @param mark  for the environment of servers that are programs */
 export function mcpRunner(
   environment: Readonly<Record<string, string | undefined>>,
   mark: Readonly<Record<string, string>> = {},
-): ToolRunner<McpRun> {
+): McpRunner {
   const connections = new Connections(environment, mark);
   return {
     kind: 'mcp',
@@ -33,6 +40,7 @@ export function mcpRunner(
       const message = withoutSecrets(outcome.failure.message, connections.secretsOf(run));
       return { ok: false, failure: { ...outcome.failure, message } };
     },
+    list: (run, signal) => listed(connections, run, signal),
     close: () => connections.close(),
   };
 }
@@ -92,14 +100,4 @@ async function called(
   } finally {
     connections.left(line);
   }
-}
-
-/** A connection takes its time: who waits for it may be stopped meanwhile. */
-function orAborted<Value>(value: Promise<Value>, signal: AbortSignal): Promise<Value> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(new Error('the call was stopped before the server was reached'));
-    if (signal.aborted) return stop();
-    signal.addEventListener('abort', stop, { once: true });
-    value.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop));
-  });
 }

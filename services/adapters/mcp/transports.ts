@@ -1,16 +1,14 @@
 /** The ways to an MCP server: a program's standard streams, or streamable HTTP. */
 import { StdioClientTransport } from '@modelcontextprotocol/client/stdio';
 import { Refused } from '../../core/errors.ts';
+import type { McpRun } from '../../core/tools/mcp-run.ts';
 import {
   headerNameProblem,
   isHeaderValue,
   originOf,
   withoutSecrets,
 } from '../../core/tools/placeholders.ts';
-import type { ToolRun } from '../../core/tools/tool-spec.ts';
 import { CappedLines } from './capped-lines.ts';
-
-export type McpRun = Extract<ToolRun, { kind: 'mcp' }>;
 
 const lastWordsMax = 2_048; // of what a program says on stderr
 

@@ -1,6 +1,7 @@
 /** Baselines, bundles, events and dead letters in memory. */
 import type { Revision, SessionId, ShardId } from '../../core/ids.ts';
 import type { Bundle } from '../../core/session/specs.ts';
+import type { Listing } from '../../core/tools/mcp-listing.ts';
 import type { UnderstudyEvent } from '../../core/wire/cloud-event.ts';
 import { isEndEvent } from '../../core/wire/event-end.ts';
 import { letterEventOf, taskIdentity } from '../../core/wire/letters.ts';
@@ -13,6 +14,7 @@ export function memoryArchive(): Archive {
   const writtenAt = new Map<SessionId, number>();
   const bundles = new Map<Revision, Bundle>();
   const machines = new Map<string, string>();
+  const listings = new Map<string, string>();
   const parse = (text: string) => JSON.parse(text) as Baseline;
   const chainOf = (shard: ShardId, session: SessionId) =>
     (chains.get(shard)?.get(session) ?? []).map(parse);
@@ -50,6 +52,16 @@ export function memoryArchive(): Archive {
     bundle: async (revision) => bundles.get(revision),
     putMachine: async ({ hash, text }) => void machines.set(hash, text),
     machine: async (hash) => machines.get(hash),
+    putListing: async (hash, number, listing) => {
+      const key = `${hash} ${number}`;
+      if (listings.has(key)) return false;
+      listings.set(key, JSON.stringify(listing));
+      return true;
+    },
+    listing: async (hash, number) => {
+      const text = listings.get(`${hash} ${number}`);
+      return text === undefined ? undefined : (JSON.parse(text) as Listing);
+    },
   };
 }
 

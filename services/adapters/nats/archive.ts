@@ -9,10 +9,12 @@ import { messageSchema } from '../../core/session/messages.ts';
 import { parseRecord } from '../../core/session/migrate.ts';
 import { positionSchema } from '../../core/session/record.ts';
 import { type Bundle, bundleSchema, revisionOf } from '../../core/session/specs.ts';
+import { type Listing, listingSchema } from '../../core/tools/mcp-listing.ts';
 import type { Archive, Baseline } from '../../ports/archive.ts';
 import { chunksOf, isChunk, joined } from './baseline-chunks.ts';
 import { lastMessage, type Nats } from './connection.ts';
 import { readAll } from './ordered-reader.ts';
+import { isOvertaken } from './publisher.ts';
 
 const mailSchema = z.array(
   z.object({ message: messageSchema, at: z.number(), position: positionSchema }),
@@ -65,6 +67,20 @@ function bundleOf(revision: Revision, text: string): Bundle {
       `the bundle of revision ${revision} does not parse here: ${issuesOf(parsed.error)}`,
     );
   return parsed.data;
+}
+
+const listingBytesMax = 8 * 1024 * 1024;
+
+/** @throws Refused for what does not parse */
+function listingIn(bytes: Uint8Array): Listing {
+  try {
+    const text = inflateRawSync(bytes, { maxOutputLength: listingBytesMax }).toString('utf8');
+    return listingSchema.parse(jsonStored(text));
+  } catch (error) {
+    throw new Refused('LISTING_UNREADABLE', 'a stored listing of an MCP server does not parse', {
+      cause: error,
+    });
+  }
 }
 
 export function natsArchive(nats: Nats): Archive {
@@ -173,6 +189,24 @@ export function natsArchive(nats: Nats): Archive {
       await publisher.publish(subjects.machine(hash), text);
     },
     machine: (hash) => last(streams.bundles, subjects.machine(hash)),
+    async putListing(hash, number, listing) {
+      try {
+        await publisher.publish(
+          subjects.listing(hash, number),
+          deflateRawSync(JSON.stringify(listing)),
+          { headers: { 'Nats-Expected-Last-Subject-Sequence': '0' } },
+        );
+        return true;
+      } catch (error) {
+        if (!isOvertaken(error)) throw error;
+        return false;
+      }
+    },
+    async listing(hash, number) {
+      const query = { last_by_subj: subjects.listing(hash, number) };
+      const message = await lastMessage(nats, streams.bundles, query);
+      return message && listingIn(message.bytes);
+    },
     async lastBundles() {
       const found = new Map<AgentName, { revision: Revision; bundle: Bundle }>();
       for (let seq = 1; ; seq += 1) {

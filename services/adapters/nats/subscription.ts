@@ -7,14 +7,17 @@ import type { Msg, NatsConnection, Subscription } from 'nats';
  * next message is heard.
  *
  * @param onError  the broker forbids to hear it, or the connection is closed
+ * @param queue  of those that hear it under this name, one hears each message
  */
 export function hear(
   connection: NatsConnection,
   subject: string,
   callback: (message: Msg) => void,
   onError?: (error: Error) => void,
+  queue?: string,
 ): Subscription {
   return connection.subscribe(subject, {
+    ...(queue === undefined ? {} : { queue }),
     callback: (error, message) => {
       if (error) return onError?.(error);
       try {

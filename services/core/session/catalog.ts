@@ -1,5 +1,9 @@
 /** Documents put together: each agent with everything it names, or why not. */
 import type { AgentName, Revision } from '../ids.ts';
+import { limits } from '../limits.ts';
+import type { Listing } from '../tools/mcp-listing.ts';
+import { toolsOf } from '../tools/mcp-server.ts';
+import { type CatalogServer, resolve } from './agent-tools.ts';
 import { currentBehaviour } from './behaviour.ts';
 import { type Bundle, revisionOf, type SpecDocument, type TenantSpec } from './specs.ts';
 
@@ -14,6 +18,7 @@ export interface Catalog {
     }
   >;
   readonly tenants: ReadonlyMap<string, TenantSpec>;
+  readonly servers: ReadonlyMap<string, CatalogServer>;
 }
 
 /** A document, and where it stands. */
@@ -23,6 +28,8 @@ export interface SourceDocument {
   readonly machineHash?: string | undefined;
   /** Of a user's own machine: all that it runs. */
   readonly module?: { readonly hash: string; readonly text: string } | undefined;
+  /** Of an McpServer: what it can do; absent where nobody is asked. */
+  readonly listing?: Listing | 'unheard' | undefined;
   /** The line of one of its fields; without it, problems name the file alone. */
   readonly lineOf?: ((path: readonly (string | number)[]) => number) | undefined;
 }
@@ -32,6 +39,8 @@ export interface SpecProblem {
   readonly file: string;
   readonly field: string;
   readonly message: string;
+  /** Worth a look; its document stands all the same. */
+  readonly isNote?: true;
 }
 
 /**
@@ -82,6 +91,22 @@ export function catalogOf(
   const models = byKind('Model');
   const agents = byKind('Agent');
   const tenants = byKind('Tenant');
+  const servers = new Map<string, CatalogServer>();
+  for (const [name, { spec, listing, ...place }] of byKind('McpServer')) {
+    if (listing === undefined || listing === 'unheard') {
+      servers.set(name, { spec, tools: listing ?? 'unasked' });
+      continue;
+    }
+    const { tools: found, refused: left } = toolsOf(name, spec, listing);
+    servers.set(name, { spec, tools: found });
+    for (const { tool, why } of left)
+      problems.push({
+        file: placeIn(place, ['spec']),
+        field: '',
+        message: `its tool ${tool} is left out: ${why}`,
+        isNote: true,
+      });
+  }
 
   const done = new Map<AgentName, { bundle: Bundle; revision: Revision; module?: string }>();
   const building = new Set<string>();
@@ -127,23 +152,12 @@ export function catalogOf(
       ...(module ? { machineModule: module.hash } : {}),
       behaviour: currentBehaviour,
     };
-    for (const [index, tool] of spec.tools.entries()) {
-      const found = tools.get(tool);
-      if (found) bundle.tools[tool] = found.spec;
-      else {
-        const why = `Agent ${name} names the tool ${tool}, ${absent('Tool', tool)}`;
-        missing('spec.tools', why, index);
-      }
-    }
-    for (const [index, rule] of spec.approvals.entries()) {
-      if (!spec.tools.includes(rule.tool))
-        missing(
-          'spec.approvals',
-          `Agent ${name} wants approvals for ${rule.tool}, which is not among its tools`,
-          index,
-        );
-    }
-    if (spec.machine !== undefined && spec.approvals.length > 0) {
+    const resolved = resolve(spec, { tools, servers, absent });
+    for (const { field, message, index } of resolved.problems)
+      missing(field, `Agent ${name} ${message}`, index);
+    for (const [tool, found] of resolved.tools) bundle.tools[tool] = found;
+    bundle.agent = { ...spec, tools: [...resolved.tools.keys()], approvals: resolved.approvals };
+    if (spec.machine !== undefined && resolved.approvals.length > 0) {
       missing(
         'spec.approvals',
         `Agent ${name} has a machine of its own: approvals are not applied to it; invoke "human" before the call instead`,
@@ -173,6 +187,12 @@ export function catalogOf(
       else isWhole = false;
     }
     building.delete(name);
+    const bytes = isWhole ? Buffer.byteLength(JSON.stringify(bundle)) : 0;
+    if (bytes > limits.bundleBytesMax)
+      missing(
+        'spec.tools',
+        `Agent ${name} is too large: ${bytes} bytes with its ${resolved.tools.size} tools, of ${limits.bundleBytesMax}; name fewer`,
+      );
     if (!isWhole) return undefined;
     const built = {
       bundle,
@@ -187,6 +207,7 @@ export function catalogOf(
     catalog: {
       agents: done,
       tenants: new Map([...tenants].map(([name, { spec }]) => [name, spec])),
+      servers,
     },
     problems: dedupe(problems),
     homes: homesNow,

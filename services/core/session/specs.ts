@@ -9,6 +9,7 @@ import { z } from 'zod';
 import { limitsSchema } from '../budget/budget.ts';
 import { agentNameSchema, type Revision, sha256 } from '../ids.ts';
 import { limits } from '../limits.ts';
+import { mcpServerSpecSchema, serverName, serverTools } from '../tools/mcp-server.ts';
 import { toolDocumentSchema, toolSpecSchema } from '../tools/tool-spec.ts';
 import { modelSpecSchema } from './model-spec.ts';
 
@@ -102,6 +103,15 @@ export const agentSpecSchema = z
   .strict();
 export type AgentSpec = z.infer<typeof agentSpecSchema>;
 
+/** An agent as it is written: its tools may be those of McpServers, by their names there. */
+const toolReference = z.union([toolName, serverTools], {
+  error: 'give the name of a Tool, or <McpServer>/<tool> with * for any characters',
+});
+export const agentDocumentSchema = agentSpecSchema.extend({
+  tools: z.array(toolReference).default([]),
+  approvals: z.array(approvalRuleSchema.extend({ tool: toolReference })).default([]),
+});
+
 export const tenantSpecSchema = z
   .object({
     agents: z.array(z.string()).default(['*']).describe('agents its tasks may name; * is all'),
@@ -131,11 +141,16 @@ const documentOf = <Kind extends string, Spec extends z.ZodType>(
     .strict();
 
 export const documentSchema = z.discriminatedUnion('kind', [
-  documentOf('Agent', agentSpecSchema, agentNameSchema),
+  documentOf('Agent', agentDocumentSchema, agentNameSchema),
   documentOf(
     'Tool',
     toolDocumentSchema,
     toolName.refine((name) => !isInherited(name), 'is a name that every object has'),
+  ),
+  documentOf(
+    'McpServer',
+    mcpServerSpecSchema,
+    serverName.refine((name) => !isInherited(name), 'is a name that every object has'),
   ),
   documentOf('Model', modelSpecSchema, z.string().min(1)),
   documentOf('Tenant', tenantSpecSchema, agentNameSchema),

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { limits } from '../limits.ts';
 import { modelPool, toolPool } from '../pools.ts';
 import { compiledSchema } from '../schema/json-schema.ts';
+import { headers, mcpRunSchema } from './mcp-run.ts';
 import {
   extendsHost,
   hasCredentials,
@@ -23,13 +24,6 @@ export const effectClassSchema = z.enum(['pure', 'keyed', 'queryable', 'opaque',
 export type EffectClass = z.infer<typeof effectClassSchema>;
 
 const jsonSchema = z.record(z.string(), z.unknown()).describe('a JSON Schema object');
-
-const headers = z
-  .record(z.string(), z.string())
-  .default({})
-  .describe(
-    'values may name a secret of the executor as ${env:NAME}; the value itself never stands here',
-  );
 
 const builtin = z
   .object({
@@ -70,62 +64,6 @@ const http = z
       ),
   })
   .strict();
-
-const reference = z
-  .string()
-  .regex(/^\$\{env:[A-Za-z_][A-Za-z0-9_]*\}$/, 'give a secret as ${env:NAME}, of the executors');
-
-const mcpOauth = z
-  .object({
-    issuer: z
-      .string()
-      .min(1)
-      .describe('authorization server; the credentials go to no other; may contain ${env:NAME}'),
-    clientId: z.string().min(1).describe('may contain ${env:NAME}'),
-    clientSecret: reference.optional(),
-    privateKey: reference.optional().describe('PEM: signs a token instead of a secret'),
-    algorithm: z
-      .enum(['RS256', 'RS384', 'RS512', 'PS256', 'ES256', 'ES384', 'EdDSA'])
-      .default('RS256')
-      .describe('of the private key'),
-    scope: z.string().min(1).optional().describe('what is asked for, separated by spaces'),
-  })
-  .strict()
-  .refine(
-    ({ clientSecret, privateKey }) => (clientSecret === undefined) !== (privateKey === undefined),
-    'give either clientSecret or privateKey',
-  );
-
-/** How an executor gets a token of an MCP server. */
-export type McpOauth = z.infer<typeof mcpOauth>;
-
-const mcp = z
-  .object({
-    kind: z.literal('mcp'),
-    tool: z.string().optional().describe('the name at the server, when it differs'),
-    command: z.array(z.string()).min(1).optional().describe('stdio: program and arguments'),
-    url: z.string().optional().describe('streamable HTTP: address, may contain ${env:NAME}'),
-    headers,
-    env: z
-      .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string())
-      .optional()
-      .describe('of the program; may contain ${env:NAME}; it has no other variable but PATH'),
-    cwd: z.string().min(1).optional().describe('working folder of the program'),
-    oauth: mcpOauth.optional().describe('client credentials: the executor gets its own token'),
-  })
-  .strict()
-  .refine(
-    (spec) => spec.oauth === undefined || spec.url !== undefined,
-    'oauth is of a server over HTTP: give url',
-  )
-  .refine(
-    (spec) => spec.command !== undefined || (spec.env === undefined && spec.cwd === undefined),
-    'env and cwd are of a program: give command',
-  )
-  .refine(
-    (spec) => (spec.command === undefined) !== (spec.url === undefined),
-    'give either command (stdio) or url (streamable HTTP)',
-  );
 
 const processKind = z
   .object({
@@ -229,7 +167,7 @@ export const toolSpecSchema = z
       .max(limits.toolOutputBytesMax)
       .default(32_000)
       .describe('bytes kept of the result'),
-    run: z.discriminatedUnion('kind', [builtin, http, mcp, processKind, sandbox]),
+    run: z.discriminatedUnion('kind', [builtin, http, mcpRunSchema, processKind, sandbox]),
   })
   .strict()
   .refine(
@@ -274,13 +212,7 @@ export const toolDocumentSchema = toolSpecSchema.superRefine((spec, context) => 
     });
   const refuse = (field: string, message: string) =>
     context.addIssue({ code: 'custom', path: ['run', field], message });
-  for (const [field, text] of textsOf(run)) {
-    for (const problem of variableProblems(text)) refuse(field, problem);
-    if (field !== 'headers' && hasCredentials(text))
-      refuse(field, 'names a user or a password: give them in a header, as ${env:NAME}');
-    if (field === 'headers' && !isHeaderValue(text))
-      refuse(field, 'a value has characters that no header can carry');
-  }
+  for (const { field, message } of textProblems(run)) refuse(field, message);
   if (run.kind === 'mcp' && (spec.class === 'queryable' || spec.class === 'workspace'))
     context.addIssue({
       code: 'custom',
@@ -290,10 +222,6 @@ export const toolDocumentSchema = toolSpecSchema.superRefine((spec, context) => 
           ? 'queryable needs a question that an MCP server cannot be asked; keyed works where the server reads the key, else opaque'
           : 'workspace needs a folder of the session, which an MCP server has not; sandbox runs servers in one',
     });
-  for (const name of 'headers' in run ? Object.keys(run.headers) : []) {
-    const problem = headerNameProblem(name);
-    if (problem) refuse('headers', problem);
-  }
   if (run.kind !== 'http') return;
   const { required = [] } = input as { required?: unknown };
   const isRequired = (name: string) =>
@@ -315,6 +243,24 @@ export const toolDocumentSchema = toolSpecSchema.superRefine((spec, context) => 
       refuse(field, 'must begin with http:// or https://, or with ${env:NAME}');
   }
 });
+
+/** What is wrong with variables, addresses and headers wherever they are set, with the field. */
+export function textProblems(run: ToolRun): { field: string; message: string }[] {
+  const found: { field: string; message: string }[] = [];
+  const refuse = (field: string, message: string) => found.push({ field, message });
+  for (const [field, text] of textsOf(run)) {
+    for (const problem of variableProblems(text)) refuse(field, problem);
+    if (field !== 'headers' && hasCredentials(text))
+      refuse(field, 'names a user or a password: give them in a header, as ${env:NAME}');
+    if (field === 'headers' && !isHeaderValue(text))
+      refuse(field, 'a value has characters that no header can carry');
+  }
+  for (const name of 'headers' in run ? Object.keys(run.headers) : []) {
+    const problem = headerNameProblem(name);
+    if (problem) refuse('headers', problem);
+  }
+  return found;
+}
 
 /** Texts of a tool that may name variables, with the field that they stand in. */
 export function textsOf(run: ToolRun): (readonly [string, string])[] {

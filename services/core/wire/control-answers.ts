@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { spentSchema } from '../session/messages.ts';
 import type { ApprovalSummary, SessionSummary } from '../session/summary.ts';
+import { effectClassSchema } from '../tools/tool-spec.ts';
 
 export const summarySchema: z.ZodType<SessionSummary> = z.object({
   session: z.string(),
@@ -112,6 +113,56 @@ export const verdictSchema = z.object({
 });
 export type Verdict = Readonly<z.infer<typeof verdictSchema>>;
 
+const proposalSchema = z.object({ class: effectClassSchema, asksPerson: z.boolean() });
+
+/** An MCP server, and how its tools stand. */
+export const serverSummarySchema = z.object({
+  name: z.string(),
+  pool: z.string(),
+  /** In force, and left out of the listing. */
+  tools: z.number(),
+  refused: z.number(),
+  /** Of the listing in force: the first, or one that was accepted later. */
+  number: z.number().nullable(),
+  digest: z.string().nullable(),
+  /** Of what it says now, where that waits to be accepted. */
+  held: z.string().nullable(),
+  trouble: z.string().nullable(),
+});
+export type ServerSummary = Readonly<z.infer<typeof serverSummarySchema>>;
+
+export const serverDetailSchema = serverSummarySchema.extend({
+  list: z.array(
+    z.object({
+      /** At the server, and as models know it. */
+      tool: z.string(),
+      name: z.string(),
+      class: effectClassSchema,
+      asksPerson: z.boolean(),
+      /** What its hints speak for. */
+      proposed: proposalSchema,
+      description: z.string(),
+    }),
+  ),
+  leftOut: z.array(z.object({ tool: z.string(), why: z.string() })).readonly(),
+  change: z
+    .object({
+      added: z.array(z.string()).readonly(),
+      removed: z.array(z.string()).readonly(),
+      changed: z.array(z.string()).readonly(),
+    })
+    .nullable(),
+  /** New and changed tools, whole: who accepts them must see what models will read. */
+  heldTools: z.array(
+    z.object({
+      tool: z.string(),
+      description: z.string(),
+      input: z.record(z.string(), z.unknown()),
+    }),
+  ),
+});
+export type ServerDetail = Readonly<z.infer<typeof serverDetailSchema>>;
+
 export const healthSchema = z.object({
   shards: z.number(),
   owned: z.number(),
@@ -148,6 +199,14 @@ export const healthSchema = z.object({
     }),
   ),
   /** Documents that were refused. */
-  problems: z.array(z.object({ file: z.string(), field: z.string(), message: z.string() })),
+  problems: z.array(
+    z.object({
+      file: z.string(),
+      field: z.string(),
+      message: z.string(),
+      /** Worth a look; its document stands. */
+      isNote: z.boolean().optional(),
+    }),
+  ),
 });
 export type Health = Readonly<z.infer<typeof healthSchema>>;

@@ -89,8 +89,12 @@ export function checksOf({
           } as const,
         ]
       : []),
-    ...problems.map(({ file, field, message }) =>
-      check('document', false, `${file}: ${field ? `${field}: ` : ''}${message}`),
+    ...problems.map(
+      ({ file, field, message, isNote }): Check => ({
+        verdict: isNote ? 'look' : 'bad',
+        what: 'document',
+        text: `${file}: ${field ? `${field}: ` : ''}${message}`,
+      }),
     ),
   ];
 }

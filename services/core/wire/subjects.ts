@@ -37,6 +37,8 @@ export function subjectsOf(prefix = 'understudy') {
     bundle: (revision: Revision | string) => `${prefix}.bundle.${revision}`,
     /** The module of a user's own machine, beside the bundles that name it. */
     machine: (hash: string) => `${prefix}.bundle.machine.${hash}`,
+    /** What an MCP server can do: that of the highest number is in force. */
+    listing: (hash: string, number: number) => `${prefix}.bundle.listing.${hash}.${number}`,
     workspace: (tenant: string, session: string, part: string) =>
       `${prefix}.workspace.${tenant}.${session}.${part}`,
     /** An executor asks the owner of a shard whether a call is still waited for. */
@@ -44,6 +46,9 @@ export function subjectsOf(prefix = 'understudy') {
     /** Executors are asked whether they have what tools name. */
     check: (pool: string) => `${prefix}.check.${pool}`,
     checked: (id: string) => `${prefix}.checked.${id}`,
+    /** One of them is asked what an MCP server can do. */
+    server: (pool: string) => `${prefix}.server.${pool}`,
+    served: (id: string) => `${prefix}.served.${id}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
     released: `${prefix}.cluster.released`,
     all: (family: string) => `${prefix}.${family}.>`,

@@ -1,0 +1,91 @@
+/**
+ * One executor of a pool is asked about an MCP server, and answers on a subject of its own: a reply
+ * address would show executors, which run foreign code, where we hear the broker.
+ */
+import { randomUUID } from 'node:crypto';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
+import type { Msg } from 'nats';
+import { z } from 'zod';
+import { jsonOf } from '../../core/json.ts';
+import { failed, failureSchema, type Outcome } from '../../core/tools/job.ts';
+import { type Listing, listingSchema } from '../../core/tools/mcp-listing.ts';
+import { mcpRunSchema } from '../../core/tools/mcp-run.ts';
+import type { ServerQuestions } from '../../ports/listings.ts';
+import type { Nats } from './connection.ts';
+import { hear } from './subscription.ts';
+
+const signMs = 1_000; // between two signs of who is at it
+const silenceMs = 4_000; // without one nobody is at it, or nobody any more
+const answerBytesMax = 8 * 1024 * 1024; // unpacked: who answers runs foreign code
+const packedBytesMax = 900_000; // one message of the broker
+
+const questionSchema = z.object({
+  id: z.uuid(),
+  server: z.string().max(64),
+  run: mcpRunSchema,
+  timeoutMs: z.number().int().positive().max(3_600_000),
+});
+const answerSchema = z.discriminatedUnion('ok', [
+  z.object({ ok: z.literal(true), value: listingSchema }),
+  z.object({ ok: z.literal(false), failure: failureSchema }),
+]);
+
+function packed(answer: Outcome<Listing>): Buffer {
+  const bytes = deflateRawSync(Buffer.from(JSON.stringify(answer)));
+  if (bytes.length <= packedBytesMax) return bytes;
+  const message = `what it says of its tools takes ${bytes.length} bytes, of ${packedBytesMax}`;
+  return packed(failed('permanent', 'MCP_LISTING_TOO_LARGE', message));
+}
+
+function unpacked(bytes: Uint8Array): Outcome<Listing> | undefined {
+  try {
+    const text = inflateRawSync(bytes, { maxOutputLength: answerBytesMax }).toString('utf8');
+    return answerSchema.safeParse(jsonOf(text)).data;
+  } catch {
+    return undefined;
+  }
+}
+
+export function natsServerQuestions({ connection, subjects }: Nats): ServerQuestions {
+  return {
+    ask({ server, pool, run, timeoutMs }) {
+      const id = randomUUID();
+      return new Promise((resolve) => {
+        let heardAt = performance.now();
+        const told = (answer: Outcome<Listing>) => {
+          clearInterval(looking);
+          hearing.unsubscribe();
+          resolve(answer);
+        };
+        const hearing = hear(connection, subjects.served(id), (message) => {
+          heardAt = performance.now();
+          const answer = unpacked(message.data);
+          if (answer) told(answer);
+        });
+        const looking = setInterval(() => {
+          if (performance.now() - heardAt > silenceMs)
+            told(failed('transient', 'MCP_UNHEARD', `no executor of pool ${pool} answers`));
+        }, signMs / 2);
+        looking.unref();
+        connection.publish(subjects.server(pool), JSON.stringify({ id, server, run, timeoutMs }));
+      });
+    },
+    answer(pool, list) {
+      const asked = (message: Msg) => {
+        const { success, data } = questionSchema.safeParse(jsonOf(message.string()));
+        if (!success) return;
+        const { id, ...question } = data;
+        // Who is being stopped has no connection any more, and is asked by nobody.
+        const say = (bytes?: Uint8Array) =>
+          connection.isClosed() ? undefined : connection.publish(subjects.served(id), bytes);
+        say();
+        const signing = setInterval(say, signMs);
+        void list(question, AbortSignal.timeout(question.timeoutMs)).then((answer) => {
+          clearInterval(signing);
+          say(packed(answer));
+        });
+      };
+      hear(connection, subjects.server(pool), asked, undefined, 'executors');
+    },
+  };
+}

@@ -1,0 +1,269 @@
+/**
+ * Which tools the MCP servers of documents have, as agents get them.
+ *
+ * Owns     what is in force for each server, what it says now, and when it is asked again.
+ * Asks     one executor of its pool what it can do; the archive keeps what counts.
+ *
+ * G1  A listing that is in force is stored before any agent is made of it, under the hash of its
+ *     document, and never changes: what is accepted later has the next number.
+ * G2  A server that is away, or says something else, takes nothing away. What has changed counts when
+ *     its document says so, or a person accepts what was looked at.
+ */
+import { messageOf, Refused } from '../core/errors.ts';
+import { changeOf, changeText, digestOf, type Listing } from '../core/tools/mcp-listing.ts';
+import { type McpServerSpec, runOf, serverHashOf } from '../core/tools/mcp-server.ts';
+import type { Archive } from '../ports/archive.ts';
+import type { Clock } from '../ports/clock.ts';
+import type { KnownListing, Listings, ServerQuestions } from '../ports/listings.ts';
+import type { Telemetry } from '../ports/telemetry.ts';
+
+const lookMs = 2_000; // at the archive: another runtime may have stored or accepted
+const askAgainMs = 600_000; // of a server that answered: its tools may change
+const askSoonMs = 60_000; // of one that did not, at the most
+const unheardMs = 2_000; // where there is no executor yet
+const listingMsMin = 60_000; // a program may have to be fetched before it starts
+
+/** A server, and what is known of it. */
+export interface ServerState {
+  readonly name: string;
+  readonly spec: McpServerSpec;
+  readonly hash: string;
+  /** In force, with its number; undefined while none is known. */
+  readonly inForce: { readonly listing: Listing; readonly number: number } | undefined;
+  /** What it says now, where that is something else and waits to be accepted. */
+  readonly held: Listing | undefined;
+  /** Why it could not be asked last, if so. */
+  readonly trouble: string | undefined;
+}
+
+interface Server extends ServerState {
+  spec: McpServerSpec;
+  inForce: { readonly listing: Listing; readonly number: number } | undefined;
+  held: Listing | undefined;
+  trouble: string | undefined;
+  /** Nobody of its pool was there. */
+  isUnheard: boolean;
+  failures: number;
+  /** By the clock of this process, ms. */
+  askAt: number;
+  asking: Promise<void> | undefined;
+}
+
+export interface ListingPorts {
+  readonly archive: Pick<Archive, 'listing' | 'putListing'>;
+  readonly servers: Pick<ServerQuestions, 'ask'>;
+  readonly clock: Clock;
+  readonly telemetry: Pick<Telemetry, 'log'>;
+}
+
+export class ServerListings implements Listings {
+  readonly #ports: ListingPorts;
+  readonly #servers = new Map<string, Server>();
+  readonly #listeners = new Set<() => void>();
+  readonly #looking: { stop(): void };
+  #isLooking = false;
+
+  constructor(ports: ListingPorts) {
+    this.#ports = ports;
+    this.#looking = ports.clock.every(lookMs, () => void this.#look());
+  }
+
+  async of(name: string, spec: McpServerSpec): Promise<KnownListing> {
+    const hash = serverHashOf(spec);
+    let server = this.#servers.get(hash);
+    if (!server) {
+      server = {
+        name,
+        spec,
+        hash,
+        inForce: undefined,
+        held: undefined,
+        trouble: undefined,
+        isUnheard: false,
+        failures: 0,
+        askAt: 0,
+        asking: undefined,
+      };
+      await this.#read(server);
+      // Two that looked at the same time: the first stays.
+      server = this.#servers.get(hash) ?? server;
+      this.#servers.set(hash, server);
+    }
+    server.spec = spec;
+    if (this.#ports.clock.now() >= server.askAt) void this.#ask(server);
+    return { listing: server.inForce?.listing, trouble: troubleOf(server) };
+  }
+
+  keep(hashes: ReadonlySet<string>): void {
+    for (const hash of this.#servers.keys()) if (!hashes.has(hash)) this.#servers.delete(hash);
+  }
+
+  follow(onChange: () => void): { stop(): void } {
+    this.#listeners.add(onChange);
+    return { stop: () => void this.#listeners.delete(onChange) };
+  }
+
+  /** All of them, in the order of their names. */
+  states(): ServerState[] {
+    return [...this.#servers.values()].sort((left, right) => (left.name < right.name ? -1 : 1));
+  }
+
+  /** Ask now. @throws Refused (SERVER_UNKNOWN) */
+  async ask(name: string): Promise<ServerState> {
+    const server = this.#named(name);
+    await this.#ask(server);
+    return server;
+  }
+
+  /**
+   * Put in force what the server says now.
+   *
+   * @param digest  of what was looked at
+   * @throws Refused (SERVER_UNKNOWN, NOTHING_HELD, LISTING_CHANGED)
+   */
+  async accept(name: string, digest: string | undefined): Promise<ServerState> {
+    const server = this.#named(name);
+    const { held } = server;
+    if (!held) {
+      const why = server.trouble ?? 'its tools are as they are in force';
+      throw new Refused('NOTHING_HELD', `nothing of McpServer ${name} waits: ${why}`);
+    }
+    if (digest !== undefined && digestOf(held) !== digest)
+      throw new Refused(
+        'LISTING_CHANGED',
+        `McpServer ${name} says something else now: understudy mcp show ${name}`,
+      );
+    await this.#put(server, held);
+    this.#tell();
+    return server;
+  }
+
+  stop(): void {
+    this.#looking.stop();
+  }
+
+  /** @throws Refused (SERVER_UNKNOWN) */
+  named(name: string): ServerState {
+    return this.#named(name);
+  }
+
+  #named(name: string): Server {
+    const found = [...this.#servers.values()].findLast((server) => server.name === name);
+    if (found) return found;
+    const names = this.states().map((server) => server.name);
+    throw new Refused(
+      'SERVER_UNKNOWN',
+      `there is no McpServer ${name}; there are: ${names.join(', ') || 'none'}`,
+    );
+  }
+
+  /** What other runtimes stored, and who is to be asked again. */
+  async #look(): Promise<void> {
+    if (this.#isLooking) return;
+    this.#isLooking = true;
+    for (const server of [...this.#servers.values()]) {
+      const before = server.inForce?.number;
+      // A broker that is away is looked at again soon.
+      await this.#read(server).catch(() => undefined);
+      if (server.inForce?.number !== before) this.#tell();
+      if (this.#ports.clock.now() >= server.askAt) void this.#ask(server);
+    }
+    this.#isLooking = false;
+  }
+
+  /** @throws Unavailable where it cannot be read now */
+  async #read(server: Server): Promise<void> {
+    const { archive } = this.#ports;
+    for (let number = (server.inForce?.number ?? 0) + 1; ; number += 1) {
+      const listing = await archive.listing(server.hash, number);
+      if (!listing) return;
+      server.inForce = { listing, number };
+      if (server.held && digestOf(server.held) === digestOf(listing)) server.held = undefined;
+    }
+  }
+
+  #ask(server: Server): Promise<void> {
+    server.asking ??= this.#asked(server)
+      .catch((error: unknown) => {
+        server.trouble = messageOf(error);
+      })
+      .finally(() => {
+        server.asking = undefined;
+      });
+    return server.asking;
+  }
+
+  async #asked(server: Server): Promise<void> {
+    const { servers, clock, telemetry } = this.#ports;
+    const { name, spec } = server;
+    const before = troubleOf(server);
+    server.askAt = Number.POSITIVE_INFINITY;
+    try {
+      const answer = await servers.ask({
+        server: name,
+        pool: spec.pool,
+        run: runOf(spec),
+        timeoutMs: Math.max(spec.timeoutMs, listingMsMin),
+      });
+      server.trouble = answer.ok ? undefined : answer.failure.message;
+      server.isUnheard = !answer.ok && answer.failure.code === 'MCP_UNHEARD';
+      server.failures = answer.ok ? 0 : server.failures + 1;
+      if (answer.ok) await this.#heard(server, answer.value);
+    } finally {
+      server.askAt = clock.now() + waitMsOf(server) * (0.75 + 0.5 * Math.random());
+    }
+    if (troubleOf(server) === before) return;
+    if (server.trouble !== undefined)
+      telemetry.log('warn', 'an MCP server does not say what it can do', {
+        server: name,
+        pool: spec.pool,
+        cause: server.trouble,
+      });
+    this.#tell();
+  }
+
+  async #heard(server: Server, listing: Listing): Promise<void> {
+    const { inForce, spec } = server;
+    server.held = undefined;
+    if (inForce && digestOf(inForce.listing) === digestOf(listing)) return;
+    if (!inForce || spec.changes === 'accept') return this.#put(server, listing);
+    server.held = listing;
+  }
+
+  /** G1 */
+  async #put(server: Server, listing: Listing): Promise<void> {
+    const { archive, telemetry } = this.#ports;
+    const number = (server.inForce?.number ?? 0) + 1;
+    await archive.putListing(server.hash, number, listing);
+    // Whoever stored this number: what stands there counts.
+    await this.#read(server);
+    telemetry.log('info', 'tools of an MCP server are in force', {
+      server: server.name,
+      number: server.inForce?.number,
+      tools: server.inForce?.listing.tools.length,
+    });
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+/** When it is asked again, ms: asking nobody costs nothing, a server that fails is left in peace. */
+function waitMsOf({ isUnheard, failures }: Server): number {
+  if (isUnheard) return unheardMs;
+  return failures === 0 ? askAgainMs : Math.min(askSoonMs, 2_000 * 2 ** failures);
+}
+
+/** What a person should know of a server, if anything. */
+export function troubleOf({ name, spec, inForce, held, trouble }: ServerState): string | undefined {
+  if (!inForce)
+    return trouble
+      ? `its tools are not known: ${trouble}`
+      : `its tools are not known yet: an executor of pool ${spec.pool} is asked`;
+  if (held) {
+    const change = changeText(changeOf(inForce.listing, held));
+    return `its tools have changed (${change}); they stay as they were until: understudy mcp accept ${name}`;
+  }
+  return trouble && `it cannot be asked now, and its tools stay as they were: ${trouble}`;
+}

@@ -1,0 +1,89 @@
+/** What operators ask about MCP servers. */
+import { z } from 'zod';
+import { changeOf, digestOf } from '../core/tools/mcp-listing.ts';
+import { toolsOf } from '../core/tools/mcp-server.ts';
+import type { ServerDetail, ServerSummary } from '../core/wire/control-answers.ts';
+import type { Clock } from '../ports/clock.ts';
+import { type ServerListings, type ServerState, troubleOf } from './listings.ts';
+
+export interface ServerPorts {
+  readonly listings: ServerListings;
+  readonly clock: Clock;
+}
+
+export const serverSchema = z
+  .object({
+    name: z.string(),
+    ask: z.boolean().default(false).describe('the server, before it is answered'),
+  })
+  .strict();
+export const acceptSchema = z.object({ name: z.string(), digest: z.string().optional() }).strict();
+
+const askedMs = 3_500; // how long an operator waits for a server; it is asked on all the same
+const descriptionMax = 200; // characters, in a table
+
+const summaryOf = (server: ServerState): ServerSummary => {
+  const { name, spec, inForce, held } = server;
+  const there = inForce ? toolsOf(name, spec, inForce.listing) : undefined;
+  return {
+    name,
+    pool: spec.pool,
+    tools: there?.tools.length ?? 0,
+    refused: there?.refused.length ?? 0,
+    number: inForce?.number ?? null,
+    digest: inForce ? digestOf(inForce.listing) : null,
+    held: held ? digestOf(held) : null,
+    trouble: troubleOf(server) ?? null,
+  };
+};
+
+export const servers = async ({ listings }: ServerPorts): Promise<ServerSummary[]> =>
+  listings.states().map(summaryOf);
+
+/** @throws Refused (SERVER_UNKNOWN) */
+export async function server(
+  { name, ask }: z.infer<typeof serverSchema>,
+  { listings, clock }: ServerPorts,
+): Promise<ServerDetail> {
+  if (ask) await Promise.race([listings.ask(name), clock.sleep(askedMs)]);
+  return detailOf(listings.named(name));
+}
+
+/** @throws Refused (SERVER_UNKNOWN, NOTHING_HELD, LISTING_CHANGED) */
+export async function acceptListing(
+  { name, digest }: z.infer<typeof acceptSchema>,
+  { listings, clock }: ServerPorts,
+): Promise<ServerDetail> {
+  // Another runtime may have heard it.
+  if (!listings.named(name).held) await Promise.race([listings.ask(name), clock.sleep(askedMs)]);
+  return detailOf(await listings.accept(name, digest));
+}
+
+function detailOf(state: ServerState): ServerDetail {
+  const { name, spec, inForce, held } = state;
+  const there = inForce && toolsOf(name, spec, inForce.listing);
+  return {
+    ...summaryOf(state),
+    list: (there?.tools ?? []).map(({ tool, name: known, spec: one, asksPerson, proposed }) => ({
+      tool,
+      name: known,
+      class: one.class,
+      asksPerson,
+      proposed,
+      description: one.description.slice(0, descriptionMax),
+    })),
+    leftOut: there?.refused ?? [],
+    change: inForce && held ? changeOf(inForce.listing, held) : null,
+    heldTools: inForce && held ? changedTools(state, held) : [],
+  };
+}
+
+/** What a person must see before it is accepted: words and schemas whole. */
+function changedTools({ inForce }: ServerState, held: ServerState['held']) {
+  if (!inForce || !held) return [];
+  const { added, changed } = changeOf(inForce.listing, held);
+  const names = new Set([...added, ...changed]);
+  return held.tools
+    .filter(({ name }) => names.has(name))
+    .map(({ name, description, input }) => ({ tool: name, description, input }));
+}
