@@ -5,7 +5,8 @@
 import { z } from 'zod';
 import { limits } from '../services/core/limits.ts';
 import { modelSpecSchema } from '../services/core/session/model-spec.ts';
-import { agentSpecSchema, tenantSpecSchema } from '../services/core/session/specs.ts';
+import { agentDocumentSchema, tenantSpecSchema } from '../services/core/session/specs.ts';
+import { mcpServerSpecSchema } from '../services/core/tools/mcp-server.ts';
 import { toolSpecSchema } from '../services/core/tools/tool-spec.ts';
 
 const quantity = z.union([z.string(), z.number()]);
@@ -228,8 +229,9 @@ export const valuesSchema = z
       .strict()
       .prefault({}),
 
-    agents: document(agentSpecSchema, 'name: spec of an Agent'),
+    agents: document(agentDocumentSchema, 'name: spec of an Agent'),
     tools: document(toolSpecSchema, 'name: spec of a Tool'),
+    mcpServers: document(mcpServerSpecSchema, 'name: spec of an McpServer'),
     models: document(modelSpecSchema, 'name: spec of a Model'),
     tenants: document(
       tenantSpecSchema,
@@ -282,6 +284,12 @@ export const valuesSchema = z
           .string()
           .default('')
           .describe('a Secret whose keys tools may name as ${env:NAME}'),
+        credentialKeySecret: z
+          .string()
+          .default('')
+          .describe(
+            'a Secret with keys of 32 characters or more, named executor and executor-<pool>, that keep what people sign in for at MCP servers; empty: made once and kept, which needs helm install or upgrade against the cluster',
+          ),
         resources: resources(
           '100m',
           '192Mi',

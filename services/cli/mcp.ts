@@ -6,6 +6,7 @@ import type { ServerDetail, ServerSummary } from '../core/wire/control-answers.t
 import { isAsked, isYes } from './approve.ts';
 import { hint } from './failure.ts';
 import { table } from './format.ts';
+import { login } from './sign-in.ts';
 import type { Terminal } from './terminal.ts';
 
 export function addMcpCommands(program: Command, terminal: Terminal): void {
@@ -29,6 +30,11 @@ export function addMcpCommands(program: Command, terminal: Terminal): void {
       const found = await ask<ServerDetail>('server', { name, ask: Boolean(options.ask) });
       if (found) print(found, () => serverText(found));
     });
+  mcp
+    .command('login')
+    .description('sign in to a server with a browser; executors keep what comes of it')
+    .argument('<server>')
+    .action((name: string) => login(name, terminal));
   mcp
     .command('accept')
     .description('take up what a server says now; shows it and asks, or wants its digest')

@@ -7,6 +7,7 @@ import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
 import { brokerClock } from '../adapters/nats/broker-clock.ts';
 import { connectNats } from '../adapters/nats/connection.ts';
+import { natsCredentials } from '../adapters/nats/credentials.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsServerQuestions } from '../adapters/nats/server-questions.ts';
@@ -27,6 +28,7 @@ import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import { troublesOf } from '../core/tools/environment-check.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { builtinRunner, builtinTools } from './builtin.ts';
+import { sealed } from './sealed.ts';
 import { startExecutor } from './worker.ts';
 
 await runService(async (started) => {
@@ -52,7 +54,17 @@ await runService(async (started) => {
       : await serveEgress({ ...settings.egress, telemetry });
   started({ name: 'egress', stop: async () => egress?.stop() });
   const watchdog = startWatchdog();
-  const mcp = mcpRunner(process.env, watchdog.mark);
+  const mcp = mcpRunner({
+    environment: process.env,
+    mark: watchdog.mark,
+    credentials: sealed(
+      natsCredentials(nats, settings.pool),
+      settings.pool,
+      settings.credentialKey,
+    ),
+    onLog: (level, logger) =>
+      telemetry.log('debug', 'an MCP server logs something', { level, logger }),
+  });
   const runners = [
     builtinRunner(builtinTools(settings.files)),
     httpRunner(process.env),
@@ -89,7 +101,10 @@ await runService(async (started) => {
     },
     settings.concurrency,
   );
-  natsServerQuestions(nats).answer(settings.pool, ({ run }, signal) => mcp.list(run, signal));
+  natsServerQuestions(nats).answer(settings.pool, {
+    list: ({ run }, signal) => mcp.list(run, signal),
+    signIn: ({ run }, callback) => mcp.signIn(run, callback),
+  });
   natsToolChecks(nats).answer(settings.pool, (questions) => troublesOf(questions, process.env));
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());

@@ -4,6 +4,7 @@ import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { httpRunner } from '../adapters/http/tool.ts';
 import { mcpRunner } from '../adapters/mcp/tool.ts';
 import { memoryArchive, memoryEvents } from '../adapters/memory/archive.ts';
+import { memoryCredentials } from '../adapters/memory/credentials.ts';
 import { memoryDoors } from '../adapters/memory/doors.ts';
 import { memoryMailbox } from '../adapters/memory/mailbox.ts';
 import {
@@ -89,7 +90,7 @@ export async function startInMemory(options: InMemoryOptions) {
   };
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
   const runtime = await startRuntime(settings, runtimePorts, documents);
-  const mcp = mcpRunner(environment);
+  const mcp = mcpRunner({ environment, credentials: memoryCredentials() });
   const runners = options.runners ?? [
     builtinRunner(builtinTools(files)),
     httpRunner(environment),
@@ -117,7 +118,10 @@ export async function startInMemory(options: InMemoryOptions) {
   const pools = poolsOf(catalog);
   for (const pool of pools) {
     runtimePorts.checks.answer(pool, (questions) => troublesOf(questions, environment));
-    servers.answer(pool, ({ run }, signal) => mcp.list(run, signal));
+    servers.answer(pool, {
+      list: ({ run }, signal) => mcp.list(run, signal),
+      signIn: ({ run }, callback) => mcp.signIn(run, callback),
+    });
   }
   const executors = await Promise.all(
     pools.map((pool) =>

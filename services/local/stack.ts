@@ -1,5 +1,6 @@
 /** A whole Understudy on this machine: real servers, real processes, everything in one folder. */
-import { mkdirSync } from 'node:fs';
+import { randomBytes } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join, resolve } from 'node:path';
 import { answering, freePort, type Running, startProcess } from './processes.ts';
 import { type Server, serverPrograms, startNats, startRedis } from './servers.ts';
@@ -97,6 +98,7 @@ export class Stack {
       UNDERSTUDY_SPECS: [specs].flat().join(delimiter),
       UNDERSTUDY_FILES: files ?? root,
       UNDERSTUDY_SCRATCH: join(folder, 'scratch'),
+      UNDERSTUDY_CREDENTIAL_KEY: credentialKeyIn(folder),
       // What Node makes of the sources is kept, as in the image: a start is quicker by a third.
       NODE_COMPILE_CACHE: join(root, 'node_modules/.cache/understudy'),
       ...(shards ? { UNDERSTUDY_SHARDS: String(shards) } : {}),
@@ -197,4 +199,14 @@ export class Stack {
     ])
       running?.signal('SIGKILL');
   }
+}
+
+/** What executors keep sign-ins with: as old as the data of the folder's servers. */
+function credentialKeyIn(folder: string): string {
+  const file = join(folder, 'credential-key');
+  if (!existsSync(file)) {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(file, randomBytes(32).toString('hex'), { mode: 0o600 });
+  }
+  return readFileSync(file, 'utf8');
 }

@@ -35,19 +35,29 @@ export interface ServerQuestion {
   readonly timeoutMs: number;
 }
 
-export type ServerAnswer = (
-  question: Omit<ServerQuestion, 'pool'>,
-  signal: AbortSignal,
-) => Promise<Outcome<Listing>>;
+/** Where a person signs in; null for one who has. */
+export interface SignInState {
+  readonly url: string | null;
+}
+
+export interface ServerAnswers {
+  list(question: Omit<ServerQuestion, 'pool'>, signal: AbortSignal): Promise<Outcome<Listing>>;
+  signIn(
+    question: Omit<ServerQuestion, 'pool'>,
+    callback: string | undefined,
+  ): Promise<Outcome<SignInState>>;
+}
 
 /**
- * One executor of a server's pool is asked what the server can do: it alone has the command, the
- * secrets and the network.
+ * One executor of a server's pool is asked about it: it alone has the command, the secrets and the
+ * network.
  *
  * Guarantee: none; where nobody is at it for some seconds that is the failure (`MCP_UNHEARD`).
  */
 export interface ServerQuestions {
-  ask(question: ServerQuestion): Promise<Outcome<Listing>>;
+  list(question: ServerQuestion): Promise<Outcome<Listing>>;
+  /** @param callback  where the person was sent back to; undefined to begin */
+  signIn(question: ServerQuestion, callback: string | undefined): Promise<Outcome<SignInState>>;
   /** @param pool  whose tools it performs: of others it is not asked */
-  answer(pool: string, list: ServerAnswer): void;
+  answer(pool: string, answers: ServerAnswers): void;
 }

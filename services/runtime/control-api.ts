@@ -41,6 +41,8 @@ import {
   server,
   serverSchema,
   servers,
+  signIn,
+  signInSchema,
 } from './server-verbs.ts';
 import { allRecords, countSessions, filterSchema, list, matches } from './session-lists.ts';
 import { verify } from './verify.ts';
@@ -161,6 +163,7 @@ export function controlHandlers(ports: ControlPorts): Handlers {
     verify: answer(sessionSchema, async ({ session }) => verify(await find(session), ports)),
     servers: answer(z.object({}).strict(), () => servers(ports)),
     server: answer(serverSchema, (given) => server(given, ports)),
+    signIn: answer(signInSchema, (given) => signIn(given, ports)),
     acceptListing: answer(acceptSchema, (given) => acceptListing(given, ports)),
     doctor: answer(z.object({}).strict(), () => healthOf(ports)),
   };

@@ -14,7 +14,7 @@ import { changeOf, changeText, digestOf, type Listing } from '../core/tools/mcp-
 import { type McpServerSpec, runOf, serverHashOf } from '../core/tools/mcp-server.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
-import type { KnownListing, Listings, ServerQuestions } from '../ports/listings.ts';
+import type { KnownListing, Listings, ServerQuestion, ServerQuestions } from '../ports/listings.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 
 const lookMs = 2_000; // at the archive: another runtime may have stored or accepted
@@ -51,7 +51,7 @@ interface Server extends ServerState {
 
 export interface ListingPorts {
   readonly archive: Pick<Archive, 'listing' | 'putListing'>;
-  readonly servers: Pick<ServerQuestions, 'ask'>;
+  readonly servers: Pick<ServerQuestions, 'list' | 'signIn'>;
   readonly clock: Clock;
   readonly telemetry: Pick<Telemetry, 'log'>;
 }
@@ -138,6 +138,21 @@ export class ServerListings implements Listings {
     return server;
   }
 
+  /**
+   * Sign a person in.
+   *
+   * @param callback  where the browser was sent back to; undefined to begin
+   * @returns where the person signs in; null when it is done
+   * @throws Refused
+   */
+  async signIn(name: string, callback: string | undefined): Promise<string | null> {
+    const server = this.#named(name);
+    const answer = await this.#ports.servers.signIn(questionOf(server), callback);
+    if (!answer.ok) throw new Refused(answer.failure.code, answer.failure.message);
+    if (callback !== undefined) void this.#ask(server);
+    return answer.value.url;
+  }
+
   stop(): void {
     this.#looking.stop();
   }
@@ -199,12 +214,7 @@ export class ServerListings implements Listings {
     const before = troubleOf(server);
     server.askAt = Number.POSITIVE_INFINITY;
     try {
-      const answer = await servers.ask({
-        server: name,
-        pool: spec.pool,
-        run: runOf(spec),
-        timeoutMs: Math.max(spec.timeoutMs, listingMsMin),
-      });
+      const answer = await servers.list(questionOf(server));
       server.trouble = answer.ok ? undefined : answer.failure.message;
       server.isUnheard = !answer.ok && answer.failure.code === 'MCP_UNHEARD';
       server.failures = answer.ok ? 0 : server.failures + 1;
@@ -248,6 +258,13 @@ export class ServerListings implements Listings {
     for (const listener of this.#listeners) listener();
   }
 }
+
+const questionOf = ({ name, spec }: ServerState): ServerQuestion => ({
+  server: name,
+  pool: spec.pool,
+  run: runOf(spec),
+  timeoutMs: Math.max(spec.timeoutMs, listingMsMin),
+});
 
 /** When it is asked again, ms: asking nobody costs nothing, a server that fails is left in peace. */
 function waitMsOf({ isUnheard, failures }: Server): number {

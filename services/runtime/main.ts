@@ -12,7 +12,7 @@ import { natsEvents } from '../adapters/nats/events.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsServerQuestions } from '../adapters/nats/server-questions.ts';
 import { natsStarts } from '../adapters/nats/starts.ts';
-import { declareStreams, updateStreams } from '../adapters/nats/streams.ts';
+import { declareStreams, optionalStreams, updateStreams } from '../adapters/nats/streams.ts';
 import { natsTasks } from '../adapters/nats/tasks.ts';
 import { natsToolChecks } from '../adapters/nats/tool-checks.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
@@ -55,6 +55,15 @@ await runService(async (started) => {
   if (configMaps) started({ name: 'ConfigMaps', stop: () => configMaps.stop() });
   await there(() => checkStore(redis, settings.prefix));
   await there(() => declareStreams(nats));
+  await declareStreams(nats, optionalStreams).catch((error: unknown) =>
+    telemetry.log(
+      'warn',
+      'nobody can sign in to MCP servers: does this user lack the right to make a stream?',
+      {
+        cause: messageOf(error),
+      },
+    ),
+  );
   // Without the right to update, the streams of an earlier version do as they did.
   await updateStreams(nats).then(
     (names) =>

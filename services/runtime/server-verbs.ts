@@ -17,6 +17,9 @@ export const serverSchema = z
     ask: z.boolean().default(false).describe('the server, before it is answered'),
   })
   .strict();
+export const signInSchema = z
+  .object({ name: z.string(), callback: z.string().max(8_192).optional() })
+  .strict();
 export const acceptSchema = z.object({ name: z.string(), digest: z.string().optional() }).strict();
 
 const askedMs = 3_500; // how long an operator waits for a server; it is asked on all the same
@@ -58,6 +61,12 @@ export async function acceptListing(
   if (!listings.named(name).held) await Promise.race([listings.ask(name), clock.sleep(askedMs)]);
   return detailOf(await listings.accept(name, digest));
 }
+
+/** @throws Refused (SERVER_UNKNOWN, SIGN_IN_REFUSED, SIGN_IN_STALE, CREDENTIAL_KEY_MISSING, MCP_UNHEARD) */
+export const signIn = async (
+  { name, callback }: z.infer<typeof signInSchema>,
+  { listings }: ServerPorts,
+) => ({ url: await listings.signIn(name, callback) });
 
 function detailOf(state: ServerState): ServerDetail {
   const { name, spec, inForce, held } = state;

@@ -34,15 +34,33 @@ const passed: readonly (readonly [string, number])[] = [
   ['initialize', 1],
   ['tools_call', 1],
   ['sse-retry', 3],
-  ['auth/client-credentials-basic', 9],
-  ['auth/client-credentials-jwt', 9],
+  ['auth/metadata-default', 15],
+  ['auth/metadata-var1', 15],
+  ['auth/metadata-var2', 15],
+  ['auth/metadata-var3', 15],
+  ['auth/basic-cimd', 15],
+  ['auth/scope-from-www-authenticate', 16],
+  ['auth/scope-from-scopes-supported', 16],
+  ['auth/scope-omitted-when-undefined', 16],
+  ['auth/scope-step-up', 23],
+  ['auth/scope-retry-limit', 17],
+  ['auth/token-endpoint-auth-basic', 20],
+  ['auth/token-endpoint-auth-post', 20],
+  ['auth/token-endpoint-auth-none', 20],
+  ['auth/pre-registration', 15],
+  ['auth/2025-03-26-oauth-endpoint-fallback', 8],
+  ['auth/resource-mismatch', 4],
+  ['auth/offline-access-scope', 15],
+  ['auth/offline-access-not-supported', 16],
+  ['auth/client-credentials-basic', 10],
+  ['auth/client-credentials-jwt', 10],
 ];
 
-/** What an executor is not: nobody is there to be asked, and nobody to sign in. */
+/** What an executor is not. */
 const others: readonly (readonly [RegExp, string])[] = [
   [/^elicitation-/, 'questions to a person are not offered to servers'],
   [/^auth\/cross-app-access/, 'tokens of another issuer are not exchanged'],
-  [/^auth\//, 'a person signs in with a browser; executors use client credentials'],
+  [/^auth\/2025-03-26-oauth-metadata/, 'its metadata name an issuer that is not where they stand'],
 ];
 
 const out = mkdtempSync(join(tmpdir(), 'mcp-conformance-'));

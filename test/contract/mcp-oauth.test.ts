@@ -117,7 +117,7 @@ async function world(named: { issuer?: string; sendsOnTo?: string } = {}) {
 let runner: ToolRunner<never>;
 beforeEach(() => {
   [valid, granted, refusal] = ['none', 0, undefined];
-  runner = mcpRunner(environment) as unknown as ToolRunner<never>;
+  runner = mcpRunner({ environment }) as unknown as ToolRunner<never>;
 });
 afterEach(async () => {
   await runner.close?.();

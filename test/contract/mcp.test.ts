@@ -16,7 +16,9 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const program = join(import.meta.dirname, '../support/odd-mcp-server.mjs');
 let runner: ToolRunner<never>;
 beforeEach(() => {
-  runner = mcpRunner({ SECRET: 'tok-12345', WORD: 'hello' }) as unknown as ToolRunner<never>;
+  runner = mcpRunner({
+    environment: { SECRET: 'tok-12345', WORD: 'hello' },
+  }) as unknown as ToolRunner<never>;
 });
 afterEach(() => runner.close?.());
 

@@ -226,6 +226,7 @@ authorization {
           {{- range list "TASKS" "MAIL" "EFFECTS" "STARTS" "EVENTS" "DEAD" "ARCHIVE" "BUNDLES" "WORKSPACES" }}
           "$JS.API.STREAM.INFO.{{ $s }}{{ . }}", "$JS.API.STREAM.CREATE.{{ $s }}{{ . }}", "$JS.API.STREAM.UPDATE.{{ $s }}{{ . }}"
           {{- end }}
+          "$JS.API.STREAM.INFO.{{ $s }}CREDENTIALS", "$JS.API.STREAM.CREATE.{{ $s }}CREDENTIALS"
           {{- range list "MAIL" "EVENTS" "DEAD" "ARCHIVE" }}
           "$JS.API.STREAM.MSG.GET.{{ $s }}{{ . }}", "$JS.API.CONSUMER.CREATE.{{ $s }}{{ . }}", "$JS.API.CONSUMER.DELETE.{{ $s }}{{ . }}.>", "$JS.FC.{{ $s }}{{ . }}.>"
           {{- end }}
@@ -257,7 +258,8 @@ authorization {
       user: {{ $part }}, password: {{ index $passwords (printf "nats-%s" $part) | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.wanted.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "{{ $p }}.served.*", "_INBOX_{{ $part }}.>"
+          "{{ $p }}.mail.>", "{{ $p }}.start.*", "{{ $p }}.clock.*", "{{ $p }}.holds.*", "{{ $p }}.wanted.*", "{{ $p }}.effect.{{ $pool }}.*", "{{ $p }}.workspace.>", "{{ $p }}.checked.*", "{{ $p }}.served.*", "{{ $p }}.credential.{{ $pool }}.*", "_INBOX_{{ $part }}.>"
+          "$JS.API.STREAM.MSG.GET.{{ $s }}CREDENTIALS" # sealed: each pool has its own key
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.STREAM.MSG.GET.{{ $s }}WORKSPACES", "$JS.API.STREAM.PURGE.{{ $s }}WORKSPACES"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-{{ $pool }}", "$JS.ACK.{{ $s }}EFFECTS.pool-{{ $pool }}.>"

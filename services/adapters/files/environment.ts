@@ -105,6 +105,12 @@ export const settingsSchema = z.object({
     .refine((pool) => pool !== modelPool, `${modelPool} is the pool of model calls`)
     .default(toolPool)
     .describe('pool of an executor: Tools name it'),
+  UNDERSTUDY_CREDENTIAL_KEY: z
+    .string()
+    .optional()
+    .describe(
+      'of the executors of one pool: keeps what people sign in for at MCP servers; 32 characters or more',
+    ),
   UNDERSTUDY_SCRATCH: z
     .string()
     .optional()
@@ -202,6 +208,7 @@ export interface Settings {
   };
   readonly files: string;
   readonly pool: string;
+  readonly credentialKey: string | undefined;
   readonly scratch: string | undefined;
   readonly httpPort: number;
   readonly logLevel: string;
@@ -279,6 +286,7 @@ export function settingsFrom(environment: Readonly<Record<string, string | undef
     },
     files: resolve(value.UNDERSTUDY_FILES),
     pool: value.UNDERSTUDY_POOL,
+    credentialKey: value.UNDERSTUDY_CREDENTIAL_KEY,
     scratch: value.UNDERSTUDY_SCRATCH,
     httpPort: value.UNDERSTUDY_HTTP_PORT,
     logLevel: value.UNDERSTUDY_LOG_LEVEL,

@@ -1,13 +1,26 @@
-/** Connections to MCP servers: one per server, made when it is first needed, and shared. */
-import { Client, ProtocolError, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
-import { messageOf, Refused } from '../../core/errors.ts';
-import type { McpRun } from '../../core/tools/mcp-run.ts';
-import { expandEnvironment, secretsIn } from '../../core/tools/placeholders.ts';
+/** Connections to MCP servers, made when they are first needed: one per server, or one per session. */
+import { createHash } from 'node:crypto';
+import {
+  type AuthProvider,
+  Client,
+  type OAuthClientProvider,
+  ProtocolError,
+  StreamableHTTPClientTransport,
+} from '@modelcontextprotocol/client';
+import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import type { McpOauth, McpRun } from '../../core/tools/mcp-run.ts';
+import { expandEnvironment, secretsIn, withoutSecrets } from '../../core/tools/placeholders.ts';
 import { textsOf } from '../../core/tools/tool-spec.ts';
+import type { Credentials } from '../../ports/credentials.ts';
 import { providerOf, withinHosts } from './oauth.ts';
+import { SignIn } from './sign-in.ts';
 import { addressOf, cappedFetch, headerOf, programOf } from './transports.ts';
 
 const probeMs = 2_000; // a server over HTTP that says nothing to a probe is spoken to the older way
+
+const idleMs = 600_000; // that the connection of a session is kept without a call
+const sessionLinesMax = 200; // connections of sessions in one executor
+const sweepMs = 30_000;
 
 /** A connection, and how many calls are on it. */
 export interface Line {
@@ -22,31 +35,52 @@ export interface Line {
   /** When it said something last, by `performance.now()`. */
   heardAt: number;
   isRetired: boolean;
+  /** Of a session alone; undefined for one that all share. */
+  readonly session: string | undefined;
+  /** When somebody left it last, by `performance.now()`. */
+  leftAt: number;
+  /** The last warning of its server, without secrets: for the failure of a call. */
+  warned: string | undefined;
+}
+
+export interface ConnectionSettings {
+  readonly environment: Readonly<Record<string, string | undefined>>;
+  /** For the environment of servers that are programs. */
+  readonly mark?: Readonly<Record<string, string>>;
+  /** What people signed in for; absent where nobody can. */
+  readonly credentials?: Credentials | undefined;
+  /** Hears that a server logs something: how grave, and under which name. */
+  readonly onLog?: (level: string, logger: string) => void;
 }
 
 export class Connections {
-  readonly #environment: Readonly<Record<string, string | undefined>>;
-  readonly #mark: Readonly<Record<string, string>>;
+  readonly #settings: ConnectionSettings;
   readonly #lines = new Map<string, Line>();
   /** Errors of servers: the client judges answers itself, and throws the same class. */
   readonly #answered = new WeakSet<ProtocolError>();
-  /** By line: whoever was sent a token may say it again. */
+  /** By server: whoever was sent a token may say it again. */
   readonly #tokens = new Map<string, () => string | undefined>();
+  readonly #signIns = new Map<string, SignIn>();
+  readonly #sweeping: NodeJS.Timeout;
 
-  /** @param mark  for the environment of servers that are programs */
-  constructor(
-    environment: Readonly<Record<string, string | undefined>>,
-    mark: Readonly<Record<string, string>>,
-  ) {
-    this.#environment = environment;
-    this.#mark = mark;
+  constructor(settings: ConnectionSettings) {
+    this.#settings = settings;
+    this.#sweeping = setInterval(() => this.#sweep(performance.now() - idleMs), sweepMs);
+    this.#sweeping.unref();
   }
 
-  /** Whoever takes it counts itself among its calls, and leaves it by `left`. */
-  lineOf(run: McpRun): Line {
-    const key = keyOf(run);
+  /**
+   * Whoever takes it counts itself among its calls, and leaves it by `left`.
+   *
+   * @param session  who asks: a server that is `sessionful` has a connection for each
+   * @throws Unavailable where there are too many of those
+   */
+  lineOf(run: McpRun, session: string): Line {
+    const ownSession = run.sessionful ? session : undefined;
+    const key = ownSession === undefined ? keyOf(run) : `${ownSession} ${keyOf(run)}`;
     const known = this.#lines.get(key);
     if (known) return known;
+    if (ownSession !== undefined) this.#makeRoom();
     const broken = new AbortController();
     const own = clientFor(run);
     const retire = () => {
@@ -55,15 +89,20 @@ export class Connections {
     };
     const line: Line = {
       hangUp: () => own.close().catch(() => undefined),
-      client: this.#connected(own, run, retire, (why) => {
-        retire();
-        broken.abort(why);
-      }),
+      client: Promise.resolve().then(() =>
+        this.#connected(own, run, line, (why) => {
+          retire();
+          broken.abort(why);
+        }),
+      ),
       broken: broken.signal,
       retire,
       calls: 0,
       heardAt: 0,
       isRetired: false,
+      session: ownSession,
+      leftAt: performance.now(),
+      warned: undefined,
     };
     line.client.catch(retire);
     this.#lines.set(key, line);
@@ -72,6 +111,7 @@ export class Connections {
 
   left(line: Line): void {
     line.calls -= 1;
+    line.leftAt = performance.now();
     if (line.isRetired && line.calls === 0) void line.hangUp();
   }
 
@@ -84,17 +124,48 @@ export class Connections {
   secretsOf(run: McpRun): string[] {
     const token = this.#tokens.get(keyOf(run))?.();
     const texts = textsOf(run).map(([, text]) => text);
-    return [...secretsIn(this.#environment, ...texts), ...(token === undefined ? [] : [token])];
+    return [
+      ...secretsIn(this.#settings.environment, ...texts),
+      ...(token === undefined ? [] : [token]),
+    ];
+  }
+
+  /**
+   * Where a person signs in, for a server whose document says `login`.
+   *
+   * @throws Refused where it says no such thing
+   */
+  signInOf(run: McpRun): SignIn {
+    const { oauth, url } = run;
+    if (!oauth?.login || url === undefined)
+      throw new Refused('SIGN_IN_REFUSED', 'its document says no oauth.login: nobody signs in');
+    const { credentials } = this.#settings;
+    if (!credentials)
+      throw new Refused('CREDENTIAL_KEY_MISSING', 'there is no place here for what is signed in');
+    const key = createHash('sha256')
+      .update(JSON.stringify([url, oauth]))
+      .digest('hex')
+      .slice(0, 32);
+    let found = this.#signIns.get(key);
+    if (!found) {
+      const expand = (text: string) => this.#expand(text);
+      const serverUrl = addressOf(expand(url));
+      const fetch = withinHosts(serverUrl.href, issuersOf(oauth, expand), cappedFetch);
+      found = new SignIn({ oauth, serverUrl, credentials, key, fetch, expand });
+      this.#signIns.set(key, found);
+    }
+    return found;
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#sweeping);
     const open = [...this.#lines.values()];
     this.#lines.clear();
     for (const line of open) await line.hangUp();
   }
 
   #expand(text: string): string {
-    const expanded = expandEnvironment(text, this.#environment);
+    const expanded = expandEnvironment(text, this.#settings.environment);
     if (!expanded.ok)
       throw new Refused(
         'TOOL_ENV_MISSING',
@@ -103,13 +174,50 @@ export class Connections {
     return expanded.text;
   }
 
+  /** Connections of sessions that nobody has used since then. */
+  #sweep(since: number): void {
+    for (const line of this.#lines.values())
+      if (line.session !== undefined && line.calls === 0 && line.leftAt < since) {
+        line.retire();
+        void line.hangUp();
+      }
+  }
+
+  /** For one more session: that which has rested longest goes. */
+  #makeRoom(): void {
+    const all = [...this.#lines.values()].filter(({ session }) => session !== undefined);
+    if (all.length < sessionLinesMax) return;
+    const resting = all.filter(({ calls }) => calls === 0);
+    if (resting.length === 0)
+      throw new Unavailable('MCP_BUSY', `${all.length} sessions are at their servers here`);
+    const [longest] = resting.sort((left, right) => left.leftAt - right.leftAt);
+    longest?.retire();
+    void longest?.hangUp();
+  }
+
+  #hearLog(client: Client, run: McpRun, line: Line): void {
+    client.setNotificationHandler(
+      'notifications/message',
+      ({ params: { level, logger, data } }) => {
+        line.heardAt = performance.now();
+        this.#settings.onLog?.(level, /^[\w.-]{1,64}$/.test(logger ?? '') ? logger! : '');
+        if (!gravely.has(level)) return;
+        const words = typeof data === 'string' ? data : (JSON.stringify(data) ?? '');
+        line.warned = withoutSecrets(words.replaceAll(/\s+/g, ' '), this.secretsOf(run)).slice(
+          -200,
+        );
+      },
+    );
+  }
+
   async #connected(
     client: Client,
     run: McpRun,
-    onClose: () => void,
+    line: Line,
     onDead: (why: Error) => void,
   ): Promise<Client> {
-    client.onclose = onClose;
+    this.#hearLog(client, run, line);
+    client.onclose = line.retire;
     client.onerror = (error) => {
       if (/Maximum reconnection attempts/.test(error.message)) onDead(error);
     };
@@ -131,28 +239,34 @@ export class Connections {
     );
     const url = addressOf(expand(run.url ?? ''));
     const { oauth } = run;
-    const authProvider = oauth && providerOf(oauth, expand);
-    if (authProvider)
-      this.#tokens.set(keyOf(run), () => {
-        const known = authProvider.tokens();
-        return known && 'access_token' in known ? known.access_token : undefined;
-      });
-    await client.connect(
+    const transport = (authProvider?: OAuthClientProvider | AuthProvider) =>
       new StreamableHTTPClientTransport(url, {
         requestInit: { headers },
-        ...(authProvider
-          ? {
-              authProvider,
-              fetch: withinHosts(url.href, addressOf(expand(oauth.issuer)).href, cappedFetch),
-            }
-          : { fetch: cappedFetch }),
-      }),
-    );
+        fetch: oauth ? withinHosts(url.href, issuersOf(oauth, expand), cappedFetch) : cappedFetch,
+        ...(authProvider ? { authProvider } : {}),
+      });
+    if (!oauth) return client.connect(transport());
+    if (oauth.login) {
+      const signIn = this.signInOf(run);
+      this.#tokens.set(keyOf(run), () => signIn.lastToken);
+      return client.connect(transport(signIn));
+    }
+    const provider = providerOf(oauth, expand);
+    this.#tokens.set(keyOf(run), () => {
+      const known = provider.tokens();
+      return known && 'access_token' in known ? known.access_token : undefined;
+    });
+    return client.connect(transport(provider));
   }
 
   async #connectProgram(client: Client, run: McpRun): Promise<void> {
     const expand = (text: string) => this.#expand(text);
-    const { transport, said } = programOf(run, expand, this.#mark, this.secretsOf(run));
+    const { transport, said } = programOf(
+      run,
+      expand,
+      this.#settings.mark ?? {},
+      this.secretsOf(run),
+    );
     try {
       await client.connect(transport);
     } catch (error) {
@@ -174,6 +288,18 @@ const clientFor = (run: McpRun): Client =>
         : { mode: 'auto', probe: { timeoutMs: probeMs } },
     },
   );
+
+/** Levels of a server's log that a failure is told with (RFC 5424). */
+const gravely: ReadonlySet<string> = new Set([
+  'warning',
+  'error',
+  'critical',
+  'alert',
+  'emergency',
+]);
+
+const issuersOf = ({ issuer, origins = [] }: McpOauth, expand: (text: string) => string) =>
+  [expand(issuer), ...origins].map((one) => addressOf(one).href);
 
 /** Tools with one of these share a connection. */
 const keyOf = ({ command, url, headers, env, cwd, oauth }: McpRun): string =>

@@ -26,7 +26,7 @@ export async function listed(
 ): Promise<Outcome<Listing>> {
   const refused = (failureClass: 'transient' | 'permanent', code: string, why: string) =>
     failed(failureClass, code, withoutSecrets(why, connections.secretsOf(run)).slice(0, whyMax));
-  const line = connections.lineOf(run);
+  const line = connections.lineOf(run, '');
   line.calls += 1;
   let isConnected = false;
   try {

@@ -14,7 +14,7 @@ import {
   PrivateKeyJwtProvider,
 } from '@modelcontextprotocol/client';
 import { z } from 'zod';
-import { messageOf, Refused } from '../../core/errors.ts';
+import { messageOf, Refused, Unavailable, UnderstudyError } from '../../core/errors.ts';
 import { jsonOf } from '../../core/json.ts';
 import type { McpOauth } from '../../core/tools/mcp-run.ts';
 
@@ -24,7 +24,7 @@ export function providerOf(
   expand: (text: string) => string,
 ): OAuthClientProvider {
   const own = {
-    clientId: expand(clientId),
+    clientId: expand(clientId ?? ''),
     expectedIssuer: expand(issuer),
     clientName: 'understudy-executor',
     ...(scope === undefined ? {} : { scope }),
@@ -34,20 +34,21 @@ export function providerOf(
     : new PrivateKeyJwtProvider({ ...own, privateKey: expand(privateKey), algorithm });
 }
 
-type Fetch = (url: string | URL, init?: RequestInit) => Promise<Response>;
+export type Fetch = (url: string | URL, init?: RequestInit) => Promise<Response>;
 
 /** As `fetch`, to the hosts of these addresses only, and where no answer sends on. */
-export function withinHosts(server: string, issuer: string, fetch: Fetch): Fetch {
-  const [own, other] = [new URL(server).origin, new URL(issuer).origin];
+export function withinHosts(server: string, issuers: readonly string[], fetch: Fetch): Fetch {
+  const own = new URL(server).origin;
+  const others = new Set(issuers.map((issuer) => new URL(issuer).origin));
   return async (url, init) => {
     const { origin, host } = new URL(url);
-    if (origin !== own && origin !== other)
+    if (origin !== own && !others.has(origin))
       throw new Refused(
         'MCP_UNAUTHORIZED',
         `its server sends for a token to ${host.slice(0, 100)}, which its document does not name`,
       );
     const response = await fetch(url, { ...init, redirect: 'error' });
-    const isIssuer = origin === other && new URL(url).href !== server;
+    const isIssuer = others.has(origin) && new URL(url).href !== server;
     return isIssuer && !response.ok ? withoutWords(response) : response;
   };
 }
@@ -73,10 +74,21 @@ const final: ReadonlySet<string> = new Set([
   'invalid_target',
 ]);
 
+/** Nobody has signed in, or what was granted is not enough. */
+export class SignInNeeded extends Error {
+  constructor(why = 'a person must sign in') {
+    super(`${why}: understudy mcp login <McpServer>`);
+    this.name = 'SignInNeeded';
+  }
+}
+
 /** Why no token was had; undefined for an error of another kind. */
 export function whyNoToken(
   error: unknown,
 ): { readonly isFinal: boolean; readonly message: string } | undefined {
+  if (error instanceof SignInNeeded) return { isFinal: true, message: error.message };
+  if (error instanceof UnderstudyError && error.code === 'MCP_UNAUTHORIZED')
+    return { isFinal: !(error instanceof Unavailable), message: error.message };
   if (error instanceof OAuthError)
     return {
       isFinal: final.has(String(error.code)),

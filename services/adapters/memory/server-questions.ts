@@ -1,13 +1,17 @@
 /** MCP servers are asked by performers of this process. */
 import { failed } from '../../core/tools/job.ts';
-import type { ServerAnswer, ServerQuestions } from '../../ports/listings.ts';
+import type { ServerAnswers, ServerQuestions } from '../../ports/listings.ts';
 
 export function memoryServerQuestions(): ServerQuestions {
-  const performers = new Map<string, ServerAnswer>();
+  const performers = new Map<string, ServerAnswers>();
+  const unheard = (pool: string) =>
+    failed('transient', 'MCP_UNHEARD', `there is no executor of pool ${pool}`);
   return {
-    ask: async ({ pool, ...question }) =>
-      performers.get(pool)?.(question, AbortSignal.timeout(question.timeoutMs)) ??
-      failed('transient', 'MCP_UNHEARD', `there is no executor of pool ${pool}`),
-    answer: (pool, list) => void performers.set(pool, list),
+    list: async ({ pool, ...question }) =>
+      performers.get(pool)?.list(question, AbortSignal.timeout(question.timeoutMs)) ??
+      unheard(pool),
+    signIn: async ({ pool, ...question }, callback) =>
+      performers.get(pool)?.signIn(question, callback) ?? unheard(pool),
+    answer: (pool, answers) => void performers.set(pool, answers),
   };
 }

@@ -10,7 +10,7 @@ import { jsonOf } from '../../core/json.ts';
 import { failed, failureSchema, type Outcome } from '../../core/tools/job.ts';
 import { type Listing, listingSchema } from '../../core/tools/mcp-listing.ts';
 import { mcpRunSchema } from '../../core/tools/mcp-run.ts';
-import type { ServerQuestions } from '../../ports/listings.ts';
+import type { ServerQuestion, ServerQuestions, SignInState } from '../../ports/listings.ts';
 import type { Nats } from './connection.ts';
 import { hear } from './subscription.ts';
 
@@ -24,63 +24,83 @@ const questionSchema = z.object({
   server: z.string().max(64),
   run: mcpRunSchema,
   timeoutMs: z.number().int().positive().max(3_600_000),
+  /** A person signs in: to begin, or with where the browser was sent back to. */
+  signIn: z.object({ callback: z.string().max(8_192).optional() }).optional(),
 });
-const answerSchema = z.discriminatedUnion('ok', [
-  z.object({ ok: z.literal(true), value: listingSchema }),
-  z.object({ ok: z.literal(false), failure: failureSchema }),
-]);
+const outcomeOf = <Value extends z.ZodType>(value: Value) =>
+  z.discriminatedUnion('ok', [
+    z.object({ ok: z.literal(true), value }),
+    z.object({ ok: z.literal(false), failure: failureSchema }),
+  ]);
+const listedSchema: z.ZodType<Outcome<Listing>> = outcomeOf(listingSchema);
+const signInSchema: z.ZodType<Outcome<SignInState>> = outcomeOf(
+  z.object({ url: z.url({ protocol: /^https?$/ }).nullable() }),
+);
 
-function packed(answer: Outcome<Listing>): Buffer {
+function packed(answer: Outcome<unknown>): Buffer {
   const bytes = deflateRawSync(Buffer.from(JSON.stringify(answer)));
   if (bytes.length <= packedBytesMax) return bytes;
   const message = `what it says of its tools takes ${bytes.length} bytes, of ${packedBytesMax}`;
   return packed(failed('permanent', 'MCP_LISTING_TOO_LARGE', message));
 }
 
-function unpacked(bytes: Uint8Array): Outcome<Listing> | undefined {
+function unpacked<Value>(
+  bytes: Uint8Array,
+  schema: z.ZodType<Outcome<Value>>,
+): Outcome<Value> | undefined {
   try {
     const text = inflateRawSync(bytes, { maxOutputLength: answerBytesMax }).toString('utf8');
-    return answerSchema.safeParse(jsonOf(text)).data;
+    return schema.safeParse(jsonOf(text)).data;
   } catch {
     return undefined;
   }
 }
 
 export function natsServerQuestions({ connection, subjects }: Nats): ServerQuestions {
-  return {
-    ask({ server, pool, run, timeoutMs }) {
-      const id = randomUUID();
-      return new Promise((resolve) => {
-        let heardAt = performance.now();
-        const told = (answer: Outcome<Listing>) => {
-          clearInterval(looking);
-          hearing.unsubscribe();
-          resolve(answer);
-        };
-        const hearing = hear(connection, subjects.served(id), (message) => {
-          heardAt = performance.now();
-          const answer = unpacked(message.data);
-          if (answer) told(answer);
-        });
-        const looking = setInterval(() => {
-          if (performance.now() - heardAt > silenceMs)
-            told(failed('transient', 'MCP_UNHEARD', `no executor of pool ${pool} answers`));
-        }, signMs / 2);
-        looking.unref();
-        connection.publish(subjects.server(pool), JSON.stringify({ id, server, run, timeoutMs }));
+  function ask<Value>(
+    { pool, ...question }: ServerQuestion,
+    more: object,
+    schema: z.ZodType<Outcome<Value>>,
+  ): Promise<Outcome<Value>> {
+    const id = randomUUID();
+    return new Promise((resolve) => {
+      let heardAt = performance.now();
+      const told = (answer: Outcome<Value>) => {
+        clearInterval(looking);
+        hearing.unsubscribe();
+        resolve(answer);
+      };
+      const hearing = hear(connection, subjects.served(id), (message) => {
+        heardAt = performance.now();
+        const answer = unpacked(message.data, schema);
+        if (answer) told(answer);
       });
-    },
-    answer(pool, list) {
+      const looking = setInterval(() => {
+        if (performance.now() - heardAt > silenceMs)
+          told(failed('transient', 'MCP_UNHEARD', `no executor of pool ${pool} answers`));
+      }, signMs / 2);
+      looking.unref();
+      connection.publish(subjects.server(pool), JSON.stringify({ id, ...question, ...more }));
+    });
+  }
+  return {
+    list: (question) => ask(question, {}, listedSchema),
+    signIn: (question, callback) =>
+      ask(question, { signIn: callback === undefined ? {} : { callback } }, signInSchema),
+    answer(pool, { list, signIn }) {
       const asked = (message: Msg) => {
         const { success, data } = questionSchema.safeParse(jsonOf(message.string()));
         if (!success) return;
-        const { id, ...question } = data;
+        const { id, signIn: person, ...question } = data;
         // Who is being stopped has no connection any more, and is asked by nobody.
         const say = (bytes?: Uint8Array) =>
           connection.isClosed() ? undefined : connection.publish(subjects.served(id), bytes);
         say();
         const signing = setInterval(say, signMs);
-        void list(question, AbortSignal.timeout(question.timeoutMs)).then((answer) => {
+        const answering: Promise<Outcome<unknown>> = person
+          ? signIn(question, person.callback)
+          : list(question, AbortSignal.timeout(question.timeoutMs));
+        void answering.then((answer) => {
           clearInterval(signing);
           say(packed(answer));
         });

@@ -100,6 +100,14 @@ function configOf(
         max_bytes: 2 * 1024 ** 3,
         duplicate_window: nanos(1_000),
       };
+    case 'credentials':
+      return {
+        ...common,
+        name: streams.credentials,
+        subjects: [subjects.all('credential')],
+        max_msgs_per_subject: 1,
+        duplicate_window: nanos(1_000),
+      };
     case 'bundles':
       return {
         ...common,
@@ -122,6 +130,9 @@ export const allStreams: readonly StreamName[] = [
   'bundles',
   'workspaces',
 ];
+
+/** Whose users lack the right to make these miss a capability, and no more. */
+export const optionalStreams: readonly StreamName[] = ['credentials'];
 
 /**
  * Fields of a stream that follow from this code. All others are the operator's once the stream is

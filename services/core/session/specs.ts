@@ -144,7 +144,10 @@ export const documentSchema = z.discriminatedUnion('kind', [
   documentOf('Agent', agentDocumentSchema, agentNameSchema),
   documentOf(
     'Tool',
-    toolDocumentSchema,
+    toolDocumentSchema.refine(({ run }) => run.kind !== 'mcp' || !run.oauth?.login, {
+      path: ['run', 'oauth'],
+      message: 'people sign in to an McpServer (understudy mcp login <server>), not to a Tool',
+    }),
     toolName.refine((name) => !isInherited(name), 'is a name that every object has'),
   ),
   documentOf(

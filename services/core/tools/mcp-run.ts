@@ -18,7 +18,11 @@ const mcpOauth = z
       .string()
       .min(1)
       .describe('authorization server; the credentials go to no other; may contain ${env:NAME}'),
-    clientId: z.string().min(1).describe('may contain ${env:NAME}'),
+    origins: z
+      .array(z.url({ protocol: /^https?$/ }))
+      .optional()
+      .describe('further addresses of the issuer, where its tokens come from another host'),
+    clientId: z.string().min(1).optional().describe('may contain ${env:NAME}'),
     clientSecret: reference.optional(),
     privateKey: reference.optional().describe('PEM: signs a token instead of a secret'),
     algorithm: z
@@ -26,12 +30,34 @@ const mcpOauth = z
       .default('RS256')
       .describe('of the private key'),
     scope: z.string().min(1).optional().describe('what is asked for, separated by spaces'),
+    login: z
+      .boolean()
+      .optional()
+      .describe('a person signs in, by understudy mcp login; without a clientId we register'),
+    redirectUrl: z
+      .url({ protocol: /^http$/, hostname: /^(127\.0\.0\.1|localhost)$/ })
+      .optional()
+      .describe('with login: where the browser is sent back to'),
+    clientMetadataUrl: z
+      .url({ protocol: /^https$/ })
+      .optional()
+      .describe('with login: who we are, for issuers that read it there'),
   })
   .strict()
-  .refine(
-    ({ clientSecret, privateKey }) => (clientSecret === undefined) !== (privateKey === undefined),
-    'give either clientSecret or privateKey',
-  );
+  .superRefine(({ login, clientId, clientSecret, privateKey, ...rest }, context) => {
+    const refuse = (message: string) => context.addIssue({ code: 'custom', message });
+    if (login) {
+      if (privateKey !== undefined) refuse('login uses no private key');
+      if (clientSecret !== undefined && clientId === undefined)
+        refuse('a clientSecret needs its clientId');
+      return;
+    }
+    if (clientId === undefined) refuse('give clientId, or login: true');
+    if ((clientSecret === undefined) === (privateKey === undefined))
+      refuse('give either clientSecret or privateKey');
+    for (const field of ['redirectUrl', 'clientMetadataUrl'] as const)
+      if (rest[field] !== undefined) refuse(`${field} is for login: true`);
+  });
 
 /** How an executor gets a token of an MCP server. */
 export type McpOauth = z.infer<typeof mcpOauth>;
@@ -46,7 +72,7 @@ export const connection = {
     .optional()
     .describe('of the program; may contain ${env:NAME}; it has no other variable but PATH'),
   cwd: z.string().min(1).optional().describe('working folder of the program'),
-  oauth: mcpOauth.optional().describe('client credentials: the executor gets its own token'),
+  oauth: mcpOauth.optional().describe('client credentials, or what a person signs in for'),
   sessionful: z
     .boolean()
     .optional()

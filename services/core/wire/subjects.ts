@@ -39,6 +39,8 @@ export function subjectsOf(prefix = 'understudy') {
     machine: (hash: string) => `${prefix}.bundle.machine.${hash}`,
     /** What an MCP server can do: that of the highest number is in force. */
     listing: (hash: string, number: number) => `${prefix}.bundle.listing.${hash}.${number}`,
+    /** What a person signed in for, sealed by the executors of a pool. */
+    credential: (pool: string, key: string) => `${prefix}.credential.${pool}.${key}`,
     workspace: (tenant: string, session: string, part: string) =>
       `${prefix}.workspace.${tenant}.${session}.${part}`,
     /** An executor asks the owner of a shard whether a call is still waited for. */
@@ -68,6 +70,7 @@ export function streamsOf(prefix = 'understudy') {
     archive: `${base}ARCHIVE`,
     bundles: `${base}BUNDLES`,
     workspaces: `${base}WORKSPACES`,
+    credentials: `${base}CREDENTIALS`,
   } as const;
 }
 export type Streams = ReturnType<typeof streamsOf>;
