@@ -75,8 +75,6 @@ function listen(back: URL): Promise<{ server: Server; heard: Promise<string> } |
 /** What is typed; nothing where there is nobody at the keyboard. */
 async function pasted(): Promise<string> {
   const reader = createInterface({ input: process.stdin });
-  reader.pause();
-  process.stdin.unref?.();
   for await (const line of reader) if (URL.canParse(line.trim())) return line.trim();
   return new Promise(() => undefined);
 }

@@ -1,5 +1,5 @@
 /** MCP servers as they are: slow to say hello, full of words on stderr, too large, dead. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -213,6 +213,73 @@ describe('a server over HTTP that dies in mid-call', () => {
     );
     expect(outcome).toMatchObject({ ok: false, failure: { class: 'transient' } });
   }, 30_000);
+});
+
+describe('a server that remembers', () => {
+  const listed = join(import.meta.dirname, '../support/listed-mcp-server.mjs');
+  const tools = join(folder, 'tools.json');
+  const ledger = join(folder, 'ledger');
+  const visit = async (session: string, more: object = {}, tenant = 'acme') => {
+    writeFileSync(tools, JSON.stringify([{ name: 'visit', inputSchema: { type: 'object' } }]));
+    const command = [process.execPath, listed, tools, ledger];
+    const spec = toolSpecSchema.parse({
+      description: 'x',
+      run: { kind: 'mcp', tool: 'visit', command, ...more },
+    });
+    keys += 1;
+    const job = { tool: 'visit', spec, arguments: {}, tenant, session, idempotencyKey: `v${keys}` };
+    const outcome = await runner.run(job as never, spec.run as never, new AbortController().signal);
+    const [, count, pid] = /call (\d+) of (\d+)/.exec(JSON.stringify(outcome)) ?? [];
+    return { count: Number(count), pid };
+  };
+
+  test('has one connection for all sessions, unless its document says sessionful: then one for each', async () => {
+    expect((await visit('a')).count).toBe(1);
+    expect((await visit('b')).count).toBe(2);
+    const own = { sessionful: true };
+    const [first, second, other] = [
+      await visit('a', own),
+      await visit('a', own),
+      await visit('b', own),
+    ];
+    expect([first.count, second.count, other.count]).toEqual([1, 2, 1]);
+    expect(second.pid).toBe(first.pid);
+    expect(other.pid).not.toBe(first.pid);
+    // A session of another tenant is another session.
+    expect((await visit('a', own, 'globex')).count).toBe(1);
+  });
+
+  test('makes room for one more session by that which has rested longest', async () => {
+    const sessions = Array.from({ length: 6 }, (_, n) => `s${n}`);
+    const small = mcpRunner({ environment: {}, sessionLinesMax: 3 });
+    runner = small as unknown as ToolRunner<never>;
+    const own = { sessionful: true };
+    for (const session of sessions) expect((await visit(session, own)).count).toBe(1);
+    expect((await visit('s5', own)).count).toBe(2);
+    expect((await visit('s0', own)).count).toBe(1);
+  });
+});
+
+test('how far a server is and what it logs is heard: for the failure, without secrets', async () => {
+  const listed = join(import.meta.dirname, '../support/listed-mcp-server.mjs');
+  const tools = join(folder, 'talking.json');
+  writeFileSync(tools, '[]');
+  const logged: string[] = [];
+  const one = mcpRunner({
+    environment: { SECRET: 'tok-12345' },
+    onLog: (level, logger) => logged.push(`${level} ${logger}`),
+  });
+  runner = one as unknown as ToolRunner<never>;
+  const run = {
+    command: [process.execPath, listed, tools, join(folder, 'talked'), 'progress'],
+    env: { SECRET: '${env:SECRET}' },
+  };
+  const outcome = await call('x', 'dies', {}, { run });
+  expect(outcome).toMatchObject({ ok: false, failure: { code: 'MCP_BROKEN' } });
+  const message = outcome.ok ? '' : outcome.failure.message;
+  expect(message).toContain('its server said: about to fail at ***');
+  expect(message).not.toContain('tok-12345');
+  expect(logged).toEqual(['error db']);
 });
 
 test.each(['queryable', 'workspace'])(

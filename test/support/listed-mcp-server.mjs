@@ -41,6 +41,8 @@ for await (const line of createInterface({ input: process.stdin })) {
       const data = `about to fail at ${process.env.SECRET}`;
       say({ method: 'notifications/message', params: { level: 'error', logger: 'db', data } });
     }
+    if (params.name === 'dies') setTimeout(() => process.exit(1), 50);
+    if (params.name === 'dies') continue;
     const text = `call ${calls} of ${process.pid}`;
     say({ id, result: { content: [{ type: 'text', text }] } });
   } else say({ id, error: { code: -32601, message: 'no such method' } });

@@ -19,7 +19,7 @@ import { addressOf, cappedFetch, headerOf, programOf } from './transports.ts';
 const probeMs = 2_000; // a server over HTTP that says nothing to a probe is spoken to the older way
 
 const idleMs = 600_000; // that the connection of a session is kept without a call
-const sessionLinesMax = 200; // connections of sessions in one executor
+const sessionLines = 200; // connections of sessions in one executor
 const sweepMs = 30_000;
 
 /** A connection, and how many calls are on it. */
@@ -49,6 +49,8 @@ export interface ConnectionSettings {
   readonly mark?: Readonly<Record<string, string>>;
   /** What people signed in for; absent where nobody can. */
   readonly credentials?: Credentials | undefined;
+  /** Connections of sessions at a time. */
+  readonly sessionLinesMax?: number;
   /** Hears that a server logs something: how grave, and under which name. */
   readonly onLog?: (level: string, logger: string) => void;
 }
@@ -186,7 +188,7 @@ export class Connections {
   /** For one more session: that which has rested longest goes. */
   #makeRoom(): void {
     const all = [...this.#lines.values()].filter(({ session }) => session !== undefined);
-    if (all.length < sessionLinesMax) return;
+    if (all.length < (this.#settings.sessionLinesMax ?? sessionLines)) return;
     const resting = all.filter(({ calls }) => calls === 0);
     if (resting.length === 0)
       throw new Unavailable('MCP_BUSY', `${all.length} sessions are at their servers here`);

@@ -123,6 +123,7 @@ export class SignIn implements AuthProvider {
     }
     const iss = params.get('iss') ?? undefined;
     await this.#auth({ authorizationCode: code, ...(iss === undefined ? {} : { iss }) });
+    await this.#update(({ open: _, ...rest }) => rest);
   }
 
   #scope(): string | undefined {
@@ -147,21 +148,27 @@ export class SignIn implements AuthProvider {
       }
       const claim = { by: this.#self, until: Date.now() + refreshMs };
       if (await this.#write({ ...state, refreshing: claim }, version))
-        return this.#refreshNow(resourceMetadataUrl, scope);
+        return this.#refreshNow(state, resourceMetadataUrl, scope);
     }
     throw new Unavailable('MCP_UNAUTHORIZED', 'another executor is refreshing its token');
   }
 
-  async #refreshNow(resourceMetadataUrl: URL | undefined, scope: string | undefined) {
+  async #refreshNow(
+    before: State,
+    resourceMetadataUrl: URL | undefined,
+    scope: string | undefined,
+  ): Promise<void> {
     try {
       if ((await this.#auth({ resourceMetadataUrl, scope })) === 'AUTHORIZED') return;
     } finally {
       await this.#update(({ refreshing: _, ...rest }) => rest);
     }
     const { state } = await this.#read();
+    // The package has opened another sign-in: one that a person is at stays (S2).
+    const open = isOpen(before) ? before.open : state.tokens ? undefined : state.open;
+    await this.#update(({ open: _, ...rest }) => (open ? { ...rest, open } : rest));
     if (!state.tokens) throw new SignInNeeded('what was granted is no longer good');
     // It was not refused, and is kept (S4).
-    await this.#update(({ open: _, ...rest }) => rest);
     throw new Unavailable('MCP_UNAUTHORIZED', 'its issuer could not be asked for the next token');
   }
 
@@ -231,7 +238,7 @@ export class SignIn implements AuthProvider {
       },
       tokens: async () => (await this.#read()).state.tokens as never,
       saveTokens: (tokens) =>
-        this.#update(({ open: _, refreshing: __, ...rest }) => ({
+        this.#update(({ refreshing: _, ...rest }) => ({
           ...rest,
           tokens: {
             ...tokens,
