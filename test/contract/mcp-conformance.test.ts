@@ -1,33 +1,20 @@
 /** The official MCP conformance suite, scenarios of clients: what an executor is passes. */
-import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import { isUnit } from '../support/unit.ts';
+import { fromNpm } from '../support/fetched.ts';
 
 const version = '0.1.16';
-const cache = join(import.meta.dirname, '../../node_modules/.cache/mcp-conformance', version);
-const program = join(cache, 'node_modules/@modelcontextprotocol/conformance/dist/index.js');
-
-/** Fetched once, and kept beside the packages: no part of what is installed. */
-function whyNot(): string | undefined {
-  if (isUnit) return 'is fetched from a registry';
-  if (existsSync(program)) return undefined;
-  mkdirSync(cache, { recursive: true });
-  const args = ['install', '--prefix', cache, '--no-save', '--no-audit', '--ignore-scripts'];
-  const brief = ['--fetch-retries=1', '--fetch-timeout=20000'];
-  try {
-    execFileSync('npm', [...args, ...brief, `@modelcontextprotocol/conformance@${version}`], {
-      stdio: 'pipe',
-      timeout: 60_000,
-    });
-  } catch (error) {
-    return `npm cannot fetch it: ${String((error as { stderr?: Buffer }).stderr ?? error).slice(-300)}`;
-  }
-  return existsSync(program) ? undefined : 'npm fetched it, and it is not there';
-}
-const why = whyNot();
+const file = 'node_modules/@modelcontextprotocol/conformance/dist/index.js';
+const from = fromNpm(
+  `mcp-conformance/${version}`,
+  file,
+  `@modelcontextprotocol/conformance@${version}`,
+);
+const program = 'at' in from ? join(from.at, file) : '';
+const why = 'why' in from ? from.why : undefined;
 
 /** Scenarios, and how many checks each makes. */
 const passed: readonly (readonly [string, number])[] = [
