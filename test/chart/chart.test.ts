@@ -212,6 +212,12 @@ describe.skipIf(!hasHelm)('helm', () => {
       ],
       /tools\.t names the pool gpu, and nobody takes from it: set executor\.pools\.gpu/,
     ],
+    [
+      'a server whose pool has no executors',
+      ['--set', 'mcpServers.s.command={x},mcpServers.s.pool=gpu'],
+      /mcpServers\.s names the pool gpu, and nobody takes from it: set executor\.pools\.gpu/,
+    ],
+    ['a server that is none', ['--set', 'mcpServers.s.comand={x}'], /comand/],
     ['executors for model calls', ['--set', 'executor.pools.models.replicas=1'], /name another/],
     ['a second pool of that name', ['--set', 'executor.pools.tools.replicas=1'], /name another/],
     ['more runtimes than shards', ['--set', 'runtime.replicas=17'], /more than shards/],
@@ -261,6 +267,32 @@ describe.skipIf(!hasHelm)('helm', () => {
         ({ kind, metadata }) => kind === 'Deployment' && metadata.name === 'u-executor',
       )?.spec;
     expect(selectorOf(after)).toEqual(selectorOf(before));
+  });
+
+  test('servers are documents beside the others, and what is signed in for is kept by executors alone', () => {
+    const manifests = render(
+      '--set',
+      'mcpServers.notes.url=https://n/mcp,executor.pools.gpu.replicas=1',
+    );
+    const specs = manifests.find(({ metadata }) => metadata.name === 'u-specs');
+    expect(JSON.stringify(specs)).toContain('kind: McpServer\\nmetadata: { name: notes }');
+    const keyOf = (name: string) => {
+      const one = podsOf(manifests).find((pod) => pod.name === name);
+      const entry = one?.pod.containers[0]?.env?.find(
+        (variable) => variable.name === 'UNDERSTUDY_CREDENTIAL_KEY',
+      );
+      return JSON.parse(JSON.stringify(entry)).valueFrom.secretKeyRef;
+    };
+    expect(keyOf('Deployment/u-executor')).toMatchObject({ name: 'u-sign-in', key: 'executor' });
+    expect(keyOf('Deployment/u-executor-gpu')).toMatchObject({
+      name: 'u-sign-in',
+      key: 'executor-gpu',
+    });
+    for (const { name, pod } of podsOf(manifests).filter((one) => !/u-executor/.test(one.name)))
+      expect(JSON.stringify(pod), name).not.toContain('sign-in');
+    const own = render('--set', 'executor.credentialKeySecret=ours');
+    expect(own.some(({ metadata }) => metadata.name === 'u-sign-in')).toBe(false);
+    expect(JSON.stringify(podsOf(own))).toContain('"name":"ours"');
   });
 
   test('a change of what a NATS user may do restarts the bundled NATS, a new password alone does not', () => {

@@ -131,6 +131,19 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       ['executor', 'publish', 'understudy.ask.acme.task'],
       ['executor', 'publish', '$JS.API.CONSUMER.MSG.NEXT.EFFECTS.pool-heavy'],
       ['executor', 'subscribe', 'understudy.mail.>'],
+      ['executor', 'publish', 'understudy.server.tools'],
+      ['executor', 'publish', 'understudy.bundle.listing.x.1'],
+      ['executor', 'publish', 'understudy.credential.heavy.x'],
+      ['executor', 'subscribe', 'understudy.server.heavy'],
+      ['executor', 'subscribe', 'understudy.served.*'],
+      ['executor-heavy', 'publish', 'understudy.credential.tools.x'],
+      ['tenant-acme', 'publish', 'understudy.server.tools'],
+      ['tenant-acme', 'publish', 'understudy.served.x'],
+      ['gateway', 'subscribe', 'understudy.server.tools'],
+      ['gateway', 'publish', '$JS.API.STREAM.MSG.GET.CREDENTIALS'],
+      ['runtime', 'publish', '$JS.API.STREAM.MSG.GET.CREDENTIALS'],
+      ['operator', 'publish', '$JS.API.STREAM.MSG.GET.CREDENTIALS'],
+      ['console', 'publish', 'understudy.control.acceptListing'],
       ['executor-heavy', 'publish', '$JS.API.CONSUMER.MSG.NEXT.EFFECTS.pool-tools'],
       ['executor-heavy', 'publish', 'understudy.effect.tools.acme'],
       ['executor-heavy', 'subscribe', '_INBOX_executor.>'],
@@ -434,6 +447,56 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
     });
     expect(found.pools.find(({ pool }) => pool === 'heavy')?.asking).toBeGreaterThan(0);
     await system.remove('configmap', 'heavy');
+  });
+
+  test('tools of an MCP server are listed by an executor of its pool, and its agent goes live', async () => {
+    const document = (kind: string, name: string, spec: object) =>
+      JSON.stringify({ apiVersion: 'understudy.dev/v1', kind, metadata: { name }, spec });
+    // A whole server on a command line: an image of one's own would bring a better one.
+    const program = `
+      const say = (message) => console.log(JSON.stringify({ jsonrpc: '2.0', ...message }));
+      require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
+        const { id, method, params } = JSON.parse(line);
+        if (method === 'initialize')
+          say({ id, result: { protocolVersion: params.protocolVersion, capabilities: { tools: {} }, serverInfo: { name: 'x', version: '1' } } });
+        else if (method === 'tools/list')
+          say({ id, result: { tools: [{ name: 'weigh', inputSchema: { type: 'object' } }] } });
+        else if (id !== undefined) say({ id, result: { content: [{ type: 'text', text: 'heavy' }] } });
+      });`;
+    await system.apply({
+      apiVersion: 'v1',
+      kind: 'ConfigMap',
+      metadata: { name: 'scales', labels: { 'understudy.dev/specs': 'true' } },
+      data: {
+        'all.yaml': [
+          document('Agent', 'weigher', {
+            instructions: 'weigh',
+            model: 'clerk',
+            tools: ['scales/*'],
+          }),
+          document('McpServer', 'scales', { command: ['node', '-e', program], pool: 'heavy' }),
+        ].join('\n---\n'),
+      },
+    });
+    const asked = async (...args: string[]) =>
+      system.run('exec', 'deployment/u-cli', '--', 'sh', '-c', `${args.join(' ')} || true`);
+    let found = await asked('understudy doctor');
+    for (
+      const end = Date.now() + 60_000;
+      !/weigher@\w+ \(1 tool\)/.test(found) && Date.now() < end;
+    ) {
+      await sleep(500);
+      found = await asked('understudy doctor');
+    }
+    expect(found).toMatch(/weigher@\w+ \(1 tool\)/);
+    expect(await asked('understudy mcp show scales')).toContain('scales__weigh');
+    // Sign-ins are kept by executors alone, each pool with a key of its own.
+    const keys = await Promise.all(
+      ['executor', 'executor-heavy'].map((part) => system.secret(part, 'u-sign-in')),
+    );
+    expect(new Set(keys).size).toBe(2);
+    for (const key of keys) expect(key.length).toBeGreaterThanOrEqual(32);
+    await system.remove('configmap', 'scales');
   });
 
   describe('a sandbox pod', () => {
@@ -952,6 +1015,7 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       'persistentvolumeclaim/data-u-nats-0',
       'persistentvolumeclaim/data-u-redis-0',
       'secret/u-credentials',
+      'secret/u-sign-in',
     ]);
     const wide = await command('kubectl', [
       'get',

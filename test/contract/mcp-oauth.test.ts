@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
+import { catalogOf } from '../../services/core/session/catalog.ts';
 import { questionOf, troublesOf } from '../../services/core/tools/environment-check.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../services/ports/performers.ts';
@@ -245,6 +246,14 @@ test.each([
   ['no credentials', { clientId: 'a', issuer: 'https://i' }],
   ['two of them', { ...bySecret, privateKey: '${env:KEY}', issuer: 'https://i' }],
   ['no issuer', bySecret],
+  ['neither credentials nor a sign-in', { issuer: 'https://i' }],
+  ['a sign-in with a key', { issuer: 'https://i', login: true, privateKey: '${env:KEY}' }],
+  ['a secret of nobody', { issuer: 'https://i', login: true, clientSecret: '${env:S}' }],
+  ['a way back to elsewhere', { issuer: 'https://i', login: true, redirectUrl: 'http://evil/' }],
+  [
+    'a way back without a sign-in',
+    { ...bySecret, issuer: 'https://i', redirectUrl: 'http://127.0.0.1/' },
+  ],
 ])('%s is refused when the document is loaded', (_what, oauth) => {
   const run = { kind: 'mcp', url: 'https://x/mcp', oauth };
   expect(toolSpecSchema.safeParse({ description: 'x', run }).success).toBe(false);
@@ -252,13 +261,20 @@ test.each([
   expect(toolSpecSchema.safeParse({ description: 'x', run: command }).success).toBe(false);
 });
 
-test('the example of docs/mcp.md is loaded as it stands there', () => {
+test('every example of docs/mcp.md is loaded as it stands there', () => {
   const page = readFileSync(join(import.meta.dirname, '../../docs/mcp.md'), 'utf8');
-  const [, yaml] = /```yaml\n(.*?)```/s.exec(page)!;
-  const parsed = parseSpecs(yaml!, 'mcp.md');
-  expect(parsed.flatMap(({ problems }) => problems)).toEqual([]);
-  expect(parsed.map(({ document }) => document?.metadata.name)).toEqual([
+  const examples = [...page.matchAll(/```yaml\n(.*?)```/gs)].flatMap(([, yaml]) =>
+    parseSpecs(yaml!, 'mcp.md'),
+  );
+  expect(examples.flatMap(({ problems }) => problems)).toEqual([]);
+  const documents = examples.map(({ document }) => ({ document: document!, file: 'mcp.md' }));
+  expect(documents.map(({ document }) => document.metadata.name)).toEqual([
+    'github',
+    'shop',
+    'maintainer',
+    'default',
+    'notes',
     'search_issues',
-    'create_order',
   ]);
+  expect(catalogOf(documents).problems).toEqual([]);
 });
