@@ -133,6 +133,8 @@ export function serverText(found: ServerDetail): string {
 /** All that a model would read of it anew. */
 function changeText({ name, held, change, heldTools }: ServerDetail): string {
   if (!change) return 'nothing has changed';
+  const total = change.added.length + change.changed.length;
+  const shown = heldTools.length;
   const list = (word: string, names: readonly string[]) =>
     names.length > 0 ? [`${word.padEnd(12)}${names.map(escapedLine).join(', ')}`] : [];
   return [
@@ -145,6 +147,7 @@ function changeText({ name, held, change, heldTools }: ServerDetail): string {
       indented(escaped(description)),
       indented(escaped(JSON.stringify(input))),
     ]),
+    ...(shown < total ? ['', `${total - shown} more are too large to be shown here`] : []),
     '',
     hint(`next: understudy mcp accept ${name} --digest ${held}`),
   ].join('\n');

@@ -5,10 +5,11 @@ import { Refused } from '../core/errors.ts';
 import { hint } from './failure.ts';
 import type { Terminal } from './terminal.ts';
 
+const askMs = 60_000; // its server and its issuer may be slow
 const waitMs = 600_000; // as long as the sign-in stays open
 
 export async function login(name: string, { ask, tell, note, print, options }: Terminal) {
-  const begun = await ask<{ url: string | null }>('signIn', { name });
+  const begun = await ask<{ url: string | null }>('signIn', { name }, askMs);
   if (!begun) return;
   if (begun.url === null) return print({ server: name }, () => `${name}: nothing to sign in to`);
   const back = redirectOf(begun.url);
@@ -28,7 +29,7 @@ export async function login(name: string, { ask, tell, note, print, options }: T
         ).unref(),
       ),
     ]);
-    const done = await ask<{ url: null }>('signIn', { name, callback });
+    const done = await ask<{ url: null }>('signIn', { name, callback }, askMs);
     if (done)
       print({ server: name, signedIn: true }, () =>
         [

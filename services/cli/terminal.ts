@@ -83,8 +83,12 @@ export function terminalOf(
     }
   };
 
-  /** Ask the control API; a refusal becomes an error with its code. */
-  const ask = async <Value>(verb: string, body: object): Promise<Value | undefined> => {
+  /** Ask the control API; a refusal becomes an error with its code. @param leastMs  how long it may take, whatever is usual */
+  const ask = async <Value>(
+    verb: string,
+    body: object,
+    leastMs = 0,
+  ): Promise<Value | undefined> => {
     const { prefix, explain, timeout } = options();
     if (explain) {
       say(
@@ -93,7 +97,7 @@ export function terminalOf(
       return undefined;
     }
     return withPorts(async ({ control }) => {
-      const answer = await control.ask(verb, body, timeout);
+      const answer = await control.ask(verb, body, Math.max(timeout, leastMs));
       if (!answer.ok) throw new Refused(answer.code, answer.message);
       return answer.value as Value;
     });

@@ -1,5 +1,7 @@
 /** What operators ask about MCP servers. */
 import { z } from 'zod';
+import { fitting } from '../core/fitting.ts';
+import { limits } from '../core/limits.ts';
 import { changeOf, digestOf } from '../core/tools/mcp-listing.ts';
 import { toolsOf } from '../core/tools/mcp-server.ts';
 import type { ServerDetail, ServerSummary } from '../core/wire/control-answers.ts';
@@ -92,7 +94,8 @@ function changedTools({ inForce }: ServerState, held: ServerState['held']) {
   if (!inForce || !held) return [];
   const { added, changed } = changeOf(inForce.listing, held);
   const names = new Set([...added, ...changed]);
-  return held.tools
+  const all = held.tools
     .filter(({ name }) => names.has(name))
     .map(({ name, description, input }) => ({ tool: name, description, input }));
+  return fitting(all, limits.conversationBytesMax);
 }

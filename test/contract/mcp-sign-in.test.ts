@@ -189,6 +189,47 @@ describe('tokens that end', () => {
     for (const executor of executors) expect(await call(executor)).toMatchObject({ ok: true });
   });
 
+  test('a server that takes no token, however new, has refused the call: it has not begun', async () => {
+    await signIn();
+    expect(await call(executors[0]!)).toMatchObject({ ok: true });
+    world.isShut = true;
+    expect(await call(executors[0]!)).toMatchObject({ ok: false, failure: { hasBegun: false } });
+    world.isShut = false;
+    expect(await call(executors[0]!)).toMatchObject({ ok: true });
+  });
+
+  test('a code that is refused costs nobody the tokens there are', async () => {
+    vi.spyOn(console, 'warn').mockImplementation(() => undefined);
+    await signIn();
+    const back = new URL(await world.browse(await begin()));
+    back.searchParams.set('code', 'forged');
+    expect(await executors[0]!.signIn(run(), back.href)).toMatchObject({ ok: false });
+    for (const executor of executors) expect(await call(executor)).toMatchObject({ ok: true });
+  });
+
+  test('an executor with another key breaks nothing of what the others have', async () => {
+    const kept = new Map<string, { bytes: Uint8Array; version: number }>();
+    const store: SealedStore = {
+      read: async (key) => kept.get(key),
+      async write(key, bytes, version) {
+        if ((kept.get(key)?.version ?? 0) !== version) return false;
+        return Boolean(kept.set(key, { bytes, version: version + 1 }));
+      },
+    };
+    const of = (letter: string) =>
+      mcpRunner({ environment: {}, credentials: sealed(store, 'tools', letter.repeat(32)) });
+    const [right, wrong] = [of('a'), of('b')];
+    executors.push(right, wrong);
+    const back = await world.browse(await begin(right));
+    expect(await right.signIn(run(), back)).toMatchObject({ ok: true });
+    expect(await call(wrong)).toMatchObject(unauthorized('kept under another key'));
+    expect(await call(right)).toMatchObject({ ok: true });
+    // A person may begin anew all the same.
+    const again = await world.browse(await begin(wrong));
+    expect(await wrong.signIn(run(), again)).toMatchObject({ ok: true });
+    expect(await call(wrong)).toMatchObject({ ok: true });
+  });
+
   test('more than was granted is named, and asked for by the next sign-in', async () => {
     await signIn();
     world.needed = 'write';

@@ -18,6 +18,8 @@ export class SignInWorld {
   needed = 'read';
   /** The issuer answers so instead of granting. */
   refusal: { status: number; body: object } | undefined;
+  /** The server takes no token at all. */
+  isShut = false;
   /** How long the issuer takes to grant, ms. */
   grantsAfterMs = 0;
   /** Whom the server names as its issuer, instead of the true one. */
@@ -164,7 +166,7 @@ export class SignInWorld {
     if (path !== '/mcp') return void response.writeHead(404).end();
     const metadata = `resource_metadata="${this.serverUrl}/.well-known/oauth-protected-resource/mcp"`;
     const token = authorization?.replace('Bearer ', '') ?? '';
-    if (!this.good.has(token))
+    if (this.isShut || !this.good.has(token))
       return json(response, 401, {}, { 'www-authenticate': `Bearer ${metadata}` });
     const { id, method, params } = JSON.parse(body);
     if (id === undefined) return void response.writeHead(202).end();

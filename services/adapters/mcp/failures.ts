@@ -39,15 +39,21 @@ export function whyNotReached(error: unknown): string {
     : messageOf(error).slice(0, 600);
 }
 
+/** It was asked again, with the next token: the call was refused each time. */
+const refusedAnew: ReadonlySet<string> = new Set([
+  SdkErrorCode.ClientHttpAuthentication,
+  SdkErrorCode.ClientHttpForbidden,
+]);
+
 /** Status of a complete HTTP answer to a call; undefined for none. */
 function statusOf(error: unknown): number | undefined {
   if (error instanceof UnauthorizedError) return 401;
   if (error instanceof InsufficientScopeError) return 403;
-  // Other codes are of other requests: a stream that is opened again, say.
-  if (!(error instanceof SdkHttpError) || error.code !== SdkErrorCode.ClientHttpNotImplemented)
-    return undefined;
+  if (!(error instanceof SdkHttpError)) return undefined;
   const { status, text } = error.data as { status: number; text?: string | null };
-  return text === null ? undefined : status;
+  if (refusedAnew.has(error.code)) return status;
+  // Other codes are of other requests: a stream that is opened again, say.
+  return error.code !== SdkErrorCode.ClientHttpNotImplemented || text === null ? undefined : status;
 }
 
 /**

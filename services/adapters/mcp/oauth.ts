@@ -34,6 +34,8 @@ export function providerOf(
     : new PrivateKeyJwtProvider({ ...own, privateKey: expand(privateKey), algorithm });
 }
 
+const issuerMs = 15_000;
+
 export type Fetch = (url: string | URL, init?: RequestInit) => Promise<Response>;
 
 /** As `fetch`, to the hosts of these addresses only, and where no answer sends on. */
@@ -47,8 +49,16 @@ export function withinHosts(server: string, issuers: readonly string[], fetch: F
         'MCP_UNAUTHORIZED',
         `its server sends for a token to ${host.slice(0, 100)}, which its document does not name`,
       );
-    const response = await fetch(url, { ...init, redirect: 'error' });
-    const isIssuer = others.has(origin) && new URL(url).href !== server;
+    const isServer = new URL(url).href === server;
+    // Whoever is asked for a token answers soon, or not at all; a server's stream stays open.
+    const limit = isServer ? undefined : AbortSignal.timeout(issuerMs);
+    const signals = [init?.signal, limit].filter((one) => one != null);
+    const response = await fetch(url, {
+      ...init,
+      redirect: 'error',
+      ...(signals.length > 0 ? { signal: AbortSignal.any(signals) } : {}),
+    });
+    const isIssuer = others.has(origin) && !isServer;
     return isIssuer && !response.ok ? withoutWords(response) : response;
   };
 }

@@ -62,6 +62,8 @@ export class SignIn implements AuthProvider {
   readonly #provider: OAuthClientProvider;
   #known: State | undefined;
   #refreshing: Promise<void> | undefined;
+  /** What is kept under another key is replaced, for a person signs in anew. */
+  #isAnew = false;
 
   constructor(settings: SignInSettings) {
     this.#settings = settings;
@@ -96,6 +98,15 @@ export class SignIn implements AuthProvider {
 
   /** @returns where a person signs in */
   async begin(): Promise<string> {
+    this.#isAnew = true;
+    try {
+      return await this.#begun();
+    } finally {
+      this.#isAnew = false;
+    }
+  }
+
+  async #begun(): Promise<string> {
     let { state } = await this.#read();
     if (!isOpen(state)) {
       const scope = computeScopeUnion(this.#scope(), state.tokens?.scope);
@@ -122,7 +133,14 @@ export class SignIn implements AuthProvider {
       throw new Refused('SIGN_IN_REFUSED', `its issuer says: ${why.slice(0, 100)}`);
     }
     const iss = params.get('iss') ?? undefined;
-    await this.#auth({ authorizationCode: code, ...(iss === undefined ? {} : { iss }) });
+    try {
+      await this.#auth({ authorizationCode: code, ...(iss === undefined ? {} : { iss }) });
+    } catch (error) {
+      // The package drops the tokens with a code that is refused: they were good before.
+      const { tokens } = state;
+      if (tokens) await this.#update((now) => ({ ...now, tokens: now.tokens ?? tokens }));
+      throw error;
+    }
     await this.#update(({ open: _, ...rest }) => rest);
   }
 
@@ -187,6 +205,11 @@ export class SignIn implements AuthProvider {
   async #read(): Promise<{ state: State; version: number }> {
     const { credentials, key } = this.#settings;
     const found = await credentials.read(key);
+    if (found && found.value === undefined && !this.#isAnew)
+      throw new Refused(
+        'MCP_UNAUTHORIZED',
+        'what was signed in for is kept under another key: give this executor that of its pool, or sign in again',
+      );
     const { data = {} } = storedSchema.safeParse(found?.value ?? {});
     this.#known = data;
     return { state: data, version: found?.version ?? 0 };
