@@ -264,8 +264,10 @@ export const valuesSchema = z
           .number()
           .int()
           .min(1)
-          .default(limits.performMax)
-          .describe('model calls of one gateway at a time; its sockets are its memory'),
+          .default(limits.modelCallsMax)
+          .describe(
+            'model calls of one gateway at a time; its prompts take half of its memory at the most',
+          ),
         resources: resources('250m', '192Mi', '1Gi', 'about 70 KiB for each call in flight'),
         ...scheduling,
       })

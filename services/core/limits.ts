@@ -52,7 +52,8 @@ export const limits = {
   lostUnbegunMax: 9, // executors that died before any began it: another effect may have killed them
   queueLookMs: 2_000, // how often runtimes look whether the queue still holds what they gave it
   queueWaitMs: 250, // how long a tenant's effects may stand in a pool's queue: who comes new waits no longer for them
-  performMax: 512, // effects in flight per gateway or executor
+  performMax: 512, // effects in flight per executor
+  modelCallsMax: 4_096, // per gateway: they wait for providers, and their prompts are bounded besides
 
   recentSessions: 200, // ended sessions per shard that `ps --all` shows without reading the archive
   startsMaxAgeMs: 30 * 86_400_000, // how long "never twice" is remembered

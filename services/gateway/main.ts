@@ -1,5 +1,6 @@
 /** The gateway as a process: provider keys live here and nowhere else. */
 
+import { totalmem } from 'node:os';
 import { settingsFrom } from '../adapters/files/environment.ts';
 import { foldersTexts, specsOf } from '../adapters/files/spec-files.ts';
 import { natsArchive } from '../adapters/nats/archive.ts';
@@ -18,7 +19,9 @@ import { redisRateLimits } from '../adapters/redis/rate-limits.ts';
 import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisModelCalls } from '../adapters/redis/session-store.ts';
 import { threadedChecks } from '../adapters/threads/schema-checks.ts';
+import { limits } from '../core/limits.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
+import { promptBytesOf } from './room.ts';
 import { startGateway } from './worker.ts';
 
 await runService(async (started) => {
@@ -80,7 +83,8 @@ await runService(async (started) => {
       tokens: natsTokens(nats),
       checks,
     },
-    settings.concurrency,
+    settings.concurrency ?? limits.modelCallsMax,
+    promptBytesOf(Math.min(process.constrainedMemory() || totalmem(), totalmem())),
   );
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());

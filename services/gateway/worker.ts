@@ -49,6 +49,7 @@ import type { Telemetry } from '../ports/telemetry.ts';
 import type { Tokens } from '../ports/tokens.ts';
 import { askAll, CallSpending } from './asking.ts';
 import { ModelDoors } from './doors.ts';
+import { PromptRoom } from './room.ts';
 import { Watched } from './watched.ts';
 
 export interface GatewayPorts {
@@ -89,6 +90,7 @@ interface Self {
   readonly gateway: string;
   readonly claimed: Map<EffectId, Claimed>;
   readonly doors: ModelDoors;
+  readonly room: PromptRoom;
   /** Calls that are being made: their answers may come at any moment. */
   asking: number;
 }
@@ -96,11 +98,14 @@ interface Self {
 export async function startGateway(
   gateway: string,
   ports: GatewayPorts,
-  concurrency: number = limits.performMax,
+  concurrency: number = limits.modelCallsMax,
+  /** Of prompts that are being asked, together. */
+  promptBytesMax = Number.POSITIVE_INFINITY,
 ): Promise<Taking> {
   const { effects, clock, telemetry } = ports;
   const doors = new ModelDoors(ports);
-  const self: Self = { gateway, claimed: new Map(), doors, asking: 0 };
+  const room = new PromptRoom(promptBytesMax);
+  const self: Self = { gateway, claimed: new Map(), doors, room, asking: 0 };
   const taking = await effects.take(
     modelPool,
     concurrency,
@@ -147,6 +152,7 @@ export async function startGateway(
     },
     (_raw, problem) =>
       telemetry.refused('effect', 'EFFECT_INVALID', { problem: problem.slice(0, 200) }),
+    () => room.isFull,
   );
   // A renewal that fails is followed by others; should all fail, the claim expires, and another calls.
   const renewing = clock.every(limits.effectHeartbeatMs, () => {
@@ -258,7 +264,14 @@ async function perform(
     othersCounted: 0,
   };
   claimed.set(effect.id, mine);
+  const bytes = lengthOf(entries);
+  let isIn = false;
   try {
+    isIn = self.room.enter(bytes);
+    if (!isIn) {
+      const waitMs = 300 + Math.random() * 400;
+      throw new Later('GATEWAY_FULL', 'the prompts in hand take all memory', waitMs, false);
+    }
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
       const failure: Failure = {
@@ -338,6 +351,7 @@ async function perform(
     }
     throw error;
   } finally {
+    if (isIn) self.room.leave(bytes);
     claimed.delete(effect.id);
   }
 }

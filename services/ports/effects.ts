@@ -41,12 +41,14 @@ export interface Effects {
    * @param perform  resolves with true when the result is delivered, with false when there was nothing to do (it may be
    *                 offered again, and then there may be); a rejection offers the effect again, unless it was cancelled.
    *                 A `Later` says when, and whether it may have been begun
+   * @param isFull  nothing more is begun while it says so; asked again whenever a hand becomes free
    */
   take(
     pool: string,
     concurrency: number,
     perform: (taken: Taken) => Promise<boolean>,
     onRefused: (raw: string, problem: string) => void,
+    isFull?: () => boolean,
   ): Promise<Taking>;
   /** Nobody waits for these any more: who has one in hand aborts it, who is offered one does not begin it. Best effort, at once. */
   cancel(pool: string, ids: readonly string[]): void;

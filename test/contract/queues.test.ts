@@ -117,6 +117,36 @@ function describeQueues(name: string, open: () => Promise<World>) {
         await taking.stop();
       });
 
+      test('while its performer is full no more is begun, and with empty hands one always is', async () => {
+        const pool = `p${++count}`;
+        let isFull = true;
+        let now = 0;
+        let most = 0;
+        let done = 0;
+        const taking = await world.effects.take(
+          pool,
+          8,
+          async () => {
+            now += 1;
+            most = Math.max(most, now);
+            await new Promise((resolve) => setTimeout(resolve, 20));
+            now -= 1;
+            done += 1;
+            return true;
+          },
+          () => undefined,
+          () => isFull,
+        );
+        await Promise.all(Array.from({ length: 6 }, () => world.effects.offer(effect(pool))));
+        await eventually(() => done === 6);
+        expect(most).toBe(1);
+        isFull = false;
+        await Promise.all(Array.from({ length: 40 }, () => world.effects.offer(effect(pool))));
+        await eventually(() => done === 46);
+        expect(most).toBeGreaterThan(1);
+        await taking.stop();
+      });
+
       test('an effect that comes twice while it is in hand is performed once', async () => {
         const pool = `p${++count}`;
         let performed = 0;

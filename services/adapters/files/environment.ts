@@ -132,8 +132,10 @@ export const settingsSchema = z.object({
     .number()
     .int()
     .positive()
-    .default(limits.performMax)
-    .describe('calls in hand at a time, of a gateway or an executor'),
+    .optional()
+    .describe(
+      `calls in hand at a time; default: ${limits.modelCallsMax} of a gateway, as far as its memory goes, ${limits.performMax} of an executor`,
+    ),
   UNDERSTUDY_LEASE_MS: z.coerce
     .number()
     .int()
@@ -212,7 +214,7 @@ export interface Settings {
   readonly scratch: string | undefined;
   readonly httpPort: number;
   readonly logLevel: string;
-  readonly concurrency: number;
+  readonly concurrency: number | undefined;
   readonly leaseMs: number;
 }
 

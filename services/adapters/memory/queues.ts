@@ -19,6 +19,7 @@ export interface MemoryEffects extends Effects {
 export function memoryEffects(clock: Clock): MemoryEffects {
   interface Taker {
     readonly concurrency: number;
+    readonly isFull: () => boolean;
     readonly perform: (taken: Taken) => Promise<boolean>;
     readonly onRefused: (raw: string, problem: string) => void;
     readonly inHand: Map<string, AbortController>;
@@ -41,7 +42,9 @@ export function memoryEffects(clock: Clock): MemoryEffects {
   const pump = (pool: string) => {
     const queue = queueOf(pool);
     for (const taker of takers.get(pool) ?? []) {
-      while (taker.isOpen && taker.inHand.size < taker.concurrency && queue.length > 0) {
+      const hasRoom = () =>
+        taker.inHand.size < taker.concurrency && (taker.inHand.size === 0 || !taker.isFull());
+      while (taker.isOpen && hasRoom() && queue.length > 0) {
         const queued = queue.shift()!;
         for (const parsed of parseEffects(queued.text)) {
           if (parsed.ok) begin(pool, taker, parsed.effect, queued);
@@ -87,9 +90,10 @@ export function memoryEffects(clock: Clock): MemoryEffects {
       queueOf(pool).push({ text: JSON.stringify(effect), tries: 0 });
       setImmediate(() => pump(pool));
     },
-    async take(pool, concurrency, perform, onRefused) {
+    async take(pool, concurrency, perform, onRefused, isFull = () => false) {
       const taker: Taker = {
         concurrency,
+        isFull,
         perform,
         onRefused,
         inHand: new Map(),

@@ -45,7 +45,7 @@ export function natsEffects(nats: Nats): Effects {
     offer: (effect) =>
       gatherer.add(subjects.effect(poolOf(effect), effect.tenant), JSON.stringify(effect)),
 
-    async take(pool, concurrency, perform, onRefused) {
+    async take(pool, concurrency, perform, onRefused, isFull = () => false) {
       if (!/^[a-z0-9-]+$/.test(pool))
         throw new Refused('POOL_NAME', `pool ${pool} is no subject token`);
       const controllers = new Map<string, AbortController>();
@@ -63,6 +63,8 @@ export function natsEffects(nats: Nats): Effects {
           }
       });
       let inFlight = 0;
+      // With empty hands nothing can become free: then one is begun, whatever is said.
+      const hasRoom = () => inFlight < concurrency && (inFlight === 0 || !isFull());
       /** What came with a batch beyond the concurrency: kept alive, and begun as hands become free. */
       const waiting: { begin(): void; handBack(): void }[] = [];
       /** Effects that are being offered to others. */
@@ -81,7 +83,7 @@ export function natsEffects(nats: Nats): Effects {
         heartbeatMs: limits.effectHeartbeatMs,
         // A message may hold many effects, so ask for fewer messages as the hands fill.
         capacity: () =>
-          inFlight + waiting.length >= concurrency
+          inFlight + waiting.length >= concurrency || !hasRoom()
             ? 0
             : Math.max(1, Math.min(64, Math.ceil((concurrency - inFlight) / 8))),
         onStreamMade: tellLost,
@@ -157,7 +159,7 @@ export function natsEffects(nats: Nats): Effects {
               .finally(() => {
                 controllers.delete(effect.id);
                 inFlight -= 1;
-                waiting.shift()?.begin();
+                if (hasRoom()) waiting.shift()?.begin();
               });
           };
           const judge = (effect: PooledEffect) => {
@@ -173,14 +175,14 @@ export function natsEffects(nats: Nats): Effects {
               continue;
             }
             const { effect } = item;
-            if (inFlight < concurrency || controllers.has(effect.id)) judge(effect);
+            if (hasRoom() || controllers.has(effect.id)) judge(effect);
             else
               waiting.push({
                 begin: () => {
                   const before = inFlight;
                   judge(effect);
                   // It took no hand: the next in line has it.
-                  if (inFlight === before) waiting.shift()?.begin();
+                  if (inFlight === before || hasRoom()) waiting.shift()?.begin();
                 },
                 handBack: () => void handBack(effect),
               });
