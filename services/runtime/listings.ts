@@ -11,7 +11,12 @@
  */
 import { messageOf, Refused } from '../core/errors.ts';
 import { changeOf, changeText, digestOf, type Listing } from '../core/tools/mcp-listing.ts';
-import { type McpServerSpec, runOf, serverHashOf } from '../core/tools/mcp-server.ts';
+import {
+  type McpServerSpec,
+  runOf,
+  schemaProblem,
+  serverHashOf,
+} from '../core/tools/mcp-server.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { KnownListing, Listings, ServerQuestion, ServerQuestions } from '../ports/listings.ts';
@@ -21,6 +26,7 @@ const lookMs = 2_000; // at the archive: another runtime may have stored or acce
 const askAgainMs = 600_000; // of a server that answered: its tools may change
 const askSoonMs = 60_000; // of one that did not, at the most
 const unheardMs = 2_000; // where there is no executor yet
+const sliceMs = 10;
 const listingMsMin = 60_000; // a program may have to be fetched before it starts
 
 /** A server, and what is known of it. */
@@ -192,6 +198,7 @@ export class ServerListings implements Listings {
     for (let number = (server.inForce?.number ?? 0) + 1; ; number += 1) {
       const listing = await archive.listing(server.hash, number);
       if (!listing) return;
+      await looked(listing);
       server.inForce = { listing, number };
       if (server.held && digestOf(server.held) === digestOf(listing)) server.held = undefined;
     }
@@ -256,6 +263,17 @@ export class ServerListings implements Listings {
 
   #tell(): void {
     for (const listener of this.#listeners) listener();
+  }
+}
+
+/** A few schemas at a time: whoever has shards must renew their leases meanwhile. */
+async function looked({ tools }: Listing): Promise<void> {
+  let from = performance.now();
+  for (const tool of tools) {
+    schemaProblem(tool);
+    if (performance.now() - from < sliceMs) continue;
+    await new Promise((resolve) => setImmediate(resolve));
+    from = performance.now();
   }
 }
 

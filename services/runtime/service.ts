@@ -169,11 +169,19 @@ export async function startRuntime(
   };
 }
 
-/** Each tool once, whichever agent has it. */
-function questionsOf({ agents }: Catalog): ToolQuestion[] {
+/** Each tool once, whichever agent has it; of a server's one for all. */
+function questionsOf({ agents, servers }: Catalog): ToolQuestion[] {
   const all = new Map<string, ToolQuestion>();
+  const named = new Map(
+    [...servers].flatMap(([server, { tools }]) =>
+      typeof tools === 'string' ? [] : tools.map(({ spec }) => [spec, `${server}/*`] as const),
+    ),
+  );
   for (const { bundle } of agents.values())
-    for (const [name, spec] of Object.entries(bundle.tools)) all.set(name, questionOf(name, spec));
+    for (const [tool, spec] of Object.entries(bundle.tools)) {
+      const name = named.get(spec) ?? tool;
+      all.set(name, questionOf(name, spec));
+    }
   return [...all.values()];
 }
 

@@ -274,12 +274,16 @@ test('how far a server is and what it logs is heard: for the failure, without se
     command: [process.execPath, listed, tools, join(folder, 'talked'), 'progress'],
     env: { SECRET: '${env:SECRET}' },
   };
-  const outcome = await call('x', 'dies', {}, { run });
+  const outcome = await call('x', 'dies', {}, { run: { ...run, sessionful: true } });
   expect(outcome).toMatchObject({ ok: false, failure: { code: 'MCP_BROKEN' } });
   const message = outcome.ok ? '' : outcome.failure.message;
   expect(message).toContain('its server said: about to fail at ***');
   expect(message).not.toContain('tok-12345');
-  expect(logged).toEqual(['error db']);
+  // A connection that sessions share tells none of them what another's call was about.
+  const shared = await call('x', 'dies', {}, { run });
+  expect(shared).toMatchObject({ ok: false, failure: { code: 'MCP_BROKEN' } });
+  expect(JSON.stringify(shared)).not.toContain('its server said');
+  expect(logged).toEqual(['error db', 'error db']);
 });
 
 test.each(['queryable', 'workspace'])(

@@ -14,6 +14,24 @@ const problemOf = (schema: object, value: unknown) => {
   if (!compiled.ok) throw new Error(compiled.problem);
   return compiled.check(value);
 };
+test('hundreds of schemas, each with its own verdict: none is taken for another', () => {
+  const schemas = Array.from({ length: 300 }, (_, n) => ({
+    type: 'object',
+    properties: { a: { const: n }, [`x${n}`]: { type: 'string', pattern: `^${n}$` } },
+    required: ['a'],
+    additionalProperties: false,
+    ...(n % 3 === 0 ? { $id: 'https://same.example/all', 'x-note': n } : {}),
+    ...(n % 7 === 0 ? { $defs: { d: { const: n } }, allOf: [{ $ref: '#/$defs/e' }] } : {}),
+  }));
+  for (const [n, schema] of schemas.entries()) {
+    if (n % 7 === 0) (schema as { $defs?: object }).$defs = { e: { required: [`x${n}`] } };
+    const value = { a: n, [`x${n}`]: String(n) };
+    expect(problemOf(schema, value)).toBeUndefined();
+    expect(problemOf(schema, { ...value, a: n + 1 })).toContain('a must be');
+    expect(problemOf(schema, { ...value, [`x${n + 1}`]: 'x' })).toContain('must NOT have');
+  }
+});
+
 const refusalOf = (schema: object) => {
   const compiled = compiledSchema(schema as never);
   return compiled.ok ? undefined : compiled.problem;
@@ -21,6 +39,16 @@ const refusalOf = (schema: object) => {
 
 describe('a schema is enforced', () => {
   test.each<[string, object, unknown, RegExp]>([
+    [
+      'a tree, by way of a definition',
+      {
+        type: 'object',
+        properties: { below: { $ref: '#/$defs/list' }, n: { type: 'integer' } },
+        $defs: { list: { type: 'array', items: { $ref: '#' } } },
+      },
+      { below: [{ below: [{ n: 'x' }] }] },
+      /below\.0\.below\.0\.n must be integer/,
+    ],
     [
       '$ref to a property',
       { type: 'object', properties: { a: { type: 'integer' }, b: { $ref: '#/properties/a' } } },

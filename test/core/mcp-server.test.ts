@@ -268,6 +268,18 @@ describe('a listing', () => {
     ]);
   });
 
+  test('a schema that is too large to be looked at refuses its tool only', () => {
+    const wide = Object.fromEntries(
+      Array.from({ length: 5_000 }, (_, n) => [`field${n}`, { type: 'string' }]),
+    );
+    const { agent, problems } = catalog(
+      base(command),
+      listingOf([told('wide', { inputSchema: { type: 'object', properties: wide } }), told('a')]),
+    );
+    expect(Object.keys(agent!.tools)).toEqual(['docs__a']);
+    expect(messages(problems).join()).toMatch(/wide is left out: input: the schema has \d+ char/);
+  });
+
   test('names of any characters become names that models may call, each for one tool', () => {
     const odd = listingOf([
       told('a.b'),

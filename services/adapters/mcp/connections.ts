@@ -39,7 +39,7 @@ export interface Line {
   readonly session: string | undefined;
   /** When somebody left it last, by `performance.now()`. */
   leftAt: number;
-  /** The last warning of its server, without secrets: for the failure of a call. */
+  /** The last warning of its server, without secrets: for the failure of a call of its only session. */
   warned: string | undefined;
 }
 
@@ -163,7 +163,7 @@ export class Connections {
     clearInterval(this.#sweeping);
     const open = [...this.#lines.values()];
     this.#lines.clear();
-    for (const line of open) await line.hangUp();
+    await Promise.all(open.map((line) => line.hangUp()));
   }
 
   #expand(text: string): string {
@@ -203,7 +203,8 @@ export class Connections {
       ({ params: { level, logger, data } }) => {
         line.heardAt = performance.now();
         this.#settings.onLog?.(level, /^[\w.-]{1,64}$/.test(logger ?? '') ? logger! : '');
-        if (!gravely.has(level)) return;
+        // What sessions share says nothing of one to another.
+        if (line.session === undefined || !gravely.has(level)) return;
         const words = typeof data === 'string' ? data : (JSON.stringify(data) ?? '');
         line.warned = withoutSecrets(words.replaceAll(/\s+/g, ' '), this.secretsOf(run)).slice(
           -200,

@@ -11,6 +11,7 @@ import { orAborted, whyNotReached } from './failures.ts';
 import { whyNoToken } from './oauth.ts';
 
 const pagesMax = 200; // a server may lead in circles
+const bytesMax = 8 * 1024 * 1024; // of all pages, as JSON
 const whyMax = 600; // characters
 
 const pageSchema = z.looseObject({
@@ -50,16 +51,24 @@ export async function listed(
   }
 }
 
-/** Each page once; more than can be kept is not asked for. */
+/**
+ * Each page once; more than can be kept is not asked for.
+ *
+ * @throws Refused (MCP_LISTING_TOO_LARGE)
+ */
 async function pagesOf(client: Client, signal: AbortSignal): Promise<unknown[]> {
   const told: unknown[] = [];
   const seen = new Set<string>();
   let cursor: string | undefined;
+  let bytes = 0;
   for (let page = 0; page < pagesMax && told.length <= listedMax; page += 1) {
     const params = cursor === undefined ? {} : { cursor };
     const answer = await client.request({ method: 'tools/list', params }, pageSchema, { signal });
     const { tools, nextCursor } = pageSchema.parse(answer);
     told.push(...tools);
+    bytes += JSON.stringify(tools).length;
+    if (bytes > bytesMax)
+      throw new Refused('MCP_LISTING_TOO_LARGE', `its tools take more than ${bytesMax} bytes`);
     if (nextCursor === undefined || seen.has(nextCursor)) return told;
     seen.add(nextCursor);
     cursor = nextCursor;

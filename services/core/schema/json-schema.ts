@@ -48,7 +48,6 @@ const options: Options = {
   messages: true,
   inlineRefs: false,
   ownProperties: true,
-  addUsedSchema: false,
   logger: false,
   code: { regExp: pattern as never },
 };
@@ -86,6 +85,34 @@ function isPattern(text: string): boolean {
   }
 }
 
+/** What names a schema or a part of one, or means it: two that share a validator would be taken for each other. */
+const namingWords = ['$id', '$anchor', '$dynamicAnchor', '$recursiveAnchor', '$ref'];
+
+function validatorOf(made: () => Ajv): Ajv {
+  const ajv = made();
+  addFormats(ajv);
+  ajv.removeKeyword('multipleOf').addKeyword(multipleOf);
+  ajv.addFormat('uuid', anyUuid);
+  ajv.addFormat('regex', isPattern);
+  ajv.addFormat('url', isUrl);
+  for (const word of annotations) ajv.addKeyword(word);
+  return ajv;
+}
+
+const sharedMax = 64; // schemas by one validator, which keeps something of each
+const shared = new Map<() => Ajv, { readonly ajv: Ajv; uses: number }>();
+
+/** To make one takes longer than to compile a schema by it, and a server may have hundreds. */
+function sharedOf(made: () => Ajv): Ajv {
+  let found = shared.get(made);
+  if (!found || found.uses >= sharedMax) {
+    found = { ajv: validatorOf(made), uses: 0 };
+    shared.set(made, found);
+  }
+  found.uses += 1;
+  return found.ajv;
+}
+
 const known = new WeakMap<object, Compiled>();
 
 export function compiledSchema(schema: Fields): Compiled {
@@ -116,16 +143,17 @@ function compile(schema: Fields): Compiled {
       };
     const unmeant = unmeantIn(schema, String($schema));
     if (unmeant) return { ok: false, problem: unmeant };
-    const ajv = made();
-    addFormats(ajv);
-    ajv.removeKeyword('multipleOf').addKeyword(multipleOf);
-    ajv.addFormat('uuid', anyUuid);
-    ajv.addFormat('regex', isPattern);
-    ajv.addFormat('url', isUrl);
-    for (const word of words)
-      if (/^x-[\w$-]+$/.test(word) || annotations.includes(word)) ajv.addKeyword(word);
-    const validate = ajv.compile({ ...schema, $schema: undefined });
-    return { ok: true, check: (value) => checked(validate, value) };
+    const ownWords = [...words].filter((word) => /^x-[\w$-]+$/.test(word));
+    const isNamed = namingWords.some((word) => words.has(word));
+    const ajv = ownWords.length > 0 || isNamed ? validatorOf(made) : sharedOf(made);
+    for (const word of ownWords) ajv.addKeyword(word);
+    const whole = { ...schema, $schema: undefined };
+    try {
+      const validate = ajv.compile(whole);
+      return { ok: true, check: (value) => checked(validate, value) };
+    } finally {
+      ajv.removeSchema(whole);
+    }
   } catch (error) {
     const why = (error as Error).message.replace(/^strict mode: /, '');
     return { ok: false, problem: why.slice(0, 300) };

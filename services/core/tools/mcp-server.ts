@@ -5,9 +5,10 @@ import { issuesOf } from '../errors.ts';
 import { sha256 } from '../ids.ts';
 import { limits } from '../limits.ts';
 import { modelPool, toolPool } from '../pools.ts';
+import { compiledSchema } from '../schema/json-schema.ts';
 import type { ListedTool, Listing } from './mcp-listing.ts';
 import { connection, connectionProblems, type McpRun } from './mcp-run.ts';
-import { type EffectClass, type ToolSpec, textProblems, toolDocumentSchema } from './tool-spec.ts';
+import { type EffectClass, type ToolSpec, textProblems, toolSpecSchema } from './tool-spec.ts';
 
 export const serverName = z
   .string()
@@ -159,7 +160,7 @@ export interface ServerTools {
   readonly refused: readonly { readonly tool: string; readonly why: string }[];
 }
 
-/** A schema takes milliseconds, and documents are looked at whenever one of them changes. */
+/** Documents are looked at whenever one of them changes. */
 const made = new WeakMap<Listing, { readonly key: string; readonly found: ServerTools }>();
 
 export function toolsOf(server: string, spec: McpServerSpec, listing: Listing): ServerTools {
@@ -171,6 +172,16 @@ export function toolsOf(server: string, spec: McpServerSpec, listing: Listing): 
   return found;
 }
 
+const schemaLengthMax = 65_536; // characters, as JSON: to compile it takes tens of milliseconds
+
+/** Why the schema of a tool cannot be enforced; asked again, it costs nothing. */
+export function schemaProblem({ input }: ListedTool): string | undefined {
+  const { length } = JSON.stringify(input);
+  if (length > schemaLengthMax) return `the schema has ${length} characters, of ${schemaLengthMax}`;
+  const compiled = compiledSchema(input);
+  return compiled.ok ? undefined : compiled.problem;
+}
+
 function judged(server: string, spec: McpServerSpec, listing: Listing): ServerTools {
   const tools = new Map<string, ServerTool>();
   const refused: { tool: string; why: string }[] = [];
@@ -178,7 +189,12 @@ function judged(server: string, spec: McpServerSpec, listing: Listing): ServerTo
     const rule = spec.tools.find(({ match }) => fits(match, listed.name));
     if (rule?.hidden) continue;
     const proposed = proposalOf(listed.hints);
-    const parsed = toolDocumentSchema.safeParse({
+    const problem = schemaProblem(listed);
+    if (problem) {
+      refused.push({ tool: listed.name, why: `input: ${problem}` });
+      continue;
+    }
+    const parsed = toolSpecSchema.safeParse({
       description: listed.description,
       class: rule?.class ?? (spec.trustHints ? proposed.class : 'opaque'),
       pool: spec.pool,
