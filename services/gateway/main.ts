@@ -9,6 +9,7 @@ import { connectNats } from '../adapters/nats/connection.ts';
 import { natsEffects } from '../adapters/nats/effects.ts';
 import { natsMailbox } from '../adapters/nats/mailbox.ts';
 import { natsTokens } from '../adapters/nats/tokens.ts';
+import { natsToolChecks } from '../adapters/nats/tool-checks.ts';
 import { systemClock } from '../adapters/observability/clock.ts';
 import { runService, startingUp } from '../adapters/observability/lifecycle.ts';
 import { serveProbes } from '../adapters/observability/probes.ts';
@@ -20,8 +21,10 @@ import { connectedRedis } from '../adapters/redis/scripts.ts';
 import { redisModelCalls } from '../adapters/redis/session-store.ts';
 import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import { limits } from '../core/limits.ts';
+import { modelPool } from '../core/pools.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { promptBytesOf } from './room.ts';
+import { modelTroubles } from './troubles.ts';
 import { startGateway } from './worker.ts';
 
 await runService(async (started) => {
@@ -66,6 +69,8 @@ await runService(async (started) => {
   started({ name: 'clock', stop: () => clock.stop() });
   const checks = threadedChecks();
   started({ name: 'checks', stop: () => checks.stop() });
+  const model = openaiModel(process.env, clock);
+  const doors = redisDoors(store, settings.prefix, () => clock.now());
   const taking = await startGateway(
     settings.instance,
     {
@@ -73,9 +78,9 @@ await runService(async (started) => {
       calls: redisModelCalls(store, settings.prefix),
       mailbox,
       archive: natsArchive(nats),
-      model: openaiModel(process.env, clock),
+      model,
       rates: redisRateLimits(store, settings.prefix),
-      doors: redisDoors(store, settings.prefix, () => clock.now()),
+      doors,
       tenants: () => catalog.tenants,
       telemetry,
       clock,
@@ -86,6 +91,15 @@ await runService(async (started) => {
     settings.concurrency ?? limits.modelCallsMax,
     promptBytesOf(Math.min(process.constrainedMemory() || totalmem(), totalmem())),
   );
+  natsToolChecks(nats).answer(modelPool, (questions) => {
+    const asked = new Set(questions.map(({ tool }) => tool));
+    const models = [...catalog.agents.values()].flatMap(({ bundle }) => bundle.models);
+    const byName = new Map(models.map((one) => [one.name, one]));
+    return modelTroubles(
+      [...byName.values()].filter(({ name }) => asked.has(name)),
+      { model, doors, clock },
+    );
+  });
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());
     telemetry.gauge('clockAhead', clock.aheadMs() / 1_000);

@@ -36,6 +36,8 @@ export interface Model {
    * where nothing could be sent anyway; without it a Model is known by its name.
    */
   doorOf?(spec: ModelSpec & { readonly name: string }): string | undefined;
+  /** What is not set here that its document names, if so: names, and no values. */
+  whyNot?(spec: ModelSpec & { readonly name: string }): string | undefined;
   complete(
     spec: ModelSpec & { readonly name: string },
     prompt: Prompt,

@@ -2,7 +2,7 @@ import type { ToolQuestion, ToolTrouble } from '../core/tools/environment-check.
 
 export type ToolCheck = (
   questions: readonly Pick<ToolQuestion, 'tool' | 'texts'>[],
-) => readonly ToolTrouble[];
+) => readonly ToolTrouble[] | Promise<readonly ToolTrouble[]>;
 
 /**
  * Whoever performs tools is asked whether it has what they name.

@@ -1,6 +1,7 @@
 /** What `doctor` is told: is everything as it should be? */
 import type { ShardId } from '../core/ids.ts';
 import { jsonStored } from '../core/json.ts';
+import { modelPool } from '../core/pools.ts';
 import type { SpecProblem } from '../core/session/catalog.ts';
 import type { ToolQuestion } from '../core/tools/environment-check.ts';
 import { type Health, summarySchema } from '../core/wire/control-answers.ts';
@@ -51,7 +52,9 @@ export async function healthOf(ports: HealthPorts): Promise<Health> {
       tasks.state(),
       Promise.all(all.map((shard) => store.recent(shard))),
       countParked(store, all),
-      ports.checks.ask(questions.filter(({ texts }) => texts.length > 0)),
+      ports.checks.ask(
+        questions.filter(({ pool, texts }) => pool === modelPool || texts.length > 0),
+      ),
     ]);
   const since = clock.now() - failedMs;
   const failed = recent.flat().filter((text) => {
@@ -77,7 +80,12 @@ export async function healthOf(ports: HealthPorts): Promise<Health> {
     agents: [...ports.agents()],
     problems: [
       ...ports.problems(),
-      ...troubles.map(({ tool, field, message }) => ({ file: `tool ${tool}`, field, message })),
+      ...troubles.map(({ kind = 'tool', tool, field, message, isNote }) => ({
+        file: `${kind} ${tool}`,
+        field,
+        message,
+        ...(isNote ? { isNote } : {}),
+      })),
     ],
   };
 }

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { HostId } from '../core/ids.ts';
 import { patiently } from '../core/patience.ts';
+import { modelPool } from '../core/pools.ts';
 import type { Catalog } from '../core/session/catalog.ts';
 import { questionOf, type ToolQuestion } from '../core/tools/environment-check.ts';
 import type { Archive } from '../ports/archive.ts';
@@ -169,7 +170,7 @@ export async function startRuntime(
   };
 }
 
-/** Each tool once, whichever agent has it; of a server's one for all. */
+/** Each tool and each Model once, whichever agent has it; of a server's tools one for all. */
 function questionsOf({ agents, servers }: Catalog): ToolQuestion[] {
   const all = new Map<string, ToolQuestion>();
   const named = new Map(
@@ -182,6 +183,9 @@ function questionsOf({ agents, servers }: Catalog): ToolQuestion[] {
       const name = named.get(spec) ?? tool;
       all.set(name, questionOf(name, spec));
     }
+  for (const { bundle } of agents.values())
+    for (const { name } of bundle.models)
+      all.set(`model ${name}`, { tool: name, pool: modelPool, texts: [] });
   return [...all.values()];
 }
 

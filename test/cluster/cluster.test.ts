@@ -140,6 +140,7 @@ describe.skipIf(!hasCluster)('on a cluster', { timeout: 240_000 }, () => {
       ['tenant-acme', 'publish', 'understudy.server.tools'],
       ['tenant-acme', 'publish', 'understudy.served.x'],
       ['gateway', 'subscribe', 'understudy.server.tools'],
+      ['gateway', 'subscribe', 'understudy.check.tools'],
       ['gateway', 'publish', '$JS.API.STREAM.MSG.GET.CREDENTIALS'],
       ['runtime', 'publish', '$JS.API.STREAM.MSG.GET.CREDENTIALS'],
       ['operator', 'publish', '$JS.API.STREAM.MSG.GET.CREDENTIALS'],

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
 import { CappedLines } from '../../services/adapters/mcp/capped-lines.ts';
-import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
+import { type McpRunner, mcpRunner } from '../../services/adapters/mcp/tool.ts';
+import { mcpRunSchema } from '../../services/core/tools/mcp-run.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../services/ports/performers.ts';
 
@@ -277,13 +278,67 @@ test('how far a server is and what it logs is heard: for the failure, without se
   const outcome = await call('x', 'dies', {}, { run: { ...run, sessionful: true } });
   expect(outcome).toMatchObject({ ok: false, failure: { code: 'MCP_BROKEN' } });
   const message = outcome.ok ? '' : outcome.failure.message;
-  expect(message).toContain('its server said: about to fail at ***');
+  expect(message).toContain('it said: about to fail at ***');
   expect(message).not.toContain('tok-12345');
-  // A connection that sessions share tells none of them what another's call was about.
-  const shared = await call('x', 'dies', {}, { run });
-  expect(shared).toMatchObject({ ok: false, failure: { code: 'MCP_BROKEN' } });
-  expect(JSON.stringify(shared)).not.toContain('its server said');
-  expect(logged).toEqual(['error db', 'error db']);
+  expect(logged).toEqual(['error db']);
+});
+
+test.each([
+  ['throws as it starts', "throw new Error('the database is not there')"],
+  [
+    'throws deep down',
+    "const f = (n) => { if (n === 0) throw new Error('the database is not there'); f(n - 1); }; Error.stackTraceLimit = 60; f(60)",
+  ],
+  [
+    'says why and then nothing',
+    "console.error('Error: the database is not there'); setInterval(() => {}, 1000)",
+  ],
+  [
+    'dies after its hello',
+    "process.stdin.once('data', (d) => { const { id, params } = JSON.parse(String(d).split('\\n')[0]); console.log(JSON.stringify({ jsonrpc: '2.0', id, result: { protocolVersion: params.protocolVersion, capabilities: { tools: {} }, serverInfo: { name: 'x', version: '1' } } })); setTimeout(() => { console.error('Error: the database is not there'); process.exit(1); }, 100); })",
+  ],
+])(
+  'why a server that %s is of no use is told, to its callers and to who lists',
+  async (_how, code) => {
+    const run = { command: [process.execPath, '-e', code] };
+    const mcp = runner as unknown as McpRunner;
+    const limit = () => AbortSignal.timeout(1_500);
+    const listing = await mcp.list(
+      mcpRunSchema.parse({ kind: 'mcp', headers: {}, ...run }),
+      limit(),
+    );
+    expect(JSON.stringify(listing)).toContain('the database is not there');
+    const outcome = await call('x', 'any', {}, { run, signal: limit() });
+    expect(JSON.stringify(outcome)).toContain('the database is not there');
+  },
+);
+
+test('what a server says besides is told to the only session that calls it, and to nobody else', async () => {
+  const code =
+    "const say = (m) => console.log(JSON.stringify({ jsonrpc: '2.0', ...m })); require('node:readline').createInterface({ input: process.stdin }).on('line', (l) => { const { id, method, params } = JSON.parse(l); if (method === 'initialize') return say({ id, result: { protocolVersion: params.protocolVersion, capabilities: { tools: {}, logging: {} }, serverInfo: { name: 'x', version: '1' } } }); if (method !== 'tools/call') return; console.error('read ' + params.arguments.file); say({ method: 'notifications/message', params: { level: 'error', data: 'read ' + params.arguments.file } }); if (params.arguments.file === 'last') setTimeout(() => process.exit(1), 50); else say({ id, result: { content: [] } }); })";
+  const run = { command: [process.execPath, '-e', code] };
+  const of = async (tenant: string, file: string) => {
+    const spec = toolSpecSchema.parse({
+      description: 'x',
+      run: { kind: 'mcp', tool: 'r', ...run },
+    });
+    keys += 1;
+    const job = {
+      tool: 'r',
+      spec,
+      arguments: { file },
+      tenant,
+      session: 's',
+      idempotencyKey: `w${keys}`,
+    };
+    const { signal } = new AbortController();
+    return JSON.stringify(await runner.run(job as never, spec.run as never, signal));
+  };
+  expect(await of('acme', 'last')).toContain('read last');
+  await of('acme', 'salaries');
+  const other = await of('globex', 'last');
+  expect(other).toContain('MCP_BROKEN');
+  expect(other).not.toContain('read');
 });
 
 test.each(['queryable', 'workspace'])(

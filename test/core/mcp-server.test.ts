@@ -268,6 +268,25 @@ describe('a listing', () => {
     ]);
   });
 
+  test('a format that nobody knows says nothing, and costs no tool; one that is known counts', () => {
+    const inputSchema = {
+      type: 'object',
+      properties: {
+        icon: { type: 'string', format: 'json' },
+        at: { type: 'string', format: 'date' },
+        format: { type: 'string', enum: ['a'], default: 'a', examples: [{ format: 'odd' }] },
+        list: { type: 'array', items: { type: 'string', format: 'markdown' } },
+      },
+      anyOf: [{ required: ['at'], properties: { at: { format: 'colour' } } }, {}],
+    };
+    const { agent, problems } = catalog(base(command), listingOf([told('post', { inputSchema })]));
+    expect(problems).toEqual([]);
+    const { input } = agent!.tools.docs__post!;
+    expect(JSON.stringify(input)).not.toMatch(/json"|markdown|colour/);
+    expect(JSON.stringify(input)).toContain('"format":"odd"');
+    expect(input.properties).toMatchObject({ at: { format: 'date' }, format: { enum: ['a'] } });
+  });
+
   test('a schema that is too large to be looked at refuses its tool only', () => {
     const wide = Object.fromEntries(
       Array.from({ length: 5_000 }, (_, n) => [`field${n}`, { type: 'string' }]),
@@ -315,6 +334,13 @@ describe('a listing', () => {
       expect(listingOf([odd, told('a')]).tools.map(({ name }) => name)).toEqual(['a']);
     },
   );
+
+  test('a tool that is nested without end is none, however deep, and holds nobody up', () => {
+    let deep: object = {};
+    for (let n = 0; n < 50_000; n += 1) deep = { items: deep };
+    const tools = [told('deep', { inputSchema: deep }), told('a', { annotations: deep })];
+    expect(listingOf([...tools, told('b')]).tools.map(({ name }) => name)).toEqual(['b']);
+  });
 
   test('odd descriptions, hints and schemas of a tool cost it no more than these', () => {
     const [tool] = listingOf([

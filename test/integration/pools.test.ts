@@ -21,6 +21,16 @@ spec:
   pool: heavy
   input: { type: object }
   run: { kind: http, url: "\${env:WORLD_URL}/do/keyed", headers: { x-license: "\${env:LICENSE}" } }
+---
+apiVersion: understudy.dev/v1
+kind: Agent
+metadata: { name: mute }
+spec: { instructions: Speak., model: keyless }
+---
+apiVersion: understudy.dev/v1
+kind: Model
+metadata: { name: keyless }
+spec: { model: x, apiKeyEnv: NO_SUCH_KEY, price: { inputMicrosPerMillion: 1, outputMicrosPerMillion: 1 } }
 `,
   });
 });
@@ -60,4 +70,16 @@ test('what executors of its pool lack is named', async () => {
   }, 'it to be named');
   expect(problems).toContain('tool lift');
   system.stack.kill(lacking);
+});
+
+test('what gateways lack for a Model is named', async () => {
+  const { problems } = await eventually(async () => {
+    const found = await rowsOf();
+    return found.problems.includes('NO_SUCH_KEY') ? found : undefined;
+  }, 'it to be named');
+  expect(JSON.parse(problems)).toContainEqual({
+    file: 'model keyless',
+    field: '',
+    message: 'needs a key in NO_SUCH_KEY',
+  });
 });

@@ -245,11 +245,11 @@ authorization {
       user: gateway, password: {{ index $passwords "nats-gateway" | quote }}
       permissions {
         publish: [
-          "{{ $p }}.mail.>", "{{ $p }}.stream.>", "{{ $p }}.effect.models.*", "{{ $p }}.clock.*"
+          "{{ $p }}.mail.>", "{{ $p }}.stream.>", "{{ $p }}.effect.models.*", "{{ $p }}.clock.*", "{{ $p }}.checked.*"
           "$JS.API.STREAM.INFO.{{ $s }}EFFECTS", "$JS.API.STREAM.CREATE.{{ $s }}EFFECTS", "$JS.API.STREAM.MSG.GET.{{ $s }}BUNDLES", "$JS.API.STREAM.MSG.GET.{{ $s }}STARTS"
           "$JS.API.CONSUMER.DURABLE.CREATE.{{ $s }}EFFECTS.pool-models", "$JS.API.CONSUMER.MSG.NEXT.{{ $s }}EFFECTS.pool-models", "$JS.ACK.{{ $s }}EFFECTS.pool-models.>"
         ]
-        subscribe: ["_INBOX_gateway.>", "{{ $p }}.cancel.models"]
+        subscribe: ["_INBOX_gateway.>", "{{ $p }}.cancel.models", "{{ $p }}.check.models"]
       }
     }
     {{- range $part := $executors }}

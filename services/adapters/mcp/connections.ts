@@ -7,7 +7,7 @@ import {
   ProtocolError,
   StreamableHTTPClientTransport,
 } from '@modelcontextprotocol/client';
-import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import { Refused, Unavailable } from '../../core/errors.ts';
 import type { McpOauth, McpRun } from '../../core/tools/mcp-run.ts';
 import { expandEnvironment, secretsIn, withoutSecrets } from '../../core/tools/placeholders.ts';
 import { textsOf } from '../../core/tools/tool-spec.ts';
@@ -39,8 +39,12 @@ export interface Line {
   readonly session: string | undefined;
   /** When somebody left it last, by `performance.now()`. */
   leftAt: number;
-  /** The last warning of its server, without secrets: for the failure of a call of its only session. */
+  /** The session that alone has called on it; null after a second one has. */
+  caller: string | undefined | null;
+  /** The last warning of its server, without secrets. */
   warned: string | undefined;
+  /** The end of what its program says on stderr, without secrets. */
+  printed: (() => string) | undefined;
 }
 
 export interface ConnectionSettings {
@@ -104,11 +108,29 @@ export class Connections {
       isRetired: false,
       session: ownSession,
       leftAt: performance.now(),
+      caller: undefined,
       warned: undefined,
+      printed: undefined,
     };
     line.client.catch(retire);
     this.#lines.set(key, line);
     return line;
+  }
+
+  /**
+   * What a server says besides, for the failure of a call: to the only session that has called, for
+   * it may be of any call before. Why it did not start is told to everybody.
+   *
+   * @param session  undefined for whoever asks before any session has called
+   */
+  saidOn(
+    { caller, warned, printed }: Line,
+    session: string | undefined,
+    isConnected: boolean,
+  ): string {
+    if (isConnected && caller !== session) return '';
+    const words = [warned, printed?.()].filter(Boolean).join('; ');
+    return words ? `; it said: ${words}` : '';
   }
 
   left(line: Line): void {
@@ -203,8 +225,7 @@ export class Connections {
       ({ params: { level, logger, data } }) => {
         line.heardAt = performance.now();
         this.#settings.onLog?.(level, /^[\w.-]{1,64}$/.test(logger ?? '') ? logger! : '');
-        // What sessions share says nothing of one to another.
-        if (line.session === undefined || !gravely.has(level)) return;
+        if (!gravely.has(level)) return;
         const words = typeof data === 'string' ? data : (JSON.stringify(data) ?? '');
         line.warned = withoutSecrets(words.replaceAll(/\s+/g, ' '), this.secretsOf(run)).slice(
           -200,
@@ -230,7 +251,7 @@ export class Connections {
         if (error instanceof ProtocolError) this.#answered.add(error);
         throw error;
       })) as Client['request'];
-    if (run.command) await this.#connectProgram(client, run);
+    if (run.command) await this.#connectProgram(client, run, line);
     else await this.#connectHttp(client, run);
     return client;
   }
@@ -262,7 +283,7 @@ export class Connections {
     return client.connect(transport(provider));
   }
 
-  async #connectProgram(client: Client, run: McpRun): Promise<void> {
+  async #connectProgram(client: Client, run: McpRun, line: Line): Promise<void> {
     const expand = (text: string) => this.#expand(text);
     const { transport, said } = programOf(
       run,
@@ -270,13 +291,13 @@ export class Connections {
       this.#settings.mark ?? {},
       this.secretsOf(run),
     );
+    line.printed = said;
     try {
       await client.connect(transport);
     } catch (error) {
       // It has said why, and perhaps a moment later than it ended.
       await new Promise((resolve) => setTimeout(resolve, 20));
-      const words = said();
-      throw words ? new Error(`${messageOf(error)}; it said: ${words}`, { cause: error }) : error;
+      throw error;
     }
   }
 }

@@ -43,9 +43,20 @@ export async function listed(
     if (error instanceof Refused) return refused('permanent', error.code, error.message);
     const untold = whyNoToken(error);
     if (untold) return refused('permanent', 'MCP_UNAUTHORIZED', `no token: ${untold.message}`);
+    // It may have said why a moment later than it ended.
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const said = connections.saidOn(line, undefined, isConnected);
     return isConnected
-      ? refused('transient', 'MCP_BROKEN', `its tools could not be listed: ${messageOf(error)}`)
-      : refused('transient', 'MCP_UNREACHABLE', `could not be reached: ${whyNotReached(error)}`);
+      ? refused(
+          'transient',
+          'MCP_BROKEN',
+          `its tools could not be listed: ${messageOf(error)}${said}`,
+        )
+      : refused(
+          'transient',
+          'MCP_UNREACHABLE',
+          `it could not be reached: ${whyNotReached(error)}${said}`,
+        );
   } finally {
     connections.left(line);
   }

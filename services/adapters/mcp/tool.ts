@@ -54,13 +54,15 @@ async function called(
 ): Promise<Outcome<unknown>> {
   const { tool } = job;
   const { timeoutMs } = job.spec;
+  const session = `${job.tenant} ${job.session}`;
   let line: Line;
   try {
-    line = connections.lineOf(run, `${job.tenant} ${job.session}`);
+    line = connections.lineOf(run, session);
   } catch (error) {
     return notBegun('transient', 'MCP_BUSY', `tool ${tool}: ${messageOf(error)}`);
   }
   line.calls += 1;
+  line.caller = line.caller === undefined || line.caller === session ? session : null;
   const from = performance.now();
   let client: Client | undefined;
   try {
@@ -71,7 +73,7 @@ async function called(
         return notBegun('permanent', error.code, `tool ${tool}: ${error.message}`);
       const untold = tokenRefusalOf(tool, error);
       if (untold) return untold;
-      const why = whyNotReached(error);
+      const why = `${whyNotReached(error)}${connections.saidOn(line, session, false)}`;
       return notBegun(
         'transient',
         'MCP_UNREACHABLE',
@@ -110,8 +112,7 @@ async function called(
     // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
     const isLate = performance.now() - from > timeoutMs - wedgedSlackMs;
     if (isLate && line.heardAt < from) await client?.ping({ timeout: pingMs }).catch(line.retire);
-    const said = line.warned ? `; its server said: ${line.warned}` : '';
-    const why = `${messageOf(error).slice(0, 200)}${said}`;
+    const why = `${messageOf(error).slice(0, 200)}${connections.saidOn(line, session, true)}`;
     return failed('transient', 'MCP_BROKEN', `tool ${tool}: the call broke off: ${why}`);
   } finally {
     connections.left(line);

@@ -10,7 +10,7 @@ import {
 } from '../../core/tools/placeholders.ts';
 import { CappedLines } from './capped-lines.ts';
 
-const lastWordsMax = 2_048; // of what a program says on stderr
+const lastWordsMax = 16_384; // of what a program says on stderr: runtimes print a stack after the reason
 
 /**
  * A program that is not started yet.
@@ -47,8 +47,15 @@ function lastWords(transport: StdioClientTransport, secrets: readonly string[]):
   transport.stderr?.on('data', (chunk: Buffer) => {
     said = (said + chunk.toString('utf8')).slice(-lastWordsMax);
   });
-  return () => withoutSecrets(said.replaceAll(/\s+/g, ' ').trim(), secrets).slice(-300);
+  return () => {
+    const lines = said.split(/\r?\n/).filter((line) => !isFrame(line));
+    return withoutSecrets(lines.join(' ').replaceAll(/\s+/g, ' ').trim(), secrets).slice(-300);
+  };
 }
+
+/** Where something was thrown, as Node prints it: after what was. */
+const isFrame = (line: string): boolean =>
+  /^\s+at \S|^\s*\^+\s*$|^node:internal\/|^Node\.js v\d|^\s*[{}],?\s*$/.test(line);
 
 export const addressOf = (url: string): URL => {
   const origin = originOf(url);

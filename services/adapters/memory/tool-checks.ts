@@ -5,7 +5,11 @@ export function memoryToolChecks(): ToolChecks {
   const checks = new Map<string, ToolCheck>();
   return {
     ask: async (questions) =>
-      [...checks].flatMap(([pool, check]) => check(questions.filter((one) => one.pool === pool))),
+      (
+        await Promise.all(
+          [...checks].map(([pool, check]) => check(questions.filter((one) => one.pool === pool))),
+        )
+      ).flat(),
     answer: (pool, check) => void checks.set(pool, check),
   };
 }

@@ -25,9 +25,11 @@ const questionsSchema = z.object({
 const troublesSchema = z
   .array(
     z.object({
+      kind: z.literal('model').optional(),
       tool: z.string().max(64),
       field: z.string().max(64),
       message: z.string().max(200),
+      isNote: z.boolean().optional(),
     }),
   )
   .max(1_000);
@@ -50,8 +52,11 @@ export function natsToolChecks({ connection, subjects }: Nats): ToolChecks {
     answer(pool, check) {
       hear(connection, subjects.check(pool), (message) => {
         const { success, data } = questionsSchema.safeParse(jsonOf(message.string()));
-        if (success)
-          connection.publish(subjects.checked(data.id), JSON.stringify(check(data.questions)));
+        if (!success) return;
+        void Promise.resolve(check(data.questions)).then((troubles) => {
+          if (!connection.isClosed())
+            connection.publish(subjects.checked(data.id), JSON.stringify(troubles));
+        });
       });
     },
   };

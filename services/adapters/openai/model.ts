@@ -46,6 +46,12 @@ export function openaiModel(
       doors.set(spec, door.slice(0, 32));
       return doors.get(spec);
     },
+    whyNot(spec) {
+      const found = settingsOf(spec, environment);
+      return found.ok
+        ? undefined
+        : found.failure.message.replace(`model ${spec.name}`, '').replace(/^:? /, '');
+    },
     async complete(spec, given, { signal, onText }) {
       const found = settingsOf(spec, environment);
       if (!found.ok) return found;

@@ -225,3 +225,37 @@ function unmeantIn(schema: unknown, dialect: string): string | undefined {
   }
   return undefined;
 }
+
+/** Words whose values are data, whatever stands in them. */
+const dataWords = new Set(['const', 'enum', 'default', 'example', 'examples']);
+/** Words whose fields are names, each with a schema. */
+const nameWords = new Set([
+  'properties',
+  'patternProperties',
+  '$defs',
+  'definitions',
+  'dependentSchemas',
+]);
+
+/**
+ * A schema of somebody else, without formats that nobody here knows: by the specification they say
+ * nothing of a value.
+ */
+export function withoutUnknownFormats(schema: Fields): Fields {
+  const { formats } = sharedOf(dialects[0]![1]);
+  const cleaned = (value: unknown, isNames: boolean): unknown => {
+    if (Array.isArray(value)) return value.map((one) => cleaned(one, false));
+    if (typeof value !== 'object' || value === null) return value;
+    const kept = Object.entries(value).filter(
+      ([word, one]) =>
+        isNames || word !== 'format' || typeof one !== 'string' || Object.hasOwn(formats, one),
+    );
+    return Object.fromEntries(
+      kept.map(([word, one]) => [
+        word,
+        !isNames && dataWords.has(word) ? one : cleaned(one, !isNames && nameWords.has(word)),
+      ]),
+    );
+  };
+  return cleaned(schema, false) as Fields;
+}

@@ -11,9 +11,13 @@ export interface ToolQuestion {
 }
 
 export interface ToolTrouble {
+  /** Of a Model it is the name that its document gives it. */
+  readonly kind?: 'model' | undefined;
   readonly tool: string;
   readonly field: string;
   readonly message: string;
+  /** Worth a look; it works all the same, or will. */
+  readonly isNote?: boolean | undefined;
 }
 
 export const questionOf = (

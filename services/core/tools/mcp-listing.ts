@@ -8,6 +8,7 @@
 import canonicalize from 'canonicalize';
 import { z } from 'zod';
 import { sha256 } from '../ids.ts';
+import { withoutUnknownFormats } from '../schema/json-schema.ts';
 
 const hintsSchema = z.object({
   readOnly: z.boolean().optional(),
@@ -45,10 +46,25 @@ const toldSchema = z.looseObject({
     .default({}),
 });
 
+const depthMax = 100; // of a tool with its schema
+
+/** Deeper than whoever reads it later may go. */
+function isDeep(value: unknown): boolean {
+  let level = [value];
+  for (let depth = 0; level.length > 0; depth += 1) {
+    if (depth > depthMax) return true;
+    level = level.flatMap((one) =>
+      typeof one === 'object' && one !== null ? Object.values(one) : [],
+    );
+  }
+  return false;
+}
+
 /** What a server told, each tool as it came, made one value: sorted, each name once. */
 export function listingOf(told: readonly unknown[]): Listing {
   const tools = new Map<string, ListedTool>();
   for (const one of told) {
+    if (isDeep(one)) continue;
     const { success, data } = toldSchema.safeParse(one);
     if (!success || tools.has(data.name)) continue;
     const { name, title, description, inputSchema, annotations } = data;
@@ -56,7 +72,7 @@ export function listingOf(told: readonly unknown[]): Listing {
     tools.set(name, {
       name,
       description: (description || title || name).toWellFormed().slice(0, descriptionMax),
-      input: inputSchema,
+      input: withoutUnknownFormats(inputSchema),
       hints: {
         ...(readOnlyHint === undefined ? {} : { readOnly: readOnlyHint }),
         ...(destructiveHint === undefined ? {} : { destructive: destructiveHint }),
