@@ -16,9 +16,15 @@ import {
   sendTo,
   setup,
   spawnChild,
+  stopChild,
 } from 'xstate';
 import type { TaskId, TenantId } from '../../services/core/ids.ts';
-import { unimplemented, unperformable } from '../../services/core/session/machine-walk.ts';
+import {
+  unfit,
+  unimplemented,
+  unknownNames,
+  unperformable,
+} from '../../services/core/session/machine-walk.ts';
 import { summaryOf } from '../../services/core/session/summary.ts';
 import { bundleOf, definitionOf, returned, Talk, task } from '../support/sessions.ts';
 
@@ -516,4 +522,183 @@ describe('events from outside', () => {
     before.say(task('{}'));
     expect(() => before.say(event('PAID'))).toThrow(/listens to events/);
   });
+});
+
+describe('found when the machine is loaded, and not after its payment', () => {
+  test.each<[string, AnyStateMachine, RegExp]>([
+    [
+      'a tool without an input',
+      inState({ invoke: { id: 't', src: 'tool' } }),
+      /a invokes tool, and its input does not fit/,
+    ],
+    [
+      'a model whose input is none',
+      machineOf(
+        { initial: 'a', states: { a: { invoke: { src: 'model', input: { promt: 'x' } } } } },
+        { actors: { model: fromPromise(async () => ({})) } },
+      ),
+      /invokes model, and its input does not fit/,
+    ],
+    [
+      'a delay without end',
+      inState({ entry: raise({ type: 'X' }, { delay: Number.POSITIVE_INFINITY }) }),
+      /waits for Infinity ms/,
+    ],
+    [
+      'a child with the name of what every object has',
+      inState({
+        entry: spawnChild('tool', { id: 'constructor', input: tool('x').input } as never),
+      }),
+      /a name that every object has/,
+    ],
+  ])('%s', (_what, machine, why) => {
+    expect(unfit(machine).join()).toMatch(why);
+  });
+
+  test('an input that is computed is seen when it is', () => {
+    expect(unfit(inState({ invoke: tool('t', { input: () => ({}) }) }))).toEqual([]);
+  });
+});
+
+test.each(['xstate.log', 'xstate.raise', 'xstate.emit', 'xstate.cancel', 'xstate.assign'])(
+  'a function under the name %s is refused by name, and is no defect',
+  (type) => {
+    const machine = machineOf(
+      {
+        initial: 'a',
+        states: {
+          a: {
+            invoke: tool('t', {
+              onDone: {
+                actions: enqueueActions(({ enqueue }) => enqueue(type as never)),
+                target: 'b',
+              },
+            }),
+          },
+          b: {},
+        },
+      },
+      { actions: { [type]: run } },
+    );
+    const talk = talkOf(machine);
+    talk.say(task('{}'));
+    talk.say(returned(talk.pendingOf('runTool') as never));
+    expect(talk.record?.status).toBe('failed');
+    expect(talk.record?.reason).toMatch(/MACHINE_UNSUPPORTED/);
+  },
+);
+
+describe('two children of one id', () => {
+  const spawns = spawnChild('tool', { id: 't', input: tool('t').input } as never);
+  test.each<[string, AnyStateMachine]>([
+    [
+      'a child with the id of an invoke that lives',
+      inState({ invoke: tool('t'), on: { X: { actions: spawns } } }),
+    ],
+    [
+      'an invoke with the id of a child that lives',
+      machineOf({
+        initial: 'a',
+        states: { a: { entry: spawns, on: { X: 'b' } }, b: { invoke: tool('t') } },
+      }),
+    ],
+    [
+      'a root that is entered anew without being left',
+      machineOf({ id: 'm', invoke: tool('t'), initial: 'a', states: { a: { on: { X: '#m' } } } }),
+    ],
+  ])('%s is refused by name from behaviour 5 on', (_what, machine) => {
+    const ends = (behaviour?: number) => {
+      const talk = talkOf(machine, behaviour);
+      talk.say(task('{}'));
+      talk.say({ kind: 'event', id: 'x1', from: 'acme' as TenantId, event: { type: 'X' } });
+      return talk.record;
+    };
+    const now = ends();
+    expect([now?.status, now?.reason]).toEqual([
+      'failed',
+      expect.stringMatching(/MACHINE_UNSUPPORTED: it starts t, and a child of that id lives/),
+    ]);
+    expect(ends(4)?.status).toBe('active');
+  });
+});
+
+test('an invoke with a systemId may be left within the step that began it', () => {
+  const machine = machineOf({
+    initial: 'a',
+    states: {
+      a: { on: { X: 'b' } },
+      b: { invoke: tool('t', { systemId: 's' }), always: 'c' },
+      c: { on: { Y: 'd' } },
+      d: { type: 'final' },
+    },
+  });
+  const at = (behaviour?: number) => {
+    const talk = talkOf(machine, behaviour);
+    talk.say(task('{}'));
+    talk.say({ kind: 'event', id: 'x1', from: 'acme' as TenantId, event: { type: 'X' } });
+    return talk.record?.status === 'active' ? talk.record?.value : talk.record?.reason;
+  };
+  expect(at()).toBe('c');
+  expect(at(4)).toContain('only invokes have one');
+});
+
+test('an invoke that a machine stops stays stopped, also after a restore, until its state is entered anew', () => {
+  const seen = assign({
+    children: ({ self }: { self: { getSnapshot(): { children: object } } }) =>
+      Object.keys(self.getSnapshot().children),
+  } as never);
+  const machine = machineOf({
+    context: { children: [] },
+    initial: 'a',
+    states: {
+      a: {
+        invoke: tool('t'),
+        on: { STOP: { actions: stopChild('t') }, LOOK: { actions: seen }, AGAIN: 'b' },
+      },
+      b: { on: { BACK: 'a' } },
+    },
+  });
+  const talk = talkOf(machine);
+  talk.say(task('{}'));
+  const tell = (type: string) => {
+    talk.say({
+      kind: 'event',
+      id: `${type}${talk.record?.version}`,
+      from: 'acme' as TenantId,
+      event: { type },
+    });
+    return (talk.record!.context as unknown as { children: unknown }).children;
+  };
+  expect(tell('LOOK')).toEqual(['t']);
+  tell('STOP');
+  expect(Object.values(talk.record?.pending ?? {})).toEqual([]);
+  expect(tell('LOOK')).toEqual([]);
+  tell('AGAIN');
+  tell('BACK');
+  expect(tell('LOOK')).toEqual(['t']);
+});
+
+test('tools and agents that stand there by name, and that its agent has not, are found when it is loaded', () => {
+  const asks = machineOf(
+    {
+      initial: 'a',
+      states: {
+        a: { invoke: { src: 'tool', input: { tool: 'recipt' } } },
+        b: { invoke: { src: 'agent', input: { agent: 'clerc', input: 'x' } } },
+        c: { invoke: { src: 'tool', input: () => ({ tool: 'computed' }) } },
+        d: { invoke: { src: 'human', input: { question: 'tool?' } } },
+      },
+    },
+    {
+      actors: Object.fromEntries(
+        ['tool', 'agent', 'human'].map((name) => [name, fromPromise(async () => ({}))]),
+      ),
+    },
+  );
+  const has = { tool: (name: string) => name === 'receipt', agent: () => false };
+  expect(unknownNames(asks, has)).toEqual([
+    'state a asks for the tool recipt, which its agent does not name',
+    'state b asks for the agent clerc, which its agent does not name',
+  ]);
+  expect(unknownNames(asks, { tool: () => true, agent: () => true })).toEqual([]);
 });

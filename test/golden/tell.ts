@@ -391,6 +391,17 @@ const stories: Readonly<Record<string, () => Promise<Teller>>> = {
     teller.say([returned(teller.one('runTool')), keyed('t2')]);
     return teller.say({ kind: 'resume', ...by });
   },
+  'a machine that stops its own invoke, and leaves another at once': async () => {
+    const teller = await Teller.of({ machine: 'stops.machine.ts' });
+    teller.say(task('{}'));
+    teller.say(heard('SEE', 'e1'));
+    teller.say(heard('STOP', 'e2'));
+    teller.say(heard('SEE', 'e3'));
+    teller.say(heard('NAME', 'e4'));
+    teller.say(heard('AGAIN', 'e5'));
+    teller.say(heard('SEE', 'e6'));
+    return teller.say(heard('GO', 'e7'));
+  },
   'fails: nobody handles the error': async () => {
     const teller = await Teller.of({ machine: 'fails.machine.ts' });
     teller.say(task('{}'));

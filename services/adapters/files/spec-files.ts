@@ -8,7 +8,12 @@ import { z } from 'zod';
 import { bounded } from '../../core/bounded.ts';
 import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
 import { catalogOf, type SourceDocument, type SpecProblem } from '../../core/session/catalog.ts';
-import { unimplemented, unperformable } from '../../core/session/machine-walk.ts';
+import {
+  unfit,
+  unimplemented,
+  unknownNames,
+  unperformable,
+} from '../../core/session/machine-walk.ts';
 import { documentSchema, type SpecDocument } from '../../core/session/specs.ts';
 import { serverHashOf } from '../../core/tools/mcp-server.ts';
 import type { Listings } from '../../ports/listings.ts';
@@ -252,7 +257,7 @@ async function built(
         continue;
       }
       if (document.kind === 'Agent' && document.spec.machine !== undefined) {
-        const seen = await lookAtMachine(document.spec.machine, directories, machines);
+        const seen = await lookAtMachine(document.spec, directories, machines);
         const { name } = document.metadata;
         const { found, flaws } = seen;
         for (const one of seen.files) files.add(one);
@@ -288,12 +293,14 @@ async function built(
 /** What a document's machine is: its module, or where no code of users runs, its hash. */
 type Found = Pick<SourceDocument, 'machineHash' | 'module'>;
 
+type AgentDocument = Extract<SpecDocument, { kind: 'Agent' }>['spec'];
+
 const flawsMax = 20; // of one machine, told at once
 const walkMs = 500; // over one machine: its objects may have code of users in them
 
 /** A user's own machine as it stands there, and why it cannot run durably. */
 async function lookAtMachine(
-  module: string,
+  { machine: module = '', tools, agents }: AgentDocument,
   directories: readonly string[],
   machines: Machines | undefined,
 ): Promise<{
@@ -322,8 +329,20 @@ async function lookAtMachine(
     const { hash, text: code } = bundled;
     files = bundled.files;
     const machine = await machines.load({ hash, text: code });
+    // Which tools a server has is known elsewhere: their names have two underscores.
+    const hasServers = tools.some((name) => name.includes('/'));
+    const has = {
+      tool: (name: string) => tools.includes(name) || (hasServers && name.includes('__')),
+      agent: (name: string) => (agents as readonly string[]).includes(name),
+    };
     const flaws = bounded(
-      () => [...unperformable(machine), ...unimplemented(machine)].slice(0, flawsMax),
+      () =>
+        [
+          ...unperformable(machine),
+          ...unimplemented(machine),
+          ...unfit(machine),
+          ...unknownNames(machine, has),
+        ].slice(0, flawsMax),
       walkMs,
     );
     return {

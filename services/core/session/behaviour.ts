@@ -8,6 +8,7 @@
  * | 2 | listed below |
  * | 3 | listed below |
  * | 4 | listed below |
+ * | 5 | listed below |
  *
  * 2: parallel children share what is left, and calls of a turn are counted first; a try that may
  * have been paid for costs its reservation; users' own machines have budgets; kept messages are
@@ -30,10 +31,15 @@
  * conversation is summarised by what will be sent and where a model refuses its length, and keeps its
  * last turns and the task's words; calls of models have deadlines that leave time for patience.
  *
+ * 5: of users' own machines: an invoke that a machine stops itself stays stopped; two children of one
+ * id at a time are refused by name, however they came about; an invoke with a systemId may be left
+ * within the step that began it; a name under which an event is sent to a child no longer means the
+ * timer of before.
+ *
  * A change of what a step decides gets the next number, except where the step crashed before.
  */
 /** Stamped into every bundle that a catalog makes now. */
-export const currentBehaviour = 4;
+export const currentBehaviour = 5;
 
 export const behaviourOf = (bundle: { readonly behaviour?: number | undefined }): number =>
   bundle.behaviour ?? 1;

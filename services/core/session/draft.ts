@@ -148,6 +148,7 @@ export function liveOf(draft: Draft): AnyMachineSnapshot {
       history: record.history,
       output: record.output,
       children: record.children,
+      stopped: record.stopped,
       nodes: record.nodes,
       waiting: new Set(Object.values(record.pending).map(({ invoke }) => invoke)),
     });

@@ -181,7 +181,17 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       return collect(undefined, () => machine.getInitialSnapshot(scope, input as never) as never);
     },
     transition: (snapshot, event) => collect(snapshot, () => transition(snapshot, event)),
-    restore: ({ value, context, status, output, history, children = [], waiting, nodes }) => {
+    restore: ({
+      value,
+      context,
+      status,
+      output,
+      history,
+      children = [],
+      stopped = [],
+      waiting,
+      nodes,
+    }) => {
       named.clear();
       const restored = machine.restoreSnapshot(
         {
@@ -201,7 +211,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
       const invokes = invokesIn(restored);
       const refs: Record<string, AnyActorRef> = {};
       for (const [id, { systemId }] of invokes)
-        refs[id] = childOf(id, waiting?.has(id) ? systemId : undefined);
+        if (!stopped.includes(id)) refs[id] = childOf(id, waiting?.has(id) ? systemId : undefined);
       for (const id of children) refs[id] ??= childOf(id);
       (restored as { children: object }).children = refs;
       return restored;

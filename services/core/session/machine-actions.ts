@@ -33,6 +33,15 @@ type Timer = SessionRecord['timers'][string];
 const childrenMax = 1_000; // that a machine has spawned and not stopped: their ids stand in its record
 const timersMax = 1_000; // of one session
 
+/** What the machine is, and by which rules its session decides. */
+interface Ground {
+  /** Invokes of the states that it is in now. */
+  readonly invokes: ReadonlySet<string>;
+  /** Does any of its states invoke a child of this id? */
+  readonly isInvoked: (id: string) => boolean;
+  readonly behaviour: number;
+}
+
 /** @throws Refused (MACHINE_UNSUPPORTED, MACHINE_NOT_JSON) */
 export function readActions(
   actions: readonly MachineAction[],
@@ -42,8 +51,9 @@ export function readActions(
     readonly pending: SessionRecord['pending'];
   },
   at: number,
-  invokes: ReadonlySet<string>,
+  ground: Ground,
 ): Acted {
+  const { invokes, behaviour } = ground;
   const timers = new Timers(before.timers, at);
   const spawned = new Map<string, Spawned>();
   const children = new Set(before.children);
@@ -55,9 +65,10 @@ export function readActions(
     mustBePerformable(action);
     switch (action.type) {
       case 'xstate.spawnChild': {
-        const child = spawnedOf(action.params, invokes);
-        if (living.has(child.id) && !invokes.has(child.id))
-          throw unsupported(`it spawns ${child.id}, and a child of that id lives`);
+        const child = spawnedOf(action.params, ground);
+        // Two of one id: the end of one would be told as the other's.
+        if (living.has(child.id) && (behaviour >= 5 || !invokes.has(child.id)))
+          throw unsupported(`it starts ${child.id}, and a child of that id lives`);
         living.add(child.id);
         spawned.set(child.id, child);
         if (!invokes.has(child.id)) children.add(child.id);
@@ -83,6 +94,7 @@ export function readActions(
         const { event, id, delay } = action.params as Sent;
         // What it sends to a child goes by, as with a promise; to itself at once was heard.
         if (delay !== undefined && action.target === 'itself') timers.set(event, delay, id);
+        else if (delay !== undefined && id !== undefined && behaviour >= 5) timers.rename(id);
         break;
       }
       case 'xstate.cancel':
@@ -126,8 +138,12 @@ interface Sent {
 const unsupported = (why: string) => new Refused('MACHINE_UNSUPPORTED', why);
 
 /** What `enqueueActions` asked for is known only now. */
-function mustBePerformable({ type, isImplemented }: MachineAction): void {
-  if (isPerformable(type)) return;
+function mustBePerformable({ type, params, isImplemented }: MachineAction): void {
+  // A function under the name of a built-in action comes without what that is made of.
+  const isBuiltin =
+    type === 'xstate.stopChild' ||
+    (isPerformable(type) && !isSilent(type) && typeof params === 'object' && params !== null);
+  if (isBuiltin) return;
   throw unsupported(
     isImplemented
       ? `the action ${type} is a function, which would never run; invoke a tool instead`
@@ -135,10 +151,14 @@ function mustBePerformable({ type, isImplemented }: MachineAction): void {
   );
 }
 
+/** Built-in actions that ask nothing of a host. */
+const isSilent = (type: string): boolean =>
+  type === 'xstate.assign' || type === 'xstate.enqueueActions';
+
 /** @throws Refused for what is no effect, or could not be told apart from others */
 function spawnedOf(
   params: unknown,
-  invokes: ReadonlySet<string>,
+  { invokes, isInvoked, behaviour }: Ground,
 ): Spawned & { readonly id: string } {
   const { id, src, input, actorRef, systemId } = params as {
     readonly id: unknown;
@@ -152,8 +172,12 @@ function spawnedOf(
     throw unsupported(`it starts ${name}; a durable machine starts model, tool, agent, human only`);
   if (id === undefined || !actorRef)
     throw unsupported(`it spawns ${name} without an id; its end could not be told`);
-  if (systemId !== undefined && !invokes.has(actorRef.id))
+  // A state may be left within the step that entered it.
+  const isOfState = invokes.has(actorRef.id) || (behaviour >= 5 && isInvoked(actorRef.id));
+  if (systemId !== undefined && !isOfState)
     throw unsupported(`it gives the child ${actorRef.id} a systemId; only invokes have one`);
+  if (behaviour >= 5 && actorRef.id in {})
+    throw unsupported(`it spawns ${actorRef.id}, a name that every object has`);
   if (actorRef._syncSnapshot)
     throw unsupported(`it listens to snapshots of ${actorRef.id}; an effect has only its end`);
   return { id: actorRef.id, src: src as string, input };
@@ -219,6 +243,11 @@ class Timers {
       order: this.#last,
       ...(id === undefined ? {} : { id }),
     };
+  }
+
+  /** Something that is no timer of the session is sent under this name: it means that from now on. */
+  rename(id: string): void {
+    forget(this.#timers, id);
   }
 
   cancel(id: string): void {

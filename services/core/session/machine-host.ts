@@ -63,6 +63,8 @@ export interface MachineDriver {
     history?: unknown;
     /** Ids of children that it spawned; those that its states invoke are found. */
     children?: readonly string[] | undefined;
+    /** Ids of invokes whose children it has stopped. */
+    stopped?: readonly string[] | undefined;
     /** Ids of invokes and children that have not ended. */
     waiting?: ReadonlySet<string | undefined>;
     /** Its states in the order in which it entered them. */

@@ -6,13 +6,16 @@
  * by the step, which fails its session before anything of that step leaves (machine-actions.ts).
  */
 import type { AnyStateMachine } from 'xstate';
+import { issuesOf } from '../errors.ts';
 import { own } from '../keyed.ts';
+import { invokeInputs } from './invoke-inputs.ts';
 import { invokable } from './machine-host.ts';
 
 interface Invoke {
   readonly id: string;
   readonly src: unknown;
   readonly onSnapshot?: unknown;
+  readonly input?: unknown;
 }
 
 /** A built-in action of XState is a function with a type and its parameters on it. */
@@ -111,6 +114,15 @@ function areTogether(one: Node, other: Node): boolean {
   return common === one || common === other || common?.type === 'parallel';
 }
 
+/** @returns whether any state of a machine invokes a child of an id */
+export function invokedBy(machine: AnyStateMachine): (id: string) => boolean {
+  let ids: ReadonlySet<string> | undefined;
+  return (id) => {
+    ids ??= new Set([...nodesOf(machine)].flatMap(({ invoke }) => invoke.map((one) => one.id)));
+    return ids.has(id);
+  };
+}
+
 /** @returns guards and delays that nothing implements: a transition that needs one throws */
 export function unimplemented(machine: AnyStateMachine): string[] {
   const { guards, delays } = machine.implementations as {
@@ -130,6 +142,52 @@ export function unimplemented(machine: AnyStateMachine): string[] {
         say(`waits for the delay ${delay}, which nothing implements`);
     }
   }
+  return [...found];
+}
+
+/**
+ * @returns what stands there and would fail when its state is reached. Told when a machine is loaded:
+ *          sessions that exist go on, and may never come there
+ */
+export function unfit(machine: AnyStateMachine): string[] {
+  const found = new Set<string>();
+  for (const node of nodesOf(machine)) {
+    const say = (what: string) => found.add(`state ${placeOf(node)} ${what}`);
+    for (const invoke of node.invoke) {
+      const problem = inputProblem(invoke);
+      if (problem) say(`invokes ${String(invoke.src)}, and its input does not fit: ${problem}`);
+    }
+    for (const action of actionsOf(node)) {
+      const { type, id, delay } = builtinOf(action, machine) ?? { type: '' };
+      if (typeof delay === 'number' && !Number.isFinite(delay))
+        say(`waits for ${delay} ms, which is no time`);
+      if (type === 'xstate.spawnChild' && typeof id === 'string' && id in {})
+        say(`spawns a child called ${id}, a name that every object has`);
+    }
+  }
+  return [...found];
+}
+
+/**
+ * @param has  what its agent has: tools and agents by name
+ * @returns tools and agents that stand there by name, and that its agent has not
+ */
+export function unknownNames(
+  machine: AnyStateMachine,
+  has: { readonly tool: (name: string) => boolean; readonly agent: (name: string) => boolean },
+): string[] {
+  const found = new Set<string>();
+  for (const node of nodesOf(machine))
+    for (const { src, input } of node.invoke) {
+      if (src !== 'tool' && src !== 'agent') continue;
+      const { [src]: name } = (typeof input === 'object' && input !== null ? input : {}) as {
+        readonly [kind: string]: unknown;
+      };
+      if (typeof name === 'string' && !has[src](name))
+        found.add(
+          `state ${placeOf(node)} asks for the ${src} ${name}, which its agent does not name`,
+        );
+    }
   return [...found];
 }
 
@@ -168,6 +226,13 @@ function inspectInvoke(invoke: Invoke, say: (what: string) => void): void {
   if (!isInvokable(invoke.src)) say(`invokes ${sourceName(invoke.src)}; ${sources}`);
   if (invoke.onSnapshot !== undefined)
     say(`listens to snapshots of ${invoke.id} (onSnapshot); an effect has only its end`);
+}
+
+/** Of an input that stands there; one that is computed is seen when it is. */
+function inputProblem({ src, input }: Invoke): string | undefined {
+  if (typeof input === 'function' || !isInvokable(src)) return undefined;
+  const { success, error } = invokeInputs[src as keyof typeof invokeInputs].safeParse(input);
+  return success ? undefined : issuesOf(error);
 }
 
 /** What an action is made of, by its name or as it stands there. */

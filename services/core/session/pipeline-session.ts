@@ -191,8 +191,8 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
   const { wall, ...timers } = draft.record.timers;
   let read: PipelineStep;
   try {
-    const { pending, children } = draft.record;
-    read = readTransition(moved, { pending, timers, children }, draft.around);
+    const { pending, children, stopped } = draft.record;
+    read = readTransition(moved, { pending, timers, children, stopped }, draft.around);
   } catch (error) {
     // At its beginning the task is refused as a whole; later the session fails, or its next wake would fail the same way for ever.
     if (!(error instanceof Refused) || draft.record.version === 1) throw error;
@@ -205,7 +205,15 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     settle(draft, id);
     settleBudget(draft, id, undefined);
   }
-  const { history: _1, forms: _2, children: _3, hears: _4, nodes: _5, ...rest } = draft.record;
+  const {
+    history: _1,
+    forms: _2,
+    children: _3,
+    hears: _4,
+    nodes: _5,
+    stopped: _6,
+    ...rest
+  } = draft.record;
   draft.record = {
     ...rest,
     value: read.value,
@@ -213,6 +221,7 @@ export function movePipeline(draft: Draft, moved: Transitioned): void {
     ...(read.history ? { history: read.history } : {}),
     ...(read.forms ? { forms: read.forms } : {}),
     ...(read.children ? { children: [...read.children] } : {}),
+    ...(read.stopped?.length ? { stopped: [...read.stopped] } : {}),
     ...(read.hears ? { hears: [...read.hears] } : {}),
     ...(read.nodes ? { nodes: [...read.nodes] } : {}),
     timers: { ...(wall ? { wall } : {}), ...read.timers },

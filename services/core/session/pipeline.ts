@@ -18,6 +18,7 @@ import { performedWithinMs } from '../tools/tool-spec.ts';
 import { approvalHash } from './approvals.ts';
 import { behaviourOf } from './behaviour.ts';
 import type { PendingEffect, ToldEffect } from './effects.ts';
+import { agentInput, humanInput, modelInput, toolInput } from './invoke-inputs.ts';
 import { type Acted, readActions, type Spawned } from './machine-actions.ts';
 import {
   heardIn,
@@ -29,24 +30,11 @@ import {
   type Transitioned,
 } from './machine-host.ts';
 import { exactly, type Forms, InvokeError } from './machine-state.ts';
-import { isInvokable, sourceName } from './machine-walk.ts';
+import { invokedBy, isInvokable, sourceName } from './machine-walk.ts';
 import { askedWithinMs } from './model-call.ts';
 import { nextId, type Surroundings } from './plan.ts';
 import type { PendingNote, SessionRecord } from './record.ts';
 import type { Bundle } from './specs.ts';
-
-const modelInput = z.union([
-  z.string(),
-  z.object({ prompt: z.string(), outputTokensMax: z.number().int().positive().optional() }),
-]);
-const toolInput = z.object({
-  tool: z.string(),
-  arguments: z.record(z.string(), z.unknown()).default({}),
-});
-const agentInput = z.object({ agent: z.string(), input: z.string() });
-const humanInput = z
-  .object({ question: z.string(), expiresMs: z.number().positive().optional() })
-  .or(z.string());
 
 export interface PipelineStep {
   readonly value: unknown;
@@ -60,6 +48,8 @@ export interface PipelineStep {
   readonly timers: Readonly<SessionRecord['timers']>;
   readonly forms?: Forms | undefined;
   readonly children?: readonly string[] | undefined;
+  /** Invokes of its states whose children it has stopped. */
+  readonly stopped?: readonly string[] | undefined;
   readonly hears?: readonly string[] | undefined;
   readonly nodes?: readonly string[] | undefined;
   readonly told: readonly ToldEffect[];
@@ -70,6 +60,7 @@ interface Before {
   readonly pending: SessionRecord['pending'];
   readonly timers: SessionRecord['timers'];
   readonly children?: readonly string[] | undefined;
+  readonly stopped?: readonly string[] | undefined;
 }
 
 /** Read what a transition did, and turn what it wants into effects and timers. */
@@ -108,6 +99,9 @@ export function readTransition(
     snapshot,
     told: acted.told,
     ...(isActive && acted.children.length > 0 ? { children: acted.children } : {}),
+    ...(isActive && behaviourOf(around.bundle) >= 5
+      ? { stopped: stoppedIn(acted, before.stopped, invokes) }
+      : {}),
     ...(isActive && behaviourOf(around.bundle) >= 4
       ? { hears: heardIn(snapshot), nodes: nodesIn(snapshot) }
       : {}),
@@ -115,12 +109,24 @@ export function readTransition(
   };
 }
 
+/** Invokes whose children stay stopped: their states go on, and have not begun them anew. */
+const stoppedIn = (
+  { stopped, spawned }: Acted,
+  before: readonly string[] = [],
+  invokes: ReadonlySet<string>,
+): string[] =>
+  [...new Set([...before, ...stopped])].filter((id) => invokes.has(id) && !spawned.has(id));
+
 /** What the machine did besides moving. Before behaviour 4 what could not be performed went by. */
 function actedIn({ actions, snapshot }: Transitioned, before: Before, around: Surroundings): Acted {
   if (behaviourOf(around.bundle) < 4) return actedBefore(actions, before, around);
   const invokes = snapshot.status === 'active' ? liveInvokes(snapshot) : new Set<string>();
   const { timers, children = [], pending } = before;
-  return readActions(actions, { timers, children, pending }, around.at, invokes);
+  return readActions(actions, { timers, children, pending }, around.at, {
+    invokes,
+    isInvoked: invokedBy(snapshot.machine),
+    behaviour: behaviourOf(around.bundle),
+  });
 }
 
 function actedBefore(

@@ -112,6 +112,10 @@ export const recordSchema = z.object({
     .array(z.string())
     .optional()
     .describe("of a user's own machine: ids of what it spawned beside its invokes"),
+  stopped: z
+    .array(z.string())
+    .optional()
+    .describe("of a user's own machine: invokes of its states whose children it has stopped"),
   budget: z
     .object({
       limits: limitsSchema,
