@@ -560,33 +560,38 @@ describe('found when the machine is loaded, and not after its payment', () => {
   });
 });
 
-test.each(['xstate.log', 'xstate.raise', 'xstate.emit', 'xstate.cancel', 'xstate.assign'])(
-  'a function under the name %s is refused by name, and is no defect',
-  (type) => {
-    const machine = machineOf(
-      {
-        initial: 'a',
-        states: {
-          a: {
-            invoke: tool('t', {
-              onDone: {
-                actions: enqueueActions(({ enqueue }) => enqueue(type as never)),
-                target: 'b',
-              },
-            }),
-          },
-          b: {},
+test.each([
+  'xstate.log',
+  'xstate.raise',
+  'xstate.sendTo',
+  'xstate.spawnChild',
+  'xstate.emit',
+  'xstate.cancel',
+  'xstate.assign',
+])('a function under the name %s is refused by name, and is no defect', (type) => {
+  const machine = machineOf(
+    {
+      initial: 'a',
+      states: {
+        a: {
+          invoke: tool('t', {
+            onDone: {
+              actions: enqueueActions(({ enqueue }) => enqueue(type as never)),
+              target: 'b',
+            },
+          }),
         },
+        b: {},
       },
-      { actions: { [type]: run } },
-    );
-    const talk = talkOf(machine);
-    talk.say(task('{}'));
-    talk.say(returned(talk.pendingOf('runTool') as never));
-    expect(talk.record?.status).toBe('failed');
-    expect(talk.record?.reason).toMatch(/MACHINE_UNSUPPORTED/);
-  },
-);
+    },
+    { actions: { [type]: run } },
+  );
+  const talk = talkOf(machine);
+  talk.say(task('{}'));
+  talk.say(returned(talk.pendingOf('runTool') as never));
+  expect(talk.record?.status).toBe('failed');
+  expect(talk.record?.reason).toMatch(/MACHINE_UNSUPPORTED/);
+});
 
 describe('two children of one id', () => {
   const spawns = spawnChild('tool', { id: 't', input: tool('t').input } as never);

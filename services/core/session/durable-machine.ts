@@ -165,7 +165,7 @@ export function durableDriverOf(given: AnyStateMachine): MachineDriver {
     for (let at = from; at < actions.length; at += 1) {
       const action = actions[at]!;
       if (action.type !== 'xstate.sendTo') continue;
-      const { to } = action.params as { to?: { _parent?: unknown } };
+      const { to } = (action.params ?? {}) as { to?: { _parent?: unknown } };
       const target = to === self ? 'itself' : to?._parent === self ? 'child' : 'other';
       actions[at] = { ...action, target };
     }
