@@ -10,45 +10,30 @@
  */
 import { isForAnother, Later, messageOf, Refused } from '../core/errors.ts';
 import { type EffectId, type ShardId, shardOf } from '../core/ids.ts';
-import { jsonOf } from '../core/json.ts';
-import { own } from '../core/keyed.ts';
 import { limits } from '../core/limits.ts';
 import { patiently } from '../core/patience.ts';
 import { modelPool } from '../core/pools.ts';
-import { isCheckedAtOnce } from '../core/schema/cost.ts';
 import { behaviourOf } from '../core/session/behaviour.ts';
-import {
-  condensed,
-  inPromptOrder,
-  lengthOf,
-  summaryWith,
-  taskIn,
-  transcript,
-} from '../core/session/condensed.ts';
-import type { Entry } from '../core/session/conversation.ts';
+import { lengthOf } from '../core/session/condensed.ts';
 import type { CallModel } from '../core/session/effects.ts';
-import type { Message, ModelReply } from '../core/session/messages.ts';
-import {
-  askedWithinMs,
-  contextLimitOf,
-  fixedBytesOf,
-  isSummary,
-} from '../core/session/model-call.ts';
-import type { Bundle, TenantSpec } from '../core/session/specs.ts';
-import { delegateTool } from '../core/session/tool-calls.ts';
+import type { Message } from '../core/session/messages.ts';
+import { askedWithinMs } from '../core/session/model-call.ts';
+import type { TenantSpec } from '../core/session/specs.ts';
 import { type Failure, failed } from '../core/tools/job.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';
 import type { Doors } from '../ports/doors.ts';
 import type { Effects, Taken, Taking } from '../ports/effects.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
-import type { Charge, Model, Prompt, RateLimits } from '../ports/performers.ts';
+import type { Charge, Model, RateLimits } from '../ports/performers.ts';
 import type { SchemaChecks } from '../ports/schema-checks.ts';
 import type { ModelCalls } from '../ports/session-store.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import type { Tokens } from '../ports/tokens.ts';
 import { askAll, CallSpending } from './asking.ts';
 import { ModelDoors } from './doors.ts';
+import { promptOf } from './prompt.ts';
+import { asHeard, checksOf, replyThatFits, summaryOf } from './reply.ts';
 import { PromptRoom } from './room.ts';
 import { Watched } from './watched.ts';
 
@@ -356,35 +341,6 @@ async function perform(
   }
 }
 
-/** One that is larger than a message may be counts as cut off at its length: what it cost is told, and the model is asked to be brief. */
-function replyThatFits<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish' | 'thought'>>(
-  reply: Reply,
-): Reply {
-  const characters = reply.calls.reduce(
-    (sum, { arguments: args }) => sum + args.length,
-    reply.content.length + (reply.thought?.text.length ?? 0),
-  );
-  if (characters * 6 < limits.replyBytesMax) return reply; // JSON makes six bytes of one at the most
-  const bytes = Buffer.byteLength(JSON.stringify([reply.content, reply.calls, reply.thought]));
-  if (bytes <= limits.replyBytesMax) return reply;
-  const { thought: _, ...rest } = reply;
-  const cut = { content: reply.content.slice(0, 1_000), calls: [], finish: 'length' };
-  return { ...(rest as Reply), ...cut };
-}
-
-/**
- * Sessions before behaviour 3 know no refusal and no filter: they are told of an empty answer, or
- * of one that was cut, as ever, and ask again. They would take the words for an answer.
- */
-function asHeard<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish'>>(
-  reply: Reply,
-  behaviour: number,
-): Reply {
-  if (behaviour >= 3) return reply;
-  if (reply.finish === 'refusal') return { ...reply, content: '', finish: 'stop' };
-  return reply.finish === 'content_filter' ? { ...reply, finish: 'length' } : reply;
-}
-
 /** However long the log is away: handed back to the queue, the call would be made, and paid for, again. */
 const mail = (
   { id, tenant, session }: CallModel,
@@ -428,127 +384,4 @@ async function throttle(
     Math.min(refusal.waitMs, 5_000) + Math.random() * 500,
     false,
   );
-}
-
-const checksWithinMs = 5_000; // of all calls of one reply: beyond it they are too costly
-
-/** Arguments that no step checks itself are checked here, beside the event loop. */
-async function checksOf(
-  tenant: string,
-  calls: ModelReply['calls'],
-  { tools, ...bundle }: Bundle,
-  { checks, clock }: Pick<GatewayPorts, 'checks' | 'clock'>,
-): Promise<Pick<ModelReply, 'checks'>> {
-  if (!checks || behaviourOf(bundle) < 4) return {};
-  const found: NonNullable<ModelReply['checks']> = [];
-  const until = clock.now() + checksWithinMs;
-  for (const [index, { name, arguments: text }] of calls.entries()) {
-    const input = own(tools, name)?.input;
-    if (!input || isCheckedAtOnce(input, text.length) || jsonOf(text) === undefined) continue;
-    const verdict =
-      clock.now() > until
-        ? { isTooCostly: true as const }
-        : await checks.check(tenant, input, text);
-    found.push(
-      verdict.isTooCostly
-        ? {
-            call: index,
-            code: 'ARGUMENTS_TOO_COSTLY',
-            problem: 'to check them takes too long; send less at once',
-          }
-        : { call: index, problem: verdict.problem ?? '' },
-    );
-  }
-  return found.length > 0 ? { checks: found } : {};
-}
-
-/**
- * A summary has the task's own words before it. Where a model was asked for one and called a tool,
- * said nothing or was cut, the conversation itself is told, shortened: it must not stay too long.
- */
-function summaryOf<Reply extends Pick<ModelReply, 'content' | 'calls' | 'finish' | 'thought'>>(
-  reply: Reply,
-  { purpose }: CallModel,
-  bundle: Bundle,
-  stored: readonly Entry[],
-): Reply {
-  if (purpose !== 'summary' || behaviourOf(bundle) < 4) return reply;
-  const entries = inPromptOrder(stored);
-  const task = taskIn(entries);
-  if (isSummary(reply)) return { ...reply, content: summaryWith(task, reply.content) };
-  const { thought: _, ...rest } = reply;
-  const told = transcript(entries, contextLimitOf(bundle));
-  return { ...(rest as Reply), content: summaryWith(task, told), calls: [], finish: 'stop' };
-}
-
-const charactersPerToken = 3; // of a conversation that is to be summarised: below what most have
-
-/** What has grown too long is cut where it is to be summarised, so that the request fits. */
-function toSummarise(
-  bundle: Bundle,
-  entries: readonly Entry[],
-  isTooLong: boolean,
-): readonly Entry[] {
-  if (behaviourOf(bundle) < 4) return entries;
-  // It was refused as it is: half of it may fit, whatever its documents say of the window.
-  const half = isTooLong ? Math.floor(lengthOf(entries) / 2) : Number.MAX_SAFE_INTEGER;
-  const room = contextLimitOf(bundle) * charactersPerToken - fixedBytesOf(bundle);
-  return condensed(entries, Math.min(half, Math.max(contextLimitOf(bundle), room)));
-}
-
-function promptOf(effect: CallModel, bundle: Bundle, stored: readonly Entry[]): Prompt {
-  const { agent } = bundle;
-  const entries = inPromptOrder(stored);
-  const common = {
-    temperature: agent.temperature,
-    outputTokensMax: effect.outputTokensMax,
-    traceparent: effect.traceparent,
-  };
-  if (effect.purpose === 'input')
-    return {
-      ...common,
-      instructions: agent.instructions,
-      entries: [{ role: 'user', content: effect.prompt ?? '' }],
-      tools: [],
-    };
-  if (effect.purpose === 'summary') {
-    const ask: Entry = {
-      role: 'user',
-      content:
-        'Summarise this conversation for yourself: the task, what is known, what was done with which result, what remains. Keep every id and amount. Do not call a tool.',
-    };
-    // Some refuse a conversation with calls where the request names no tools.
-    const tools = toolsOf(bundle);
-    const { instructions } = agent;
-    const shown = toSummarise(bundle, entries, effect.isTooLong === true);
-    return { ...common, instructions, entries: [...shown, ask], tools, isSummary: true };
-  }
-  return { ...common, instructions: agent.instructions, entries, tools: toolsOf(bundle) };
-}
-
-const toolsByBundle = new WeakMap<Bundle, Prompt['tools']>();
-function toolsOf(bundle: Bundle): Prompt['tools'] {
-  let tools = toolsByBundle.get(bundle);
-  if (!tools) {
-    const names = Object.keys(bundle.agents);
-    const delegate = {
-      name: delegateTool,
-      description: `Give a task to another agent and wait for its answer. ${names.map((name) => `${name}: ${bundle.agents[name]!.description}`).join('; ')}`,
-      input: {
-        type: 'object',
-        properties: { agent: { type: 'string', enum: names }, input: { type: 'string' } },
-        required: ['agent', 'input'],
-      },
-    };
-    tools = [
-      ...Object.entries(bundle.tools).map(([name, { description, input }]) => ({
-        name,
-        description,
-        input,
-      })),
-      ...(names.length > 0 ? [delegate] : []),
-    ];
-    toolsByBundle.set(bundle, tools);
-  }
-  return tools;
 }

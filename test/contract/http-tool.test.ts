@@ -2,7 +2,7 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { fillUrl } from '../../services/adapters/http/template.ts';
 import { httpRunner } from '../../services/adapters/http/tool.ts';
 import { troublesOf } from '../../services/core/tools/environment-check.ts';

@@ -5,7 +5,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
 import { catalogOf } from '../../services/core/session/catalog.ts';
 import { questionOf, troublesOf } from '../../services/core/tools/environment-check.ts';

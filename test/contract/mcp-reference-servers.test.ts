@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
 import { compiledSchema } from '../../services/core/schema/json-schema.ts';
 import { type McpServerSpec, runOf, toolsOf } from '../../services/core/tools/mcp-server.ts';

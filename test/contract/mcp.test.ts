@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { CappedLines } from '../../services/adapters/mcp/capped-lines.ts';
 import { type McpRunner, mcpRunner } from '../../services/adapters/mcp/tool.ts';
 import { mcpRunSchema } from '../../services/core/tools/mcp-run.ts';

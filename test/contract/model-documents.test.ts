@@ -4,7 +4,7 @@ import { createServer, type IncomingHttpHeaders, type ServerResponse } from 'nod
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { openaiModel } from '../../services/adapters/openai/model.ts';
 import { costMicrosOf } from '../../services/core/budget/budget.ts';

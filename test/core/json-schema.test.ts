@@ -1,6 +1,6 @@
 /** Arguments of tools are checked as their schema says, or the Tool is refused; and nobody waits for it. */
 import { describe, expect, test } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { threadedChecks } from '../../services/adapters/threads/schema-checks.ts';
 import { isCheckedAtOnce, weightOf } from '../../services/core/schema/cost.ts';
 import { compiledSchema } from '../../services/core/schema/json-schema.ts';

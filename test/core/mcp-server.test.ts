@@ -1,6 +1,7 @@
 /** An McpServer as a document: its tools by pattern, what its hints may change, and what is refused. */
 import { describe, expect, test } from 'vitest';
-import { parseSpecs, specsOf } from '../../services/adapters/files/spec-files.ts';
+import { specsOf } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { limits } from '../../services/core/limits.ts';
 import { catalogOf } from '../../services/core/session/catalog.ts';
 import { bundleSchema, type SpecDocument } from '../../services/core/session/specs.ts';

@@ -1,6 +1,6 @@
 /** Operators who act at the same time: each is told what became of it. */
 import { afterEach, describe, expect, test, vi } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { currentBehaviour } from '../../services/core/session/behaviour.ts';
 import { catalogOf } from '../../services/core/session/catalog.ts';

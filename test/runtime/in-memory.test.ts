@@ -1,7 +1,7 @@
 /** The real services over the in-memory adapters, in one process: what `make play` runs. */
 
 import { afterEach, describe, expect, test } from 'vitest';
-import { parseSpecs } from '../../services/adapters/files/spec-files.ts';
+import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { systemClock } from '../../services/adapters/observability/clock.ts';
 import { type SessionId, shardOf, type TenantId } from '../../services/core/ids.ts';
 import { catalogOf } from '../../services/core/session/catalog.ts';

@@ -1,24 +1,13 @@
-/** Agents, tools, models and tenants from YAML texts: a folder's, or any other source's. What is wrong names file, line and field; the rest stands. */
-import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
-import { join, relative, resolve } from 'node:path';
-import { LineCounter, parseAllDocuments } from 'yaml';
-import { z } from 'zod';
-import { bounded } from '../../core/bounded.ts';
-import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
+import { join, relative } from 'node:path';
+import { messageOf } from '../../core/errors.ts';
 import { catalogOf, type SourceDocument, type SpecProblem } from '../../core/session/catalog.ts';
-import {
-  unfit,
-  unimplemented,
-  unknownNames,
-  unperformable,
-} from '../../core/session/machine-walk.ts';
-import { documentSchema, type SpecDocument } from '../../core/session/specs.ts';
 import { serverHashOf } from '../../core/tools/mcp-server.ts';
 import type { Listings } from '../../ports/listings.ts';
 import type { Machines } from '../../ports/machines.ts';
 import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.ts';
+import { type Found, lookAtMachine } from './machine-look.ts';
+import { parseSpecs } from './spec-parser.ts';
 import { WatchedFiles } from './watched-files.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
@@ -207,12 +196,6 @@ export const loadSpecs = (directory: string, machines?: Machines): Promise<Loade
 const namesIn = (text: string): string[] =>
   [...text.matchAll(/\bname['"]?\s*:\s*['"]?([A-Za-z0-9_-]+)/g)].map(([, name]) => name!);
 
-/** A module that a spec names: that of the first folder that has it. */
-export function moduleIn(directories: readonly string[], module: string): string {
-  const paths = directories.map((directory) => resolve(directory, module));
-  return paths.find((path) => existsSync(path)) ?? paths[0] ?? resolve(module);
-}
-
 const isWrong = ({ isNote }: SpecProblem): boolean => !isNote;
 
 const fileOf = ({ file }: SpecProblem): string => file.replace(/:\d+$/, '');
@@ -288,153 +271,4 @@ async function built(
   for (const key of goodMachines.keys()) if (!seenMachines.has(key)) goodMachines.delete(key);
   const built = catalogOf(documents, refused, homes);
   return { ...built, problems: [...problems, ...built.problems], files, kept };
-}
-
-/** What a document's machine is: its module, or where no code of users runs, its hash. */
-type Found = Pick<SourceDocument, 'machineHash' | 'module'>;
-
-type AgentDocument = Extract<SpecDocument, { kind: 'Agent' }>['spec'];
-
-const flawsMax = 20; // of one machine, told at once
-const walkMs = 500; // over one machine: its objects may have code of users in them
-
-/** A user's own machine as it stands there, and why it cannot run durably. */
-async function lookAtMachine(
-  { machine: module = '', tools, agents }: AgentDocument,
-  directories: readonly string[],
-  machines: Machines | undefined,
-): Promise<{
-  readonly found: Found;
-  readonly flaws: string[];
-  readonly files: readonly string[];
-}> {
-  const path = moduleIn(directories, module);
-  let text: Buffer;
-  try {
-    text = await readFile(path);
-  } catch {
-    return {
-      found: {},
-      flaws: [`there is no file ${module} in ${directories.join(', ')}`],
-      files: [path],
-    };
-  }
-  if (!machines) {
-    const machineHash = createHash('sha256').update(text).digest('hex').slice(0, 16);
-    return { found: { machineHash }, flaws: [], files: [path] };
-  }
-  let files: readonly string[] = [path];
-  try {
-    const bundled = await machines.bundle(path);
-    const { hash, text: code } = bundled;
-    files = bundled.files;
-    const machine = await machines.load({ hash, text: code });
-    // Which tools a server has is known elsewhere: their names have two underscores.
-    const hasServers = tools.some((name) => name.includes('/'));
-    const has = {
-      tool: (name: string) => tools.includes(name) || (hasServers && name.includes('__')),
-      agent: (name: string) => (agents as readonly string[]).includes(name),
-    };
-    const flaws = bounded(
-      () =>
-        [
-          ...unperformable(machine),
-          ...unimplemented(machine),
-          ...unfit(machine),
-          ...unknownNames(machine, has),
-        ].slice(0, flawsMax),
-      walkMs,
-    );
-    return {
-      found: { module: { hash, text: code } },
-      flaws: flaws.map((flaw) => `${module}: ${flaw}`),
-      files,
-    };
-  } catch (error) {
-    // Whatever users wrote there is a flaw of their document, and of no other.
-    if (error instanceof Unavailable) throw error;
-    const details = error instanceof Refused ? error.details : {};
-    const { files: wrong = [] } = details as { files?: readonly string[] };
-    const why = messageOf(error).split('\n')[0]!.slice(0, 300);
-    return { found: {}, flaws: [`${module}: ${why}`], files: [...files, ...wrong] };
-  }
-}
-
-export interface ParsedSpec {
-  readonly document: SpecDocument | undefined;
-  readonly problems: SpecProblem[];
-  /** Kind and name of a document that is refused, as far as they can be read. */
-  readonly named?: string | undefined;
-  readonly lineOf?: SourceDocument['lineOf'];
-}
-
-const headSchema = z.object({ kind: z.string(), metadata: z.object({ name: z.string() }) });
-
-/** Parse the YAML documents of one file, each for itself. */
-export function parseSpecs(text: string, file: string): ParsedSpec[] {
-  const lines = new LineCounter();
-  return [...parseAllDocuments(text, { lineCounter: lines, prettyErrors: true })].flatMap(
-    (yaml): ParsedSpec[] => {
-      if ('empty' in yaml) return [];
-      if (yaml.errors.length > 0) {
-        return [
-          {
-            document: undefined,
-            problems: yaml.errors.map((error) => ({
-              file: `${file}:${error.linePos?.[0].line ?? 1}`,
-              field: '',
-              message: error.message.split('\n')[0]!,
-            })),
-          },
-        ];
-      }
-      let value: unknown;
-      try {
-        value = yaml.toJS();
-      } catch (error) {
-        // An alias without its anchor, or too many of them.
-        const line = yaml.contents?.range ? lines.linePos(yaml.contents.range[0]).line : 1;
-        return [
-          {
-            document: undefined,
-            problems: [
-              { file: `${file}:${line}`, field: '', message: messageOf(error).split('\n')[0]! },
-            ],
-          },
-        ];
-      }
-      if (value === null) return [];
-      const lineOf = (path: readonly PropertyKey[]): number => {
-        const node = nearest(yaml, path);
-        return node?.range ? lines.linePos(node.range[0]).line : 1;
-      };
-      const parsed = documentSchema.safeParse(value);
-      if (parsed.success) return [{ document: parsed.data, problems: [], lineOf }];
-      const head = headSchema.safeParse(value);
-      return [
-        {
-          document: undefined,
-          ...(head.success ? { named: `${head.data.kind} ${head.data.metadata.name}` } : {}),
-          problems: parsed.error.issues.map(({ path, message }) => ({
-            file: `${file}:${lineOf(path)}`,
-            field: path.join('.'),
-            message,
-          })),
-        },
-      ];
-    },
-  );
-}
-
-/** The YAML node of a path, or of the longest part of it that is there. */
-function nearest(
-  yaml: { getIn(path: Iterable<unknown>, keepScalar?: boolean): unknown },
-  path: readonly PropertyKey[],
-): { range?: [number, number, number] | null } | undefined {
-  for (let length = path.length; length >= 0; length -= 1) {
-    const node = yaml.getIn(path.slice(0, length), true);
-    if (node && typeof node === 'object' && 'range' in node)
-      return node as { range?: [number, number, number] };
-  }
-  return undefined;
 }
