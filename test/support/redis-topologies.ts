@@ -9,6 +9,8 @@ import { eventually } from './eventually.ts';
 
 interface Node {
   readonly port: number;
+  /** Where nodes of a cluster talk to each other; its own, for port + 10000 may be taken, or none. */
+  readonly busPort: number;
   readonly running: Running;
 }
 
@@ -32,21 +34,28 @@ class Servers {
   }
 
   async start(config: readonly string[], isSentinel = false): Promise<Node> {
-    const port = await freePort();
+    const [port, busPort] = [await freePort(), await freePort()];
+    const isClustered = config.includes('cluster-enabled yes');
     this.#count += 1;
     const folder = join(this.folder, String(this.#count));
     mkdirSync(folder);
     const file = join(folder, 'redis.conf');
     writeFileSync(
       file,
-      `${['bind 127.0.0.1', `port ${port}`, `dir ${folder}`, ...config].join('\n')}\n`,
+      `${[
+        'bind 127.0.0.1',
+        `port ${port}`,
+        `dir ${folder}`,
+        ...(isClustered ? [`cluster-port ${busPort}`] : []),
+        ...config,
+      ].join('\n')}\n`,
     );
     const running = startProcess({
       name: `redis-${this.#count}`,
       command: [serverPrograms().redis, file, ...(isSentinel ? ['--sentinel'] : [])],
       logs: this.folder,
     });
-    const node = { port, running };
+    const node = { port, busPort, running };
     this.nodes.push(node);
     await this.ask(port, (redis) => redis.ping());
     return node;
@@ -144,8 +153,10 @@ export async function startCluster(): Promise<Topology & { freezeReplicas(): voi
   const nodes: Node[] = [];
   for (let count = 0; count < 6; count += 1) nodes.push(await servers.start(config));
   const [first] = nodes as [Node];
-  for (const { port } of nodes.slice(1))
-    await servers.ask(first.port, (redis) => redis.cluster('MEET', '127.0.0.1', port));
+  for (const { port, busPort } of nodes.slice(1))
+    await servers.ask(first.port, (redis) =>
+      redis.call('CLUSTER', 'MEET', '127.0.0.1', port, busPort),
+    );
   const bounds = [0, 5_461, 10_923, 16_384];
   for (let index = 0; index < 3; index += 1)
     await servers.ask(nodes[index]!.port, (redis) =>
