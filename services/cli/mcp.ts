@@ -141,9 +141,9 @@ function changeText({ name, held, change, heldTools }: ServerDetail): string {
     ...list('new', change.added),
     ...list('gone', change.removed),
     ...list('changed', change.changed),
-    ...heldTools.flatMap(({ tool, description, input }) => [
+    ...heldTools.flatMap(({ tool, description, input, before, now }) => [
       '',
-      escapedLine(tool),
+      `${escapedLine(tool)}  ${before ? `${words(before)} -> ` : ''}${now ? words(now) : 'left out'}`,
       indented(escaped(description)),
       indented(escaped(JSON.stringify(input))),
     ]),

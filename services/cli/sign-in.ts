@@ -13,7 +13,8 @@ export async function login(name: string, { ask, tell, note, print, options }: T
   if (!begun) return;
   if (begun.url === null) return print({ server: name }, () => `${name}: nothing to sign in to`);
   const back = redirectOf(begun.url);
-  const hearing = await listen(back);
+  const state = new URL(begun.url).searchParams.get('state');
+  const hearing = await listen(back, state);
   try {
     if (options().output === 'json') note(`sign in: ${begun.url}`);
     else tell(`Open this in a browser, and sign in:\n\n  ${begun.url}\n`);
@@ -55,7 +56,10 @@ function redirectOf(url: string): URL {
 }
 
 /** @returns undefined where the address cannot be listened at */
-function listen(back: URL): Promise<{ server: Server; heard: Promise<string> } | undefined> {
+function listen(
+  back: URL,
+  state: string | null,
+): Promise<{ server: Server; heard: Promise<string> } | undefined> {
   let hear: (callback: string) => void;
   const heard = new Promise<string>((resolve) => {
     hear = resolve;
@@ -63,7 +67,9 @@ function listen(back: URL): Promise<{ server: Server; heard: Promise<string> } |
   const server = createServer((request, response) => {
     const url = new URL(request.url ?? '/', back);
     response.setHeader('content-type', 'text/plain; charset=utf-8');
-    if (url.pathname !== back.pathname) return response.writeHead(404).end('not here\n');
+    // Any page may lead a browser here: only the sign-in that was begun counts.
+    const isOurs = url.pathname === back.pathname && url.searchParams.get('state') === state;
+    if (!isOurs) return response.writeHead(404).end('not here\n');
     response.end('This window can be closed: the terminal says how it went.\n');
     hear(url.href);
   });

@@ -26,6 +26,7 @@ import { serveEgress } from '../adapters/sandbox/egress.ts';
 import { sandboxRunner } from '../adapters/sandbox/tool.ts';
 import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import { troublesOf } from '../core/tools/environment-check.ts';
+import { documentEnvironment } from '../core/tools/placeholders.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { builtinRunner, builtinTools } from './builtin.ts';
 import { sealed } from './sealed.ts';
@@ -54,8 +55,9 @@ await runService(async (started) => {
       : await serveEgress({ ...settings.egress, telemetry });
   started({ name: 'egress', stop: async () => egress?.stop() });
   const watchdog = startWatchdog();
+  const environment = documentEnvironment(process.env);
   const mcp = mcpRunner({
-    environment: process.env,
+    environment,
     mark: watchdog.mark,
     credentials: sealed(
       natsCredentials(nats, settings.pool),
@@ -67,7 +69,7 @@ await runService(async (started) => {
   });
   const runners = [
     builtinRunner(builtinTools(settings.files)),
-    httpRunner(process.env),
+    httpRunner(environment),
     mcp,
     await processRunner({ scratch: settings.scratch, instance: settings.instance, watchdog }),
     sandboxRunner({ sandboxes, workspaces: natsWorkspaces(nats), telemetry, egress }, idleMs),
@@ -105,7 +107,7 @@ await runService(async (started) => {
     list: ({ run }, signal) => mcp.list(run, signal),
     signIn: ({ run }, callback) => mcp.signIn(run, callback),
   });
-  natsToolChecks(nats).answer(settings.pool, (questions) => troublesOf(questions, process.env));
+  natsToolChecks(nats).answer(settings.pool, (questions) => troublesOf(questions, environment));
   const gauge = systemClock.every(1_000, () => {
     telemetry.gauge('inFlight', taking.inFlight());
     telemetry.gauge('clockAhead', clock.aheadMs() / 1_000);

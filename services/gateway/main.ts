@@ -22,6 +22,7 @@ import { redisModelCalls } from '../adapters/redis/session-store.ts';
 import { threadedChecks } from '../adapters/threads/schema-checks.ts';
 import { limits } from '../core/limits.ts';
 import { modelPool } from '../core/pools.ts';
+import { documentEnvironment } from '../core/tools/placeholders.ts';
 import type { Telemetry } from '../ports/telemetry.ts';
 import { promptBytesOf } from './room.ts';
 import { modelTroubles } from './troubles.ts';
@@ -69,7 +70,7 @@ await runService(async (started) => {
   started({ name: 'clock', stop: () => clock.stop() });
   const checks = threadedChecks();
   started({ name: 'checks', stop: () => checks.stop() });
-  const model = openaiModel(process.env, clock);
+  const model = openaiModel(documentEnvironment(process.env), clock);
   const doors = redisDoors(store, settings.prefix, () => clock.now());
   const taking = await startGateway(
     settings.instance,

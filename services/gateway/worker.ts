@@ -213,17 +213,41 @@ const failedMessage = (
   ...(spending ? { spent: spending.paid } : {}),
 });
 
-/** @param begun  is given the spending as soon as something may have been paid */
+/** Waits until there is room for its prompt. @param begun  is given the spending as soon as something may have been paid */
 async function perform(
+  effect: CallModel,
+  taken: Taken,
+  begun: { spending?: CallSpending },
+  self: Self,
+  ports: GatewayPorts,
+): Promise<boolean> {
+  const { room } = self;
+  await room.turn();
+  let length: number | undefined;
+  const onRead = (read: number) => {
+    length = read;
+    room.read(read);
+  };
+  try {
+    return await performNow(effect, taken, begun, onRead, self, ports);
+  } finally {
+    if (length === undefined) room.read(0);
+    room.leave(length ?? 0);
+  }
+}
+
+async function performNow(
   effect: CallModel,
   { signal, isRedelivered }: Taken,
   begun: { spending?: CallSpending },
+  onRead: (length: number) => void,
   self: Self,
   ports: GatewayPorts,
 ): Promise<boolean> {
   const { calls, shards, telemetry } = ports;
   const { gateway, claimed } = self;
   const shard = shardOf(effect.tenant, effect.session, shards);
+  if (signal.aborted) return false;
   const asked = ports.clock.now();
   const claim = await calls.claim(
     { shard, session: effect.session, effect: effect.id, from: effect.from, to: effect.to },
@@ -237,6 +261,7 @@ async function perform(
 
   const from = performance.now();
   const { entries } = claim;
+  onRead(lengthOf(entries));
   // An earlier version notes no tries, and a store that lost its notes was built again since.
   const isDoubtful = isRedelivered || effect.isOfferedAgain === true;
   const triesBefore = Math.max(claim.triesBefore, isDoubtful ? 1 : 0);
@@ -249,14 +274,7 @@ async function perform(
     othersCounted: 0,
   };
   claimed.set(effect.id, mine);
-  const bytes = lengthOf(entries);
-  let isIn = false;
   try {
-    isIn = self.room.enter(bytes);
-    if (!isIn) {
-      const waitMs = 300 + Math.random() * 400;
-      throw new Later('GATEWAY_FULL', 'the prompts in hand take all memory', waitMs, false);
-    }
     const bundle = await ports.archive.bundle(effect.revision);
     if (!bundle) {
       const failure: Failure = {
@@ -336,7 +354,6 @@ async function perform(
     }
     throw error;
   } finally {
-    if (isIn) self.room.leave(bytes);
     claimed.delete(effect.id);
   }
 }

@@ -17,7 +17,7 @@ export interface Baseline {
  * Guarantee: what `append` has resolved for is kept for `archiveMaxAgeMs`, in order, per session; a second
  *            append of the same version changes nothing that a reader can tell.
  * Errors:    Unavailable; Refused for what does not parse: BASELINE_POISONED from `latest` and `chain`, BUNDLE_UNREADABLE from `bundle`, BUNDLE_CHANGED
- *            for one that is not that of its revision, LISTING_UNREADABLE from `listing`.
+ *            for one that is not that of its revision.
  */
 export interface Archive {
   /** @param mail  each as JSON, in order: what was kept as text need not be parsed to be stored */
@@ -48,9 +48,13 @@ export interface Archive {
    *
    * @param number  from 1 on: what is accepted after a change has the next
    * @returns whether it is new: of two that store the same number, the first counts
+   * @throws Refused (MCP_LISTING_TOO_LARGE)
    */
   putListing(hash: string, number: number, listing: Listing): Promise<boolean>;
-  listing(hash: string, number: number): Promise<Listing | undefined>;
+  /** That of the highest number; without `listing` where it does not parse here. */
+  lastListing(
+    hash: string,
+  ): Promise<{ readonly number: number; readonly listing: Listing | undefined } | undefined>;
   /** Of each agent the bundle that was put last; those that do not parse are left out. */
   lastBundles(): Promise<
     ReadonlyMap<AgentName, { readonly revision: Revision; readonly bundle: Bundle }>

@@ -50,13 +50,15 @@ interface Server extends ServerState {
   /** Nobody of its pool was there. */
   isUnheard: boolean;
   failures: number;
+  /** The highest number that is stored, also one that does not parse here. */
+  last: number;
   /** By the clock of this process, ms. */
   askAt: number;
   asking: Promise<void> | undefined;
 }
 
 export interface ListingPorts {
-  readonly archive: Pick<Archive, 'listing' | 'putListing'>;
+  readonly archive: Pick<Archive, 'lastListing' | 'putListing'>;
   readonly servers: Pick<ServerQuestions, 'list' | 'signIn'>;
   readonly clock: Clock;
   readonly telemetry: Pick<Telemetry, 'log'>;
@@ -75,7 +77,7 @@ export class ServerListings implements Listings {
   }
 
   async of(name: string, spec: McpServerSpec): Promise<KnownListing> {
-    const hash = serverHashOf(spec);
+    const hash = serverHashOf(name, spec);
     let server = this.#servers.get(hash);
     if (!server) {
       server = {
@@ -87,6 +89,7 @@ export class ServerListings implements Listings {
         trouble: undefined,
         isUnheard: false,
         failures: 0,
+        last: 0,
         askAt: 0,
         asking: undefined,
       };
@@ -134,13 +137,14 @@ export class ServerListings implements Listings {
       const why = server.trouble ?? 'its tools are as they are in force';
       throw new Refused('NOTHING_HELD', `nothing of McpServer ${name} waits: ${why}`);
     }
-    if (digest !== undefined && digestOf(held) !== digest)
-      throw new Refused(
-        'LISTING_CHANGED',
-        `McpServer ${name} says something else now: understudy mcp show ${name}`,
-      );
-    await this.#put(server, held);
+    const changed = new Refused(
+      'LISTING_CHANGED',
+      `McpServer ${name} says something else now: understudy mcp show ${name}`,
+    );
+    if (digest !== undefined && digestOf(held) !== digest) throw changed;
+    const isOurs = await this.#put(server, held);
     this.#tell();
+    if (!isOurs) throw changed;
     return server;
   }
 
@@ -194,14 +198,16 @@ export class ServerListings implements Listings {
 
   /** @throws Unavailable where it cannot be read now */
   async #read(server: Server): Promise<void> {
-    const { archive } = this.#ports;
-    for (let number = (server.inForce?.number ?? 0) + 1; ; number += 1) {
-      const listing = await archive.listing(server.hash, number);
-      if (!listing) return;
+    const last = await this.#ports.archive.lastListing(server.hash);
+    if (!last || last.number <= server.last) return;
+    const { number, listing } = last;
+    if (listing) {
       await looked(listing);
       server.inForce = { listing, number };
       if (server.held && digestOf(server.held) === digestOf(listing)) server.held = undefined;
     }
+    // One that does not parse here counts for nobody: the next has the next number.
+    server.last = number;
   }
 
   #ask(server: Server): Promise<void> {
@@ -243,22 +249,24 @@ export class ServerListings implements Listings {
     const { inForce, spec } = server;
     server.held = undefined;
     if (inForce && digestOf(inForce.listing) === digestOf(listing)) return;
-    if (!inForce || spec.changes === 'accept') return this.#put(server, listing);
-    server.held = listing;
+    await looked(listing);
+    if (inForce && spec.changes === 'hold') server.held = listing;
+    else await this.#put(server, listing);
   }
 
-  /** G1 */
-  async #put(server: Server, listing: Listing): Promise<void> {
+  /** G1. @returns whether it is in force now: another may have stored something else */
+  async #put(server: Server, listing: Listing): Promise<boolean> {
     const { archive, telemetry } = this.#ports;
-    const number = (server.inForce?.number ?? 0) + 1;
-    await archive.putListing(server.hash, number, listing);
+    await archive.putListing(server.hash, server.last + 1, listing);
     // Whoever stored this number: what stands there counts.
     await this.#read(server);
+    const { inForce } = server;
     telemetry.log('info', 'tools of an MCP server are in force', {
       server: server.name,
-      number: server.inForce?.number,
-      tools: server.inForce?.listing.tools.length,
+      number: inForce?.number,
+      tools: inForce?.listing.tools.length,
     });
+    return inForce !== undefined && digestOf(inForce.listing) === digestOf(listing);
   }
 
   #tell(): void {

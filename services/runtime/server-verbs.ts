@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { fitting } from '../core/fitting.ts';
 import { limits } from '../core/limits.ts';
-import { changeOf, digestOf } from '../core/tools/mcp-listing.ts';
+import { changeOf, digestOf, type Listing } from '../core/tools/mcp-listing.ts';
 import { toolsOf } from '../core/tools/mcp-server.ts';
 import type { ServerDetail, ServerSummary } from '../core/wire/control-answers.ts';
 import type { Clock } from '../ports/clock.ts';
@@ -89,13 +89,27 @@ function detailOf(state: ServerState): ServerDetail {
   };
 }
 
-/** What a person must see before it is accepted: words and schemas whole. */
-function changedTools({ inForce }: ServerState, held: ServerState['held']) {
+/** What a person must see before it is accepted: words and schemas whole, and who is asked. */
+function changedTools({ name, spec, inForce }: ServerState, held: ServerState['held']) {
   if (!inForce || !held) return [];
   const { added, changed } = changeOf(inForce.listing, held);
   const names = new Set([...added, ...changed]);
+  const rulesIn = (listing: Listing) =>
+    new Map(
+      toolsOf(name, spec, listing).tools.map(({ tool, spec: one, asksPerson }) => [
+        tool,
+        { class: one.class, asksPerson },
+      ]),
+    );
+  const [before, now] = [rulesIn(inForce.listing), rulesIn(held)];
   const all = held.tools
-    .filter(({ name }) => names.has(name))
-    .map(({ name, description, input }) => ({ tool: name, description, input }));
+    .filter((one) => names.has(one.name))
+    .map((one) => ({
+      tool: one.name,
+      description: one.description,
+      input: one.input,
+      before: before.get(one.name) ?? null,
+      now: now.get(one.name) ?? null,
+    }));
   return fitting(all, limits.conversationBytesMax);
 }

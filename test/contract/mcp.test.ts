@@ -259,6 +259,26 @@ describe('a server that remembers', () => {
     expect((await visit('s5', own)).count).toBe(2);
     expect((await visit('s0', own)).count).toBe(1);
   });
+
+  test('with all places taken, who calls or lists waits for another try, and nothing breaks', async () => {
+    const small = mcpRunner({ environment: {}, sessionLinesMax: 1 });
+    runner = small as unknown as ToolRunner<never>;
+    const run = mcpRunSchema.parse({
+      kind: 'mcp',
+      headers: {},
+      sessionful: true,
+      command: [process.execPath, program, 'plain'],
+    });
+    const slow = call('plain', 'slow', { ms: 1_000 }, { run: { ...run, tool: 'slow' } });
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const busy = { ok: false, failure: { code: 'MCP_BUSY', class: 'transient' } };
+    expect(await small.list(run, new AbortController().signal)).toMatchObject(busy);
+    expect(await visit('other', { sessionful: true })).toEqual({
+      count: Number.NaN,
+      pid: undefined,
+    });
+    expect(await slow).toMatchObject({ ok: true });
+  });
 });
 
 test('how far a server is and what it logs is heard: for the failure, without secrets', async () => {

@@ -14,6 +14,17 @@ const problemOf = (schema: object, value: unknown) => {
   if (!compiled.ok) throw new Error(compiled.problem);
   return compiled.check(value);
 };
+const refusalOf = (schema: object) => {
+  const compiled = compiledSchema(schema as never);
+  return compiled.ok ? undefined : compiled.problem;
+};
+
+test('a schema that would answer later is refused: no promise is a verdict', () => {
+  const late = { $async: true, type: 'object', properties: { cents: { maximum: 5 } } };
+  expect(refusalOf(late)).toContain('$async');
+  expect(refusalOf({ type: 'object', properties: { a: late } })).toContain('$async');
+});
+
 test('hundreds of schemas, each with its own verdict: none is taken for another', () => {
   const schemas = Array.from({ length: 300 }, (_, n) => ({
     type: 'object',
@@ -31,11 +42,6 @@ test('hundreds of schemas, each with its own verdict: none is taken for another'
     expect(problemOf(schema, { ...value, [`x${n + 1}`]: 'x' })).toContain('must NOT have');
   }
 });
-
-const refusalOf = (schema: object) => {
-  const compiled = compiledSchema(schema as never);
-  return compiled.ok ? undefined : compiled.problem;
-};
 
 describe('a schema is enforced', () => {
   test.each<[string, object, unknown, RegExp]>([

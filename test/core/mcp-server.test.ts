@@ -399,8 +399,9 @@ describe('a document', () => {
   });
 
   test('which server it is hangs on how it is reached, and not on what holds for its tools', () => {
-    const hash = (spec: string) =>
+    const hash = (spec: string, name = 'docs') =>
       serverHashOf(
+        name,
         parseSpecs(base(spec), 'a').find(({ document }) => document?.kind === 'McpServer')!
           .document!.spec as McpServerSpec,
       );
@@ -408,6 +409,8 @@ describe('a document', () => {
     expect(hash('command: [node, other.mjs]')).not.toBe(hash(command));
     expect(hash(`${command}, env: { A: "\${env:A}" }`)).not.toBe(hash(command));
     expect(hash(`${command}, pool: x`)).not.toBe(hash(command));
+    // Another document, with rules of its own, has nothing to say about this one.
+    expect(hash(command, 'other')).not.toBe(hash(command));
   });
 });
 

@@ -148,7 +148,7 @@ test('a server that says something else takes nothing away until a person accept
   }, 'doctor to say so');
 
   await expect(
-    system.ask('acceptListing', { name: 'docs', digest: '0'.repeat(16) }),
+    system.ask('acceptListing', { name: 'docs', digest: '0'.repeat(32) }),
   ).rejects.toThrow('says something else now');
   const done = await system.ask<ServerDetail>('acceptListing', {
     name: 'docs',

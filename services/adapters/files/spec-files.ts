@@ -258,7 +258,7 @@ async function built(
         for (const message of flaws) problems.push({ file: place, field: 'spec.machine', message });
       } else if (document.kind === 'McpServer' && listings) {
         const { metadata, spec } = document;
-        servers.add(serverHashOf(spec));
+        servers.add(serverHashOf(metadata.name, spec));
         const { listing, trouble } = await listings.of(metadata.name, spec);
         documents.push({ document, file, lineOf, listing: listing ?? 'unheard' });
         const place = lineOf ? `${file}:${lineOf(['metadata', 'name'])}` : file;

@@ -1,7 +1,6 @@
 /** Connections to MCP servers, made when they are first needed: one per server, or one per session. */
 import { createHash } from 'node:crypto';
 import {
-  type AuthProvider,
   Client,
   type OAuthClientProvider,
   ProtocolError,
@@ -43,6 +42,8 @@ export interface Line {
   caller: string | undefined | null;
   /** The last warning of its server, without secrets. */
   warned: string | undefined;
+  /** That which its server was sent. */
+  token: (() => string | undefined) | undefined;
   /** The end of what its program says on stderr, without secrets. */
   printed: (() => string) | undefined;
 }
@@ -64,8 +65,8 @@ export class Connections {
   readonly #lines = new Map<string, Line>();
   /** Errors of servers: the client judges answers itself, and throws the same class. */
   readonly #answered = new WeakSet<ProtocolError>();
-  /** By server: whoever was sent a token may say it again. */
-  readonly #tokens = new Map<string, () => string | undefined>();
+  /** Also those that are retired, and have a call under way. */
+  readonly #living = new Set<Line>();
   readonly #signIns = new Map<string, SignIn>();
   readonly #sweeping: NodeJS.Timeout;
 
@@ -92,9 +93,13 @@ export class Connections {
     const retire = () => {
       line.isRetired = true;
       if (this.#lines.get(key) === line) this.#lines.delete(key);
+      if (line.calls === 0) this.#living.delete(line);
     };
     const line: Line = {
-      hangUp: () => own.close().catch(() => undefined),
+      hangUp: () => {
+        this.#living.delete(line);
+        return own.close().catch(() => undefined);
+      },
       client: Promise.resolve().then(() =>
         this.#connected(own, run, line, (why) => {
           retire();
@@ -110,10 +115,12 @@ export class Connections {
       leftAt: performance.now(),
       caller: undefined,
       warned: undefined,
+      token: undefined,
       printed: undefined,
     };
     line.client.catch(retire);
     this.#lines.set(key, line);
+    this.#living.add(line);
     return line;
   }
 
@@ -146,12 +153,10 @@ export class Connections {
 
   /** What must not be told of a server's words. */
   secretsOf(run: McpRun): string[] {
-    const token = this.#tokens.get(keyOf(run))?.();
     const texts = textsOf(run).map(([, text]) => text);
-    return [
-      ...secretsIn(this.#settings.environment, ...texts),
-      ...(token === undefined ? [] : [token]),
-    ];
+    // Whoever was sent a token may say it again, on whichever connection.
+    const tokens = [...this.#living].flatMap(({ token }) => token?.() ?? []);
+    return [...secretsIn(this.#settings.environment, ...texts), ...tokens];
   }
 
   /**
@@ -252,34 +257,35 @@ export class Connections {
         throw error;
       })) as Client['request'];
     if (run.command) await this.#connectProgram(client, run, line);
-    else await this.#connectHttp(client, run);
+    else await this.#connectHttp(client, run, line);
     return client;
   }
 
-  async #connectHttp(client: Client, run: McpRun): Promise<void> {
+  async #connectHttp(client: Client, run: McpRun, line: Line): Promise<void> {
     const expand = (text: string) => this.#expand(text);
     const headers = Object.fromEntries(
       Object.entries(run.headers).map(([name, value]) => [name, headerOf(name, expand(value))]),
     );
     const url = addressOf(expand(run.url ?? ''));
     const { oauth } = run;
-    const transport = (authProvider?: OAuthClientProvider | AuthProvider) =>
+    const within = oauth && withinHosts(url.href, issuersOf(oauth, expand), cappedFetch);
+    const transport = (authProvider?: OAuthClientProvider | SignIn) =>
       new StreamableHTTPClientTransport(url, {
         requestInit: { headers },
-        fetch: oauth ? withinHosts(url.href, issuersOf(oauth, expand), cappedFetch) : cappedFetch,
+        fetch: authProvider instanceof SignIn ? authProvider.fetch : (within ?? cappedFetch),
         ...(authProvider ? { authProvider } : {}),
       });
     if (!oauth) return client.connect(transport());
     if (oauth.login) {
       const signIn = this.signInOf(run);
-      this.#tokens.set(keyOf(run), () => signIn.lastToken);
+      line.token = () => signIn.lastToken;
       return client.connect(transport(signIn));
     }
     const provider = providerOf(oauth, expand);
-    this.#tokens.set(keyOf(run), () => {
+    line.token = () => {
       const known = provider.tokens();
       return known && 'access_token' in known ? known.access_token : undefined;
-    });
+    };
     return client.connect(transport(provider));
   }
 

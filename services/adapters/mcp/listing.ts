@@ -6,7 +6,7 @@ import { failed, type Outcome } from '../../core/tools/job.ts';
 import { type Listing, listedMax, listingOf } from '../../core/tools/mcp-listing.ts';
 import type { McpRun } from '../../core/tools/mcp-run.ts';
 import { withoutSecrets } from '../../core/tools/placeholders.ts';
-import type { Connections } from './connections.ts';
+import type { Connections, Line } from './connections.ts';
 import { orAborted, whyNotReached } from './failures.ts';
 import { whyNoToken } from './oauth.ts';
 
@@ -27,7 +27,12 @@ export async function listed(
 ): Promise<Outcome<Listing>> {
   const refused = (failureClass: 'transient' | 'permanent', code: string, why: string) =>
     failed(failureClass, code, withoutSecrets(why, connections.secretsOf(run)).slice(0, whyMax));
-  const line = connections.lineOf(run, '');
+  let line: Line;
+  try {
+    line = connections.lineOf(run, '');
+  } catch (error) {
+    return refused('transient', 'MCP_BUSY', messageOf(error));
+  }
   line.calls += 1;
   let isConnected = false;
   try {

@@ -56,19 +56,47 @@ export interface SignInSettings {
   readonly expand: (text: string) => string;
 }
 
+/** One question to the issuer: what it begins with, so that nothing of meanwhile is lost. */
+interface Attempt {
+  /** Tokens that are to be refreshed: what it comes to counts for these alone. */
+  readonly from?: State['tokens'];
+  /** Of the sign-in that a code came back for. */
+  readonly verifier?: string;
+  /** What is kept under another key is replaced, for a person signs in anew. */
+  readonly isAnew?: boolean;
+  /** Of the page that it led to. */
+  opened: string;
+  /** The issuer takes its tokens no more. */
+  isOver: boolean;
+}
+
+interface AuthOptions {
+  readonly scope?: string | undefined;
+  readonly resourceMetadataUrl?: URL | undefined;
+  readonly authorizationCode?: string;
+  readonly iss?: string | undefined;
+  readonly forceReauthorization?: boolean;
+}
+
 export class SignIn implements AuthProvider {
   readonly #settings: SignInSettings;
   readonly #self = randomUUID();
-  readonly #provider: OAuthClientProvider;
+  /** By the token that was refused. */
+  readonly #refreshing = new Map<string | undefined, Promise<void>>();
+  readonly #sent = new WeakMap<Response, string | undefined>();
   #known: State | undefined;
-  #refreshing: Promise<void> | undefined;
-  /** What is kept under another key is replaced, for a person signs in anew. */
-  #isAnew = false;
 
   constructor(settings: SignInSettings) {
     this.#settings = settings;
-    this.#provider = this.#providerOf();
   }
+
+  /** As `fetch`; remembers which token an answer is to. */
+  readonly fetch: Fetch = async (url, init) => {
+    const sent = new Headers(init?.headers).get('authorization')?.replace(/^Bearer /i, '');
+    const response = await this.#settings.fetch(url, init);
+    this.#sent.set(response, sent);
+    return response;
+  };
 
   /** The last that was seen: whoever was sent it may say it again. */
   get lastToken(): string | undefined {
@@ -81,36 +109,29 @@ export class SignIn implements AuthProvider {
   }
 
   onUnauthorized({ response }: { readonly response: Response }): Promise<void> {
-    const used = this.lastToken;
-    this.#refreshing ??= this.#refreshed(response, used).finally(() => {
-      this.#refreshing = undefined;
-    });
-    return this.#refreshing;
+    const used = this.#sent.get(response);
+    let refreshing = this.#refreshing.get(used);
+    if (!refreshing) {
+      refreshing = this.#refreshed(response, used).finally(() => this.#refreshing.delete(used));
+      this.#refreshing.set(used, refreshing);
+    }
+    return refreshing;
   }
 
   /** A call needs more than was granted: the next sign-in asks for that as well. */
   async widen({ requiredScope, resourceMetadataUrl }: InsufficientScopeError): Promise<void> {
     const { state } = await this.#read();
     const scope = computeScopeUnion(this.#scope(), state.tokens?.scope, requiredScope);
-    if (!isOpen(state) || !asksFor(state.open?.url, scope))
+    if (!isOpen(state))
       await this.#auth({ scope, resourceMetadataUrl, forceReauthorization: true });
   }
 
   /** @returns where a person signs in */
   async begin(): Promise<string> {
-    this.#isAnew = true;
-    try {
-      return await this.#begun();
-    } finally {
-      this.#isAnew = false;
-    }
-  }
-
-  async #begun(): Promise<string> {
-    let { state } = await this.#read();
+    let { state } = await this.#read(true);
     if (!isOpen(state)) {
       const scope = computeScopeUnion(this.#scope(), state.tokens?.scope);
-      await this.#auth({ scope, forceReauthorization: true });
+      await this.#auth({ scope, forceReauthorization: true }, { isAnew: true });
       ({ state } = await this.#read());
     }
     if (!state.open) throw new Refused('SIGN_IN_REFUSED', 'its issuer asks nobody to sign in');
@@ -123,25 +144,22 @@ export class SignIn implements AuthProvider {
    */
   async finish(callback: string): Promise<void> {
     const params = URL.canParse(callback) ? new URL(callback).searchParams : new URLSearchParams();
-    const { state } = await this.#read();
-    if (!isOpen(state) || params.get('state') !== state.open?.state)
-      throw new Refused('SIGN_IN_STALE', 'this is not the sign-in that is open now: begin again');
+    const { state, version } = await this.#read();
+    const { open, ...rest } = state;
+    const stale = new Refused(
+      'SIGN_IN_STALE',
+      'this is not the sign-in that is open now: begin again',
+    );
+    if (!open || !isOpen(state) || params.get('state') !== open.state) throw stale;
+    // Whoever takes it redeems its code, and nobody else (S3).
+    if (!(await this.#write(rest, version))) throw stale;
     const code = params.get('code');
     if (!code) {
-      await this.#update(({ open: _, ...rest }) => rest);
       const why = params.get('error') ?? 'no code came back';
       throw new Refused('SIGN_IN_REFUSED', `its issuer says: ${why.slice(0, 100)}`);
     }
     const iss = params.get('iss') ?? undefined;
-    try {
-      await this.#auth({ authorizationCode: code, ...(iss === undefined ? {} : { iss }) });
-    } catch (error) {
-      // The package drops the tokens with a code that is refused: they were good before.
-      const { tokens } = state;
-      if (tokens) await this.#update((now) => ({ ...now, tokens: now.tokens ?? tokens }));
-      throw error;
-    }
-    await this.#update(({ open: _, ...rest }) => rest);
+    await this.#auth({ authorizationCode: code, iss }, { verifier: open.verifier });
   }
 
   #scope(): string | undefined {
@@ -160,52 +178,51 @@ export class SignIn implements AuthProvider {
         if (!isOpen(state)) await this.#auth({ resourceMetadataUrl, scope });
         throw new SignInNeeded();
       }
-      if (refreshing && refreshing.until > Date.now()) {
+      if (refreshing && refreshing.by !== this.#self && refreshing.until > Date.now()) {
         await new Promise((resolve) => setTimeout(resolve, lookMs));
         continue;
       }
       const claim = { by: this.#self, until: Date.now() + refreshMs };
       if (await this.#write({ ...state, refreshing: claim }, version))
-        return this.#refreshNow(state, resourceMetadataUrl, scope);
+        return this.#refreshNow(tokens, { resourceMetadataUrl, scope });
     }
     throw new Unavailable('MCP_UNAUTHORIZED', 'another executor is refreshing its token');
   }
 
-  async #refreshNow(
-    before: State,
-    resourceMetadataUrl: URL | undefined,
-    scope: string | undefined,
-  ): Promise<void> {
+  async #refreshNow(from: NonNullable<State['tokens']>, options: AuthOptions): Promise<void> {
+    const attempt: Attempt = { from, opened: '', isOver: false };
     try {
-      if ((await this.#auth({ resourceMetadataUrl, scope })) === 'AUTHORIZED') return;
+      if ((await this.#auth(options, attempt)) === 'AUTHORIZED') return;
     } finally {
-      await this.#update(({ refreshing: _, ...rest }) => rest);
+      await this.#update(({ refreshing, ...rest }) =>
+        refreshing && refreshing.by !== this.#self ? { ...rest, refreshing } : rest,
+      );
     }
     const { state } = await this.#read();
-    // The package has opened another sign-in: one that a person is at stays (S2).
-    const open = isOpen(before) ? before.open : state.tokens ? undefined : state.open;
-    await this.#update(({ open: _, ...rest }) => (open ? { ...rest, open } : rest));
     if (!state.tokens) throw new SignInNeeded('what was granted is no longer good');
-    // It was not refused, and is kept (S4).
+    // They were not refused, or others are there: the page that the package led to is nobody's (S4).
+    await this.#update(({ open, ...rest }) =>
+      open && open.state !== attempt.opened ? { ...rest, open } : rest,
+    );
+    if (!isSame(state.tokens, from)) return;
     throw new Unavailable('MCP_UNAUTHORIZED', 'its issuer could not be asked for the next token');
   }
 
-  #auth(options: {
-    scope?: string | undefined;
-    resourceMetadataUrl?: URL | undefined;
-    authorizationCode?: string;
-    iss?: string;
-    forceReauthorization?: boolean;
-  }) {
+  #auth(options: AuthOptions, attempt: Partial<Attempt> = {}) {
     const { serverUrl, fetch } = this.#settings;
     const given = Object.entries(options).filter(([, value]) => value !== undefined);
-    return auth(this.#provider, { serverUrl, fetchFn: fetch, ...Object.fromEntries(given) });
+    const own = Object.assign(attempt, { opened: '', isOver: false }) as Attempt;
+    return auth(this.#providerFor(own), {
+      serverUrl,
+      fetchFn: fetch,
+      ...Object.fromEntries(given),
+    });
   }
 
-  async #read(): Promise<{ state: State; version: number }> {
+  async #read(isAnew = false): Promise<{ state: State; version: number }> {
     const { credentials, key } = this.#settings;
     const found = await credentials.read(key);
-    if (found && found.value === undefined && !this.#isAnew)
+    if (found && found.value === undefined && !isAnew)
       throw new Refused(
         'MCP_UNAUTHORIZED',
         'what was signed in for is kept under another key: give this executor that of its pool, or sign in again',
@@ -222,19 +239,21 @@ export class SignIn implements AuthProvider {
     return isOurs;
   }
 
-  async #update(change: (state: State) => State): Promise<void> {
+  async #update(change: (state: State) => State, isAnew = false): Promise<void> {
     for (;;) {
-      const { state, version } = await this.#read();
+      const { state, version } = await this.#read(isAnew);
       if (await this.#write(change(state), version)) return;
     }
   }
 
-  /** What the package asks for and stores. */
-  #providerOf(): OAuthClientProvider {
+  /** What the package asks for and stores, for one attempt. */
+  #providerFor(attempt: Attempt): OAuthClientProvider {
     const { oauth, expand } = this.#settings;
+    const { from, verifier, isAnew = false } = attempt;
     const redirectUrl = oauth.redirectUrl ?? defaultRedirectUrl;
-    const issuer = () => withoutSlash(expand(oauth.issuer));
-    let opening = { state: '', verifier: '' };
+    const update = (change: (state: State) => State) => this.#update(change, isAnew);
+    const read = async () => (await this.#read(isAnew)).state;
+    let ownVerifier = '';
     return {
       redirectUrl,
       ...(oauth.clientMetadataUrl ? { clientMetadataUrl: oauth.clientMetadataUrl } : {}),
@@ -247,67 +266,78 @@ export class SignIn implements AuthProvider {
       },
       clientInformation: async () => {
         const { clientId, clientSecret } = oauth;
-        if (clientId !== undefined)
-          return {
-            client_id: expand(clientId),
-            ...(clientSecret ? { client_secret: expand(clientSecret) } : {}),
-            issuer: (await this.#read()).state.discovery?.authorizationServerUrl,
-          } as never;
-        return (await this.#read()).state.client as never;
+        if (clientId === undefined) return (await read()).client as never;
+        return {
+          client_id: expand(clientId),
+          ...(clientSecret ? { client_secret: expand(clientSecret) } : {}),
+          issuer: (await read()).discovery?.authorizationServerUrl,
+        } as never;
       },
       saveClientInformation: async (client) => {
         if (oauth.clientId === undefined)
-          await this.#update((state) => ({ ...state, client: { ...client } }));
+          await update((state) => ({ ...state, client: { ...client } }));
       },
-      tokens: async () => (await this.#read()).state.tokens as never,
+      tokens: async () => (attempt.isOver ? undefined : (from ?? (await read()).tokens)) as never,
       saveTokens: (tokens) =>
-        this.#update(({ refreshing: _, ...rest }) => ({
-          ...rest,
-          tokens: {
-            ...tokens,
-            // An issuer that sends no other means the same one on.
-            refresh_token: tokens.refresh_token ?? rest.tokens?.refresh_token,
-          },
-        })),
+        update((state) => {
+          if (from && !isSame(state.tokens, from)) return state;
+          const { refreshing: _, ...rest } = state;
+          // An issuer that sends no other after a refresh means the same one on.
+          const refresh = tokens.refresh_token ?? from?.refresh_token;
+          return {
+            ...rest,
+            tokens: { ...tokens, ...(refresh ? { refresh_token: refresh } : {}) },
+          };
+        }),
       state: () => {
-        opening = { state: randomUUID(), verifier: '' };
-        return opening.state;
+        attempt.opened = randomUUID();
+        return attempt.opened;
       },
-      saveCodeVerifier: (verifier) => {
-        opening = { ...opening, verifier };
+      saveCodeVerifier: (given) => {
+        ownVerifier = given;
       },
-      codeVerifier: async () => (await this.#read()).state.open?.verifier ?? '',
-      redirectToAuthorization: (url) =>
-        this.#update((state) => ({
-          ...state,
-          open: { url: url.href, ...opening, at: Date.now() },
-        })),
-      discoveryState: async () => (await this.#read()).state.discovery as never,
+      codeVerifier: () => verifier ?? ownVerifier,
+      redirectToAuthorization: (url) => {
+        const open = {
+          url: url.href,
+          state: attempt.opened,
+          verifier: ownVerifier,
+          at: Date.now(),
+        };
+        return update((state) => (isOpen(state) ? state : { ...state, open }));
+      },
+      discoveryState: async () => (await read()).discovery as never,
       saveDiscoveryState: async (discovery) => {
         const named =
           discovery.authorizationServerMetadata?.issuer ?? discovery.authorizationServerUrl;
-        if (withoutSlash(String(named)) !== issuer())
+        if (withoutSlash(String(named)) !== withoutSlash(expand(oauth.issuer)))
           throw new Refused(
             'MCP_UNAUTHORIZED',
             `its server names another issuer than its document: ${String(named).slice(0, 200)}`,
           );
-        await this.#update((state) => ({ ...state, discovery: { ...discovery } as never }));
+        await update((state) => ({ ...state, discovery: { ...discovery } as never }));
       },
-      invalidateCredentials: (what) =>
-        this.#update((state) => {
-          if (what === 'all') return {};
-          const { tokens, client, open, discovery, refreshing } = state;
+      // A code that is refused says nothing of the tokens there are, and a refresh only of its own.
+      invalidateCredentials: (what) => {
+        attempt.isOver ||= from !== undefined && (what === 'tokens' || what === 'all');
+        return update((state) => {
+          const { tokens, client, discovery, ...rest } = state;
+          const isOver = (what === 'tokens' || what === 'all') && from && isSame(tokens, from);
+          const isForgotten = what === 'client' || what === 'all';
           return {
-            ...(what === 'tokens' || !tokens ? {} : { tokens }),
-            ...(what === 'client' || !client ? {} : { client }),
-            ...(what === 'verifier' || !open ? {} : { open }),
+            ...rest,
+            ...(isOver || !tokens ? {} : { tokens }),
+            ...(isForgotten || !client ? {} : { client }),
             ...(what === 'discovery' || !discovery ? {} : { discovery }),
-            ...(refreshing ? { refreshing } : {}),
           };
-        }),
+        });
+      },
     };
   }
 }
+
+const isSame = (one: State['tokens'], other: State['tokens']): boolean =>
+  one?.access_token === other?.access_token && one?.refresh_token === other?.refresh_token;
 
 /** Where `understudy mcp login` listens. */
 export const defaultRedirectUrl = 'http://127.0.0.1:33418/callback';
@@ -315,8 +345,3 @@ export const defaultRedirectUrl = 'http://127.0.0.1:33418/callback';
 const withoutSlash = (url: string): string => url.replace(/\/$/, '');
 
 const isOpen = ({ open }: State): boolean => open !== undefined && Date.now() - open.at < openMs;
-
-function asksFor(url: string | undefined, scope: string | undefined): boolean {
-  const asked = url ? (new URL(url).searchParams.get('scope') ?? '').split(' ') : [];
-  return (scope ?? '').split(' ').every((one) => asked.includes(one));
-}

@@ -112,7 +112,9 @@ async function called(
     // One call that is late says nothing of the others. Where no other was answered either, the server is asked whether it hears at all.
     const isLate = performance.now() - from > timeoutMs - wedgedSlackMs;
     if (isLate && line.heardAt < from) await client?.ping({ timeout: pingMs }).catch(line.retire);
-    const why = `${messageOf(error).slice(0, 200)}${connections.saidOn(line, session, true)}`;
+    // Masked before it is cut: half of a secret is not known as one.
+    const what = withoutSecrets(messageOf(error), connections.secretsOf(run)).slice(0, 200);
+    const why = `${what}${connections.saidOn(line, session, true)}`;
     return failed('transient', 'MCP_BROKEN', `tool ${tool}: the call broke off: ${why}`);
   } finally {
     connections.left(line);
@@ -126,7 +128,8 @@ async function wider(
   tool: string,
   error: InsufficientScopeError,
 ): Promise<string> {
-  const scope = error.requiredScope ?? 'more';
+  const secrets = connections.secretsOf(run);
+  const scope = withoutSecrets(error.requiredScope ?? 'more', secrets);
   const why = await connections
     .signInOf(run)
     .widen(error)

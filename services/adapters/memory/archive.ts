@@ -58,9 +58,14 @@ export function memoryArchive(): Archive {
       listings.set(key, JSON.stringify(listing));
       return true;
     },
-    listing: async (hash, number) => {
-      const text = listings.get(`${hash} ${number}`);
-      return text === undefined ? undefined : (JSON.parse(text) as Listing);
+    lastListing: async (hash) => {
+      const found = [...listings].filter(([key]) => key.startsWith(`${hash} `)).at(-1);
+      return (
+        found && {
+          number: Number(found[0].split(' ')[1]),
+          listing: JSON.parse(found[1]) as Listing,
+        }
+      );
     },
   };
 }

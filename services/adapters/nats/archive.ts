@@ -69,17 +69,15 @@ function bundleOf(revision: Revision, text: string): Bundle {
   return parsed.data;
 }
 
-const listingBytesMax = 8 * 1024 * 1024;
+const listingLengthMax = 4 * 1024 * 1024; // characters, as JSON: each has three bytes at the most
 
-/** @throws Refused for what does not parse */
-function listingIn(bytes: Uint8Array): Listing {
+/** @returns undefined for what does not parse */
+function listingIn(bytes: Uint8Array): Listing | undefined {
   try {
-    const text = inflateRawSync(bytes, { maxOutputLength: listingBytesMax }).toString('utf8');
-    return listingSchema.parse(jsonStored(text));
-  } catch (error) {
-    throw new Refused('LISTING_UNREADABLE', 'a stored listing of an MCP server does not parse', {
-      cause: error,
-    });
+    const text = inflateRawSync(bytes, { maxOutputLength: 3 * listingLengthMax });
+    return listingSchema.safeParse(jsonStored(text.toString('utf8'))).data;
+  } catch {
+    return undefined;
   }
 }
 
@@ -190,22 +188,29 @@ export function natsArchive(nats: Nats): Archive {
     },
     machine: (hash) => last(streams.bundles, subjects.machine(hash)),
     async putListing(hash, number, listing) {
-      try {
-        await publisher.publish(
-          subjects.listing(hash, number),
-          deflateRawSync(JSON.stringify(listing)),
-          { headers: { 'Nats-Expected-Last-Subject-Sequence': '0' } },
+      const text = JSON.stringify(listing);
+      if (text.length > listingLengthMax)
+        throw new Refused(
+          'MCP_LISTING_TOO_LARGE',
+          `what it says of its tools has ${text.length} characters, of ${listingLengthMax}`,
         );
+      try {
+        await publisher.publish(subjects.listing(hash, number), deflateRawSync(text), {
+          headers: { 'Nats-Expected-Last-Subject-Sequence': '0' },
+        });
         return true;
       } catch (error) {
         if (!isOvertaken(error)) throw error;
         return false;
       }
     },
-    async listing(hash, number) {
-      const query = { last_by_subj: subjects.listing(hash, number) };
+    async lastListing(hash) {
+      // They are stored in the order of their numbers.
+      const query = { last_by_subj: subjects.listing(hash, '*') };
       const message = await lastMessage(nats, streams.bundles, query);
-      return message && listingIn(message.bytes);
+      if (!message) return undefined;
+      const number = Number(message.subject.split('.').at(-1));
+      return { number, listing: listingIn(message.bytes) };
     },
     async lastBundles() {
       const found = new Map<AgentName, { revision: Revision; bundle: Bundle }>();

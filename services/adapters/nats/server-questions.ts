@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import type { Msg } from 'nats';
 import { z } from 'zod';
+import { messageOf } from '../../core/errors.ts';
 import { jsonOf } from '../../core/json.ts';
 import { failed, failureSchema, type Outcome } from '../../core/tools/job.ts';
 import { type Listing, listingSchema } from '../../core/tools/mcp-listing.ts';
@@ -15,6 +16,7 @@ import type { Nats } from './connection.ts';
 import { hear } from './subscription.ts';
 
 const signMs = 1_000; // between two signs of who is at it
+const slackMs = 30_000; // beyond what its server may take: whoever gives signs for ever answers nothing
 const silenceMs = 4_000; // without one nobody is at it, or nobody any more
 const answerBytesMax = 8 * 1024 * 1024; // unpacked: who answers runs foreign code
 const packedBytesMax = 900_000; // one message of the broker
@@ -64,7 +66,8 @@ export function natsServerQuestions({ connection, subjects }: Nats): ServerQuest
   ): Promise<Outcome<Value>> {
     const id = randomUUID();
     return new Promise((resolve) => {
-      let heardAt = performance.now();
+      const from = performance.now();
+      let heardAt = from;
       const told = (answer: Outcome<Value>) => {
         clearInterval(looking);
         hearing.unsubscribe();
@@ -76,7 +79,8 @@ export function natsServerQuestions({ connection, subjects }: Nats): ServerQuest
         if (answer) told(answer);
       });
       const looking = setInterval(() => {
-        if (performance.now() - heardAt > silenceMs)
+        const now = performance.now();
+        if (now - heardAt > silenceMs || now - from > question.timeoutMs + slackMs)
           told(failed('transient', 'MCP_UNHEARD', `no executor of pool ${pool} answers`));
       }, signMs / 2);
       looking.unref();
@@ -100,10 +104,13 @@ export function natsServerQuestions({ connection, subjects }: Nats): ServerQuest
         const answering: Promise<Outcome<unknown>> = person
           ? signIn(question, person.callback)
           : list(question, AbortSignal.timeout(question.timeoutMs));
-        void answering.then((answer) => {
-          clearInterval(signing);
-          say(packed(answer));
-        });
+        void answering
+          .catch((error: unknown) =>
+            failed('permanent', 'EXECUTOR_DEFECT', messageOf(error).slice(0, 200)),
+          )
+          .then((answer) => say(packed(answer)))
+          .catch(() => undefined) // who asks is told by the silence
+          .finally(() => clearInterval(signing));
       };
       hear(connection, subjects.server(pool), asked, undefined, 'executors');
     },

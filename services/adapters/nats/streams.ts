@@ -106,6 +106,9 @@ function configOf(
         name: streams.credentials,
         subjects: [subjects.all('credential')],
         max_msgs_per_subject: 1,
+        // Executors run foreign code: what they write here is bounded.
+        discard: DiscardPolicy.New,
+        max_bytes: 64 * 1024 ** 2,
         duplicate_window: nanos(1_000),
       };
     case 'bundles':

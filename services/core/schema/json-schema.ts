@@ -21,7 +21,7 @@ type Fields = Readonly<Record<string, unknown>>;
 const addFormats = addFormatsModule as unknown as (ajv: Ajv) => Ajv;
 
 /** Words that the validator gets wrong in some schemas: whoever writes one must not rely on it. */
-const unsureWords = ['$dynamicRef', '$recursiveRef', '__proto__', 'unevaluatedItems'];
+const unsureWords = ['$async', '$dynamicRef', '$recursiveRef', '__proto__', 'unevaluatedItems'];
 
 /** Words that say something to people and tools, and nothing about values. */
 const annotations = [
@@ -162,7 +162,8 @@ function compile(schema: Fields): Compiled {
 
 function checked(validate: ValidateFunction, value: unknown): string | undefined {
   try {
-    if (validate(value)) return undefined;
+    // A promise, say, is no verdict.
+    if ((validate(value) as unknown) === true) return undefined;
   } catch (error) {
     return `it cannot be checked: ${(error as Error).message.slice(0, 200)}`;
   }

@@ -85,7 +85,7 @@ export function listingOf(told: readonly unknown[]): Listing {
 
 /** Which listing it is, in short. */
 export const digestOf = (listing: Listing): string =>
-  sha256(canonicalize(listing) ?? '').slice(0, 16);
+  sha256(canonicalize(listing) ?? '').slice(0, 32);
 
 export interface ListingChange {
   readonly added: readonly string[];

@@ -122,9 +122,9 @@ export const runOf = ({
   ...(sessionful ? { sessionful } : {}),
 });
 
-/** Which server a listing is of: what is reached, and by whom. */
-export const serverHashOf = (spec: McpServerSpec): string =>
-  sha256(canonicalize({ run: runOf(spec), pool: spec.pool }) ?? '');
+/** Which document a listing is of: its name, what is reached, and by whom. */
+export const serverHashOf = (name: string, spec: McpServerSpec): string =>
+  sha256(canonicalize({ name, run: runOf(spec), pool: spec.pool }) ?? '');
 
 /** A tool of a server as agents have it. */
 export interface ServerTool {

@@ -7,6 +7,18 @@ export type Expanded =
   | { readonly ok: true; readonly text: string }
   | { readonly ok: false; readonly missing: readonly string[] };
 
+/**
+ * What documents may name: all but what the services of the installation have for themselves, the
+ * password of their broker and the key of sign-ins among it. Whoever writes a document chooses where
+ * it is sent.
+ */
+export const documentEnvironment = (
+  environment: Readonly<Record<string, string | undefined>>,
+): Readonly<Record<string, string | undefined>> =>
+  Object.fromEntries(
+    Object.entries(environment).filter(([name]) => !name.toUpperCase().startsWith('UNDERSTUDY_')),
+  );
+
 /** A variable that is not set, or empty, is missing: never the empty string. */
 export function expandEnvironment(
   text: string,

@@ -158,6 +158,9 @@ export const serverDetailSchema = serverSummarySchema.extend({
       tool: z.string(),
       description: z.string(),
       input: z.record(z.string(), z.unknown()),
+      /** By its hints and its document; null for one that is not there, or left out. */
+      before: proposalSchema.nullable(),
+      now: proposalSchema.nullable(),
     }),
   ),
 });

@@ -38,7 +38,7 @@ export function subjectsOf(prefix = 'understudy') {
     /** The module of a user's own machine, beside the bundles that name it. */
     machine: (hash: string) => `${prefix}.bundle.machine.${hash}`,
     /** What an MCP server can do: that of the highest number is in force. */
-    listing: (hash: string, number: number) => `${prefix}.bundle.listing.${hash}.${number}`,
+    listing: (hash: string, number: number | '*') => `${prefix}.bundle.listing.${hash}.${number}`,
     /** What a person signed in for, sealed by the executors of a pool. */
     credential: (pool: string, key: string) => `${prefix}.credential.${pool}.${key}`,
     workspace: (tenant: string, session: string, part: string) =>
