@@ -37,6 +37,10 @@ const nexts: Readonly<Record<string, string>> = {
   TENANT_UNKNOWN:
     'run it again with --tenant and a name that is known, or add the tenant and requeue',
   TASK_NOT_JSON: `quote it whole: understudy run <agent> '{"case":"C-0001"}'`,
+  NOTHING_HELD: 'understudy mcp show <server> --ask asks it again',
+  SIGN_IN_STALE: 'understudy mcp login <server> begins again',
+  SIGN_IN_REFUSED: 'understudy mcp show <server>; docs/mcp.md on oauth.login',
+  MCP_UNHEARD: 'understudy doctor names the pool: are its executors there?',
   SERVER_UNKNOWN: 'understudy mcp lists them',
   LISTING_DIGEST_NEEDED: 'understudy mcp show <server> shows what has changed, with its digest',
   LISTING_CHANGED: 'understudy mcp show <server> shows what it says now',

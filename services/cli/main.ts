@@ -193,8 +193,8 @@ program
             // Its agent may stand in a document that is refused: then the task waits for a good one.
             void ask<Health>('doctor', {}).then(
               (health) => {
-                for (const { file, field, message } of health?.problems ?? [])
-                  note(`BAD ${file}: ${field ? `${field}: ` : ''}${message}`);
+                for (const { file, field, message, isNote } of health?.problems ?? [])
+                  if (!isNote) note(`BAD ${file}: ${field ? `${field}: ` : ''}${message}`);
               },
               () => undefined,
             );

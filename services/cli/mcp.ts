@@ -49,27 +49,29 @@ async function accept(
   { ask, tell, print, options }: Terminal,
 ): Promise<void> {
   let looked = digest;
-  if (looked === undefined && !options().explain) {
+  if (looked === undefined) {
+    if (options().explain)
+      throw new Refused('LISTING_DIGEST_NEEDED', 'say --digest, of what you looked at');
     const found = await ask<ServerDetail>('server', { name, ask: true });
     if (!found) return;
     if (!found.held)
       throw new Refused(
         'NOTHING_HELD',
-        `nothing of McpServer ${name} waits: ${found.trouble ?? 'its tools are as they are in force'}`,
+        `McpServer ${name} has no change to accept: ${found.trouble ?? (found.isAsked === false ? 'it was not heard' : 'it says what is in force')}`,
       );
     if (!isAsked(options().output))
       throw new Refused(
         'LISTING_DIGEST_NEEDED',
         `say --digest ${found.held} if that is what you looked at: understudy mcp show ${name}`,
       );
-    tell(changeText(found));
+    tell(changeText(found, false));
     if (!(await isYes('Accept exactly this? [y/N] ')))
       throw new Refused('NOT_ACCEPTED', 'not accepted');
     looked = found.held;
   }
   const done = await ask<ServerDetail>('acceptListing', {
     name,
-    ...(looked ? { digest: looked } : {}),
+    digest: looked,
   });
   if (done)
     print(
@@ -105,6 +107,9 @@ export function serverText(found: ServerDetail): string {
     ['pool', pool],
     ['listing', number === null ? 'none' : `${number}, digest ${digest}`],
     ...(trouble === null ? [] : [['state', escapedLine(trouble)] as [string, string]]),
+    ...(found.isAsked === false
+      ? [['asked', 'it was not heard in time: this is what was known'] as [string, string]]
+      : []),
   ];
   const tools =
     list.length === 0
@@ -131,7 +136,7 @@ export function serverText(found: ServerDetail): string {
 }
 
 /** All that a model would read of it anew. */
-function changeText({ name, held, change, heldTools }: ServerDetail): string {
+function changeText({ name, held, change, heldTools }: ServerDetail, isOffered = true): string {
   if (!change) return 'nothing has changed';
   const total = change.added.length + change.changed.length;
   const shown = heldTools.length;
@@ -148,7 +153,6 @@ function changeText({ name, held, change, heldTools }: ServerDetail): string {
       indented(escaped(JSON.stringify(input))),
     ]),
     ...(shown < total ? ['', `${total - shown} more are too large to be shown here`] : []),
-    '',
-    hint(`next: understudy mcp accept ${name} --digest ${held}`),
+    ...(isOffered ? ['', hint(`next: understudy mcp accept ${name} --digest ${held}`)] : []),
   ].join('\n');
 }

@@ -22,7 +22,7 @@ export async function login(name: string, { ask, tell, note, print, options }: T
     note(`${how}; or paste the address that the browser ends at:`);
     const callback = await Promise.race([
       ...(hearing ? [hearing.heard] : []),
-      pasted(),
+      pasted(note, hearing !== undefined),
       new Promise<never>((_, reject) =>
         setTimeout(
           () => reject(new Refused('SIGN_IN_STALE', 'nobody signed in within ten minutes')),
@@ -79,9 +79,18 @@ function listen(
   });
 }
 
-/** What is typed; nothing where there is nobody at the keyboard. */
-async function pasted(): Promise<string> {
+/**
+ * What is typed.
+ *
+ * @param isHeard  the browser may come as well: then an end of what is typed says nothing
+ */
+async function pasted(note: Terminal['note'], isHeard: boolean): Promise<string> {
   const reader = createInterface({ input: process.stdin });
-  for await (const line of reader) if (URL.canParse(line.trim())) return line.trim();
+  for await (const line of reader) {
+    if (URL.canParse(line.trim())) return line.trim();
+    if (line.trim()) note('that is no address: paste the whole of it');
+  }
+  if (!isHeard)
+    throw new Refused('SIGN_IN_STALE', 'its port is in use here, and no address was pasted');
   return new Promise(() => undefined);
 }

@@ -58,6 +58,10 @@ export interface ServerQuestions {
   list(question: ServerQuestion): Promise<Outcome<Listing>>;
   /** @param callback  where the person was sent back to; undefined to begin */
   signIn(question: ServerQuestion, callback: string | undefined): Promise<Outcome<SignInState>>;
+  /** Hint to other runtimes that something has changed with a server. Best effort, at once. */
+  announce(hash: string): void;
+  /** @param listener  hears the hash */
+  onAnnounced(listener: (hash: string) => void): void;
   /** @param pool  whose tools it performs: of others it is not asked */
   answer(pool: string, answers: ServerAnswers): void;
 }

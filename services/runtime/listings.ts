@@ -59,7 +59,7 @@ interface Server extends ServerState {
 
 export interface ListingPorts {
   readonly archive: Pick<Archive, 'lastListing' | 'putListing'>;
-  readonly servers: Pick<ServerQuestions, 'list' | 'signIn'>;
+  readonly servers: Omit<ServerQuestions, 'answer'>;
   readonly clock: Clock;
   readonly telemetry: Pick<Telemetry, 'log'>;
 }
@@ -74,6 +74,7 @@ export class ServerListings implements Listings {
   constructor(ports: ListingPorts) {
     this.#ports = ports;
     this.#looking = ports.clock.every(lookMs, () => void this.#look());
+    ports.servers.onAnnounced((hash) => void this.#announced(hash));
   }
 
   async of(name: string, spec: McpServerSpec): Promise<KnownListing> {
@@ -130,20 +131,21 @@ export class ServerListings implements Listings {
    * @param digest  of what was looked at
    * @throws Refused (SERVER_UNKNOWN, NOTHING_HELD, LISTING_CHANGED)
    */
-  async accept(name: string, digest: string | undefined): Promise<ServerState> {
+  async accept(name: string, digest: string): Promise<ServerState> {
     const server = this.#named(name);
     const { held } = server;
     if (!held) {
-      const why = server.trouble ?? 'its tools are as they are in force';
-      throw new Refused('NOTHING_HELD', `nothing of McpServer ${name} waits: ${why}`);
+      const why = server.trouble ?? 'it says what is in force';
+      throw new Refused('NOTHING_HELD', `McpServer ${name} has no change to accept: ${why}`);
     }
     const changed = new Refused(
       'LISTING_CHANGED',
       `McpServer ${name} says something else now: understudy mcp show ${name}`,
     );
-    if (digest !== undefined && digestOf(held) !== digest) throw changed;
+    if (digestOf(held) !== digest) throw changed;
     const isOurs = await this.#put(server, held);
     this.#tell();
+    this.#ports.servers.announce(server.hash);
     if (!isOurs) throw changed;
     return server;
   }
@@ -159,7 +161,10 @@ export class ServerListings implements Listings {
     const server = this.#named(name);
     const answer = await this.#ports.servers.signIn(questionOf(server), callback);
     if (!answer.ok) throw new Refused(answer.failure.code, answer.failure.message);
-    if (callback !== undefined) void this.#ask(server);
+    if (callback !== undefined) {
+      this.#ports.servers.announce(server.hash);
+      void this.#ask(server);
+    }
     return answer.value.url;
   }
 
@@ -210,8 +215,19 @@ export class ServerListings implements Listings {
     server.last = number;
   }
 
-  #ask(server: Server): Promise<void> {
-    server.asking ??= this.#asked(server)
+  /** Another runtime has heard something else, or a person was there: so are we to hear it. */
+  async #announced(hash: string): Promise<void> {
+    const server = this.#servers.get(hash);
+    if (!server) return;
+    const before = server.inForce?.number;
+    await this.#read(server).catch(() => undefined);
+    if (server.inForce?.number !== before) this.#tell();
+    await this.#ask(server, true);
+  }
+
+  /** @param isQuiet  others know of it */
+  #ask(server: Server, isQuiet = false): Promise<void> {
+    server.asking ??= this.#asked(server, isQuiet)
       .catch((error: unknown) => {
         server.trouble = messageOf(error);
       })
@@ -221,7 +237,7 @@ export class ServerListings implements Listings {
     return server.asking;
   }
 
-  async #asked(server: Server): Promise<void> {
+  async #asked(server: Server, isQuiet: boolean): Promise<void> {
     const { servers, clock, telemetry } = this.#ports;
     const { name, spec } = server;
     const before = troubleOf(server);
@@ -236,6 +252,7 @@ export class ServerListings implements Listings {
       server.askAt = clock.now() + waitMsOf(server) * (0.75 + 0.5 * Math.random());
     }
     if (troubleOf(server) === before) return;
+    if (!isQuiet) servers.announce(server.hash);
     if (server.trouble !== undefined)
       telemetry.log('warn', 'an MCP server does not say what it can do', {
         server: name,
@@ -302,11 +319,14 @@ function waitMsOf({ isUnheard, failures }: Server): number {
 export function troubleOf({ name, spec, inForce, held, trouble }: ServerState): string | undefined {
   if (!inForce)
     return trouble
-      ? `its tools are not known: ${trouble}`
+      ? `its tools are not known: ${trouble.replace('<McpServer>', name)}`
       : `its tools are not known yet: an executor of pool ${spec.pool} is asked`;
   if (held) {
     const change = changeText(changeOf(inForce.listing, held));
     return `its tools have changed (${change}); they stay as they were until: understudy mcp accept ${name}`;
   }
-  return trouble && `it cannot be asked now, and its tools stay as they were: ${trouble}`;
+  return (
+    trouble &&
+    `it cannot be asked now, and its tools stay as they were: ${trouble.replace('<McpServer>', name)}`
+  );
 }

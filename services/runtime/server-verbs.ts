@@ -1,5 +1,6 @@
 /** What operators ask about MCP servers. */
 import { z } from 'zod';
+import { Refused } from '../core/errors.ts';
 import { fitting } from '../core/fitting.ts';
 import { limits } from '../core/limits.ts';
 import { changeOf, digestOf, type Listing } from '../core/tools/mcp-listing.ts';
@@ -22,9 +23,11 @@ export const serverSchema = z
 export const signInSchema = z
   .object({ name: z.string(), callback: z.string().max(8_192).optional() })
   .strict();
-export const acceptSchema = z.object({ name: z.string(), digest: z.string().optional() }).strict();
+export const acceptSchema = z
+  .object({ name: z.string(), digest: z.string().describe('of what was looked at') })
+  .strict();
 
-const askedMs = 3_500; // how long an operator waits for a server; it is asked on all the same
+const askedMs = 4_200; // how long an operator waits for a server; it is asked on all the same
 const descriptionMax = 200; // characters, in a table
 
 const summaryOf = (server: ServerState): ServerSummary => {
@@ -42,6 +45,13 @@ const summaryOf = (server: ServerState): ServerSummary => {
   };
 };
 
+/** Has it said something by now? It is asked on all the same. */
+const isAnswered = (name: string, { listings, clock }: ServerPorts): Promise<boolean> =>
+  Promise.race([
+    listings.ask(name).then(({ trouble }) => trouble === undefined),
+    clock.sleep(askedMs).then(() => false),
+  ]);
+
 export const servers = async ({ listings }: ServerPorts): Promise<ServerSummary[]> =>
   listings.states().map(summaryOf);
 
@@ -50,8 +60,8 @@ export async function server(
   { name, ask }: z.infer<typeof serverSchema>,
   { listings, clock }: ServerPorts,
 ): Promise<ServerDetail> {
-  if (ask) await Promise.race([listings.ask(name), clock.sleep(askedMs)]);
-  return detailOf(listings.named(name));
+  const isAsked = ask && (await isAnswered(name, { listings, clock }));
+  return { ...detailOf(listings.named(name)), isAsked: ask ? isAsked : null };
 }
 
 /** @throws Refused (SERVER_UNKNOWN, NOTHING_HELD, LISTING_CHANGED) */
@@ -60,7 +70,9 @@ export async function acceptListing(
   { listings, clock }: ServerPorts,
 ): Promise<ServerDetail> {
   // Another runtime may have heard it.
-  if (!listings.named(name).held) await Promise.race([listings.ask(name), clock.sleep(askedMs)]);
+  const isKnown = listings.named(name).held !== undefined;
+  if (!isKnown && !(await isAnswered(name, { listings, clock })))
+    throw new Refused('MCP_UNHEARD', `McpServer ${name} was not heard within ${askedMs} ms`);
   return detailOf(await listings.accept(name, digest));
 }
 
@@ -85,6 +97,7 @@ function detailOf(state: ServerState): ServerDetail {
     })),
     leftOut: there?.refused ?? [],
     change: inForce && held ? changeOf(inForce.listing, held) : null,
+    isAsked: null,
     heldTools: inForce && held ? changedTools(state, held) : [],
   };
 }

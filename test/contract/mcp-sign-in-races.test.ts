@@ -1,5 +1,5 @@
 /** Sign-ins in which several executors, calls and people are at it at once. */
-import { beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { SignIn } from '../../services/adapters/mcp/sign-in.ts';
 import { memoryCredentials } from '../../services/adapters/memory/credentials.ts';
 import type { Credentials } from '../../services/ports/credentials.ts';
@@ -81,6 +81,8 @@ const held = () => {
 const soon = (ms = 30) => new Promise((resolve) => setTimeout(resolve, ms));
 const isRefresh = (request: URLSearchParams) => request.get('grant_type') === 'refresh_token';
 const refusal = () => Response.json({ error: 'invalid_grant' }, { status: 400 });
+
+afterEach(() => vi.useRealTimers());
 
 test('a callback is redeemed once, also where two executors hear it', async () => {
   const [one, other] = [executor(), executor()];
@@ -207,4 +209,40 @@ test('a call beside a sign-in anew does not take a strange value for none', asyn
   const beginning = one.begin();
   await expect(one.token()).rejects.toMatchObject({ code: 'MCP_UNAUTHORIZED' });
   expect(await beginning).toContain('/authorize');
+});
+
+test('an issuer that sends no other refresh token means the same one on', async () => {
+  const one = executor();
+  await signedIn(one);
+  answer = () => Response.json({ access_token: 'next', token_type: 'Bearer' });
+  await one.onUnauthorized(await refused(one));
+  expect((await kept()).tokens).toMatchObject({
+    access_token: 'next',
+    refresh_token: 'refresh-1',
+  });
+});
+
+test('a page is good for ten minutes, and then another is opened', async () => {
+  const one = executor();
+  vi.useFakeTimers({ toFake: ['Date'] });
+  const page = await one.begin();
+  vi.setSystemTime(Date.now() + 599_000);
+  expect(await one.begin()).toBe(page);
+  vi.setSystemTime(Date.now() + 2_000);
+  await expect(one.finish(callback(page, 'late'))).rejects.toMatchObject({ code: 'SIGN_IN_STALE' });
+  expect(asked).toEqual([]);
+  expect(await one.begin()).not.toBe(page);
+});
+
+test('an issuer that calls itself another than its document says is not asked for a token', async () => {
+  const one = new SignIn({
+    oauth: { issuer: 'https://other.example', login: true, algorithm: 'RS256' },
+    serverUrl,
+    credentials,
+    key: 'k',
+    fetch: world,
+    expand: (text) => text,
+  });
+  await expect(one.begin()).rejects.toMatchObject({ code: 'MCP_UNAUTHORIZED' });
+  expect(asked).toEqual([]);
 });

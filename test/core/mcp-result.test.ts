@@ -20,3 +20,13 @@ test('a structure that is too large is not looked through', () => {
     value: { content: 'xxx' },
   });
 });
+
+test('a part of the structure in words says nothing more', () => {
+  const list = [{ name: 'A', n: 1 }];
+  const content = [{ type: 'text', text: JSON.stringify(list, undefined, 2) }];
+  const whole = { entities: list };
+  expect(outcomeOfMcp('t', { content, structuredContent: whole })).toEqual({
+    ok: true,
+    value: whole,
+  });
+});

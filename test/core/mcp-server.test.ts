@@ -264,8 +264,8 @@ describe('a listing', () => {
     const { agent, problems } = catalog(base(command), bad);
     expect(Object.keys(agent!.tools)).toEqual(['docs__good']);
     expect(problems.map(({ message, ...one }) => [message.slice(0, 30), 'isNote' in one])).toEqual([
-      ['its tool bad is left out: inpu', true],
-      ['its tool worse is left out: in', true],
+      ['McpServer docs: its tool bad i', true],
+      ['McpServer docs: its tool worse', true],
     ]);
   });
 

@@ -22,6 +22,8 @@ function world(archive: Pick<Archive, 'lastListing' | 'putListing'> = memoryArch
   let now = 0;
   let answer: Outcome<Listing> = { ok: true, value: listingOf([told('refund')]) };
   const ticks: (() => void)[] = [];
+  const hearers: ((hash: string) => void)[] = [];
+  let asked = 0;
   const clock = {
     now: () => now,
     sleep: () => new Promise<void>(() => undefined),
@@ -33,15 +35,35 @@ function world(archive: Pick<Archive, 'lastListing' | 'putListing'> = memoryArch
       throw new Error('not asked for here');
     },
   };
-  const servers = {
-    list: async () => answer,
-    signIn: async () => failed('permanent', 'SIGN_IN_REFUSED', 'no'),
+  const runtime = () => {
+    let own: (hash: string) => void = () => undefined;
+    const servers = {
+      list: async () => {
+        asked += 1;
+        return answer;
+      },
+      signIn: async () => ({ ok: true as const, value: { url: null } }),
+      announce(hash: string) {
+        for (const hear of hearers) if (hear !== own) hear(hash);
+      },
+      onAnnounced(hear: (hash: string) => void) {
+        own = hear;
+        hearers.push(hear);
+      },
+    };
+    const ports = { archive, servers, clock: clock as never, telemetry: countingTelemetry() };
+    return new ServerListings(ports);
   };
-  const runtime = () =>
-    new ServerListings({ archive, servers, clock: clock as never, telemetry: countingTelemetry() });
   return {
     clock: clock as never,
     runtime,
+    asked: () => asked,
+    fails(code: string) {
+      answer = failed('transient', code, 'is away');
+    },
+    passes(ms: number) {
+      now += ms;
+    },
     says(...tools: object[]) {
       answer = { ok: true, value: listingOf(tools) };
       now += 10_000_000;
@@ -143,5 +165,47 @@ test('a server that is not named any more is not asked any more', async () => {
   await known(one);
   one.keep(new Set());
   expect(one.states()).toEqual([]);
-  await expect(one.accept('shop', undefined)).rejects.toMatchObject({ code: 'SERVER_UNKNOWN' });
+  await expect(one.accept('shop', 'x')).rejects.toMatchObject({ code: 'SERVER_UNKNOWN' });
+});
+
+test('what one runtime hears of a server the others hear too: a change, what was accepted, who signed in', async () => {
+  const { runtime, says, asked, fails } = world();
+  const [one, other] = [runtime(), runtime()];
+  await known(one);
+  await known(other);
+  says(told('refund', { description: 'anew' }));
+  await one.ask('shop');
+  await settled();
+  expect((await other.of('shop', shop)).trouble).toContain('have changed');
+  await one.accept('shop', digestOf(one.states()[0]!.held!));
+  await settled();
+  expect(other.states()[0]).toMatchObject({ held: undefined, inForce: { number: 2 } });
+  fails('MCP_UNAUTHORIZED');
+  await one.ask('shop');
+  await settled();
+  expect((await other.of('shop', shop)).trouble).toContain('is away');
+  const before = asked();
+  says(told('refund', { description: 'anew' }));
+  await one.signIn('shop', 'http://127.0.0.1/callback');
+  await settled();
+  expect(asked() - before).toBe(2);
+  expect((await other.of('shop', shop)).trouble).toBeUndefined();
+});
+
+test('where there was no executor, one that comes is asked within seconds; a server that fails is not', async () => {
+  const { runtime, fails, asked, passes, look } = world();
+  const one = runtime();
+  fails('MCP_UNHEARD');
+  await known(one);
+  for (let times = 0; times < 5; times += 1) {
+    passes(3_000);
+    await look();
+  }
+  expect(asked()).toBe(6);
+  fails('MCP_UNREACHABLE');
+  for (let times = 0; times < 10; times += 1) {
+    passes(3_000);
+    await look();
+  }
+  expect(asked()).toBeLessThan(12);
 });

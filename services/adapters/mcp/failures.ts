@@ -9,6 +9,7 @@ import { messageOf } from '../../core/errors.ts';
 import type { Outcome } from '../../core/tools/job.ts';
 import { wasNeverMade } from '../../core/tools/never-made.ts';
 import { whyNoToken } from './oauth.ts';
+import { programPath } from './transports.ts';
 
 export const notBegun = (
   failureClass: 'transient' | 'semantic' | 'permanent',
@@ -33,6 +34,9 @@ export function tokenRefusalOf(tool: string, error: unknown): Outcome<never> | u
 
 /** Where nobody takes a first request there is no streamable HTTP, or not yet. */
 export function whyNotReached(error: unknown): string {
+  const { code, syscall, path } = error as { code?: string; syscall?: string; path?: string };
+  if (code === 'ENOENT' && syscall?.startsWith('spawn'))
+    return `there is no program ${path} in its PATH (${programPath}, or what env says), or no folder cwd`;
   const { status } = (error instanceof SdkHttpError ? error.data : {}) as { status?: number };
   return status === 404 || status === 405
     ? `it answered ${status} to the first request: is this its address for streamable HTTP? The older HTTP+SSE is not spoken`

@@ -10,6 +10,9 @@ import {
 } from '../../core/tools/placeholders.ts';
 import { CappedLines } from './capped-lines.ts';
 
+/** Of programs, where their documents say no other. */
+export const programPath = '/usr/local/bin:/usr/bin:/bin';
+
 const lastWordsMax = 16_384; // of what a program says on stderr: runtimes print a stack after the reason
 
 /**
@@ -31,7 +34,7 @@ export function programOf(
   const transport = new StdioClientTransport({
     command: program,
     args,
-    env: { PATH: '/usr/local/bin:/usr/bin:/bin', ...own, ...mark },
+    env: { PATH: programPath, ...own, ...mark },
     stderr: 'pipe',
     ...(cwd ? { cwd } : {}),
   });

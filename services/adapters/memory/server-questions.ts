@@ -12,6 +12,8 @@ export function memoryServerQuestions(): ServerQuestions {
       unheard(pool),
     signIn: async ({ pool, ...question }, callback) =>
       performers.get(pool)?.signIn(question, callback) ?? unheard(pool),
+    announce: () => undefined, // there is no other runtime
+    onAnnounced: () => undefined,
     answer: (pool, answers) => void performers.set(pool, answers),
   };
 }

@@ -17,7 +17,7 @@ import { hear } from './subscription.ts';
 
 const signMs = 1_000; // between two signs of who is at it
 const slackMs = 30_000; // beyond what its server may take: whoever gives signs for ever answers nothing
-const silenceMs = 4_000; // without one nobody is at it, or nobody any more
+const silenceMs = 3_000; // without one nobody is at it, or nobody any more
 const answerBytesMax = 8 * 1024 * 1024; // unpacked: who answers runs foreign code
 const packedBytesMax = 900_000; // one message of the broker
 
@@ -58,7 +58,10 @@ function unpacked<Value>(
   }
 }
 
+const announcedSchema = z.object({ hash: z.string().max(64), by: z.string() });
+
 export function natsServerQuestions({ connection, subjects }: Nats): ServerQuestions {
+  const self = randomUUID();
   function ask<Value>(
     { pool, ...question }: ServerQuestion,
     more: object,
@@ -91,6 +94,13 @@ export function natsServerQuestions({ connection, subjects }: Nats): ServerQuest
     list: (question) => ask(question, {}, listedSchema),
     signIn: (question, callback) =>
       ask(question, { signIn: callback === undefined ? {} : { callback } }, signInSchema),
+    announce: (hash) => connection.publish(subjects.listed, JSON.stringify({ hash, by: self })),
+    onAnnounced(listener) {
+      hear(connection, subjects.listed, (message) => {
+        const { success, data } = announcedSchema.safeParse(jsonOf(message.string()));
+        if (success && data.by !== self) listener(data.hash);
+      });
+    },
     answer(pool, { list, signIn }) {
       const asked = (message: Msg) => {
         const { success, data } = questionSchema.safeParse(jsonOf(message.string()));

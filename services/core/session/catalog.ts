@@ -103,7 +103,7 @@ export function catalogOf(
       problems.push({
         file: placeIn(place, ['spec']),
         field: '',
-        message: `its tool ${tool} is left out: ${why}`,
+        message: `McpServer ${name}: its tool ${tool} is left out: ${why}`,
         isNote: true,
       });
   }

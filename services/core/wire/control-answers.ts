@@ -145,6 +145,8 @@ export const serverDetailSchema = serverSummarySchema.extend({
     }),
   ),
   leftOut: z.array(z.object({ tool: z.string(), why: z.string() })).readonly(),
+  /** Has it answered to this question? Null where it was not asked. */
+  isAsked: z.boolean().nullable(),
   change: z
     .object({
       added: z.array(z.string()).readonly(),

@@ -85,7 +85,7 @@ export function checksOf({
           {
             verdict: 'look',
             what: 'agents',
-            text: `run their last good revision, because their documents are refused: ${lastGood.join(', ')}`,
+            text: `run their last good revision, because what they name is refused or not known yet: ${lastGood.join(', ')}`,
           } as const,
         ]
       : []),

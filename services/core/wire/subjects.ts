@@ -53,6 +53,8 @@ export function subjectsOf(prefix = 'understudy') {
     served: (id: string) => `${prefix}.served.${id}`,
     control: (verb: string) => `${prefix}.control.${verb}`,
     released: `${prefix}.cluster.released`,
+    /** Something has changed with an MCP server. */
+    listed: `${prefix}.cluster.listed`,
     all: (family: string) => `${prefix}.${family}.>`,
   } as const;
 }
