@@ -92,7 +92,7 @@ test('what a server can do is asked of an executor, page by page, and its agent 
       ),
     'both runtimes to know it',
   );
-  expect(await stateOf('docs')).toMatchObject({ tools: 3, number: 1, held: null, trouble: null });
+  expect(await stateOf('docs')).toMatchObject({ tools: 3, number: 1, held: null });
   const { list } = await detailOf('docs');
   expect(list.map(({ tool: one, name, asksPerson }) => [one, name, asksPerson])).toEqual([
     ['add', 'docs__add', false],
