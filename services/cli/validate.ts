@@ -1,7 +1,7 @@
 /** `understudy validate`: the messages of `doctor` about a folder of specs, offline. */
 import { existsSync, statSync } from 'node:fs';
 import { Refused } from '../core/errors.ts';
-import type { SpecProblem } from '../core/session/catalog.ts';
+import type { SpecProblem } from '../core/session/specs.ts';
 import type { LoadedSpecs } from '../ports/specs.ts';
 
 export interface Validated {

@@ -56,8 +56,7 @@ await runService(async (started) => {
   started({ name: 'egress', stop: async () => egress?.stop() });
   const watchdog = startWatchdog();
   const environment = documentEnvironment(process.env);
-  const mcp = mcpRunner({
-    environment,
+  const mcp = mcpRunner(environment, {
     mark: watchdog.mark,
     credentials: sealed(
       natsCredentials(nats, settings.pool),

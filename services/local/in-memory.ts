@@ -90,7 +90,7 @@ export async function startInMemory(options: InMemoryOptions) {
   };
   const settings = { instance: 'in-memory', shards, leaseMs: 60_000, specs };
   const runtime = await startRuntime(settings, runtimePorts, documents);
-  const mcp = mcpRunner({ environment, credentials: memoryCredentials() });
+  const mcp = mcpRunner(environment, { credentials: memoryCredentials() });
   const runners = options.runners ?? [
     builtinRunner(builtinTools(files)),
     httpRunner(environment),

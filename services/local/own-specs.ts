@@ -5,7 +5,7 @@ import { esbuildMachines } from '../adapters/esbuild/machines.ts';
 import { foldersTexts, folderTexts, loadSpecs, specsOf } from '../adapters/files/spec-files.ts';
 import { Refused } from '../core/errors.ts';
 import { toolPool } from '../core/pools.ts';
-import type { Catalog } from '../core/session/catalog.ts';
+import type { Catalog } from '../core/session/specs.ts';
 import { variablesOf } from '../core/tools/placeholders.ts';
 import { root } from './stack.ts';
 

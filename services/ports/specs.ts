@@ -1,5 +1,5 @@
 /** Where agents, tools, models and tenants are written down, and what has been made of it. */
-import type { Catalog, SpecProblem } from '../core/session/catalog.ts';
+import type { Catalog, SpecProblem } from '../core/session/specs.ts';
 
 /** A text, or why it cannot be read. */
 export type SpecText = string | { readonly unreadable: string };

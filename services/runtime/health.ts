@@ -2,7 +2,7 @@
 import type { ShardId } from '../core/ids.ts';
 import { jsonStored } from '../core/json.ts';
 import { modelPool } from '../core/pools.ts';
-import type { SpecProblem } from '../core/session/catalog.ts';
+import type { SpecProblem } from '../core/session/specs.ts';
 import type { ToolQuestion } from '../core/tools/environment-check.ts';
 import { type Health, summarySchema } from '../core/wire/control-answers.ts';
 import type { Clock } from '../ports/clock.ts';

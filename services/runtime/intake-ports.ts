@@ -1,5 +1,5 @@
 /** What taking tasks and events in needs. */
-import type { Catalog } from '../core/session/catalog.ts';
+import type { Catalog } from '../core/session/specs.ts';
 import type { Events } from '../ports/events.ts';
 import type { Mailbox } from '../ports/mailbox.ts';
 import type { Telemetry } from '../ports/telemetry.ts';

@@ -19,8 +19,8 @@ import {
 } from '../core/ids.ts';
 import { parseJson } from '../core/json.ts';
 import { limits } from '../core/limits.ts';
-import type { Catalog } from '../core/session/catalog.ts';
 import type { Message } from '../core/session/messages.ts';
+import type { Catalog } from '../core/session/specs.ts';
 import { taskIdentity } from '../core/wire/letters.ts';
 import type { RawTask } from '../ports/tasks.ts';
 import { takeEventIn } from './intake-events.ts';

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { HostId } from '../core/ids.ts';
 import { patiently } from '../core/patience.ts';
 import { modelPool } from '../core/pools.ts';
-import type { Catalog } from '../core/session/catalog.ts';
+import type { Catalog } from '../core/session/specs.ts';
 import { questionOf, type ToolQuestion } from '../core/tools/environment-check.ts';
 import type { Archive } from '../ports/archive.ts';
 import type { Clock } from '../ports/clock.ts';

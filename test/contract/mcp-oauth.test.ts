@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { mcpRunner } from '../../services/adapters/mcp/tool.ts';
-import { catalogOf } from '../../services/core/session/catalog.ts';
+import { catalogOf } from '../../services/core/session/specs.ts';
 import { questionOf, troublesOf } from '../../services/core/tools/environment-check.ts';
 import { toolSpecSchema } from '../../services/core/tools/tool-spec.ts';
 import type { ToolRunner } from '../../services/ports/performers.ts';
@@ -118,7 +118,7 @@ async function world(named: { issuer?: string; sendsOnTo?: string } = {}) {
 let runner: ToolRunner<never>;
 beforeEach(() => {
   [valid, granted, refusal] = ['none', 0, undefined];
-  runner = mcpRunner({ environment }) as unknown as ToolRunner<never>;
+  runner = mcpRunner(environment) as unknown as ToolRunner<never>;
 });
 afterEach(async () => {
   await runner.close?.();

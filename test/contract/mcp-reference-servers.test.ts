@@ -11,7 +11,7 @@ import { type McpServerSpec, runOf, toolsOf } from '../../services/core/tools/mc
 import { type Fetched, fromNpm, fromPyPi } from '../support/fetched.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'mcp-reference-'));
-const runner = mcpRunner({ environment: {} });
+const runner = mcpRunner({});
 afterAll(async () => {
   await runner.close?.();
   rmSync(folder, { recursive: true, force: true });

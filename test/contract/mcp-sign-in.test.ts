@@ -14,7 +14,7 @@ let executors: McpRunner[];
 beforeEach(async () => {
   world = await new SignInWorld().start();
   credentials = memoryCredentials();
-  executors = [1, 2].map(() => mcpRunner({ environment: {}, credentials }));
+  executors = [1, 2].map(() => mcpRunner({}, { credentials }));
 });
 afterEach(async () => {
   for (const one of executors) await one.close?.();
@@ -123,7 +123,7 @@ describe('signing in', () => {
   test('without a place to keep it nobody signs in, and it is said', async () => {
     const store: SealedStore = { read: async () => undefined, write: async () => true };
     for (const secret of [undefined, 'short']) {
-      const keyless = mcpRunner({ environment: {}, credentials: sealed(store, 'p', secret) });
+      const keyless = mcpRunner({}, { credentials: sealed(store, 'p', secret) });
       expect(await keyless.signIn(run(), undefined)).toMatchObject({
         ok: false,
         failure: { code: 'CREDENTIAL_KEY_MISSING' },
@@ -217,7 +217,7 @@ describe('tokens that end', () => {
       },
     };
     const of = (letter: string) =>
-      mcpRunner({ environment: {}, credentials: sealed(store, 'tools', letter.repeat(32)) });
+      mcpRunner({}, { credentials: sealed(store, 'tools', letter.repeat(32)) });
     const [right, wrong] = [of('a'), of('b')];
     executors.push(right, wrong);
     const back = await world.browse(await begin(right));
@@ -274,7 +274,7 @@ async function keysOf(): Promise<string[]> {
     },
     write: (...given) => credentials.write(...given),
   };
-  const one = mcpRunner({ environment: {}, credentials: spying });
+  const one = mcpRunner({}, { credentials: spying });
   await one.signIn(run(), undefined);
   await one.close?.();
   return keysSeen;

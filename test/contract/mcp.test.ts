@@ -17,9 +17,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const program = join(import.meta.dirname, '../support/odd-mcp-server.mjs');
 let runner: ToolRunner<never>;
 beforeEach(() => {
-  runner = mcpRunner({
-    environment: { SECRET: 'tok-12345', WORD: 'hello' },
-  }) as unknown as ToolRunner<never>;
+  runner = mcpRunner({ SECRET: 'tok-12345', WORD: 'hello' }) as unknown as ToolRunner<never>;
 });
 afterEach(() => runner.close?.());
 
@@ -252,7 +250,7 @@ describe('a server that remembers', () => {
 
   test('makes room for one more session by that which has rested longest', async () => {
     const sessions = Array.from({ length: 6 }, (_, n) => `s${n}`);
-    const small = mcpRunner({ environment: {}, sessionLinesMax: 3 });
+    const small = mcpRunner({}, { sessionLinesMax: 3 });
     runner = small as unknown as ToolRunner<never>;
     const own = { sessionful: true };
     for (const session of sessions) expect((await visit(session, own)).count).toBe(1);
@@ -261,7 +259,7 @@ describe('a server that remembers', () => {
   });
 
   test('with all places taken, who calls or lists waits for another try, and nothing breaks', async () => {
-    const small = mcpRunner({ environment: {}, sessionLinesMax: 1 });
+    const small = mcpRunner({}, { sessionLinesMax: 1 });
     runner = small as unknown as ToolRunner<never>;
     const run = mcpRunSchema.parse({
       kind: 'mcp',
@@ -286,10 +284,12 @@ test('how far a server is and what it logs is heard: for the failure, without se
   const tools = join(folder, 'talking.json');
   writeFileSync(tools, '[]');
   const logged: string[] = [];
-  const one = mcpRunner({
-    environment: { SECRET: 'tok-12345' },
-    onLog: (level, logger) => logged.push(`${level} ${logger}`),
-  });
+  const one = mcpRunner(
+    { SECRET: 'tok-12345' },
+    {
+      onLog: (level, logger) => logged.push(`${level} ${logger}`),
+    },
+  );
   runner = one as unknown as ToolRunner<never>;
   const run = {
     command: [process.execPath, listed, tools, join(folder, 'talked'), 'progress'],

@@ -475,7 +475,7 @@ describe('http', () => {
 
 describe('mcp', () => {
   const program = join(import.meta.dirname, '../support/mcp-server.ts');
-  const runner = mcpRunner({ environment: {} }) as unknown as ToolRunner<never>;
+  const runner = mcpRunner({}) as unknown as ToolRunner<never>;
   afterAll(() => runner.close?.());
   const mcp = (tool: string) => ({ kind: 'mcp', tool, command: [process.execPath, program] });
 
@@ -565,7 +565,7 @@ describe('mcp: what a server says of a call', () => {
   });
   beforeEach(() => {
     onOther = undefined;
-    runner = mcpRunner({ environment: {} }) as unknown as ToolRunner<never>;
+    runner = mcpRunner({}) as unknown as ToolRunner<never>;
   });
   afterEach(() => runner.close?.());
   afterAll(() => server.close());
@@ -726,7 +726,7 @@ serve({ port: Number(process.env.PORT), hostname: '127.0.0.1', fetch: async (req
     port = await freePort();
     await start();
   });
-  const runner = mcpRunner({ environment: { TOKEN: 'secret' } }) as unknown as ToolRunner<never>;
+  const runner = mcpRunner({ TOKEN: 'secret' }) as unknown as ToolRunner<never>;
   afterAll(async () => {
     await runner.close?.();
     server.signal('SIGKILL');

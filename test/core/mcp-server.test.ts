@@ -3,8 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { specsOf } from '../../services/adapters/files/spec-files.ts';
 import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import { limits } from '../../services/core/limits.ts';
-import { catalogOf } from '../../services/core/session/catalog.ts';
-import { bundleSchema, type SpecDocument } from '../../services/core/session/specs.ts';
+import { bundleSchema, catalogOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import {
   changeOf,
   changeText,

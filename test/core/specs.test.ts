@@ -7,8 +7,7 @@ import { loadSpecs, specsOf } from '../../services/adapters/files/spec-files.ts'
 import { parseSpecs } from '../../services/adapters/files/spec-parser.ts';
 import type { AgentName } from '../../services/core/ids.ts';
 import { limits } from '../../services/core/limits.ts';
-import { catalogOf } from '../../services/core/session/catalog.ts';
-import { revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
+import { catalogOf, revisionOf, type SpecDocument } from '../../services/core/session/specs.ts';
 import type { SpecText } from '../../services/ports/specs.ts';
 import { addressOf } from '../../services/runtime/intake.ts';
 import { withLastGood } from '../../services/runtime/last-good.ts';

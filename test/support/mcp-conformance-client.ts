@@ -62,7 +62,7 @@ const environment = {
   SECRET: given.client_secret,
   KEY: given.private_key_pem,
 };
-const runner = mcpRunner({ environment, credentials: memoryCredentials() });
+const runner = mcpRunner(environment, { credentials: memoryCredentials() });
 const run = { kind: 'mcp', tool, url, oauth: await oauth() };
 const spec = toolSpecSchema.parse({ description: 'x', class: 'pure', timeoutMs: 15_000, run });
 if (spec.run.kind !== 'mcp') throw new Error('this Tool is of kind mcp');

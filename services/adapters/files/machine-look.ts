@@ -5,14 +5,13 @@ import { readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { bounded } from '../../core/bounded.ts';
 import { messageOf, Refused, Unavailable } from '../../core/errors.ts';
-import type { SourceDocument } from '../../core/session/catalog.ts';
 import {
   unfit,
   unimplemented,
   unknownNames,
   unperformable,
 } from '../../core/session/machine-walk.ts';
-import type { SpecDocument } from '../../core/session/specs.ts';
+import type { SourceDocument, SpecDocument } from '../../core/session/specs.ts';
 import type { Machines } from '../../ports/machines.ts';
 
 /** A module that a spec names: that of the first folder that has it. */

@@ -1,7 +1,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { messageOf } from '../../core/errors.ts';
-import { catalogOf, type SourceDocument, type SpecProblem } from '../../core/session/catalog.ts';
+import { catalogOf, type SourceDocument, type SpecProblem } from '../../core/session/specs.ts';
 import { serverHashOf } from '../../core/tools/mcp-server.ts';
 import type { Listings } from '../../ports/listings.ts';
 import type { Machines } from '../../ports/machines.ts';
@@ -9,6 +9,8 @@ import type { LoadedSpecs, Specs, SpecText, SpecTexts } from '../../ports/specs.
 import { type Found, lookAtMachine } from './machine-look.ts';
 import { parseSpecs } from './spec-parser.ts';
 import { WatchedFiles } from './watched-files.ts';
+
+export { parseSpecs } from './spec-parser.ts';
 
 /** The YAML files of a folder and its subfolders. Changes are found by looking: mounted ConfigMaps are swapped by links, of which no watcher tells. */
 export function folderTexts(

@@ -2,7 +2,7 @@
 import { LineCounter, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
 import { messageOf } from '../../core/errors.ts';
-import type { SourceDocument, SpecProblem } from '../../core/session/catalog.ts';
+import type { SourceDocument, SpecProblem } from '../../core/session/specs.ts';
 import { documentSchema, type SpecDocument } from '../../core/session/specs.ts';
 
 export interface ParsedSpec {

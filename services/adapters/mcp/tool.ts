@@ -29,8 +29,11 @@ export interface McpRunner extends ToolRunner<McpRun> {
   signIn(run: McpRun, callback: string | undefined): Promise<Outcome<SignInState>>;
 }
 
-export function mcpRunner(settings: ConnectionSettings): McpRunner {
-  const connections = new Connections(settings);
+export function mcpRunner(
+  environment: ConnectionSettings['environment'],
+  more: Omit<ConnectionSettings, 'environment'> = {},
+): McpRunner {
+  const connections = new Connections({ environment, ...more });
   return {
     kind: 'mcp',
     async run(job, run, signal) {

@@ -2,7 +2,7 @@
 import { limits } from '../limits.ts';
 import { fits, type McpServerSpec, type ServerTool, serverToolsOf } from '../tools/mcp-server.ts';
 import type { ToolSpec } from '../tools/tool-spec.ts';
-import type { ApprovalRule } from './specs.ts';
+import type { ApprovalRule } from './documents.ts';
 
 /** An McpServer, and its tools: `unasked` where nobody asks, `unheard` where nobody has answered. */
 export interface CatalogServer {
