@@ -8,7 +8,13 @@ import { modelPool, toolPool } from '../pools.ts';
 import { compiledSchema } from '../schema/json-schema.ts';
 import type { ListedTool, Listing } from './mcp-listing.ts';
 import { connection, connectionProblems, type McpRun } from './mcp-run.ts';
-import { type EffectClass, type ToolSpec, textProblems, toolSpecSchema } from './tool-spec.ts';
+import {
+  callLimits,
+  type EffectClass,
+  type ToolSpec,
+  textProblems,
+  toolSpecSchema,
+} from './tool-spec.ts';
 
 export const serverName = z
   .string()
@@ -71,14 +77,7 @@ export const mcpServerSpecSchema = z
       .refine((pool) => pool !== modelPool, `${modelPool} is the pool of model calls`)
       .default(toolPool)
       .describe('whose executors have its command, its secrets and its network'),
-    timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),
-    outputBytesMax: z
-      .number()
-      .int()
-      .positive()
-      .max(limits.toolOutputBytesMax)
-      .default(32_000)
-      .describe('bytes kept of a result'),
+    ...callLimits,
     trustHints: z
       .boolean()
       .default(false)

@@ -127,6 +127,18 @@ const sandbox = z
   .strict()
   .refine(({ code, mcp }) => code === undefined || mcp === undefined, 'give either code or mcp');
 
+/** Of each call, also of those of a server's tools. */
+export const callLimits = {
+  timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),
+  outputBytesMax: z
+    .number()
+    .int()
+    .positive()
+    .max(limits.toolOutputBytesMax)
+    .default(32_000)
+    .describe('bytes kept of the result'),
+};
+
 export const toolSpecSchema = z
   .object({
     description: z.string().min(1).describe('what the model reads'),
@@ -138,7 +150,7 @@ export const toolSpecSchema = z
       .describe('which executors run it'),
     input: jsonSchema.default({ type: 'object', properties: {} }),
     output: jsonSchema.optional().describe('a result that breaks it is an error'),
-    timeoutMs: z.number().int().positive().max(3_600_000).default(limits.toolTimeoutMs),
+    timeoutMs: callLimits.timeoutMs,
     retry: z
       .object({
         attempts: z
@@ -160,13 +172,7 @@ export const toolSpecSchema = z
       })
       .strict()
       .prefault({}),
-    outputBytesMax: z
-      .number()
-      .int()
-      .positive()
-      .max(limits.toolOutputBytesMax)
-      .default(32_000)
-      .describe('bytes kept of the result'),
+    outputBytesMax: callLimits.outputBytesMax,
     run: z.discriminatedUnion('kind', [builtin, http, mcpRunSchema, processKind, sandbox]),
   })
   .strict()
